@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class names, colours and label tables: one table per source, cited."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Occ3D-nuScenes class ids 0..17 (spec section j).
+CLASS_NAMES = (
+    "others",
+    "barrier",
+    "bicycle",
+    "bus",
+    "car",
+    "construction_vehicle",
+    "motorcycle",
+    "pedestrian",
+    "traffic_cone",
+    "trailer",
+    "truck",
+    "driveable_surface",
+    "other_flat",
+    "sidewalk",
+    "terrain",
+    "manmade",
+    "vegetation",
+    "free",
+)
+CLASS_ID = {name: index for index, name in enumerate(CLASS_NAMES)}
+FREE = CLASS_ID["free"]
+UNOBSERVED = 255  # the value of the message's UNOBSERVED constant
+# Surfaces one can stand on; the complement (less free) is "non-ground" in tables and tests.
+GROUND_CLASSES = tuple(CLASS_ID[name] for name in ("driveable_surface", "other_flat", "sidewalk", "terrain"))
+
+# RGB per class: the hues that nuScenes users know (vehicles orange, people blue, road magenta, trees green),
+# chosen here so that neighbours in a street stay apart on a dark background.
+PALETTE = np.array(
+    [
+        (110, 110, 110),
+        (190, 120, 70),
+        (235, 70, 160),
+        (255, 220, 60),
+        (255, 140, 25),
+        (0, 200, 200),
+        (205, 120, 255),
+        (60, 90, 255),
+        (255, 240, 140),
+        (150, 75, 20),
+        (235, 60, 45),
+        (190, 60, 190),
+        (145, 130, 160),
+        (95, 45, 115),
+        (150, 215, 90),
+        (205, 200, 190),
+        (35, 145, 55),
+        (0, 0, 0),
+    ],
+    dtype=np.uint8,
+)
+
+# Ids of the published 2D pseudo-label files `*_mask.bin` (spec section j): Occ3D id per generator id 0..16.
+# 0 is never written; -1 in a file means undetected.
+GENERATOR_TO_OCC3D = np.array([0, 4, 11, 3, 10, 14, 16, 13, 2, 1, 7, 15, 6, 5, 9, 8, 17], dtype=np.uint8)
+GENERATOR_UNDETECTED = -1
+IGNORE = 255  # Occ3D-coded label images: pixel without a label
+
+
+def occ3d_to_generator() -> np.ndarray:
+    """int8 table of 256 entries: generator id per Occ3D id; what the generator cannot name is undetected (-1)."""
+    table = np.full(256, GENERATOR_UNDETECTED, dtype=np.int8)
+    for generator_id in range(1, len(GENERATOR_TO_OCC3D)):
+        table[GENERATOR_TO_OCC3D[generator_id]] = generator_id
+    return table
+
+
+def generator_to_occ3d(mask: np.ndarray, undetected: int = IGNORE) -> np.ndarray:
+    """uint8 Occ3D ids of an int8 `*_mask.bin` image. The published loader turns undetected into 17 (free)."""
+    table = np.full(256, undetected, dtype=np.uint8)
+    table[: len(GENERATOR_TO_OCC3D)] = GENERATOR_TO_OCC3D
+    return table[mask.astype(np.uint8)]

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Project and unproject undistorted pinhole cameras. z-depth against ray length lives here and nowhere else.
+
+Pixel centres lie at +0.5, so resizing an image scales all of fx, fy, cx, cy by the same factors, without half-pixel terms.
+Distorted lenses are brought to this form by `rectify.Rectifier` first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gaussianocc_core.geometry import transforms
+from gaussianocc_core.types import Cameras
+
+
+def scale_intrinsics(
+    intrinsics: Float[Tensor, "*batch 3 3"], scale_x: float, scale_y: float
+) -> Float[Tensor, "*batch 3 3"]:
+    """K for the image resized by these factors (new size / old size)."""
+    scale = torch.tensor([[scale_x], [scale_y], [1.0]], device=intrinsics.device, dtype=intrinsics.dtype)
+    return intrinsics * scale
+
+
+def resize(cameras: Cameras, width: int, height: int) -> Cameras:
+    """The same cameras with every image resized to width x height pixels (aspect may change)."""
+    sx = torch.tensor([width / w for w in cameras.width], dtype=cameras.intrinsics.dtype)
+    sy = torch.tensor([height / h for h in cameras.height], dtype=cameras.intrinsics.dtype)
+    scale = torch.stack([sx, sy, torch.ones_like(sx)], dim=-1)[..., None].to(cameras.intrinsics.device)  # (N, 3, 1)
+    count = len(cameras)
+    return replace(
+        cameras, intrinsics=cameras.intrinsics * scale, width=(width,) * count, height=(height,) * count
+    )
+
+
+def project(
+    points_ego: Float[Tensor, "P 3"],
+    intrinsics: Float[Tensor, "N 3 3"],
+    T_ego_cam: Float[Tensor, "N 4 4"],
+) -> tuple[Float[Tensor, "N P 2"], Float[Tensor, "N P"]]:
+    """Pixel coordinates and z-depth (metres) of ego-frame points in N pinhole cameras.
+
+    Pixels of points with z <= 0 are meaningless; use `in_view` or test the depth.
+    """
+    T_cam_ego = transforms.invert(T_ego_cam)
+    points_cam = points_ego @ T_cam_ego[:, :3, :3].transpose(-1, -2) + T_cam_ego[:, None, :3, 3]  # (N, P, 3)
+    homogeneous = points_cam @ intrinsics.transpose(-1, -2)  # (N, P, 3)
+    depth = points_cam[..., 2]
+    return homogeneous[..., :2] / depth.clamp(min=1e-6)[..., None], depth
+
+
+def in_view(
+    pixels: Float[Tensor, "*batch P 2"], depth: Float[Tensor, "*batch P"], width: int, height: int
+) -> Bool[Tensor, "*batch P"]:
+    """True where a projected point lies in front of the camera and inside the image."""
+    u, v = pixels.unbind(-1)
+    return (depth > 1e-3) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+
+
+def unproject(
+    depth: Float[Tensor, "N H W"], intrinsics: Float[Tensor, "N 3 3"], T_ego_cam: Float[Tensor, "N 4 4"]
+) -> Float[Tensor, "N H W 3"]:
+    """Ego-frame points (metres) of z-depth images."""
+    rays = pixel_rays(intrinsics, depth.shape[-1], depth.shape[-2])
+    points_cam = rays * depth[..., None]
+    rotated = torch.einsum("nij,nhwj->nhwi", T_ego_cam[:, :3, :3], points_cam)
+    return rotated + T_ego_cam[:, None, None, :3, 3]
+
+
+def pixel_rays(intrinsics: Float[Tensor, "N 3 3"], width: int, height: int) -> Float[Tensor, "N H W 3"]:
+    """Directions through the pixel centres in the camera frame with z = 1, so that point = ray * z-depth."""
+    options = {"device": intrinsics.device, "dtype": intrinsics.dtype}
+    v, u = torch.meshgrid(
+        torch.arange(height, **options) + 0.5, torch.arange(width, **options) + 0.5, indexing="ij"
+    )
+    pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1)  # (H, W, 3)
+    return torch.einsum("nij,hwj->nhwi", torch.linalg.inv(intrinsics), pixels)
+
+
+def ray_length_per_depth(rays: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+    """Distance along the ray per metre of z-depth, for rays as `pixel_rays` gives them."""
+    return rays.norm(dim=-1)

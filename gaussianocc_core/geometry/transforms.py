@@ -37,7 +37,7 @@ def quat_to_matrix(quat_wxyz: Float[np.ndarray, "*batch 4"]) -> Float[np.ndarray
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def matrix_to_quat(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "4"]:
+def matrix_to_quat(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 4"]:
     """Unit quaternion w, x, y, z with w >= 0 (Shepperd's method: the largest component is computed first)."""
     m = np.asarray(rotation, dtype=np.float64)
     trace = float(np.trace(m))
@@ -58,7 +58,7 @@ def matrix_to_quat(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "4"]
 
 
 def make_transform(
-    rotation: Float[np.ndarray, "3 3"], translation: Float[np.ndarray, "3"]
+    rotation: Float[np.ndarray, "3 3"], translation: Float[np.ndarray, " 3"]
 ) -> Float[np.ndarray, "4 4"]:
     """T_a_b from the rotation of b in a and the position of b's origin in a (metres)."""
     T_a_b = np.eye(4)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting as a frozen dataclass, and the only code that reads YAML.
+
+The defaults are the `tiny` model, which runs anywhere; `config/model/*.yaml` hold only differences from them.
+Checkpoints embed their whole configuration, so a node or a script needs no file beside the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dacite
+import numpy as np
+import torch
+import yaml
+
+from gaussianocc_core.data.labels import CLASS_NAMES
+from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.geometry import transforms
+from gaussianocc_core.types import Cameras, Lattice, VoxelGrid
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """2D image encoder (spec section a)."""
+
+    backbone: str = "resnet18"  # resnet18, resnet34, resnet50 or resnet101; layer4 is never used
+    width: float = 0.5  # factor on the backbone's channel counts
+    up_channels: tuple[int, int] = (64, 48)  # of the decoder blocks at stride 8 and stride 4
+    feature_channels: int = 24  # of the stride-4 map that is lifted
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """3D network (spec section c)."""
+
+    channels: int = 16  # at full resolution; twice as many inside the hourglasses
+    hourglasses: int = 1  # published: 3
+    head_blocks: int = 1  # convolutions before the class layer; published: 4
+
+
+@dataclass(frozen=True)
+class GaussianConfig:
+    """Voxels to Gaussians (spec section e)."""
+
+    scale: tuple[float, float, float] = (0.4, 0.4, 0.2)  # standard deviations at a lattice point, m; published: 0.2
+    far_radius: tuple[float, float] = (60.0, 80.0)  # m from the ego origin; beyond, scales grow
+    far_factor: tuple[float, float] = (4.0, 8.0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str = "tiny"
+    image_height: int = 128  # of the network's input, pixels
+    image_width: int = 224
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    lattice: Lattice = field(
+        default_factory=lambda: Lattice(low=(-40.0, -40.0, -1.0), high=(40.0, 40.0, 5.4), shape=(100, 100, 16))
+    )
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    gaussians: GaussianConfig = field(default_factory=GaussianConfig)
+    grid: VoxelGrid = field(default_factory=VoxelGrid)  # what is published and evaluated
+    class_names: tuple[str, ...] = CLASS_NAMES  # the last one is free space
+    fisheye_fov_deg: float = 110.0  # of the rectified view of equidistant lenses
+
+
+T = TypeVar("T")
+
+
+def load_config(path: str | Path | None, cls: type[T], overrides: Sequence[str] = ()) -> T:
+    """A configuration dataclass from its defaults, then a YAML file (or None), then `key.sub=value` overrides.
+
+    Raises ConfigError that names the unknown key and the nearest valid one, or the wrong type.
+    """
+    data: dict[str, Any] = read_yaml(path) if path is not None else {}
+    origin = str(path) if path is not None else "defaults"
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"override {override!r}: expected key=value, e.g. decoder.channels=16")
+        node = data
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
+        node[last] = yaml.safe_load(text)
+    return from_dict(cls, data, origin)
+
+
+def from_dict(cls: type[T], data: dict[str, Any], origin: str = "configuration") -> T:
+    """A configuration dataclass from plain data; lists become tuples and integers floats where the field says so."""
+    _check_keys(cls, data, origin)
+    try:
+        return dacite.from_dict(cls, data, dacite.Config(strict=True, cast=[tuple], type_hooks={float: _to_float}))
+    except (dacite.DaciteError, ValueError, TypeError) as error:
+        raise ConfigError(f"{origin}: {error}") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain data (dicts, lists, scalars) of a configuration dataclass, complete with all defaults."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError where it is absent, unreadable or not a mapping."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; give the path of an existing YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines at the top level, got a {type(data).__name__}")
+    return data
+
+
+def _to_float(value: Any) -> Any:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_keys(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") -> None:
+    hints = typing.get_type_hints(cls)
+    for key, value in data.items():
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; valid keys: {', '.join(hints)}"
+            raise ConfigError(f"{origin}: unknown key {prefix}{key}{hint}")
+        inner = hints[key]
+        if isinstance(inner, types.UnionType):
+            continue
+        if dataclasses.is_dataclass(inner):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{origin}: {prefix}{key} is a section; expected `key: value` lines, got {value!r}")
+            _check_keys(inner, value, origin, f"{prefix}{key}.")
+
+
+# ---- camera rigs ---------------------------------------------------------------------------------------------------
+
+# Columns are the optical axes (x right, y down, z forward) of a camera that looks along ego x, in the ego frame.
+_OPTICAL_IN_EGO = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+
+
+@dataclass(frozen=True)
+class _View:
+    """Viewing direction, degrees: yaw to the left, pitch up, roll clockwise as seen from behind the camera."""
+
+    yaw: float = 0.0
+    pitch: float = 0.0
+    roll: float = 0.0
+
+
+@dataclass(frozen=True)
+class _RigCamera:
+    width: int
+    height: int
+    intrinsics: tuple[float, ...]  # fx, fy, cx, cy
+    translation: tuple[float, float, float]  # of the camera in the ego frame, m
+    model: str = "pinhole"
+    distortion: tuple[float, ...] = ()
+    rotation: tuple[float, float, float, float] | None = None  # T_ego_cam as w, x, y, z
+    view: _View | None = None  # or this instead
+
+
+def view_rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    """Rotation of T_ego_cam (3, 3) of a camera that looks along yaw (left) and pitch (up), rolled clockwise; degrees."""
+    y, p, r = (math.radians(angle) for angle in (yaw, pitch, roll))
+    about_z = np.array([[math.cos(y), -math.sin(y), 0], [math.sin(y), math.cos(y), 0], [0, 0, 1.0]])
+    about_y = np.array([[math.cos(p), 0, -math.sin(p)], [0, 1.0, 0], [math.sin(p), 0, math.cos(p)]])
+    about_x = np.array([[1.0, 0, 0], [0, math.cos(r), -math.sin(r)], [0, math.sin(r), math.cos(r)]])
+    return about_z @ about_y @ about_x @ _OPTICAL_IN_EGO
+
+
+def load_rig(path: str | Path) -> Cameras:
+    """The cameras of a rig file (see `config/rig/`), float64, in the file's order; the first is the anchor."""
+    data = read_yaml(path)
+    if list(data) != ["cameras"] or not isinstance(data["cameras"], dict) or not data["cameras"]:
+        raise ConfigError(f"{path}: expected one section `cameras:` with one entry per camera name")
+    intrinsics, poses, rigs = [], [], []
+    for name, entry in data["cameras"].items():
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{path}: cameras.{name}: expected `key: value` lines, got {entry!r}")
+        rig = from_dict(_RigCamera, entry, f"{path}: cameras.{name}")
+        if len(rig.intrinsics) != 4:
+            raise ConfigError(f"{path}: cameras.{name}.intrinsics: expected [fx, fy, cx, cy], got {rig.intrinsics}")
+        if (rig.rotation is None) == (rig.view is None):
+            raise ConfigError(f"{path}: cameras.{name}: give either rotation: [w, x, y, z] or view: {{yaw, pitch, roll}}")
+        if rig.rotation is not None:
+            rotation = transforms.quat_to_matrix(np.array(rig.rotation))
+        else:
+            assert rig.view is not None
+            rotation = view_rotation(rig.view.yaw, rig.view.pitch, rig.view.roll)
+        fx, fy, cx, cy = rig.intrinsics
+        intrinsics.append(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]))
+        poses.append(transforms.make_transform(rotation, np.array(rig.translation)))
+        rigs.append(rig)
+    try:
+        return Cameras(
+            names=tuple(str(name) for name in data["cameras"]),
+            intrinsics=torch.from_numpy(np.stack(intrinsics)),
+            T_ego_cam=torch.from_numpy(np.stack(poses)),
+            width=tuple(rig.width for rig in rigs),
+            height=tuple(rig.height for rig in rigs),
+            model=tuple(rig.model for rig in rigs),
+            distortion=tuple(rig.distortion for rig in rigs),
+        )
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def save_rig(cameras: Cameras, path: str | Path) -> None:
+    """Write a rig file that `load_rig` reads back to the same cameras."""
+    entries = {}
+    for i, name in enumerate(cameras.names):
+        K = cameras.intrinsics[i].double().numpy()
+        T_ego_cam = cameras.T_ego_cam[i].double().numpy()
+        entries[name] = {
+            "width": cameras.width[i],
+            "height": cameras.height[i],
+            "model": cameras.model[i],
+            "intrinsics": [float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])],
+            "distortion": list(cameras.distortion[i]),
+            "translation": [float(v) for v in T_ego_cam[:3, 3]],
+            "rotation": [float(v) for v in transforms.matrix_to_quat(T_ego_cam[:3, :3])],
+        }
+    text = yaml.safe_dump({"cameras": entries}, sort_keys=False, default_flow_style=None)
+    Path(path).write_text(text, encoding="utf-8")

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the network's volume is sampled, and how to read it at metric points (spec sections b and d).
+
+Both kinds of lattice are separable: along one axis, metres <-> index is a monotone function of that axis alone.
+That makes resampling onto a voxel grid three one-dimensional interpolations instead of a 3D gather.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from gaussianocc_core.geometry import voxels
+from gaussianocc_core.types import Lattice, VoxelGrid
+
+# The published lattice moves its border vertices inwards so that none lies at infinity (spec section b): 0.5 of an
+# index in x and y, 0.05 in z.
+_BORDER_INSET = (0.5, 0.5, 0.05)
+
+
+def _ratio(lattice: Lattice) -> float:
+    assert lattice.contraction is not None
+    return lattice.contraction / (1.0 - lattice.contraction)  # t of the spec
+
+
+def axis_coordinates(lattice: Lattice, axis: int) -> Float[np.ndarray, " n"]:
+    """Metric coordinate of each index along one axis (0 x, 1 y, 2 z), ego frame, float64."""
+    low, high, count = lattice.low[axis], lattice.high[axis], lattice.shape[axis]
+    index = np.arange(count, dtype=np.float64)
+    if lattice.contraction is None:
+        return low + (index + 0.5) * ((high - low) / count)
+    index = np.clip(index, _BORDER_INSET[axis], count - 1 - _BORDER_INSET[axis])
+    t = _ratio(lattice)
+    q = (2.0 * index / (count - 1) - 1.0) * (t + 1.0)
+    outside = np.abs(q) > t
+    s = q / t
+    s[outside] = np.sign(q[outside]) * (t - 1.0 + 1.0 / (t + 1.0 - np.abs(q[outside]))) / t
+    return low + (s + 1.0) / 2.0 * (high - low)
+
+
+def fractional_index(lattice: Lattice, coordinates: Float[np.ndarray, " n"], axis: int) -> Float[np.ndarray, " n"]:
+    """Index along one axis, as a real number, at which the volume holds a metric coordinate; inverse of the above."""
+    low, high, count = lattice.low[axis], lattice.high[axis], lattice.shape[axis]
+    if lattice.contraction is None:
+        return (np.asarray(coordinates) - low) / ((high - low) / count) - 0.5
+    t = _ratio(lattice)
+    w = (2.0 * (np.asarray(coordinates, dtype=np.float64) - low) / (high - low) - 1.0) * t
+    far = np.abs(w) > t
+    w[far] = np.sign(w[far]) * (1.0 + t - 1.0 / (np.abs(w[far]) + 1.0 - t))
+    return (w / (t + 1.0) + 1.0) / 2.0 * (count - 1)
+
+
+def points(lattice: Lattice, device: torch.device | str | None = None) -> Float[Tensor, "X Y Z 3"]:
+    """Metric position of every lattice point, ego frame, metres, float32."""
+    axes = [torch.from_numpy(axis_coordinates(lattice, axis)).to(device, torch.float32) for axis in range(3)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+
+def sample(
+    volume: Float[Tensor, "B C X Y Z"], lattice: Lattice, positions: Float[Tensor, "P 3"]
+) -> Float[Tensor, "B C P"]:
+    """Trilinear values of a volume at ego-frame points (metres); beyond the outermost lattice points it is constant."""
+    normalised = []
+    for axis in range(3):
+        index = fractional_index(lattice, positions[:, axis].detach().cpu().double().numpy(), axis)
+        normalised.append(torch.from_numpy(2.0 * index / (lattice.shape[axis] - 1) - 1.0))
+    # grid_sample wants the last array axis first: z, y, x.
+    grid = torch.stack(normalised[::-1], dim=-1).to(volume.device, volume.dtype)
+    grid = grid.view(1, 1, 1, -1, 3).expand(volume.shape[0], -1, -1, -1, -1)
+    values = F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return values[:, :, 0, 0]
+
+
+def resample(volume: Float[Tensor, "B C X Y Z"], lattice: Lattice, grid: VoxelGrid) -> Float[Tensor, "B C X2 Y2 Z2"]:
+    """The volume at the centres of a voxel grid: `sample` at `voxels.centers(grid)`, one axis at a time."""
+    # Axes that shrink or keep their size go first, so that the intermediate volumes stay small.
+    for axis in sorted(range(3), key=lambda a: grid.shape[a] / lattice.shape[a]):
+        index = fractional_index(lattice, voxels.axis_centers(grid, axis), axis)
+        index = np.clip(index, 0.0, lattice.shape[axis] - 1.0)
+        if len(index) == lattice.shape[axis] and np.allclose(index, np.arange(len(index)), atol=1e-6):
+            continue
+        lower = np.minimum(np.floor(index).astype(np.int64), lattice.shape[axis] - 2)
+        weight = torch.from_numpy(index - lower).to(volume.device, volume.dtype)
+        weight = weight.view([-1 if dim == axis + 2 else 1 for dim in range(5)])
+        low_index = torch.from_numpy(lower).to(volume.device)
+        volume = torch.lerp(
+            volume.index_select(axis + 2, low_index), volume.index_select(axis + 2, low_index + 1), weight
+        )
+    return volume

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any lens -> a network-size pinhole image and the mask of its valid pixels, in one remap that also resizes.
+
+Training, tools and the node share this class, so that a network never sees two kinds of preprocessing.
+Pixel centres lie at +0.5; OpenCV's maps count them from 0, hence the half pixel where a map is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+
+from gaussianocc_core.errors import CalibrationError
+from gaussianocc_core.types import EQUIDISTANT, Cameras
+
+DEFAULT_FISHEYE_FOV_DEG = 110.0
+# A remap reads 2x2 source pixels; beyond this reduction the source is area-averaged first, or fine texture aliases.
+_MAX_REMAP_REDUCTION = 1.5
+
+
+@dataclass(frozen=True)
+class _Remap:
+    reduction: tuple[int, int]  # size (width, height) that the source is area-averaged to before the remap
+    map_x: Float[np.ndarray, "h w"]
+    map_y: Float[np.ndarray, "h w"]
+
+
+class Rectifier:
+    """Rectifies the images of one rig to pinhole images of width x height pixels.
+
+    `cameras` describes the output (pinhole, no distortion), `valid_mask` (N, height, width) is true where a pixel has a
+    source, `lost_share` is, per camera, the share of source pixels that the output does not show.
+    Pinhole lenses keep their field of view; equidistant ones get `fisheye_fov_deg` horizontally and square pixels.
+    """
+
+    def __init__(
+        self, cameras: Cameras, width: int, height: int, fisheye_fov_deg: float = DEFAULT_FISHEYE_FOV_DEG
+    ) -> None:
+        if not 10.0 <= fisheye_fov_deg <= 160.0:
+            raise ValueError(f"fisheye_fov_deg: expected 10 to 160 degrees, got {fisheye_fov_deg}")
+        self.source = cameras
+        self._remaps: list[_Remap | None] = []
+        intrinsics, masks, lost = [], [], []
+        for i, name in enumerate(cameras.names):
+            K = cameras.intrinsics[i].detach().cpu().double().numpy()
+            _check_intrinsics(name, K, cameras.distortion[i])
+            source_size = (cameras.width[i], cameras.height[i])
+            if cameras.model[i] == EQUIDISTANT:
+                focal = 0.5 * width / np.tan(np.radians(fisheye_fov_deg) / 2)
+                K_new = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+            else:
+                K_new = K * np.array([[width / source_size[0]], [height / source_size[1]], [1.0]])
+            remap, mask, lost_share = None, np.ones((height, width), dtype=bool), 0.0
+            if cameras.model[i] == EQUIDISTANT or any(cameras.distortion[i]):
+                pixels = self._source_pixels(K, cameras.model[i], cameras.distortion[i], K_new, width, height)
+                mask = ((pixels >= 0) & (pixels < source_size)).all(axis=-1)
+                remap = _build_remap(pixels, source_size)
+                lost_share = 1.0 - _covered_share(pixels, mask, source_size)
+            self._remaps.append(remap)
+            intrinsics.append(K_new)
+            masks.append(mask)
+            lost.append(lost_share)
+        count = len(cameras)
+        self.cameras = Cameras(
+            names=cameras.names,
+            intrinsics=torch.from_numpy(np.stack(intrinsics)).float(),
+            T_ego_cam=cameras.T_ego_cam.float(),
+            width=(width,) * count,
+            height=(height,) * count,
+        )
+        self.valid_mask: Bool[np.ndarray, "N h w"] = np.stack(masks)
+        self.lost_share: tuple[float, ...] = tuple(lost)
+
+    @staticmethod
+    def _source_pixels(
+        K: np.ndarray, model: str, distortion: tuple[float, ...], K_new: np.ndarray, width: int, height: int
+    ) -> Float[np.ndarray, "h w 2"]:
+        """Where in the source image (pixel centres +0.5) each output pixel comes from."""
+        u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+        rays = np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 1, 3) @ np.linalg.inv(K_new).T
+        D = np.asarray(distortion, dtype=np.float64)
+        if model == EQUIDISTANT:
+            points = np.ascontiguousarray(rays[..., :2])
+            pixels = cv2.fisheye.distortPoints(points, K, D if D.size else np.zeros(4))
+        else:
+            pixels, _ = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), K, D)
+        return pixels.reshape(height, width, 2)
+
+    def rectify(self, index: int, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """The image of camera `index`, rectified and resized. Its size may be any reduction of the calibrated one,
+        because JPEG decoders can shrink on the way."""
+        width, height = self.cameras.width[index], self.cameras.height[index]
+        remap = self._remaps[index]
+        if remap is None:
+            if image.shape[:2] == (height, width):
+                return image
+            shrinks = image.shape[0] >= height and image.shape[1] >= width
+            return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        if (image.shape[1], image.shape[0]) != remap.reduction:
+            image = cv2.resize(image, remap.reduction, interpolation=cv2.INTER_AREA)
+        return cv2.remap(image, remap.map_x, remap.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+    def __call__(self, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> UInt8[np.ndarray, "N h w 3"]:
+        if len(images) != len(self.source):
+            raise ValueError(f"images: expected {len(self.source)}, one per camera, got {len(images)}")
+        return np.stack([self.rectify(i, image) for i, image in enumerate(images)])
+
+
+def _check_intrinsics(name: str, K: np.ndarray, distortion: tuple[float, ...]) -> None:
+    if not np.isfinite(K).all() or not np.isfinite(distortion).all():
+        raise CalibrationError(f"camera {name}: intrinsics or distortion are not finite; check its CameraInfo or rig file")
+    if K[0, 0] <= 0 or K[1, 1] <= 0:
+        raise CalibrationError(
+            f"camera {name}: focal lengths fx = {K[0, 0]:g}, fy = {K[1, 1]:g} must be positive; is the camera calibrated?"
+        )
+
+
+def _build_remap(pixels: Float[np.ndarray, "h w 2"], source_size: tuple[int, int]) -> _Remap:
+    step_x = float(np.median(np.abs(np.diff(pixels[..., 0], axis=1))))
+    step_y = float(np.median(np.abs(np.diff(pixels[..., 1], axis=0))))
+    factors = [max(1.0, step / _MAX_REMAP_REDUCTION) for step in (step_x, step_y)]
+    reduction = (max(1, round(source_size[0] / factors[0])), max(1, round(source_size[1] / factors[1])))
+    scale = np.array([reduction[0] / source_size[0], reduction[1] / source_size[1]])
+    maps = (pixels * scale - 0.5).astype(np.float32)
+    return _Remap(reduction, np.ascontiguousarray(maps[..., 0]), np.ascontiguousarray(maps[..., 1]))
+
+
+def _covered_share(
+    pixels: Float[np.ndarray, "h w 2"], mask: Bool[np.ndarray, "h w"], source_size: tuple[int, int]
+) -> float:
+    """Share of the source image inside the outline of the output's pixels."""
+    area = np.zeros((source_size[1], source_size[0]), dtype=np.uint8)
+    outline = np.concatenate([pixels[0], pixels[1:, -1], pixels[-1, -2::-1], pixels[-2:0:-1, 0]])
+    outline = np.clip(outline, [0, 0], [source_size[0] - 1, source_size[1] - 1])
+    cv2.fillPoly(area, [outline.astype(np.int32)], 1)
+    return float(area.mean()) if mask.any() else 0.0

@@ -134,6 +134,13 @@ def ask(python, code: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
+def venv_path(name: str) -> str:
+    path = ask(VENV_PYTHON, f"import sysconfig; print(sysconfig.get_path('{name}'))")
+    if not path:
+        raise SetupError(f"{VENV_PYTHON} does not start: remove {VENV} and run again")
+    return path
+
+
 class Stages:
     """Numbered lines with the seconds each stage took."""
 
@@ -178,12 +185,12 @@ def check_prerequisites(python: str, version: str, plan: Plan) -> None:
         raise SetupError(f"{python} cannot create virtual environments: sudo apt-get install python{version}-venv")
     header = "import os, sysconfig; assert os.path.exists(os.path.join(sysconfig.get_path('include'), 'Python.h'))"
     if ask(python, header) is None:
-        raise SetupError(f"{python} has no C headers, which the messages need: sudo apt-get install python{version}-dev")
+        raise SetupError(f"{python} has no C headers for the messages: sudo apt-get install python{version}-dev")
     if not (shutil.which("c++") or shutil.which("g++")):
-        raise SetupError("no C++ compiler was found, which the messages need: sudo apt-get install g++")
+        raise SetupError("no C++ compiler was found for the messages: sudo apt-get install g++")
     if plan.ros_distro:
         if not shutil.which("cmake"):
-            raise SetupError("cmake was not found, which the messages need: sudo apt-get install cmake")
+            raise SetupError("cmake was not found for the messages: sudo apt-get install cmake")
         if ask(python, "import rclpy") is None:
             raise SetupError(
                 f"ROS 2 {plan.ros_distro} is sourced but {python} cannot import rclpy: name ROS's own Python, "
@@ -222,9 +229,10 @@ def uv_environment() -> dict[str, str]:
     """uv does not read pip's settings: hand it those that decide where packages come from."""
     env = dict(os.environ)
     settings = {}
-    listing = ask(VENV_PYTHON, "import runpy, sys; sys.argv[1:] = ['config', 'list']; runpy.run_module('pip')") or ""
+    command = [str(VENV_PYTHON), "-m", "pip", "config", "list"]
+    listing = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
     for name, value in re.findall(r"^[^\n=]*\.([a-z-]+)='(.*)'$", listing, re.MULTILINE):
-        settings[name] = value.replace("\\n", " ").split()  # later lines, those from the environment, take precedence
+        settings.setdefault(name, value.replace("\\n", " ").split())  # the environment is listed first, and wins
     for name, variable in (
         ("find-links", "UV_FIND_LINKS"),
         ("index-url", "UV_DEFAULT_INDEX"),
@@ -242,7 +250,7 @@ def uv_environment() -> dict[str, str]:
 
 
 def install(*arguments, again: bool = False) -> None:
-    """pip install in the venv, by uv where there is one. `again` repairs what an interrupted run left half-installed."""
+    """pip install in the venv, by uv where there is one; `again` repairs what an interrupted run left half-done."""
     uv = VENV / "bin" / "uv"
     if uv.exists():
         repair = ["--reinstall"] if again else []
@@ -266,7 +274,7 @@ def install_torch(plan: Plan, again: bool) -> None:
 
 def install_hook() -> None:
     """A .pth file that runs venv_hook.py at every start of the venv's Python."""
-    site_packages = Path(ask(VENV_PYTHON, "import sysconfig; print(sysconfig.get_path('purelib'))") or "")
+    site_packages = Path(venv_path("purelib"))
     shutil.copyfile(SETUP / "venv_hook.py", site_packages / "_gaussianocc_venv.py")
     (site_packages / "_gaussianocc_venv.pth").write_text("import _gaussianocc_venv\n")
 
@@ -292,9 +300,7 @@ def build_messages(plan: Plan) -> None:
     env["PATH"] = os.pathsep.join([str(VENV / "bin"), env["PATH"]])
     projects = [ROOT]
     if not plan.ros_distro:
-        paths = ask(VENV_PYTHON, "import sysconfig as s; print(s.get_path('include'), s.get_path('purelib'), sep='\\n')")
-        include, site_packages = (paths or "").splitlines()
-        repair_export_files(VENV / "share", include, site_packages)
+        repair_export_files(VENV / "share", venv_path("include"), venv_path("purelib"))
         env["AMENT_PREFIX_PATH"] = env["CMAKE_PREFIX_PATH"] = str(VENV)
         projects.insert(0, SETUP / "tf2_msgs")
     for project in projects:
@@ -314,9 +320,15 @@ def build_messages(plan: Plan) -> None:
 
 
 def check_imports() -> None:
-    code = "import torch, cv2, numba, rclpy.lifecycle; from tf2_msgs.msg import TFMessage; "
-    code += "from gaussianocc_ros.msg import SemanticOccupancy as S; from rclpy.type_support import check_for_type_support"
-    run([VENV_PYTHON, "-c", f"{code}; check_for_type_support(S); check_for_type_support(TFMessage)"])
+    code = """
+import cv2, numba, rclpy.lifecycle, torch
+from gaussianocc_ros.msg import SemanticOccupancy
+from rclpy.type_support import check_for_type_support
+from tf2_msgs.msg import TFMessage
+check_for_type_support(SemanticOccupancy)
+check_for_type_support(TFMessage)
+"""
+    run([VENV_PYTHON, "-c", code])
 
 
 # The whole

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SetBuilder: stamped camera frames in, synchronised sets out. No ROS, no clock, no threads.
+
+Cameras of one rig are rarely triggered together: nuScenes fires its six one after another while the lidar turns, so the
+frames of one set spread over 43 ms at a period of 83 ms. A set is therefore formed around the *anchor* camera's stamp:
+of every other camera it holds the frame nearest in time, if that lies within the slop.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+POLICIES = ("wait", "skip")
+_INTERVALS_KEPT = 8  # enough to see past a few dropped frames, short enough to follow a change of rate
+_MIN_REWIND_NS = 200_000_000  # a step back that is smaller is out-of-order delivery, not a restarted recording
+
+
+@dataclass(frozen=True)
+class SynchronizedSet:
+    """One frame per camera; both dicts are in the configured camera order."""
+
+    stamp_ns: int  # of the anchor camera's frame
+    items: dict[str, Any]  # whatever was handed to `add`
+    stamps_ns: dict[str, int]
+
+
+@dataclass
+class SetStatistics:
+    """Counts since construction. Every anchor frame ends in `sets`, in `dropped`, in `discarded`, or is still pending."""
+
+    received: Counter[str] = field(default_factory=Counter)  # frames per camera
+    sets: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)  # anchor frames without a set: incomplete, overflow, rewind
+    missing: Counter[str] = field(default_factory=Counter)  # incomplete sets per camera that was not there
+    discarded: Counter[str] = field(default_factory=Counter)  # frames turned away on arrival: duplicate, late, stale
+    rewinds: int = 0
+
+
+class _Frame(NamedTuple):
+    stamp_ns: int
+    item: Any
+
+
+_by_stamp = itemgetter(0)
+
+
+class SetBuilder:
+    """Forms sets around the anchor camera's stamps, in their order, using each frame at most once.
+
+    A set leaves as soon as no better frame can arrive: for every other camera either a frame at or after the anchor's
+    stamp has been seen, or the nearest earlier one is closer than half of that camera's shortest recent interval, so
+    that its successor must be farther away. (Before a camera's rate is known, a frame within the slop is taken.)
+
+    A camera without a frame within the slop is given up when it delivers a later one, or when the anchor's next frame is
+    there and the stamps seen have passed the slop, under `policy="wait"` by `patience_ns` more. The incomplete set is then
+    dropped and counted under that camera's name. Memory is bounded by `depth` frames per camera. When a camera's stamps
+    step back (a recording that loops) what came from the abandoned future is forgotten and forming starts over.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[str],
+        slop_ns: int = 50_000_000,
+        *,
+        anchor: str | None = None,
+        policy: str = "wait",
+        patience_ns: int = 100_000_000,
+        depth: int = 8,
+    ) -> None:
+        self.cameras = tuple(cameras)
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise ValueError(f"cameras: expected one or more unique names, got {list(self.cameras)}")
+        self.anchor = self.cameras[0] if anchor is None else anchor
+        if self.anchor not in self.cameras:
+            raise ValueError(f"anchor: expected one of {list(self.cameras)}, got {self.anchor!r}")
+        if policy not in POLICIES:
+            raise ValueError(f"policy: expected one of {POLICIES}, got {policy!r}")
+        if slop_ns < 0 or patience_ns < 0 or depth < 1:
+            got = f"{slop_ns}, {patience_ns}, {depth}"
+            raise ValueError(f"slop_ns, patience_ns, depth: expected at least 0, 0, 1, got {got}")
+        self.slop_ns = int(slop_ns)
+        self.statistics = SetStatistics()
+        self._patience_ns = int(patience_ns) if policy == "wait" else 0
+        self._rewind_ns = max(2 * self.slop_ns, _MIN_REWIND_NS)
+        self._depth = depth
+        self._frames: dict[str, list[_Frame]] = {name: [] for name in self.cameras}  # unused ones, sorted by stamp
+        self._latest: dict[str, int] = {}  # newest stamp seen per camera
+        self._done: dict[str, int] = {}  # newest stamp used per camera; for the anchor: decided
+        self._behind: dict[str, int] = {}  # after a step back: cameras still on the old run, frames of them to refuse
+        self._intervals = {name: deque[int](maxlen=_INTERVALS_KEPT) for name in self.cameras}
+
+    def add(self, camera: str, stamp_ns: int, item: Any) -> list[SynchronizedSet]:
+        """The sets that this frame completes, oldest first; a live consumer processes the last one."""
+        if camera not in self._frames:
+            raise ValueError(f"camera: expected one of {list(self.cameras)}, got {camera!r}")
+        self.statistics.received[camera] += 1
+        latest = self._latest.get(camera)
+        if latest is not None and stamp_ns < latest - self._rewind_ns:
+            self._rewind(camera, stamp_ns)
+            latest = None
+        if self._is_stale(camera, stamp_ns):
+            self.statistics.discarded["stale"] += 1
+            return []
+        if not self._store(camera, _Frame(int(stamp_ns), item)):
+            return []
+        if latest is None or stamp_ns > latest:
+            self._latest[camera] = int(stamp_ns)
+            if latest is not None:
+                self._intervals[camera].append(stamp_ns - latest)
+        return self._collect(final=False)
+
+    def flush(self) -> list[SynchronizedSet]:
+        """The sets that can be formed of what is pending, when no more frames will come (the end of a recording)."""
+        return self._collect(final=True)
+
+    def reset(self) -> None:
+        """Forget all frames and rates; statistics stay."""
+        for name in self.cameras:
+            self._frames[name].clear()
+            self._intervals[name].clear()
+        self._latest.clear()
+        self._done.clear()
+        self._behind.clear()
+
+    def _store(self, camera: str, frame: _Frame) -> bool:
+        frames = self._frames[camera]
+        place = bisect.bisect_left(frames, frame.stamp_ns, key=_by_stamp)
+        if place < len(frames) and frames[place].stamp_ns == frame.stamp_ns:
+            self.statistics.discarded["duplicate"] += 1
+            return False
+        if camera in self._done and frame.stamp_ns <= self._done[camera]:
+            reason = "duplicate" if frame.stamp_ns == self._done[camera] else "late"
+            self.statistics.discarded[reason] += 1
+            return False
+        frames.insert(place, frame)
+        if len(frames) > self._depth:
+            oldest = frames.pop(0)
+            if camera == self.anchor:
+                self.statistics.dropped["overflow"] += 1
+                self._done[camera] = oldest.stamp_ns
+        return True
+
+    def _rewind(self, camera: str, stamp_ns: int) -> None:
+        self.statistics.rewinds += 1
+        horizon = stamp_ns + self._rewind_ns
+        for name, frames in self._frames.items():
+            kept = bisect.bisect_right(frames, horizon, key=_by_stamp)
+            if name == self.anchor:
+                self.statistics.dropped["rewind"] += len(frames) - kept
+            del frames[kept:]
+        self._latest.clear()
+        self._done.clear()
+        self._behind = {name: self._depth for name in self.cameras if name != camera}
+
+    def _is_stale(self, camera: str, stamp_ns: int) -> bool:
+        """True for a frame of the old run that trickles in after another camera began the new one."""
+        refusals = self._behind.get(camera, 0)
+        newest = max(self._latest.values(), default=stamp_ns)
+        if refusals and stamp_ns > newest + self._rewind_ns:
+            self._behind[camera] = refusals - 1  # bounded: a camera on a clock of its own must not silence the others
+            return True
+        self._behind.pop(camera, None)
+        return False
+
+    def _collect(self, final: bool) -> list[SynchronizedSet]:
+        sets = []
+        pending = self._frames[self.anchor]
+        while pending:
+            chosen = self._choose(pending[0].stamp_ns, final)
+            if chosen is None:
+                break
+            anchor = pending.pop(0)
+            self._done[self.anchor] = anchor.stamp_ns
+            chosen[self.anchor] = anchor
+            present = {name: frame for name in self.cameras if (frame := chosen[name]) is not None}
+            if len(present) < len(self.cameras):
+                self.statistics.dropped["incomplete"] += 1
+                self.statistics.missing.update(name for name in self.cameras if name not in present)
+            else:
+                sets.append(self._take(anchor.stamp_ns, present))
+        self._prune()
+        return sets
+
+    def _choose(self, anchor_ns: int, final: bool) -> dict[str, _Frame | None] | None:
+        """The frame of every other camera for this anchor stamp, None where it has none; None while one may come."""
+        newest = max(self._latest.values(), default=anchor_ns)
+        anchor_moved_on = self._latest.get(self.anchor, anchor_ns) > anchor_ns
+        overdue = anchor_moved_on and newest >= anchor_ns + self.slop_ns + self._patience_ns
+        chosen: dict[str, _Frame | None] = {}
+        for name in self.cameras:
+            if name == self.anchor:
+                continue
+            frame = self._nearest(name, anchor_ns)
+            if not (final or overdue or self._is_settled(name, anchor_ns, frame)):
+                return None
+            chosen[name] = frame
+        return chosen
+
+    def _nearest(self, camera: str, anchor_ns: int) -> _Frame | None:
+        within = [frame for frame in self._frames[camera] if abs(frame.stamp_ns - anchor_ns) <= self.slop_ns]
+        return min(within, key=lambda frame: abs(frame.stamp_ns - anchor_ns), default=None)
+
+    def _is_settled(self, camera: str, anchor_ns: int, frame: _Frame | None) -> bool:
+        """True when no later frame of this camera can be nearer than `frame`, or within the slop if it is None."""
+        latest = self._latest.get(camera)
+        if latest is None:
+            return False
+        if frame is None:
+            return latest > anchor_ns + self.slop_ns
+        if latest >= anchor_ns:
+            return True
+        shortest = min(self._intervals[camera], default=None)
+        return shortest is None or 2 * (anchor_ns - frame.stamp_ns) < shortest
+
+    def _take(self, stamp_ns: int, frames: dict[str, _Frame]) -> SynchronizedSet:
+        for name, frame in frames.items():
+            self._done[name] = frame.stamp_ns
+            del self._frames[name][: bisect.bisect_right(self._frames[name], frame.stamp_ns, key=_by_stamp)]
+        self.statistics.sets += 1
+        return SynchronizedSet(
+            stamp_ns,
+            {name: frame.item for name, frame in frames.items()},
+            {name: frame.stamp_ns for name, frame in frames.items()},
+        )
+
+    def _prune(self) -> None:
+        # What lies before every anchor stamp still to come, by more than the slop, can never be used: free the images.
+        decided = self._done.get(self.anchor)
+        if decided is None:
+            return
+        for name, frames in self._frames.items():
+            if name != self.anchor:
+                del frames[: bisect.bisect_right(frames, decided - self.slop_ns, key=_by_stamp)]

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaussianocc_core.data.sets import SetBuilder
+
+MS = 1_000_000
+CAMERAS = ("front", "left", "right", "back")
+PERIOD_NS = 83_333_333  # 12 Hz
+
+
+def make_stream(offsets_ms, count, jitter_ms=0.0, seed=0, cameras=CAMERAS, period_ns=PERIOD_NS, start_ns=10**18):
+    """(stamp_ns, camera) of every frame, in order of stamps; each camera has a constant offset plus uniform jitter."""
+    rng = random.Random(seed)
+    frames = []
+    for camera, offset in zip(cameras, offsets_ms, strict=True):
+        for k in range(count):
+            jitter = rng.uniform(-jitter_ms, jitter_ms)
+            frames.append((start_ns + k * period_ns + round((offset + jitter) * MS), camera))
+    return sorted(frames)
+
+
+def shuffle_arrival(frames, delay_ms, seed=0):
+    """The frames in order of arrival, each delayed at random; one camera's frames keep their order."""
+    rng = random.Random(seed)
+    arrival, last = [], {}
+    for stamp, camera in frames:
+        last[camera] = max(last.get(camera, 0), stamp + rng.uniform(0, delay_ms) * MS)
+        arrival.append((last[camera], stamp, camera))
+    return [(stamp, camera) for _, stamp, camera in sorted(arrival)]
+
+
+def feed(builder, frames):
+    return [s for stamp, camera in frames for s in builder.add(camera, stamp, (camera, stamp))]
+
+
+def test_frames_of_one_set_leave_together_when_the_last_one_arrives():
+    builder = SetBuilder(("a", "b"), slop_ns=20 * MS)
+    assert builder.add("a", 100 * MS, "A") == []
+    (found,) = builder.add("b", 105 * MS, "B")
+    assert found.stamp_ns == 100 * MS
+    assert found.items == {"a": "A", "b": "B"}
+    assert found.stamps_ns == {"a": 100 * MS, "b": 105 * MS}
+
+
+def test_the_stamp_is_the_anchors_and_the_order_is_the_configured_one():
+    builder = SetBuilder(("a", "b", "c"), slop_ns=20 * MS, anchor="b")
+    frames = [(0, "c"), (3 * MS, "b"), (9 * MS, "a")]
+    (found,) = feed(builder, frames)
+    assert found.stamp_ns == 3 * MS
+    assert list(found.items) == ["a", "b", "c"]
+
+
+def test_a_single_camera_makes_a_set_of_every_frame():
+    builder = SetBuilder(("a",))
+    assert [s.stamp_ns for s in feed(builder, [(1, "a"), (2, "a"), (3, "a")])] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("delay_ms", [0, 30, 90])
+@pytest.mark.parametrize("offsets_ms", [(0, 17, 33, 50), (25, 0, 50, 40), (50, 0, 20, 35)])
+def test_over_99_percent_of_sets_form_with_50_ms_stagger_and_5_ms_jitter_at_12_hz(offsets_ms, delay_ms):
+    count = 600
+    frames = shuffle_arrival(make_stream(offsets_ms, count, jitter_ms=5, seed=1), delay_ms, seed=2)
+    builder = SetBuilder(CAMERAS, slop_ns=55 * MS)
+    sets = feed(builder, frames)
+    assert len(sets) > 0.99 * count
+    spread = [max(abs(stamp - s.stamp_ns) for stamp in s.stamps_ns.values()) for s in sets]
+    assert max(spread) <= 55 * MS
+
+
+@pytest.mark.parametrize("delay_ms", [0, 30])
+def test_each_camera_contributes_its_nearest_frame(delay_ms):
+    frames = make_stream((20, 0, 50, 8), 600, jitter_ms=5, seed=3)
+    sets = feed(SetBuilder(CAMERAS, slop_ns=50 * MS), shuffle_arrival(frames, delay_ms, seed=4))
+    nearest = sum(
+        abs(stamp - s.stamp_ns) == min(abs(other - s.stamp_ns) for other, name in frames if name == camera)
+        for s in sets
+        for camera, stamp in s.stamps_ns.items()
+    )
+    assert nearest >= 0.995 * len(CAMERAS) * len(sets)  # the first set may go before the rates are known
+
+
+def test_a_set_leaves_without_waiting_for_the_next_period():
+    # The player's --step waits for every result before it goes on, so a set must not need frames of the next one.
+    frames = make_stream((8, 0, 16, 43), 10, jitter_ms=1, seed=5)
+    builder = SetBuilder(CAMERAS)
+    for k in range(10):
+        assert len(feed(builder, frames[4 * k : 4 * k + 4])) == 1
+
+
+def test_keyframes_at_2_hz_leave_at_once_also_the_first_one():
+    frames = make_stream((8, 0, 16, 43), 7, period_ns=500 * MS)
+    builder = SetBuilder(CAMERAS)
+    for k in range(7):
+        assert len(feed(builder, frames[4 * k : 4 * k + 4])) == 1
+    assert builder.flush() == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    offsets=st.lists(st.integers(0, 60), min_size=4, max_size=4),
+    jitter=st.integers(0, 8),
+    delay=st.integers(0, 150),
+    loss=st.sampled_from([0.0, 0.05, 0.5]),
+    slop=st.integers(0, 80),
+    seed=st.integers(0, 2**16),
+)
+def test_whatever_arrives_sets_are_ordered_complete_within_slop_and_use_each_frame_once(
+    offsets, jitter, delay, loss, slop, seed
+):
+    rng = random.Random(seed)
+    frames = [f for f in make_stream(offsets, 60, jitter, seed) if rng.random() >= loss]
+    builder = SetBuilder(CAMERAS, slop_ns=slop * MS, depth=6)
+    sets, held = [], 0
+    for stamp, camera in shuffle_arrival(frames, delay, seed):
+        sets += builder.add(camera, stamp, (camera, stamp))
+        held = max(held, *(len(kept) for kept in builder._frames.values()))
+    sets += builder.flush()
+    assert held <= 6
+    assert [s.stamp_ns for s in sets] == sorted({s.stamp_ns for s in sets})
+    for s in sets:
+        assert tuple(s.items) == CAMERAS
+        assert all(s.items[camera] == (camera, s.stamps_ns[camera]) for camera in CAMERAS)
+        assert all(abs(stamp - s.stamp_ns) <= slop * MS for stamp in s.stamps_ns.values())
+    for camera in CAMERAS:
+        used = [s.stamps_ns[camera] for s in sets]
+        assert len(used) == len(set(used))
+    counts = builder.statistics
+    anchors = sum(camera == CAMERAS[0] for _, camera in frames)
+    assert counts.sets == len(sets)
+    assert counts.sets + counts.dropped.total() + counts.discarded.total() >= anchors  # nothing vanishes uncounted
+    assert counts.sets + counts.dropped.total() <= anchors
+
+
+def test_one_camera_at_half_rate_gives_every_second_set_and_names_that_camera():
+    frames = make_stream((0, 10, 20, 30), 200, jitter_ms=2, seed=6)
+    slow = [stamp for stamp, camera in frames if camera == "right"][1::2]
+    builder = SetBuilder(CAMERAS, slop_ns=40 * MS)
+    sets = feed(builder, [f for f in frames if f[0] not in slow or f[1] != "right"]) + builder.flush()
+    assert len(sets) == 100
+    assert builder.statistics.dropped == {"incomplete": 100}
+    assert builder.statistics.missing == {"right": 100}
+
+
+@pytest.mark.parametrize(("policy", "given_up_at_ms"), [("skip", 83), ("wait", 166)])
+def test_a_silent_camera_is_given_up_after_the_policys_time(policy, given_up_at_ms):
+    builder = SetBuilder(("a", "b"), slop_ns=50 * MS, policy=policy, patience_ns=100 * MS)
+    for k in range(10):
+        builder.add("a", k * 83 * MS, None)
+        if builder.statistics.missing:
+            break
+    assert k * 83 == given_up_at_ms
+    assert builder.statistics.missing == {"b": 1}
+
+
+def test_a_late_frame_within_patience_still_makes_its_set():
+    builder = SetBuilder(("a", "b"), slop_ns=20 * MS, patience_ns=100 * MS)
+    assert feed(builder, [(0, "a"), (83 * MS, "a")]) == []
+    assert [s.stamp_ns for s in feed(builder, [(5 * MS, "b"), (88 * MS, "b")])] == [0, 83 * MS]
+
+
+def test_a_recording_that_loops_gives_the_same_sets_in_every_round():
+    frames = make_stream((8, 0, 16, 43), 7, period_ns=500 * MS)
+    builder = SetBuilder(CAMERAS)
+    rounds = [[s.stamp_ns for s in feed(builder, frames)] for _ in range(3)]
+    assert len(rounds[0]) == 7
+    assert rounds[0] == rounds[1] == rounds[2]
+    assert builder.statistics.rewinds == 2
+
+
+def test_stragglers_of_the_old_round_do_not_take_frames_of_the_new_one():
+    frames = make_stream((8, 0, 16, 43), 12)
+    rounds = frames + frames
+    seam = len(frames)
+    rounds[seam - 2 : seam + 1] = [rounds[seam], rounds[seam - 2], rounds[seam - 1]]  # two old frames arrive late
+    builder = SetBuilder(CAMERAS)
+    sets = feed(builder, rounds) + builder.flush()
+    assert len(sets) == 11 + 12  # the last set of the first round is lost, nothing of the second
+    assert builder.statistics.rewinds == 1
+    assert builder.statistics.discarded == {"stale": 2}
+
+
+def test_a_camera_on_another_clock_does_not_silence_the_others():
+    frames = make_stream((0, 10, 20, 30), 30)
+    builder = SetBuilder(CAMERAS)
+    feed(builder, frames[:40])
+    feed(builder, [(stamp - 10**12 if camera == "back" else stamp, camera) for stamp, camera in frames[40:]])
+    assert builder.statistics.sets == 10
+    assert builder.statistics.missing["back"] >= 8
+
+
+def test_duplicated_stamps_are_counted_and_used_once():
+    builder = SetBuilder(("a", "b"))
+    sets = feed(builder, [(0, "a"), (0, "a"), (0, "b"), (0, "b"), (0, "a")])
+    assert len(sets) == 1
+    assert builder.statistics.discarded == {"duplicate": 3}
+
+
+def test_memory_stays_bounded_when_the_anchor_is_silent():
+    builder = SetBuilder(("a", "b"), depth=5)
+    feed(builder, [(k * PERIOD_NS, "b") for k in range(1000)])
+    assert len(builder._frames["b"]) == 5
+
+
+def test_flush_forms_what_is_pending_at_the_end_of_a_recording():
+    builder = SetBuilder(("a", "b"), slop_ns=50 * MS)
+    feed(builder, [(0, "b"), (10 * MS, "a"), (80 * MS, "b"), (90 * MS, "a"), (125 * MS, "b")])
+    assert feed(builder, [(165 * MS, "a")]) == []  # the frame at 125 is 40 away: one at 205 could be as near
+    (last,) = builder.flush()
+    assert last.stamps_ns == {"a": 165 * MS, "b": 125 * MS}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"cameras": ()},
+        {"cameras": ("a", "a")},
+        {"cameras": ("a",), "anchor": "b"},
+        {"cameras": ("a",), "policy": "hope"},
+        {"cameras": ("a",), "slop_ns": -1},
+        {"cameras": ("a",), "depth": 0},
+    ],
+)
+def test_impossible_settings_are_refused(arguments):
+    with pytest.raises(ValueError, match="expected"):
+        SetBuilder(**arguments)
+
+
+def test_an_unknown_camera_is_refused():
+    with pytest.raises(ValueError, match="expected one of"):
+        SetBuilder(("a",)).add("b", 0, None)

@@ -89,6 +89,17 @@ def test_cmake_reads_every_entry_point_of_setup_cfg():
     assert {"occupancy_node", "bag_player"} <= set(entry_points())
 
 
+def test_an_executable_without_torch_names_the_interpreter_and_the_command(tmp_path):
+    template = (ROOT / "tools/setup/executable.py.in").read_text()
+    script = tmp_path / "node"
+    script.write_text(template.replace("@module@", "module_of_the_node").replace("@function@", "main"))
+    (tmp_path / "module_of_the_node.py").write_text("import torch\n")
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(name='torch')\n")
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{sys.executable} has no torch; run: {sys.executable} -m pip install torch ")
+
+
 def test_tools_are_executable_programs():
     # `ros2 run` starts them as they are; with a symlinked install the mode of the source counts.
     for tool in sorted((ROOT / "tools").glob("*.py")):

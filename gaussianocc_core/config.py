@@ -202,7 +202,9 @@ def load_rig(path: str | Path) -> Cameras:
         if len(rig.intrinsics) != 4:
             raise ConfigError(f"{path}: cameras.{name}.intrinsics: expected [fx, fy, cx, cy], got {rig.intrinsics}")
         if (rig.rotation is None) == (rig.view is None):
-            raise ConfigError(f"{path}: cameras.{name}: give either rotation: [w, x, y, z] or view: {{yaw, pitch, roll}}")
+            raise ConfigError(
+                f"{path}: cameras.{name}: give either rotation: [w, x, y, z] or view: {{yaw, pitch, roll}}"
+            )
         if rig.rotation is not None:
             rotation = transforms.quat_to_matrix(np.array(rig.rotation))
         else:

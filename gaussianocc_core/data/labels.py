@@ -58,11 +58,44 @@ PALETTE = np.array(
     dtype=np.uint8,
 )
 
+# Voxels (or labelled pixels) per class that the published class weights are computed from (spec section g.3).
+CLASS_FREQUENCIES = np.array(
+    [
+        0,
+        18164955800,
+        734218842,
+        2336187448,
+        10996756106,
+        395414611,
+        638889260,
+        651023279,
+        117046208,
+        985341947,
+        7303776233,
+        43131984997,
+        0,
+        9342674867,
+        9525824742,
+        51204832885,
+        22848065525,
+        31841090018,
+    ],
+    dtype=np.float64,
+)
+
 # Ids of the published 2D pseudo-label files `*_mask.bin` (spec section j): Occ3D id per generator id 0..16.
 # 0 is never written; -1 in a file means undetected.
 GENERATOR_TO_OCC3D = np.array([0, 4, 11, 3, 10, 14, 16, 13, 2, 1, 7, 15, 6, 5, 9, 8, 17], dtype=np.uint8)
 GENERATOR_UNDETECTED = -1
 IGNORE = 255  # Occ3D-coded label images: pixel without a label
+
+
+def class_weights(frequencies: np.ndarray = CLASS_FREQUENCIES) -> np.ndarray:
+    """float32 cross-entropy weights 1/sqrt(frequency), mean 1; a class that never occurs weighs 0 (spec section g.3)."""
+    weights = np.zeros(len(frequencies), dtype=np.float32)
+    occurs = frequencies > 0
+    weights[occurs] = 1.0 / np.sqrt(frequencies[occurs].astype(np.float32))
+    return weights / weights.mean()
 
 
 def occ3d_to_generator() -> np.ndarray:

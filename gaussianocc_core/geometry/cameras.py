@@ -31,9 +31,7 @@ def resize(cameras: Cameras, width: int, height: int) -> Cameras:
     sy = torch.tensor([height / h for h in cameras.height], dtype=cameras.intrinsics.dtype)
     scale = torch.stack([sx, sy, torch.ones_like(sx)], dim=-1)[..., None].to(cameras.intrinsics.device)  # (N, 3, 1)
     count = len(cameras)
-    return replace(
-        cameras, intrinsics=cameras.intrinsics * scale, width=(width,) * count, height=(height,) * count
-    )
+    return replace(cameras, intrinsics=cameras.intrinsics * scale, width=(width,) * count, height=(height,) * count)
 
 
 def project(
@@ -73,9 +71,7 @@ def unproject(
 def pixel_rays(intrinsics: Float[Tensor, "N 3 3"], width: int, height: int) -> Float[Tensor, "N H W 3"]:
     """Directions through the pixel centres in the camera frame with z = 1, so that point = ray * z-depth."""
     options = {"device": intrinsics.device, "dtype": intrinsics.dtype}
-    v, u = torch.meshgrid(
-        torch.arange(height, **options) + 0.5, torch.arange(width, **options) + 0.5, indexing="ij"
-    )
+    v, u = torch.meshgrid(torch.arange(height, **options) + 0.5, torch.arange(width, **options) + 0.5, indexing="ij")
     pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1)  # (H, W, 3)
     return torch.einsum("nij,hwj->nhwi", torch.linalg.inv(intrinsics), pixels)
 

@@ -113,7 +113,9 @@ class Rectifier:
 
 def _check_intrinsics(name: str, K: np.ndarray, distortion: tuple[float, ...]) -> None:
     if not np.isfinite(K).all() or not np.isfinite(distortion).all():
-        raise CalibrationError(f"camera {name}: intrinsics or distortion are not finite; check its CameraInfo or rig file")
+        raise CalibrationError(
+            f"camera {name}: intrinsics or distortion are not finite; check its CameraInfo or rig file"
+        )
     if K[0, 0] <= 0 or K[1, 1] <= 0:
         raise CalibrationError(
             f"camera {name}: focal lengths fx = {K[0, 0]:g}, fy = {K[1, 1]:g} must be positive; is the camera calibrated?"

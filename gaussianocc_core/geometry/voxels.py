@@ -32,9 +32,7 @@ def index_centers(grid: VoxelGrid, index: Int[np.ndarray, "P 3"]) -> Float[np.nd
     return np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size
 
 
-def locate(
-    grid: VoxelGrid, points: Float[np.ndarray, "P 3"]
-) -> tuple[Int[np.ndarray, "P 3"], Bool[np.ndarray, " P"]]:
+def locate(grid: VoxelGrid, points: Float[np.ndarray, "P 3"]) -> tuple[Int[np.ndarray, "P 3"], Bool[np.ndarray, " P"]]:
     """Index of the voxel that holds each ego-frame point, and whether the point lies in the grid at all."""
     index = np.floor((np.asarray(points) - np.asarray(grid.origin)) / grid.voxel_size).astype(np.int64)
     inside = ((index >= 0) & (index < np.asarray(grid.shape))).all(axis=-1)
@@ -50,5 +48,7 @@ def unflatten(values: Any, shape: tuple[int, int, int]) -> np.ndarray:
     """Inverse of `flatten`."""
     flat = np.asarray(values)
     if flat.size != shape[0] * shape[1] * shape[2]:
-        raise ValueError(f"values: expected {shape[0] * shape[1] * shape[2]} entries for shape {shape}, got {flat.size}")
+        raise ValueError(
+            f"values: expected {shape[0] * shape[1] * shape[2]} entries for shape {shape}, got {flat.size}"
+        )
     return flat.reshape(shape, order="F")

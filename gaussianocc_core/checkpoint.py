@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One model file: a `.safetensors` whose metadata hold the configuration, the class list and the provenance.
+
+safetensors holds arrays and strings only, so an untrusted file can be read without running anything in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from gaussianocc_core.config import ModelConfig, from_dict, to_dict
+from gaussianocc_core.errors import CheckpointError, ConfigError
+from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
+
+FORMAT = "gaussianocc-model/1"
+_DEFAULT_NAME = "tiny.safetensors"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights come from: shown by the node at start and in every picture."""
+
+    training: str  # one line: what supervision, on what data
+    commit: str = ""
+    seed: int | None = None
+    steps: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)  # on held-out data
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    model: GaussianOcc
+    config: ModelConfig
+    provenance: Provenance
+
+
+def default_checkpoint() -> Path | None:
+    """The checkpoint that ships with the package; None in a tree without weights."""
+    path = Path(__file__).parent / "weights" / _DEFAULT_NAME
+    return path if path.is_file() else None
+
+
+def save_model(
+    path: str | Path, model: GaussianOcc, config: ModelConfig, provenance: Provenance, half: bool = False
+) -> None:
+    """Write a model file atomically; `half` stores floating point weights in 16 bits."""
+    path = Path(path)
+    tensors = {
+        name: value.detach().cpu().contiguous().to(torch.float16 if half and value.is_floating_point() else value.dtype)
+        for name, value in model.state_dict().items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(to_dict(config)),
+        "class_names": json.dumps(list(config.class_names)),
+        "provenance": json.dumps(to_dict(provenance)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
+    """The network in eval mode with the file's weights; CheckpointError says what does not fit and where."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; give the path of a .safetensors model file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable .safetensors file ({error}); was the download complete?"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: holds weights but not in the format {FORMAT!r} (found {metadata.get('format')!r}); "
+            "released .pth weights must be imported first"
+        )
+    config = _read_metadata(path, metadata, "config", ModelConfig)
+    provenance = _read_metadata(path, metadata, "provenance", Provenance)
+    try:
+        model = build_model(config)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its configuration is impossible: {error}") from error
+    _load_strict(path, model, tensors)
+    return LoadedModel(model.to(device).eval(), config, provenance)
+
+
+def _read_metadata(path: Path, metadata: dict[str, str], key: str, cls: type[Any]) -> Any:
+    try:
+        return from_dict(cls, json.loads(metadata[key]), f"{path}: {key}")
+    except (KeyError, json.JSONDecodeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: the {key} in its metadata cannot be used ({error})") from error
+
+
+def _load_strict(path: Path, model: GaussianOcc, tensors: dict[str, torch.Tensor]) -> None:
+    expected = model.state_dict()
+    missing = sorted(set(expected) - set(tensors))
+    unknown = sorted(set(tensors) - set(expected))
+    misfits = sorted(
+        f"{name} is {tuple(tensors[name].shape)}, its config needs {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    )
+    if missing or unknown or misfits:
+        parts = [f"{len(missing)} weights missing (first: {missing[0]})"] if missing else []
+        parts += [f"{len(unknown)} unknown (first: {unknown[0]})"] if unknown else []
+        parts += [f"{len(misfits)} of another shape ({misfits[0]})"] if misfits else []
+        raise CheckpointError(f"{path}: weights do not fit the file's own config: {'; '.join(parts)}")
+    bad = [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if bad:
+        raise CheckpointError(f"{path}: {len(bad)} weights are not finite (first: {bad[0]}); the training run diverged")
+    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Occupancy metrics: accumulate a confusion matrix, reduce once (spec section i)."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8
+
+from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE, GROUND_CLASSES
+from gaussianocc_core.types import VoxelGrid
+
+# Paper mIoU* leaves out the two classes that self-supervision never sees (spec section i).
+UNSUPERVISED_CLASSES = (CLASS_ID["others"], CLASS_ID["other_flat"])
+
+
+def confusion_matrix(
+    truth: UInt8[np.ndarray, "*shape"], prediction: UInt8[np.ndarray, "*shape"], mask: Bool[np.ndarray, "*shape"]
+) -> Int64[np.ndarray, "K K"]:
+    """Counts of (true class, predicted class) over the voxels where mask is true and the truth is a class.
+
+    A prediction outside the classes (unobserved) counts as free: nothing was claimed there.
+    """
+    classes = len(CLASS_NAMES)
+    valid = mask & (truth < classes)
+    predicted = np.where(prediction < classes, prediction, FREE)[valid].astype(np.int64)
+    counts = np.bincount(truth[valid].astype(np.int64) * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def class_iou(confusion: Int64[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
+    """Intersection over union per class; NaN for a class that occurs in neither."""
+    hits = np.diag(confusion).astype(np.float64)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
+    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+
+
+def group_iou(confusion: Int64[np.ndarray, "K K"], group: tuple[int, ...]) -> float:
+    """IoU of "is one of these classes": all classes of the group count as one."""
+    index = np.array(group)
+    hits = confusion[np.ix_(index, index)].sum()
+    union = confusion[index].sum() + confusion[:, index].sum() - hits
+    return float(hits / union) if union else float("nan")
+
+
+def occupancy_summary(confusion: Int64[np.ndarray, "K K"]) -> dict[str, float]:
+    """iou (occupied against free), non_ground_iou (occupied and not ground), miou (17 classes), miou_star (15).
+
+    Classes that occur in neither truth nor prediction are left out of the means.
+    """
+    iou = class_iou(confusion)
+    occupied = tuple(range(FREE))
+    star = [k for k in occupied if k not in UNSUPERVISED_CLASSES]
+    return {
+        "iou": group_iou(confusion, occupied),
+        "non_ground_iou": group_iou(confusion, tuple(k for k in occupied if k not in GROUND_CLASSES)),
+        "miou": _mean(iou[list(occupied)]),
+        "miou_star": _mean(iou[star]),
+    }
+
+
+def flat_ground(grid: VoxelGrid, ground_z: float = 0.0) -> UInt8[np.ndarray, "X Y Z"]:
+    """The baseline that knows nothing but the camera height: a road at z = ground_z (m), free elsewhere."""
+    labels = np.full(grid.shape, FREE, dtype=np.uint8)
+    layer = int(np.floor((ground_z - grid.origin[2]) / grid.voxel_size))
+    if 0 <= layer < grid.shape[2]:
+        labels[:, :, layer] = CLASS_ID["driveable_surface"]
+    return labels
+
+
+def _mean(values: Float[np.ndarray, " n"]) -> float:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else float("nan")

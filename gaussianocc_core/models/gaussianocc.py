@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network: surround images -> semantic voxels -> Gaussians -> images."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from gaussianocc_core.config import ModelConfig
+from gaussianocc_core.geometry import lattice as lattice_geometry
+from gaussianocc_core.models.gaussian_head import GaussianHead
+from gaussianocc_core.models.image_encoder import ImageEncoder
+from gaussianocc_core.models.lifting import LiftPlan, lift_features, plan_lift
+from gaussianocc_core.models.voxel_decoder import VoxelDecoder
+from gaussianocc_core.rendering.rasterize import rasterize
+from gaussianocc_core.types import Cameras, Lattice, OccupancyField, RenderedViews
+
+
+class GaussianOcc(nn.Module):
+    """Encoder, lifting, 3D decoder and Gaussian head in paper order."""
+
+    def __init__(
+        self, image_encoder: ImageEncoder, lattice: Lattice, voxel_decoder: VoxelDecoder, gaussian_head: GaussianHead
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.lattice = lattice
+        self.voxel_decoder = voxel_decoder
+        self.gaussian_head = gaussian_head
+        self.register_buffer("points", lattice_geometry.points(lattice), persistent=False)
+
+    def plan(self, cameras: Cameras, valid_mask: Bool[Tensor, "N H W"] | None = None) -> LiftPlan:
+        """Where the lattice points fall in these cameras; compute once per calibration."""
+        return plan_lift(cameras, self.points.flatten(0, 2), valid_mask)
+
+    def forward(self, images: Float[Tensor, "B N 3 H W"], plans: list[LiftPlan]) -> OccupancyField:
+        """images: RGB 0-1 at network size; plans: one per batch element, for its cameras."""
+        features = self.image_encoder(images)  # (B, N, C, h, w)
+        volume = torch.stack([lift_features(f, plan) for f, plan in zip(features, plans, strict=True)])  # (B, C, P)
+        volume = volume.unflatten(2, self.lattice.shape)  # (B, C, X, Y, Z), ego frame
+        # 3D convolutions on CPUs run twice as fast with channels innermost (measured 2026-11).
+        volume = volume.contiguous(memory_format=torch.channels_last_3d)
+        return OccupancyField(self.voxel_decoder(volume))  # logits (B, K, X, Y, Z)
+
+    def render(self, field: OccupancyField, cameras: Cameras, normalize_depth: bool = False) -> list[RenderedViews]:
+        """Class logits, z-depth (m) and alpha composited into N cameras, per batch element."""
+        return [
+            rasterize(gaussians, cameras, normalize_depth=normalize_depth) for gaussians in self.gaussian_head(field)
+        ]
+
+
+def build_model(config: ModelConfig) -> GaussianOcc:
+    """The network that a configuration describes, with fresh weights."""
+    if config.image_height % 16 or config.image_width % 16:
+        raise ValueError(
+            f"image_height, image_width: expected multiples of 16, got {config.image_height} x {config.image_width}"
+        )
+    if any(count % 4 for count in config.lattice.shape):
+        raise ValueError(f"lattice.shape: expected multiples of 4, got {config.lattice.shape}")
+    encoder, decoder, gaussians = config.encoder, config.decoder, config.gaussians
+    model = GaussianOcc(
+        ImageEncoder(encoder.backbone, encoder.width, encoder.up_channels, encoder.feature_channels),
+        config.lattice,
+        VoxelDecoder(
+            encoder.feature_channels,
+            decoder.channels,
+            decoder.hourglasses,
+            decoder.head_blocks,
+            len(config.class_names),
+        ),
+        GaussianHead(
+            lattice_geometry.points(config.lattice), gaussians.scale, gaussians.far_radius, gaussians.far_factor
+        ),
+    )
+    model.voxel_decoder.to(memory_format=torch.channels_last_3d)  # see forward
+    return model

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""2D image encoder: a ResNet without its last stage and a two-step decoder to stride 4 (spec section a).
+
+The ResNet is written out because torchvision has no CPU build for every platform we run on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a skip (ResNet-18 and -34)."""
+
+    expansion = 1
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = _downsample(channels_in, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1 with a skip (ResNet-50 and -101)."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, channels * 4, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels * 4)
+        self.downsample = _downsample(channels_in, channels * 4, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+def _downsample(channels_in: int, channels_out: int, stride: int) -> nn.Module | None:
+    if stride == 1 and channels_in == channels_out:
+        return None
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))
+
+
+_Block = type[BasicBlock] | type[Bottleneck]
+# Block type and blocks in layer1, layer2, layer3.
+BACKBONES: dict[str, tuple[_Block, tuple[int, int, int]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6)),
+    "resnet50": (Bottleneck, (3, 4, 6)),
+    "resnet101": (Bottleneck, (3, 4, 23)),
+}
+
+
+class ImageEncoder(nn.Module):
+    """(B, N, 3, H, W) RGB in 0-1 -> (B, N, C, H/4, W/4) features; H and W must be multiples of 16."""
+
+    def __init__(self, backbone: str, width: float, up_channels: tuple[int, int], feature_channels: int) -> None:
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"backbone: expected one of {sorted(BACKBONES)}, got {backbone!r}")
+        block, depths = BACKBONES[backbone]
+        base = round(64 * width)
+        self.conv1 = nn.Conv2d(3, base, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(base)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        self.layer1 = _stage(block, base, base, depths[0], stride=1)
+        self.layer2 = _stage(block, base * block.expansion, base * 2, depths[1], stride=2)
+        self.layer3 = _stage(block, base * 2 * block.expansion, base * 4, depths[2], stride=2)
+        channels_8, channels_16 = base * 2 * block.expansion, base * 4 * block.expansion
+        self.up8 = _fuse(channels_8 + channels_16, up_channels[0])
+        self.up4 = _fuse(up_channels[0], up_channels[1])
+        self.project = nn.Conv2d(up_channels[1], feature_channels, 1)
+        # Constants, not weights: they stay out of the state dict.
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(3, 1, 1), persistent=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Float[Tensor, "B N 3 H W"]) -> Float[Tensor, "B N C H4 W4"]:
+        batch, count = images.shape[:2]
+        x = (images.flatten(0, 1) - self.mean) / self.std
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))  # (B*N, 64w, H/4, W/4)
+        stride8 = self.layer2(self.layer1(x))
+        stride16 = self.layer3(stride8)
+        x = self.up8(torch.cat([stride8, _upsample(stride16)], dim=1))  # (B*N, up0, H/8, W/8)
+        x = self.up4(_upsample(x))  # (B*N, up1, H/4, W/4)
+        return self.project(x).unflatten(0, (batch, count))
+
+
+def _stage(block: _Block, channels_in: int, channels: int, depth: int, stride: int) -> nn.Sequential:
+    blocks = [block(channels_in, channels, stride)]
+    blocks += [block(channels * block.expansion, channels, 1) for _ in range(depth - 1)]
+    return nn.Sequential(*blocks)
+
+
+def _fuse(channels_in: int, channels: int) -> nn.Sequential:
+    layers: list[Callable[[Tensor], Tensor]] = []
+    for source in (channels_in, channels):
+        layers += [nn.Conv2d(source, channels, 3, padding=1, bias=False), nn.InstanceNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _upsample(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From camera images to published occupancy: owns preprocessing, device, evaluation mode and the calibration cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from gaussianocc_core.checkpoint import Provenance, load_model
+from gaussianocc_core.config import ModelConfig
+from gaussianocc_core.data.labels import UNOBSERVED
+from gaussianocc_core.errors import BackendError
+from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry import lattice as lattice_geometry
+from gaussianocc_core.geometry import voxels
+from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
+from gaussianocc_core.models.lifting import LiftPlan, plan_lift
+from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction, RenderedViews
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """What follows from the calibration alone and is reused until it changes."""
+
+    key: tuple[object, ...]
+    rectifier: Rectifier
+    plan: LiftPlan
+    observed: np.ndarray  # (X, Y, Z) bool
+
+
+class OccupancyPredictor:
+    """`predictor(images, cameras)` for N cameras of any rig, in any order and number.
+
+    One instance is meant for one thread: it caches the last calibration.
+    """
+
+    def __init__(
+        self, model: GaussianOcc, config: ModelConfig, provenance: Provenance | None, device: str = "auto"
+    ) -> None:
+        self.device = resolve_device(device)
+        self.config = config
+        self.provenance = provenance
+        self.model = model.to(self.device).eval()
+        self.grid = config.grid
+        self.class_names = config.class_names
+        self.trained = provenance is not None
+        self.model_name = config.name if self.trained else "untrained"
+        self._calibration: _Calibration | None = None
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, device: str = "auto") -> OccupancyPredictor:
+        """A predictor with the weights, architecture, grid and classes of a model file."""
+        loaded = load_model(path)
+        return cls(loaded.model, loaded.config, loaded.provenance, device)
+
+    @classmethod
+    def untrained(cls, config: ModelConfig | None = None, device: str = "auto", seed: int = 0) -> OccupancyPredictor:
+        """Random weights, for timing and wiring; every output says "untrained"."""
+        _log.warning("untrained: random weights, the occupancy means nothing; give a checkpoint")
+        config = config or ModelConfig()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build_model(config)
+        return cls(model, config, None, device)
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[UInt8[np.ndarray, "H W 3"]], cameras: Cameras) -> OccupancyPrediction:
+        """images: RGB at native size, one per camera, sizes may differ; cameras: their calibration, ego frame."""
+        return self.decide(self.predict_field(images, cameras), cameras)
+
+    @torch.inference_mode()
+    def predict_field(self, images: Sequence[UInt8[np.ndarray, "H W 3"]], cameras: Cameras) -> OccupancyField:
+        """The network's logits on its lattice, before anything is decided."""
+        calibration = self._calibrate(cameras)
+        rectified = torch.from_numpy(calibration.rectifier(images)).to(self.device)  # (N, h, w, 3) uint8
+        batch = rectified.permute(0, 3, 1, 2)[None].float() / 255.0  # (1, N, 3, h, w)
+        return self.model(batch, [calibration.plan])
+
+    @torch.inference_mode()
+    def decide(self, field: OccupancyField, cameras: Cameras) -> OccupancyPrediction:
+        """Most probable class per voxel of the published grid; unobserved where no camera looks."""
+        calibration = self._calibrate(cameras)
+        logits = lattice_geometry.resample(field.logits, self.model.lattice, self.grid)[0]  # (K, X, Y, Z)
+        best, labels = logits.max(dim=0)
+        confidence = 1.0 / torch.exp(logits - best).sum(dim=0)  # softmax of the maximum
+        labels_array = labels.to(torch.uint8).cpu().numpy()
+        labels_array[~calibration.observed] = UNOBSERVED
+        confidence_array = confidence.float().cpu().numpy()
+        confidence_array[~calibration.observed] = 0.0
+        return OccupancyPrediction(
+            labels=labels_array,
+            confidence=confidence_array,
+            observed=calibration.observed,
+            grid=self.grid,
+            class_names=self.class_names,
+            trained=self.trained,
+            cameras=cameras.names,
+            model=self.model_name,
+        )
+
+    @torch.inference_mode()
+    def render(
+        self, field: OccupancyField, cameras: Cameras, width: int, height: int
+    ) -> tuple[Float[np.ndarray, "N h w"], UInt8[np.ndarray, "N h w"]]:
+        """What the field looks like from pinhole cameras at this size: z-depth (m, 0 where transparent) and class ids."""
+        views: RenderedViews = self.model.render(
+            field, camera_geometry.resize(cameras, width, height).to(self.device, torch.float32), normalize_depth=True
+        )[0]
+        solid = views.alpha[:, 0] > 0.5
+        free = len(self.class_names) - 1
+        # Composited logits name the surface; the free logit of a surface voxel says nothing about the pixel.
+        classes = views.features[:, :free].argmax(dim=1)
+        depth = torch.where(solid, views.depth[:, 0], 0.0)
+        return depth.cpu().numpy(), torch.where(solid, classes, free).to(torch.uint8).cpu().numpy()
+
+    @property
+    def summary(self) -> str:
+        """One line for logs: model, training, grid, classes, device."""
+        shape = "x".join(map(str, self.grid.shape))
+        training = self.provenance.training if self.provenance else "untrained, outputs mean nothing"
+        return (
+            f"model {self.model_name} ({training}); grid {shape} at {self.grid.voxel_size:g} m; "
+            f"{len(self.class_names)} classes; {self.device}"
+        )
+
+    def _calibrate(self, cameras: Cameras) -> _Calibration:
+        key = (
+            cameras.names,
+            cameras.width,
+            cameras.height,
+            cameras.model,
+            cameras.distortion,
+            cameras.intrinsics.cpu().double().numpy().tobytes(),
+            cameras.T_ego_cam.cpu().double().numpy().tobytes(),
+        )
+        if self._calibration is None or self._calibration.key != key:
+            config = self.config
+            rectifier = Rectifier(cameras, config.image_width, config.image_height, config.fisheye_fov_deg)
+            pinhole = rectifier.cameras.to(self.device)
+            valid = torch.from_numpy(rectifier.valid_mask).to(self.device)
+            plan = self.model.plan(pinhole, valid)
+            centers = voxels.centers(self.grid, self.device).flatten(0, 2)
+            observed = plan_lift(pinhole, centers, valid).seen.view(self.grid.shape).cpu().numpy()
+            self._calibration = _Calibration(key, rectifier, plan, observed)
+        return self._calibration
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" takes CUDA where there is one; an impossible choice is a BackendError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise BackendError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise BackendError(f"device {device!r}: this torch ({torch.__version__}) finds no CUDA device; use cpu or auto")
+    return resolved

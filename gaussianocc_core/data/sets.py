@@ -31,7 +31,7 @@ class SynchronizedSet:
 
 @dataclass
 class SetStatistics:
-    """Counts since construction. Every anchor frame ends in `sets`, in `dropped`, in `discarded`, or is still pending."""
+    """Counts since construction. An anchor frame ends in `sets`, `dropped` or `discarded`, or is still pending."""
 
     received: Counter[str] = field(default_factory=Counter)  # frames per camera
     sets: int = 0
@@ -56,10 +56,10 @@ class SetBuilder:
     stamp has been seen, or the nearest earlier one is closer than half of that camera's shortest recent interval, so
     that its successor must be farther away. (Before a camera's rate is known, a frame within the slop is taken.)
 
-    A camera without a frame within the slop is given up when it delivers a later one, or when the anchor's next frame is
-    there and the stamps seen have passed the slop, under `policy="wait"` by `patience_ns` more. The incomplete set is then
-    dropped and counted under that camera's name. Memory is bounded by `depth` frames per camera. When a camera's stamps
-    step back (a recording that loops) what came from the abandoned future is forgotten and forming starts over.
+    A camera without a frame within the slop is given up when it delivers a later one, or when the anchor's next frame
+    is there and the stamps seen have passed the slop, under `policy="wait"` by `patience_ns` more. The incomplete set
+    is then dropped and counted under that camera's name. Memory is bounded by `depth` frames per camera. When a
+    camera's stamps step back (a recording that loops) what came from the abandoned future is forgotten.
     """
 
     def __init__(

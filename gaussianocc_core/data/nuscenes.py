@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any database in the nuScenes v1.0 schema: keyframes as Samples, and the raw stream of a scene for the bag writer.
+
+Tables are read by nuscenes-devkit. Stamps are integer nanoseconds, exact from the tables' microseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from gaussianocc_core.data.bag_writer import (
+    BagReport,
+    BagRig,
+    ImageRecord,
+    LidarRecord,
+    PoseRecord,
+    Record,
+    write_bag,
+)
+from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
+from gaussianocc_core.geometry import transforms
+from gaussianocc_core.types import Cameras, OccupancyLabels, Sample
+
+logger = logging.getLogger(__name__)
+
+TABLES = (
+    "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene",
+    "sample", "sample_data", "sample_annotation", "map",
+)  # fmt: skip
+# (table, field, table it points to): what a scene cannot be read without.
+_REFERENCES = (
+    ("calibrated_sensor", "sensor_token", "sensor"),
+    ("sample_data", "calibrated_sensor_token", "calibrated_sensor"),
+    ("sample_data", "sample_token", "sample"),
+    ("sample_data", "ego_pose_token", "ego_pose"),
+    ("sample", "scene_token", "scene"),
+    ("sample_annotation", "sample_token", "sample"),
+    ("sample_annotation", "instance_token", "instance"),
+    ("instance", "category_token", "category"),
+)
+_NEEDED_FIELDS = ("timestamp", "filename", "ego_pose_token", "calibrated_sensor_token")
+_LIDAR_COLUMNS = 5  # x y z intensity ring, float32
+_US_TO_NS = 1000
+
+
+@dataclass(frozen=True)
+class KeyframeEntry:
+    """All that `load` needs to make the Sample of one keyframe; small and picklable, for DataLoader workers."""
+
+    token: str
+    scene: str
+    cameras: Cameras  # static calibration
+    image_tokens: tuple[str, ...]
+    image_paths: tuple[Path, ...]
+    camera_stamps_ns: tuple[int, ...]
+    T_world_ego: Float[np.ndarray, "N 4 4"]  # at each camera's own image time
+    occupancy_path: Path
+
+
+class NuScenesSource:
+    """One version of one data root. Opening reads the tables (a minute for the full data set)."""
+
+    def __init__(self, dataroot: Path | str, version: str = "v1.0-mini", cameras: Sequence[str] | None = None) -> None:
+        """`cameras`: names in the wanted order, anchor first; default all, counter-clockwise from the front."""
+        self.dataroot = Path(dataroot)
+        self.version = version
+        self._wanted_cameras = tuple(cameras) if cameras is not None else None
+        self._db = _open_database(self.dataroot, version)
+
+    def scene_names(self) -> tuple[str, ...]:
+        return tuple(row["name"] for row in self._db.scene)
+
+    # ---- keyframes -------------------------------------------------------------------------------------------------
+
+    def index(self, scene: str) -> tuple[KeyframeEntry, ...]:
+        """The keyframes of a scene in time order; one that lacks a wanted camera is left out with a warning."""
+        keyframes: dict[str, dict[str, dict]] = {}
+        for row in self._rows(scene):
+            if row["is_key_frame"] and row["sensor_modality"] == "camera":
+                keyframes.setdefault(row["sample_token"], {})[row["channel"]] = row
+        cameras = self.rig(scene).cameras
+        entries = []
+        for token, rows in keyframes.items():
+            missing = [name for name in cameras.names if name not in rows]
+            if missing:
+                logger.warning("%s: keyframe %s has no image of %s and is left out", scene, token, ", ".join(missing))
+                continue
+            entries.append(self._entry(scene, token, cameras, [rows[name] for name in cameras.names]))
+        return tuple(sorted(entries, key=lambda entry: entry.camera_stamps_ns[0]))
+
+    def samples(self, scene: str) -> Iterator[Sample]:
+        """The keyframes of a scene, read as they are asked for."""
+        return map(load, self.index(scene))
+
+    def _entry(self, scene: str, token: str, cameras: Cameras, rows: list[dict]) -> KeyframeEntry:
+        return KeyframeEntry(
+            token=token,
+            scene=scene,
+            cameras=cameras,
+            image_tokens=tuple(row["token"] for row in rows),
+            image_paths=tuple(self.dataroot / row["filename"] for row in rows),
+            camera_stamps_ns=tuple(_stamp_ns(row) for row in rows),
+            T_world_ego=np.stack([self._T_world_ego(row) for row in rows]),
+            occupancy_path=self.dataroot / "gts" / scene / token / "labels.npz",
+        )
+
+    # ---- the raw stream --------------------------------------------------------------------------------------------
+
+    def rig(self, scene: str) -> BagRig:
+        """Sensors of a scene with their static calibration; odom is the ego pose of the scene's first row."""
+        rows = self._rows(scene)
+        channels: dict[str, dict] = {}
+        for row in rows:
+            first = channels.setdefault(row["channel"], row)
+            if row["calibrated_sensor_token"] != first["calibrated_sensor_token"]:
+                self._refuse_changed_calibration(scene, first, row)
+        T_ego_lidar = {
+            name: _transform(self._calibration(row), "calibrated_sensor")
+            for name, row in channels.items()
+            if row["sensor_modality"] == "lidar"
+        }
+        cameras = {name: row for name, row in channels.items() if row["sensor_modality"] == "camera"}
+        return BagRig(self._cameras(scene, cameras), T_ego_lidar, self._T_world_ego(rows[0]))
+
+    def records(self, scene: str, *, sweeps: bool = True, lidar: bool = True) -> Iterator[Record]:
+        """The scene in time order, files read one at a time: a pose at every sensor stamp, images, lidar sweeps.
+
+        Without `sweeps` only keyframes. Poses at lidar and radar stamps come along in any case.
+        """
+        rig = self.rig(scene)
+        T_odom_map = transforms.invert_matrix(rig.T_map_odom)
+        posed_ns = None
+        for row in self._rows(scene, sweeps):
+            stamp_ns, modality, channel = _stamp_ns(row), row["sensor_modality"], row["channel"]
+            if stamp_ns != posed_ns:
+                yield PoseRecord(stamp_ns, T_odom_map @ self._T_world_ego(row))
+                posed_ns = stamp_ns
+            if modality == "camera" and channel in rig.cameras.names:
+                source = f"sample_data {row['token']}, {self.dataroot / row['filename']}"
+                yield ImageRecord(stamp_ns, channel, self._read(row), _image_format(row), source)
+            elif modality == "lidar" and lidar:
+                yield LidarRecord(stamp_ns, channel, self._points(row))
+
+    def count_files(self, scene: str, *, sweeps: bool = True, lidar: bool = True) -> int:
+        """Images and lidar sweeps that `records` reads, for a progress bar."""
+        cameras = self.rig(scene).cameras.names
+        rows = self._rows(scene, sweeps)
+        return sum(row["channel"] in cameras or (lidar and row["sensor_modality"] == "lidar") for row in rows)
+
+    # ---- tables ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _rows_by_scene(self) -> dict[str, list[dict]]:
+        scene_of_sample = {row["token"]: row["scene_token"] for row in self._db.sample}
+        rows: dict[str, list[dict]] = {row["token"]: [] for row in self._db.scene}
+        for row in self._db.sample_data:
+            scene = scene_of_sample.get(row.get("sample_token"))
+            if scene not in rows:
+                raise DatasetError(f"sample_data {row['token']}: its sample or that one's scene is in no table")
+            rows[scene].append(row)
+        return rows
+
+    def _rows(self, scene: str, sweeps: bool = True) -> list[dict]:
+        """sample_data rows of a scene by time; keyframes only without `sweeps`."""
+        token = next((row["token"] for row in self._db.scene if row["name"] == scene), None)
+        if token is None:
+            near = difflib.get_close_matches(scene, self.scene_names(), n=3, cutoff=0.5) or self.scene_names()[:3]
+            raise DatasetError(
+                f"scene {scene!r} is not in {self.version} of {self.dataroot} ({len(self.scene_names())} scenes); "
+                f"did you mean {', '.join(near)}?"
+            )
+        rows = [row for row in self._rows_by_scene[token] if sweeps or row["is_key_frame"]]
+        if not rows:
+            raise DatasetError(f"scene {scene} has no rows in sample_data.json of {self.dataroot / self.version}")
+        for row in rows:
+            is_camera = row["sensor_modality"] == "camera"
+            _check_fields(row, "sample_data", (*_NEEDED_FIELDS, "width", "height") if is_camera else _NEEDED_FIELDS)
+        return sorted(rows, key=lambda row: (row["timestamp"], row["channel"]))
+
+    def _lookup(self, row: dict, table: str) -> dict:
+        """The row of another table that a sample_data row points to."""
+        token = row[f"{table}_token"]
+        try:
+            return self._db.get(table, token)
+        except KeyError:
+            raise DatasetError(
+                f"sample_data {row['token']}: its {table}_token {token!r} is not in table {table}.json of "
+                f"{self.dataroot / self.version}; restore the table"
+            ) from None
+
+    def _calibration(self, row: dict) -> dict:
+        return self._lookup(row, "calibrated_sensor")
+
+    def _T_world_ego(self, row: dict) -> np.ndarray:
+        return _transform(self._lookup(row, "ego_pose"), "ego_pose")
+
+    def _cameras(self, scene: str, rows: dict[str, dict]) -> Cameras:
+        T_ego_cam = {name: _transform(self._calibration(row), "calibrated_sensor") for name, row in rows.items()}
+        names = self._wanted_cameras or counter_clockwise(T_ego_cam)
+        missing = [name for name in names if name not in rows]
+        if missing or not names:
+            raise DatasetError(f"scene {scene} has no camera {', '.join(missing)}; it has {', '.join(rows) or 'none'}")
+        return Cameras(
+            names=names,
+            intrinsics=torch.from_numpy(np.stack([_intrinsics(self._calibration(rows[name]), name) for name in names])),
+            T_ego_cam=torch.from_numpy(np.stack([T_ego_cam[name] for name in names])),
+            width=tuple(int(rows[name]["width"]) for name in names),
+            height=tuple(int(rows[name]["height"]) for name in names),
+        )
+
+    def _refuse_changed_calibration(self, scene: str, first: dict, row: dict) -> None:
+        fields = ("translation", "rotation", "camera_intrinsic")
+        before, after = self._calibration(first), self._calibration(row)
+        if any(before[field] != after[field] for field in fields):
+            raise CalibrationError(
+                f"scene {scene}: the calibration of {row['channel']} changes from calibrated_sensor "
+                f"{before['token']} to {after['token']}; one rig per scene is supported, so split the scene there"
+            )
+
+    def _read(self, row: dict) -> bytes:
+        return _read_file(self.dataroot / row["filename"], row["token"])
+
+    def _points(self, row: dict) -> np.ndarray:
+        data = self._read(row)
+        if len(data) % (4 * _LIDAR_COLUMNS):
+            path = self.dataroot / row["filename"]
+            raise DatasetError(f"sample_data {row['token']}, {path}: {len(data)} bytes are no whole number of points")
+        return np.frombuffer(data, dtype="<f4").reshape(-1, _LIDAR_COLUMNS)
+
+
+def load(entry: KeyframeEntry) -> Sample:
+    """The Sample of a keyframe: images decoded to RGB, Occ3D labels where the data set has them.
+
+    `cameras.T_ego_cam` is the static calibration: camera i relative to the ego frame at *its own* image time. The ego
+    poses at those times are in `meta["T_world_ego_per_camera"]` (N, 4, 4); `T_world_ego` is the anchor camera's.
+    """
+    images = tuple(
+        _decode(path, token, (width, height))
+        for path, token, width, height in zip(
+            entry.image_paths, entry.image_tokens, entry.cameras.width, entry.cameras.height, strict=True
+        )
+    )
+    return Sample(
+        token=entry.token,
+        scene=entry.scene,
+        stamp_ns=entry.camera_stamps_ns[0],
+        images=images,
+        cameras=entry.cameras,
+        T_world_ego=entry.T_world_ego[0],
+        occupancy=load_occupancy(entry.occupancy_path) if entry.occupancy_path.is_file() else None,
+        camera_stamps_ns=entry.camera_stamps_ns,
+        meta={"T_world_ego_per_camera": entry.T_world_ego},
+    )
+
+
+def load_occupancy(path: Path) -> OccupancyLabels:
+    """Occ3D `labels.npz`: semantics, mask_camera, mask_lidar over one grid."""
+    try:
+        with np.load(path) as file:
+            semantics, *masks = (file[name] for name in ("semantics", "mask_camera", "mask_lidar"))
+    except Exception as error:  # numpy and zipfile raise half a dozen kinds for a damaged file
+        raise DatasetError(f"occupancy labels {path} cannot be read ({error}); restore the file") from error
+    if semantics.ndim != 3 or any(mask.shape != semantics.shape for mask in masks):
+        shapes = [array.shape for array in (semantics, *masks)]
+        raise DatasetError(f"occupancy labels {path}: expected three (X, Y, Z) arrays of one shape, got {shapes}")
+    return OccupancyLabels(semantics.astype(np.uint8), masks[0].astype(bool), masks[1].astype(bool))
+
+
+def write_scene_bag(
+    source: NuScenesSource,
+    scene: str,
+    path: Path,
+    *,
+    storage: str = "mcap",
+    overwrite: bool = False,
+    sweeps: bool = True,
+    lidar: bool = True,
+    on_record: Callable[[Record], None] | None = None,
+) -> BagReport:
+    """One scene as one bag in the project's schema."""
+    rig = source.rig(scene)
+    return write_bag(
+        path,
+        rig if lidar else BagRig(rig.cameras, {}, rig.T_map_odom),
+        source.records(scene, sweeps=sweeps, lidar=lidar),
+        storage=storage,
+        overwrite=overwrite,
+        provenance={"source": f"nuScenes schema {source.version}", "scene": scene},
+        on_record=on_record,
+    )
+
+
+def counter_clockwise(T_ego_cam: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Camera names around the vehicle, beginning with the one that looks most nearly ahead (ego x)."""
+    yaw = {name: float(np.arctan2(T[1, 2], T[0, 2])) for name, T in T_ego_cam.items()}  # of the optical axis
+    if not yaw:
+        return ()
+    front = min(yaw, key=lambda name: abs(yaw[name]))
+    return tuple(sorted(yaw, key=lambda name: ((yaw[name] - yaw[front]) % (2 * np.pi), name)))
+
+
+# ---- rows and files ------------------------------------------------------------------------------------------------
+
+
+def _stamp_ns(row: dict) -> int:
+    return int(row["timestamp"]) * _US_TO_NS
+
+
+def _check_fields(row: dict, table: str, fields: Sequence[str]) -> None:
+    missing = [field for field in fields if field not in row]
+    if missing:
+        raise DatasetError(f"{table} {row['token']} has no field {', '.join(missing)}; restore the table")
+
+
+def _transform(row: dict, table: str) -> np.ndarray:
+    """T_ego_sensor of a calibrated_sensor row, T_world_ego of an ego_pose row."""
+    _check_fields(row, table, ("rotation", "translation"))
+    rotation, translation = np.array(row["rotation"], np.float64), np.array(row["translation"], np.float64)
+    if rotation.shape != (4,) or translation.shape != (3,):
+        raise CalibrationError(f"{table} {row['token']}: expected a quaternion w x y z and a position in metres")
+    if not (np.isfinite(rotation).all() and np.isfinite(translation).all() and np.linalg.norm(rotation) > 0.5):
+        raise CalibrationError(f"{table} {row['token']}: rotation {row['rotation']} or translation is not usable")
+    return transforms.make_transform(transforms.quat_to_matrix(rotation), translation)
+
+
+def _intrinsics(row: dict, camera: str) -> np.ndarray:
+    _check_fields(row, "calibrated_sensor", ("camera_intrinsic",))
+    intrinsics = np.array(row["camera_intrinsic"], np.float64)
+    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
+        raise CalibrationError(
+            f"calibrated_sensor {row['token']} of {camera}: expected a finite 3x3 camera_intrinsic with positive focal "
+            f"lengths, got {row['camera_intrinsic']}; correct the table"
+        )
+    return intrinsics
+
+
+def _image_format(row: dict) -> str:
+    return "png" if row["filename"].lower().endswith(".png") else "jpeg"
+
+
+def _read_file(path: Path, token: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            f"sample_data {token}: cannot read {path} ({error.strerror}); restore the file or leave its scene out"
+        ) from error
+
+
+def _decode(path: Path, token: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    import cv2
+
+    data = np.frombuffer(_read_file(path, token), dtype=np.uint8)
+    # Calibration refers to the pixels as stored, so a rotation tag must not turn them.
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    if image is None:
+        raise DatasetError(f"sample_data {token}: {path} cannot be decoded; restore the file from the data set")
+    height, width = image.shape[:2]
+    if (width, height) != size:
+        raise DatasetError(f"sample_data {token}: {path} has {width}x{height} pixels, its row says {size[0]}x{size[1]}")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+# ---- opening -------------------------------------------------------------------------------------------------------
+
+
+def _open_database(dataroot: Path, version: str) -> Any:
+    folder = dataroot / version
+    if not dataroot.is_dir():
+        raise DatasetError(f"data root {dataroot} is not a folder; give the one that holds samples/ and {version}/")
+    if not folder.is_dir():
+        versions = sorted(path.parent.name for path in dataroot.glob("*/sample_data.json"))
+        hint = f"versions there: {', '.join(versions)}" if versions else "it holds no version at all"
+        if (dataroot / "sample_data.json").is_file():
+            hint = f"this is a version's folder itself: give {dataroot.parent} and --version {dataroot.name}"
+        raise DatasetError(f"version {version} is not in {dataroot}; {hint}")
+    try:
+        from nuscenes.nuscenes import NuScenes
+    except ImportError as error:
+        raise GaussianOccError(
+            f"reading nuScenes needs nuscenes-devkit: pip install --no-deps nuscenes-devkit==1.2.0 ({error})"
+        ) from error
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            database = NuScenes(version=version, dataroot=str(dataroot), verbose=False)
+    except Exception as error:  # the devkit asserts, indexes and looks up: find out what it stumbled over
+        reason = _diagnose(dataroot, folder) or f"the devkit says {type(error).__name__}: {error}"
+        raise DatasetError(f"cannot read {folder}: {reason}") from error
+    return database
+
+
+def _diagnose(dataroot: Path, folder: Path) -> str | None:
+    """What is wrong with the tables of a version that the devkit cannot open; None if nothing can be found."""
+    tables: dict[str, list[dict]] = {}
+    for name in TABLES:
+        path = folder / f"{name}.json"
+        try:
+            tables[name] = json.loads(path.read_bytes())
+        except OSError as error:
+            return f"table {path.name} is missing or unreadable ({error.strerror}); restore it from the data set"
+        except ValueError as error:
+            return f"table {path.name} is not valid JSON ({error}); restore it from the data set"
+        if not isinstance(tables[name], list) or not all(isinstance(row, dict) for row in tables[name]):
+            return f"table {path.name} is not a list of rows; restore it from the data set"
+        nameless = next((i for i, row in enumerate(tables[name]) if "token" not in row), None)
+        if nameless is not None:
+            return f"table {path.name}: row {nameless} has no token"
+    return _diagnose_references(tables) or _diagnose_maps(tables, dataroot)
+
+
+def _diagnose_references(tables: dict[str, list[dict]]) -> str | None:
+    for table, field, target in _REFERENCES:
+        known = {row["token"] for row in tables[target]}
+        for row in tables[table]:
+            if row.get(field) not in known:
+                return f"{table} {row['token']}: its {field} {row.get(field)!r} is not in table {target}.json"
+    return None
+
+
+def _diagnose_maps(tables: dict[str, list[dict]], dataroot: Path) -> str | None:
+    if not tables["map"]:
+        return "table map.json is empty; the devkit needs one row whose log_tokens name every log"
+    for row in tables["map"]:
+        if not (dataroot / row.get("filename", "?")).is_file():
+            return f"map {row['token']}: its file {dataroot / row.get('filename', '?')} is missing"
+    mapped = {token for row in tables["map"] for token in row.get("log_tokens", ())}
+    unmapped = next((row["token"] for row in tables["log"] if row["token"] not in mapped), None)
+    return unmapped and f"log {unmapped} is in no log_tokens of map.json"

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_model
 from gaussianocc_core.config import ModelConfig
@@ -27,20 +28,41 @@ from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction,
 _log = logging.getLogger(__name__)
 
 
+# On a moving robot, poses relative to the anchor's image time jitter with the speed. A plan is kept while no camera is
+# farther than this from where it was planned: far below a voxel and a pixel of the feature map.
+_MOVE_TOLERANCE_M = 0.03
+_TURN_TOLERANCE_RAD = 0.003
+
+
 @dataclass(frozen=True)
-class _Calibration:
-    """What follows from the calibration alone and is reused until it changes."""
+class _Lenses:
+    """What follows from the lenses alone."""
 
     key: tuple[object, ...]
     rectifier: Rectifier
+
+
+@dataclass(frozen=True)
+class _View:
+    """What follows from lenses and poses."""
+
+    lenses: _Lenses
+    T_ego_cam: Tensor  # as planned
     plan: LiftPlan
     observed: np.ndarray  # (X, Y, Z) bool
+
+    def serves(self, lenses: _Lenses, T_ego_cam: Tensor) -> bool:
+        if self.lenses is not lenses:
+            return False
+        moved = (T_ego_cam[:, :3, 3] - self.T_ego_cam[:, :3, 3]).abs().max()
+        turned = (T_ego_cam[:, :3, :3] - self.T_ego_cam[:, :3, :3]).abs().max()
+        return bool(moved <= _MOVE_TOLERANCE_M and turned <= _TURN_TOLERANCE_RAD)
 
 
 class OccupancyPredictor:
     """`predictor(images, cameras)` for N cameras of any rig, in any order and number.
 
-    One instance is meant for one thread: it caches the last calibration.
+    One instance is meant for one thread: it caches what follows from the last calibration.
     """
 
     def __init__(
@@ -54,7 +76,8 @@ class OccupancyPredictor:
         self.class_names = config.class_names
         self.trained = provenance is not None
         self.model_name = config.name if self.trained else "untrained"
-        self._calibration: _Calibration | None = None
+        self._lenses: _Lenses | None = None
+        self._view: _View | None = None
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> OccupancyPredictor:
@@ -80,26 +103,26 @@ class OccupancyPredictor:
     @torch.inference_mode()
     def predict_field(self, images: Sequence[UInt8[np.ndarray, "H W 3"]], cameras: Cameras) -> OccupancyField:
         """The network's logits on its lattice, before anything is decided."""
-        calibration = self._calibrate(cameras)
-        rectified = torch.from_numpy(calibration.rectifier(images)).to(self.device)  # (N, h, w, 3) uint8
+        view = self._view_of(cameras)
+        rectified = torch.from_numpy(view.lenses.rectifier(images)).to(self.device)  # (N, h, w, 3) uint8
         batch = rectified.permute(0, 3, 1, 2)[None].float() / 255.0  # (1, N, 3, h, w)
-        return self.model(batch, [calibration.plan])
+        return self.model(batch, [view.plan])
 
     @torch.inference_mode()
     def decide(self, field: OccupancyField, cameras: Cameras) -> OccupancyPrediction:
         """Most probable class per voxel of the published grid; unobserved where no camera looks."""
-        calibration = self._calibrate(cameras)
+        observed = self._view_of(cameras).observed
         logits = lattice_geometry.resample(field.logits, self.model.lattice, self.grid)[0]  # (K, X, Y, Z)
         best, labels = logits.max(dim=0)
         confidence = 1.0 / torch.exp(logits - best).sum(dim=0)  # softmax of the maximum
         labels_array = labels.to(torch.uint8).cpu().numpy()
-        labels_array[~calibration.observed] = UNOBSERVED
+        labels_array[~observed] = UNOBSERVED
         confidence_array = confidence.float().cpu().numpy()
-        confidence_array[~calibration.observed] = 0.0
+        confidence_array[~observed] = 0.0
         return OccupancyPrediction(
             labels=labels_array,
             confidence=confidence_array,
-            observed=calibration.observed,
+            observed=observed,
             grid=self.grid,
             class_names=self.class_names,
             trained=self.trained,
@@ -111,7 +134,7 @@ class OccupancyPredictor:
     def render(
         self, field: OccupancyField, cameras: Cameras, width: int, height: int
     ) -> tuple[Float[np.ndarray, "N h w"], UInt8[np.ndarray, "N h w"]]:
-        """What the field looks like from pinhole cameras at this size: z-depth (m, 0 where transparent) and class ids."""
+        """What the field looks like from pinhole cameras: z-depth (m, 0 where transparent) and class ids."""
         views: RenderedViews = self.model.render(
             field, camera_geometry.resize(cameras, width, height).to(self.device, torch.float32), normalize_depth=True
         )[0]
@@ -132,7 +155,7 @@ class OccupancyPredictor:
             f"{len(self.class_names)} classes; {self.device}"
         )
 
-    def _calibrate(self, cameras: Cameras) -> _Calibration:
+    def _lenses_of(self, cameras: Cameras) -> _Lenses:
         key = (
             cameras.names,
             cameras.width,
@@ -140,18 +163,25 @@ class OccupancyPredictor:
             cameras.model,
             cameras.distortion,
             cameras.intrinsics.cpu().double().numpy().tobytes(),
-            cameras.T_ego_cam.cpu().double().numpy().tobytes(),
         )
-        if self._calibration is None or self._calibration.key != key:
+        if self._lenses is None or self._lenses.key != key:
             config = self.config
             rectifier = Rectifier(cameras, config.image_width, config.image_height, config.fisheye_fov_deg)
-            pinhole = rectifier.cameras.to(self.device)
+            self._lenses = _Lenses(key, rectifier)
+        return self._lenses
+
+    def _view_of(self, cameras: Cameras) -> _View:
+        lenses = self._lenses_of(cameras)
+        T_ego_cam = cameras.T_ego_cam.cpu().double()
+        if self._view is None or not self._view.serves(lenses, T_ego_cam):
+            rectifier = lenses.rectifier
+            pinhole = replace(rectifier.cameras, T_ego_cam=T_ego_cam.float()).to(self.device)
             valid = torch.from_numpy(rectifier.valid_mask).to(self.device)
             plan = self.model.plan(pinhole, valid)
             centers = voxels.centers(self.grid, self.device).flatten(0, 2)
             observed = plan_lift(pinhole, centers, valid).seen.view(self.grid.shape).cpu().numpy()
-            self._calibration = _Calibration(key, rectifier, plan, observed)
-        return self._calibration
+            self._view = _View(lenses, T_ego_cam, plan, observed)
+        return self._view
 
 
 def resolve_device(device: str) -> torch.device:

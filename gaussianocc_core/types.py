@@ -174,6 +174,7 @@ class OccupancyLabels:
     semantics: UInt8[np.ndarray, "X Y Z"]  # class ids, 17 is free
     mask_camera: Bool[np.ndarray, "X Y Z"]  # true where some camera sees the voxel
     mask_lidar: Bool[np.ndarray, "X Y Z"]  # true where the lidar sees the voxel
+    T_world_ego: Float[np.ndarray, "4 4"] | None = None  # of the frame they are in: the ego at the keyframe's stamp
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ IGNORE = 255  # Occ3D-coded label images: pixel without a label
 
 
 def class_weights(frequencies: np.ndarray = CLASS_FREQUENCIES) -> np.ndarray:
-    """float32 cross-entropy weights 1/sqrt(frequency), mean 1; a class that never occurs weighs 0 (spec section g.3)."""
+    """float32 cross-entropy weights 1/sqrt(frequency), mean 1; a class without any weighs 0 (spec section g.3)."""
     weights = np.zeros(len(frequencies), dtype=np.float32)
     occurs = frequencies > 0
     weights[occurs] = 1.0 / np.sqrt(frequencies[occurs].astype(np.float32))

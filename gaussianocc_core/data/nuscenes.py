@@ -68,6 +68,7 @@ class KeyframeEntry:
     camera_stamps_ns: tuple[int, ...]
     T_world_ego: Float[np.ndarray, "N 4 4"]  # at each camera's own image time
     occupancy_path: Path
+    T_world_labels: Float[np.ndarray, "4 4"]  # of the ego frame that the occupancy labels are in
 
 
 class NuScenesSource:
@@ -88,9 +89,12 @@ class NuScenesSource:
     def index(self, scene: str) -> tuple[KeyframeEntry, ...]:
         """The keyframes of a scene in time order; one that lacks a wanted camera is left out with a warning."""
         keyframes: dict[str, dict[str, dict]] = {}
+        lidar_rows: dict[str, dict] = {}
         for row in self._rows(scene):
             if row["is_key_frame"] and row["sensor_modality"] == "camera":
                 keyframes.setdefault(row["sample_token"], {})[row["channel"]] = row
+            elif row["is_key_frame"] and row["sensor_modality"] == "lidar":
+                lidar_rows[row["sample_token"]] = row
         cameras = self.rig(scene).cameras
         entries = []
         for token, rows in keyframes.items():
@@ -98,14 +102,18 @@ class NuScenesSource:
             if missing:
                 logger.warning("%s: keyframe %s has no image of %s and is left out", scene, token, ", ".join(missing))
                 continue
-            entries.append(self._entry(scene, token, cameras, [rows[name] for name in cameras.names]))
+            entries.append(
+                self._entry(scene, token, cameras, [rows[name] for name in cameras.names], lidar_rows.get(token))
+            )
         return tuple(sorted(entries, key=lambda entry: entry.camera_stamps_ns[0]))
 
     def samples(self, scene: str) -> Iterator[Sample]:
         """The keyframes of a scene, read as they are asked for."""
         return map(load, self.index(scene))
 
-    def _entry(self, scene: str, token: str, cameras: Cameras, rows: list[dict]) -> KeyframeEntry:
+    def _entry(
+        self, scene: str, token: str, cameras: Cameras, rows: list[dict], lidar_row: dict | None
+    ) -> KeyframeEntry:
         return KeyframeEntry(
             token=token,
             scene=scene,
@@ -115,6 +123,8 @@ class NuScenesSource:
             camera_stamps_ns=tuple(_stamp_ns(row) for row in rows),
             T_world_ego=np.stack([self._T_world_ego(row) for row in rows]),
             occupancy_path=self.dataroot / "gts" / scene / token / "labels.npz",
+            # Occ3D labels are in the ego frame at the lidar's stamp, which is the keyframe's.
+            T_world_labels=self._T_world_ego(lidar_row or rows[0]),
         )
 
     # ---- the raw stream --------------------------------------------------------------------------------------------
@@ -247,6 +257,7 @@ def load(entry: KeyframeEntry) -> Sample:
     `cameras.T_ego_cam` is the static calibration: camera i relative to the ego frame at *its own* image time. The ego
     poses at those times are in `meta["T_world_ego_per_camera"]` (N, 4, 4); `T_world_ego` is the anchor camera's.
     """
+    occupancy = load_occupancy(entry.occupancy_path, entry.T_world_labels) if entry.occupancy_path.is_file() else None
     images = tuple(
         _decode(path, token, (width, height))
         for path, token, width, height in zip(
@@ -260,14 +271,14 @@ def load(entry: KeyframeEntry) -> Sample:
         images=images,
         cameras=entry.cameras,
         T_world_ego=entry.T_world_ego[0],
-        occupancy=load_occupancy(entry.occupancy_path) if entry.occupancy_path.is_file() else None,
+        occupancy=occupancy,
         camera_stamps_ns=entry.camera_stamps_ns,
         meta={"T_world_ego_per_camera": entry.T_world_ego},
     )
 
 
-def load_occupancy(path: Path) -> OccupancyLabels:
-    """Occ3D `labels.npz`: semantics, mask_camera, mask_lidar over one grid."""
+def load_occupancy(path: Path, T_world_ego: Float[np.ndarray, "4 4"] | None = None) -> OccupancyLabels:
+    """Occ3D `labels.npz`: semantics, mask_camera, mask_lidar over one grid, in the ego frame of the given pose."""
     try:
         with np.load(path) as file:
             semantics, *masks = (file[name] for name in ("semantics", "mask_camera", "mask_lidar"))
@@ -276,7 +287,7 @@ def load_occupancy(path: Path) -> OccupancyLabels:
     if semantics.ndim != 3 or any(mask.shape != semantics.shape for mask in masks):
         shapes = [array.shape for array in (semantics, *masks)]
         raise DatasetError(f"occupancy labels {path}: expected three (X, Y, Z) arrays of one shape, got {shapes}")
-    return OccupancyLabels(semantics.astype(np.uint8), masks[0].astype(bool), masks[1].astype(bool))
+    return OccupancyLabels(semantics.astype(np.uint8), masks[0].astype(bool), masks[1].astype(bool), T_world_ego)
 
 
 def write_scene_bag(

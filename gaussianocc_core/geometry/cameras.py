@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Project and unproject undistorted pinhole cameras. z-depth against ray length lives here and nowhere else.
 
-Pixel centres lie at +0.5, so resizing an image scales all of fx, fy, cx, cy by the same factors, without half-pixel terms.
+Pixel centres lie at +0.5, so resizing an image scales fx, fy, cx, cy by the same factors, no half-pixel terms.
 Distorted lenses are brought to this form by `rectify.Rectifier` first.
 """
 
@@ -32,6 +32,19 @@ def resize(cameras: Cameras, width: int, height: int) -> Cameras:
     scale = torch.stack([sx, sy, torch.ones_like(sx)], dim=-1)[..., None].to(cameras.intrinsics.device)  # (N, 3, 1)
     count = len(cameras)
     return replace(cameras, intrinsics=cameras.intrinsics * scale, width=(width,) * count, height=(height,) * count)
+
+
+def relocate(
+    cameras: Cameras, T_world_ego: Float[Tensor, "N 4 4"], T_world_reference: Float[Tensor, "4 4"]
+) -> Cameras:
+    """The cameras of a moving rig in one ego frame: each T_ego_cam is taken at its own image time.
+
+    T_world_ego: ego pose at each camera's image time; T_world_reference: of the ego frame that is wanted. Cameras of
+    one set spread over some 40 ms, which at 10 m/s is 0.4 m: one voxel.
+    """
+    T_reference_ego = transforms.invert(T_world_reference.double()) @ T_world_ego.double()
+    moved = T_reference_ego @ cameras.T_ego_cam.double()
+    return replace(cameras, T_ego_cam=moved.to(cameras.T_ego_cam.dtype))
 
 
 def project(

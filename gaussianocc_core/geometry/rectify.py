@@ -118,7 +118,7 @@ def _check_intrinsics(name: str, K: np.ndarray, distortion: tuple[float, ...]) -
         )
     if K[0, 0] <= 0 or K[1, 1] <= 0:
         raise CalibrationError(
-            f"camera {name}: focal lengths fx = {K[0, 0]:g}, fy = {K[1, 1]:g} must be positive; is the camera calibrated?"
+            f"camera {name}: focal lengths fx = {K[0, 0]:g}, fy = {K[1, 1]:g} must be positive; is it calibrated?"
         )
 
 

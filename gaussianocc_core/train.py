@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train from a configuration: `python -m gaussianocc_core.train CONFIG key=value ...`.
+
+What is here fits the network to Occ3D labels: the supervised loss of the specification, cross-entropy on voxels, plus
+the same for the Gaussians' opacity. It makes the first weights; it is not the self-supervised method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from gaussianocc_core import losses
+from gaussianocc_core.checkpoint import Provenance, save_model
+from gaussianocc_core.config import ModelConfig, load_config, to_dict
+from gaussianocc_core.data.labels import FREE, class_weights
+from gaussianocc_core.data.nuscenes import NuScenesSource
+from gaussianocc_core.errors import DatasetError, GaussianOccError
+from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry import lattice as lattice_geometry
+from gaussianocc_core.geometry import voxels
+from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
+from gaussianocc_core.predictor import resolve_device
+from gaussianocc_core.types import Cameras, Sample
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    dataroot: str = ""
+    version: str = "v1.0-mini"
+    held_out: int = 2  # last scenes of the data set that training never reads
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    output: str = "runs/supervised_tiny"
+    device: str = "auto"
+    seed: int = 0
+    steps: int = 600  # one sample each
+    learning_rate: float = 2e-3  # peak of the one-cycle schedule
+    weight_decay: float = 0.01
+    seen_voxels: int = 40000  # per step, of mask_camera
+    hidden_voxels: int = 10000  # per step, of the rest: what is behind things is a guess, but a consistent one
+    hidden_weight: float = 0.25
+    opacity_weight: float = 0.5
+    brightness: float = 0.2  # +- relative, the same for all cameras of a sample
+    training_note: str = "supervised on labels"  # goes into the model card
+
+
+@dataclass(frozen=True)
+class PreparedSample:
+    """A keyframe at network size, kept in memory."""
+
+    images: UInt8[np.ndarray, "N h w 3"]
+    cameras: Cameras  # network size, T_ego_cam relative to the labels' ego frame
+    semantics: UInt8[np.ndarray, "X Y Z"]
+    mask_camera: Bool[np.ndarray, "X Y Z"]
+
+
+def prepare(sample: Sample, config: ModelConfig) -> PreparedSample:
+    """Rectifies the images and moves each camera to where it was relative to the frame that the labels are in."""
+    labels = sample.occupancy
+    if labels is None:
+        raise DatasetError(f"{sample.scene}: keyframe {sample.token} has no labels.npz under gts/")
+    if labels.semantics.shape != config.grid.shape:
+        raise DatasetError(
+            f"{sample.scene}: labels of keyframe {sample.token} have shape {labels.semantics.shape}, "
+            f"the model's grid has {config.grid.shape}"
+        )
+    rectifier = Rectifier(in_label_frame(sample), config.image_width, config.image_height, config.fisheye_fov_deg)
+    return PreparedSample(rectifier(sample.images), rectifier.cameras, labels.semantics, labels.mask_camera)
+
+
+def in_label_frame(sample: Sample) -> Cameras:
+    """The sample's cameras relative to the ego frame of its labels, each from where it was at its own image time."""
+    labels = sample.occupancy
+    if labels is None or labels.T_world_ego is None:
+        return sample.cameras
+    T_world_ego = torch.from_numpy(sample.meta["T_world_ego_per_camera"])
+    return camera_geometry.relocate(sample.cameras, T_world_ego, torch.from_numpy(labels.T_world_ego))
+
+
+def mirror(sample: PreparedSample) -> PreparedSample:
+    """The same street seen in a mirror at y = 0: a second sample for free, with left and right exchanged."""
+    flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))  # image columns, camera x
+    side = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0]))  # ego y
+    intrinsics = sample.cameras.intrinsics.clone()
+    intrinsics[:, 0, 2] = torch.tensor(sample.cameras.width) - intrinsics[:, 0, 2]
+    cameras = Cameras(
+        sample.cameras.names,
+        intrinsics,
+        side @ sample.cameras.T_ego_cam @ flip,
+        sample.cameras.width,
+        sample.cameras.height,
+    )
+    return PreparedSample(
+        np.ascontiguousarray(sample.images[:, :, ::-1]), cameras, sample.semantics[:, ::-1], sample.mask_camera[:, ::-1]
+    )
+
+
+def train_step(
+    model: GaussianOcc,
+    sample: PreparedSample,
+    config: TrainConfig,
+    weights: Float[Tensor, " K"],
+    random: np.random.Generator,
+) -> dict[str, Tensor]:
+    """Named losses of one sample; `total` is what is minimised."""
+    device = weights.device
+    gain = 1.0 + config.brightness * float(random.uniform(-1, 1))
+    images = torch.from_numpy(sample.images).to(device).permute(0, 3, 1, 2)[None].float() * (gain / 255.0)
+    field = model(images.clamp(max=1.0), [model.plan(sample.cameras.to(device))])
+
+    seen, hidden = _draw_voxels(sample, config, random)
+    index = np.concatenate([seen, hidden])
+    cell = np.stack(np.unravel_index(index, sample.semantics.shape), axis=-1)
+    positions = torch.from_numpy(voxels.index_centers(config.model.grid, cell)).float().to(device)
+    labels = torch.from_numpy(sample.semantics.reshape(-1)[index].astype(np.int64)).to(device)
+    logits = lattice_geometry.sample(field.logits, model.lattice, positions)[0].T  # (P, K)
+
+    importance = torch.ones(len(index), device=device)
+    importance[len(seen) :] = config.hidden_weight
+    entropy, weight = losses.semantic_cross_entropy(logits, labels, weights)
+    semantic = (entropy * importance).sum() / (weight * importance).sum()
+    opacity = (losses.opacity_cross_entropy(logits[:, FREE], labels, FREE) * importance).sum() / importance.sum()
+    return {"semantic": semantic, "opacity": opacity, "total": semantic + config.opacity_weight * opacity}
+
+
+def _draw_voxels(
+    sample: PreparedSample, config: TrainConfig, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flat indices of voxels that cameras see and of others, drawn with replacement."""
+    seen = np.flatnonzero(sample.mask_camera)
+    hidden = np.flatnonzero(~sample.mask_camera)
+    return (
+        random.choice(seen, min(config.seen_voxels, len(seen))),
+        random.choice(hidden, min(config.hidden_voxels, len(hidden))),
+    )
+
+
+def measured_class_weights(samples: Sequence[PreparedSample]) -> Float[np.ndarray, " K"]:
+    """Published rule 1/sqrt(frequency), on the frequencies of these labels over what cameras see."""
+    counts = sum(np.bincount(s.semantics[s.mask_camera], minlength=FREE + 1) for s in samples)
+    return class_weights(np.asarray(counts, dtype=np.float64))
+
+
+def train(config: TrainConfig) -> Path:
+    """Runs the training; returns the model file. The run folder holds config.yaml, metrics.jsonl, model.safetensors."""
+    device = resolve_device(config.device)
+    torch.manual_seed(config.seed)
+    random = np.random.default_rng(config.seed)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+    samples = _load_samples(config)
+    weights = torch.from_numpy(measured_class_weights(samples)).to(device)
+    model = build_model(config.model).to(device).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, config.steps, pct_start=0.15)
+    started, started_cpu = time.monotonic(), time.process_time()
+    with (output / "metrics.jsonl").open("w", encoding="utf-8") as log:
+        progress = tqdm(_epochs(samples, random), total=config.steps, unit="step", disable=None)
+        for step, sample in zip(range(config.steps), progress, strict=False):
+            named = train_step(model, sample, config, weights, random)
+            if not torch.isfinite(named["total"]):
+                raise GaussianOccError(
+                    f"step {step}: the loss is not finite; lower learning_rate={config.learning_rate}"
+                )
+            optimiser.zero_grad(set_to_none=True)
+            named["total"].backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimiser.step()
+            schedule.step()
+            scalars = {name: round(float(value), 5) for name, value in named.items()}
+            log.write(
+                json.dumps({"step": step, "cpu_s": round(time.process_time() - started_cpu, 2), **scalars}) + "\n"
+            )
+            progress.set_postfix({name: f"{value:.3f}" for name, value in scalars.items()})
+    _log.info(
+        "%d steps in %.1f min, %.1f CPU minutes",
+        config.steps,
+        (time.monotonic() - started) / 60,
+        (time.process_time() - started_cpu) / 60,
+    )
+    path = output / "model.safetensors"
+    provenance = Provenance(config.training_note, commit=_commit(), seed=config.seed, steps=config.steps)
+    save_model(path, model.eval(), config.model, provenance, half=True)
+    return path
+
+
+def _load_samples(config: TrainConfig) -> list[PreparedSample]:
+    source = NuScenesSource(config.data.dataroot, config.data.version)
+    scenes = source.scene_names()[: -config.data.held_out or None]
+    if not scenes:
+        raise DatasetError(f"{config.data.dataroot}: no scene is left after data.held_out={config.data.held_out}")
+    scenes_bar = tqdm(scenes, desc="reading scenes", unit="scene", disable=None)
+    return [prepare(sample, config.model) for scene in scenes_bar for sample in source.samples(scene)]
+
+
+def _epochs(samples: Sequence[PreparedSample], random: np.random.Generator) -> Iterator[PreparedSample]:
+    """Every sample once an epoch in random order, mirrored half of the time, for ever."""
+    while True:
+        for index in random.permutation(len(samples)):
+            yield mirror(samples[index]) if random.random() < 0.5 else samples[index]
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m gaussianocc_core.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: python -m gaussianocc_core.train config/train/supervised_tiny.yaml "
+        "data.dataroot=out/street steps=100 output=runs/try",
+    )
+    parser.add_argument("config", help="YAML file with what differs from the defaults; see config/train/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        path = train(load_config(options.config, TrainConfig, options.overrides))
+    except GaussianOccError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; no model was written", file=sys.stderr)
+        return 130
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

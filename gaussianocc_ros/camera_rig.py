@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CameraInfo and TF, or a rig file, -> Cameras at the time of a set of images."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from gaussianocc_core.errors import CalibrationError, GaussianOccError
+from gaussianocc_core.geometry.transforms import invert_matrix
+from gaussianocc_core.types import Cameras
+from gaussianocc_ros.conversions import Intrinsics, decode_camera_info
+from gaussianocc_ros.ros_compat import TransformSource, TransformUnavailable, wait_for_transform
+
+
+class RigIncomplete(GaussianOccError):
+    """A camera's calibration or place is not known (yet); `reason` is what drops are counted under."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class CameraRig:
+    """Fed with CameraInfo by the executor, asked for Cameras by the inference thread."""
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        transforms: TransformSource,
+        ego_frame: str = "base_link",
+        fixed_frame: str = "odom",
+        rig: Cameras | None = None,
+        calibration_timeout: float = 1.0,
+        odometry_timeout: float = 0.1,
+    ) -> None:
+        self.names = names
+        self.motion_problem = ""  # why the last set's motion was not compensated; "" if it was, or needed not be
+        self._transforms = transforms
+        self._ego_frame, self._fixed_frame = ego_frame, fixed_frame
+        self._rig = rig.select(names) if rig is not None else None
+        self._calibration_timeout, self._odometry_timeout = calibration_timeout, odometry_timeout
+        self._changed = threading.Condition()
+        self._intrinsics: dict[str, Intrinsics] = {}
+        self._problems: dict[str, str] = {}  # camera -> why its last CameraInfo was refused
+
+    @property
+    def needs_camera_info(self) -> bool:
+        return self._rig is None
+
+    def add_camera_info(self, camera: str, message: Any) -> bool:
+        """True if this changes a calibration that was in use. An unusable one is refused and remembered."""
+        try:
+            intrinsics = decode_camera_info(message, camera)
+            if not intrinsics.frame_id:
+                raise CalibrationError(f"camera {camera}: CameraInfo has an empty frame_id; TF cannot place the camera")
+        except CalibrationError as error:
+            with self._changed:
+                self._problems[camera] = str(error)
+                self._intrinsics.pop(camera, None)
+            return False
+        with self._changed:
+            before = self._intrinsics.get(camera)
+            if before == intrinsics:
+                return False
+            self._intrinsics[camera] = intrinsics
+            self._problems.pop(camera, None)
+            self._changed.notify_all()
+            return before is not None
+
+    def missing(self) -> dict[str, str]:
+        """Camera -> what its calibration lacks right now, with what to do about it."""
+        found = {}
+        for camera in self.names:
+            try:
+                self._calibration(camera, None, 0.0)
+            except RigIncomplete as error:
+                found[camera] = str(error)
+        return found
+
+    def lookup(self, anchor_ns: int, stamps_ns: Mapping[str, int]) -> Cameras:
+        """Cameras of a set, float64: T_ego_cam maps from each camera at its own image time to ego at the anchor's.
+
+        Waits for CameraInfo and TF up to the timeouts; RigIncomplete names the camera. Odometry that does not reach the
+        image times is no reason to go blind: the set is then taken as simultaneous and `motion_problem` says so.
+        """
+        calibrations = [self._calibration(name, stamps_ns[name], self._calibration_timeout) for name in self.names]
+        motions = self._motions(anchor_ns, [stamps_ns[name] for name in self.names])
+        poses = np.stack([motion @ pose for motion, (_, pose) in zip(motions, calibrations, strict=True)])
+        if self._rig is not None:
+            cameras = self._rig.to(dtype=torch.float64)
+            return Cameras(
+                self.names, cameras.intrinsics, torch.from_numpy(poses),
+                cameras.width, cameras.height, cameras.model, cameras.distortion,
+            )  # fmt: skip
+        known = [intrinsics for intrinsics, _ in calibrations if intrinsics is not None]
+        return Cameras(
+            names=self.names,
+            intrinsics=torch.tensor([item.matrix for item in known], dtype=torch.float64).reshape(-1, 3, 3),
+            T_ego_cam=torch.from_numpy(poses),
+            width=tuple(item.width for item in known),
+            height=tuple(item.height for item in known),
+            model=tuple(item.model for item in known),
+            distortion=tuple(item.distortion for item in known),
+        )
+
+    def _calibration(self, camera: str, stamp_ns: int | None, timeout: float) -> tuple[Intrinsics | None, np.ndarray]:
+        """Intrinsics (None with a rig file) and T_ego_cam at the image's own time, without the ego's motion."""
+        if self._rig is not None:
+            return None, self._rig.T_ego_cam[self.names.index(camera)].double().cpu().numpy()
+        with self._changed:
+            self._changed.wait_for(lambda: camera in self._intrinsics, timeout)
+            intrinsics, problem = self._intrinsics.get(camera), self._problems.get(camera)
+        if intrinsics is None:
+            raise RigIncomplete("no CameraInfo", problem or f"camera {camera}: no CameraInfo yet; is it published?")
+        try:
+            pose = wait_for_transform(self._transforms, self._ego_frame, intrinsics.frame_id, stamp_ns, timeout)
+        except TransformUnavailable as error:
+            raise RigIncomplete("no TF", f"camera {camera}: {error}; publish its place in /tf_static") from None
+        return intrinsics, pose
+
+    def _motions(self, anchor_ns: int, stamps_ns: list[int]) -> list[np.ndarray]:
+        """T_ego(anchor)_ego(stamp) of each image; identities while TF knows no fixed frame."""
+        self.motion_problem = ""
+        still = [np.eye(4) for _ in stamps_ns]
+        if not self._fixed_frame or not self._transforms.knows(self._fixed_frame):
+            return still
+        try:
+            T_anchor_fixed = invert_matrix(self._ego_at(anchor_ns))
+            return [T_anchor_fixed @ self._ego_at(stamp) for stamp in stamps_ns]
+        except TransformUnavailable as error:
+            self.motion_problem = str(error)
+            return still
+
+    def _ego_at(self, stamp_ns: int) -> np.ndarray:
+        return wait_for_transform(
+            self._transforms, self._fixed_frame, self._ego_frame, stamp_ns, self._odometry_timeout
+        )

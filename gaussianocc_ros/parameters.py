@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every parameter of the node: its default, description and range have their one home here."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import ParameterException, ParameterUninitializedException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from gaussianocc_core.config import load_rig
+from gaussianocc_core.errors import ConfigError
+
+MAX_CAMERAS = 32
+_TYPES = {
+    bool: Parameter.Type.BOOL,
+    int: Parameter.Type.INTEGER,
+    float: Parameter.Type.DOUBLE,
+    str: Parameter.Type.STRING,
+    tuple[str, ...]: Parameter.Type.STRING_ARRAY,
+}
+
+
+def _parameter(default: Any, description: str, **limits: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"description": description, **limits})
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    """Deployment only; grid, classes and network come from the checkpoint."""
+
+    cameras: tuple[str, ...] = _parameter((), "Camera names. Empty: all cameras of rig_file.")
+    image_topic: str = _parameter(
+        "/{camera}/image_raw/compressed", "Image topic of each camera; {camera} stands for its name."
+    )
+    camera_info_topic: str = _parameter("/{camera}/camera_info", "CameraInfo topic of each camera; not with rig_file.")
+    image_transport: str = _parameter(
+        "auto", "raw, compressed, or auto: compressed where image_topic ends in /compressed.",
+        choices=("auto", "raw", "compressed"),
+    )  # fmt: skip
+    rig_file: str = _parameter("", "YAML rig with intrinsics and extrinsics, used instead of CameraInfo and TF.")
+    ego_frame: str = _parameter("base_link", "Frame of the output: x forward, y left, z up.")
+    fixed_frame: str = _parameter(
+        "odom", "Frame that stands still: motion between a set's images is compensated where TF has it. Empty: off."
+    )
+    anchor_camera: str = _parameter("", "Camera whose image time stamps the output. Empty: the first camera.")
+    checkpoint: str = _parameter("", "Path of a .safetensors model. Empty: the shipped one.")
+    device: str = _parameter("auto", "auto, cpu, cuda or cuda:N.")
+    slop: float = _parameter(0.05, "Largest time between the anchor's image and the others, s.", range=(0.0, 1.0))
+    reliable: bool = _parameter(
+        False, "Reliable image subscriptions and a short queue of sets instead of the newest only: for lossless replay."
+    )
+    image_queue_size: int = _parameter(5, "Images that DDS keeps per camera.", range=(1, 100))
+    max_image_pixels: int = _parameter(1 << 26, "Images that claim more pixels are dropped.", range=(1, 1 << 30))
+    calibration_timeout: float = _parameter(
+        1.0, "Longest wait of a set for its CameraInfo and extrinsics, s; then it is dropped.", range=(0.0, 60.0)
+    )
+    odometry_timeout: float = _parameter(
+        0.1, "Longest wait of a set for odometry at its image times, s; then motion stays.", range=(0.0, 10.0)
+    )
+    publish_points: bool = _parameter(True, "Offer ~/points, computed while somebody subscribes.")
+    publish_markers: bool = _parameter(True, "Offer ~/markers, computed while somebody subscribes.")
+    autostart: bool = _parameter(True, "Configure and activate at start; false leaves that to a lifecycle manager.")
+    warm_up: bool = _parameter(True, "Run the network once at configure, so that the first set is not late.")
+    log_period: float = _parameter(10.0, "Seconds between log lines of rates and latencies; 0 turns them off.",
+                                   range=(0.0, 3600.0))  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        names = self.camera_names
+        if not names:
+            raise ConfigError("parameter cameras: name at least one camera, or give a rig_file that does")
+        if len(set(names)) != len(names) or len(names) > MAX_CAMERAS:
+            raise ConfigError(f"parameter cameras: expected up to {MAX_CAMERAS} different names, got {list(names)}")
+        if self.anchor_camera and self.anchor_camera not in names:
+            raise ConfigError(f"parameter anchor_camera: {self.anchor_camera!r} is not among cameras {list(names)}")
+        for name in ("ego_frame", "image_topic", "camera_info_topic"):
+            if not getattr(self, name):
+                raise ConfigError(f"parameter {name}: must not be empty")
+        for name in ("image_topic", "camera_info_topic"):
+            topic = getattr(self, name)
+            if len(names) > 1 and "{camera}" not in topic:
+                raise ConfigError(f"parameter {name}: {topic!r} needs {{camera}} in it to name {len(names)} cameras")
+            for camera in names:
+                if not re.fullmatch(r"[~/]?[A-Za-z_~][A-Za-z0-9_/]*", topic.replace("{camera}", camera)):
+                    raise ConfigError(f"parameter {name}: {topic!r} with camera {camera!r} is not a topic name")
+        if self.checkpoint and not Path(self.checkpoint).is_file():
+            raise ConfigError(f"parameter checkpoint: no file {self.checkpoint!r}; empty means the shipped model")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"parameter device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        return self.cameras or (load_rig(self.rig_file).names if self.rig_file else ())
+
+    @property
+    def anchor(self) -> str:
+        return self.anchor_camera or self.camera_names[0]
+
+    @property
+    def compressed(self) -> bool:
+        if self.image_transport == "auto":
+            return self.image_topic.endswith("/compressed")
+        return self.image_transport == "compressed"
+
+    def image_topic_of(self, camera: str) -> str:
+        return self.image_topic.replace("{camera}", camera)
+
+    def camera_info_topic_of(self, camera: str) -> str:
+        return self.camera_info_topic.replace("{camera}", camera)
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    choices, bounds = field.metadata.get("choices"), field.metadata.get("range")
+    if choices and value not in choices:
+        raise ConfigError(f"parameter {field.name}: expected one of {', '.join(choices)}, got {value!r}")
+    if bounds and not bounds[0] <= value <= bounds[1]:
+        raise ConfigError(f"parameter {field.name}: expected {bounds[0]} to {bounds[1]}, got {value!r}")
+
+
+def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
+    """What `ros2 param describe` shows. All are read-only: none takes effect before the next configure."""
+    message = ParameterDescriptor(name=field.name, description=field.metadata["description"], read_only=True)
+    if choices := field.metadata.get("choices"):
+        message.additional_constraints = f"one of {', '.join(choices)}"
+    if bounds := field.metadata.get("range"):
+        if isinstance(field.default, int):
+            message.integer_range = [IntegerRange(from_value=bounds[0], to_value=bounds[1])]
+        else:
+            message.floating_point_range = [FloatingPointRange(from_value=bounds[0], to_value=bounds[1])]
+    return message
+
+
+def declare_parameters(node: Node) -> NodeParameters:
+    """Declare all on the node and return them as checked values; ConfigError says in one line what is wrong."""
+    kinds = typing.get_type_hints(NodeParameters)
+    values = {}
+    for field in dataclasses.fields(NodeParameters):
+        # An empty list has no type in ROS, so a string array is declared by its type and may stay unset.
+        kind = _TYPES[kinds[field.name]]
+        default = kind if kind is Parameter.Type.STRING_ARRAY else field.default
+        try:
+            node.declare_parameter(field.name, default, descriptor(field))
+            value = node.get_parameter(field.name).value
+        except ParameterUninitializedException:
+            continue
+        except ParameterException as error:
+            raise ConfigError(f"parameter {field.name}: {' '.join(str(error).split())}") from None
+        if value is not None:
+            values[field.name] = tuple(value) if kind is Parameter.Type.STRING_ARRAY else value
+    return NodeParameters(**values)

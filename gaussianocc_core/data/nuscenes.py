@@ -179,7 +179,8 @@ class NuScenesSource:
         for row in self._db.sample_data:
             scene = scene_of_sample.get(row.get("sample_token"))
             if scene not in rows:
-                raise DatasetError(f"sample_data {row['token']}: its sample or that one's scene is in no table")
+                reason = _diagnose_references({name: getattr(self._db, name) for name in TABLES})
+                raise DatasetError(f"cannot read {self.dataroot / self.version}: {reason}")
             rows[scene].append(row)
         return rows
 

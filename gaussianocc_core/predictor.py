@@ -96,12 +96,12 @@ class OccupancyPredictor:
         return cls(model, config, None, device)
 
     @torch.inference_mode()
-    def __call__(self, images: Sequence[UInt8[np.ndarray, "H W 3"]], cameras: Cameras) -> OccupancyPrediction:
+    def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> OccupancyPrediction:
         """images: RGB at native size, one per camera, sizes may differ; cameras: their calibration, ego frame."""
         return self.decide(self.predict_field(images, cameras), cameras)
 
     @torch.inference_mode()
-    def predict_field(self, images: Sequence[UInt8[np.ndarray, "H W 3"]], cameras: Cameras) -> OccupancyField:
+    def predict_field(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> OccupancyField:
         """The network's logits on its lattice, before anything is decided."""
         view = self._view_of(cameras)
         rectified = torch.from_numpy(view.lenses.rectifier(images)).to(self.device)  # (N, h, w, 3) uint8

@@ -184,7 +184,7 @@ class Sample:
     token: str
     scene: str
     stamp_ns: int  # of the anchor (first) camera's image
-    images: tuple[UInt8[np.ndarray, "H W 3"], ...]  # RGB at native size, one per camera, sizes may differ
+    images: tuple[UInt8[np.ndarray, "_ _ 3"], ...]  # RGB at native size, one per camera, sizes may differ
     cameras: Cameras
     T_world_ego: Float[np.ndarray, "4 4"]  # at stamp_ns
     occupancy: OccupancyLabels | None = None

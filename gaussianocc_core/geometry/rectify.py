@@ -105,7 +105,7 @@ class Rectifier:
             image = cv2.resize(image, remap.reduction, interpolation=cv2.INTER_AREA)
         return cv2.remap(image, remap.map_x, remap.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
-    def __call__(self, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> UInt8[np.ndarray, "N h w 3"]:
+    def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "N h w 3"]:
         if len(images) != len(self.source):
             raise ValueError(f"images: expected {len(self.source)}, one per camera, got {len(images)}")
         return np.stack([self.rectify(i, image) for i, image in enumerate(images)])

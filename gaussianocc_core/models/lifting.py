@@ -23,10 +23,8 @@ from gaussianocc_core.types import Cameras
 class LiftPlan:
     """Which points each camera sees and where, for one calibration."""
 
-    points: tuple[Int[Tensor, " V"], ...]  # per camera, flat indices of the points it sees
-    positions: tuple[
-        Float[Tensor, "V 2"], ...
-    ]  # per camera, where: grid_sample coordinates, -1..1, borders at pixel edges
+    points: tuple[Int[Tensor, " _"], ...]  # per camera, flat indices of the points it sees
+    positions: tuple[Float[Tensor, "_ 2"], ...]  # per camera, where: grid_sample coordinates, -1..1, borders at pixel edges
     weight: Float[Tensor, " P"]  # 1 / number of cameras that see the point; 0 where none does
 
     @property

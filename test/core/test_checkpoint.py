@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+import torch
+from core.test_models import SMALL
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from gaussianocc_core.checkpoint import Provenance, default_checkpoint, load_model, save_model
+from gaussianocc_core.config import to_dict
+from gaussianocc_core.errors import CheckpointError
+from gaussianocc_core.models.gaussianocc import build_model
+
+PROVENANCE = Provenance("random, for a test", commit="abc", seed=1, steps=0, metrics={"iou": 0.5})
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(1)
+    return build_model(SMALL).eval()
+
+
+def rewrite(path, tensors=None, **metadata):
+    with safe_open(path, framework="pt") as file:
+        kept, old = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors(old) if tensors else old, path, metadata={**kept, **metadata})
+
+
+def test_saved_model_loads_to_equal_outputs(tmp_path, model):
+    path = tmp_path / "model.safetensors"
+    save_model(path, model, SMALL, PROVENANCE)
+    loaded = load_model(path)
+    assert loaded.config == SMALL and loaded.provenance == PROVENANCE
+    volume = torch.rand(1, 8, 16, 16, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model.voxel_decoder(volume), model.voxel_decoder(volume), atol=0, rtol=0)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_half_precision_storage_halves_the_file(tmp_path, model):
+    save_model(tmp_path / "full.safetensors", model, SMALL, PROVENANCE)
+    save_model(tmp_path / "half.safetensors", model, SMALL, PROVENANCE, half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "full.safetensors").stat().st_size
+    half = load_model(tmp_path / "half.safetensors").model
+    for (name, a), b in zip(model.state_dict().items(), half.state_dict().values(), strict=True):
+        assert b.dtype == a.dtype
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_class_names_stand_in_the_metadata(tmp_path, model):
+    save_model(tmp_path / "m.safetensors", model, SMALL, PROVENANCE)
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["class_names"])[-1] == "free"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "not in the format"),
+        ({"config": "{"}, "config in its metadata"),
+        ({"config": json.dumps({**to_dict(SMALL), "wings": 2})}, "wings"),
+        ({"config": json.dumps({**to_dict(SMALL), "image_width": 81})}, "impossible"),
+        ({"config": json.dumps(to_dict(SMALL) | {"decoder": {"channels": 12}})}, "do not fit the file's own config"),
+        ({"tensors": lambda t: {k: v for k, v in t.items() if "conv1" not in k}}, "missing"),
+        ({"tensors": lambda t: {**t, "extra.weight": torch.zeros(1)}}, r"unknown \(first: extra.weight\)"),
+        ({"tensors": lambda t: {k: v * float("nan") if v.is_floating_point() else v for k, v in t.items()}}, "finite"),
+    ],
+)
+def test_a_file_that_does_not_fit_says_so(tmp_path, model, change, message):
+    path = tmp_path / "model.safetensors"
+    save_model(path, model, SMALL, PROVENANCE)
+    rewrite(path, **change)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_model(path)
+    assert "model.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_absent_and_garbage_files_are_one_line(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load_model(tmp_path / "none.safetensors")
+    (tmp_path / "garbage.safetensors").write_bytes(b"not weights at all")
+    with pytest.raises(CheckpointError, match="not a readable"):
+        load_model(tmp_path / "garbage.safetensors")
+
+
+def test_shipped_checkpoint_loads_and_is_small():
+    path = default_checkpoint()
+    assert path is not None and path.stat().st_size <= 3_000_000
+    loaded = load_model(path)
+    assert loaded.config.name == "tiny" and "synthetic" in loaded.provenance.training
+    assert loaded.provenance.metrics["non_ground_iou"] > 0

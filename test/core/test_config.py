@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from core.rigs import ring
+
+from gaussianocc_core.config import ModelConfig, from_dict, load_config, load_rig, save_rig, to_dict
+from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.train import TrainConfig
+
+CONFIG = Path(__file__).parents[2] / "config"
+
+
+@pytest.mark.parametrize("path", sorted((CONFIG / "model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_model_file_loads_and_is_named_after_itself(path):
+    config = load_config(path, ModelConfig)
+    assert config.name == path.stem
+    assert from_dict(ModelConfig, to_dict(config)) == config
+
+
+@pytest.mark.parametrize("path", sorted((CONFIG / "train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_training_file_loads(path):
+    assert load_config(path, TrainConfig).steps > 0
+
+
+@pytest.mark.parametrize("path", sorted((CONFIG / "rig").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_rig_file_loads(path):
+    assert len(load_rig(path)) >= 1
+
+
+def test_reference_is_the_published_network():
+    config = load_config(CONFIG / "model" / "reference.yaml", ModelConfig)
+    assert (config.image_height, config.image_width) == (384, 640)
+    assert config.lattice.shape == (300, 300, 24) and config.lattice.contraction == 0.66667
+    assert config.gaussians.scale == (0.2, 0.2, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("decoder.chanels=3", r"unknown key decoder.chanels; did you mean decoder.channels\?"),
+        ("image_width=wide", "image_width"),
+        ("decoder=3", "decoder is a section"),
+        ("image_width", "expected key=value"),
+        ("lattice.shape=[1, 2, 3]", "lattice"),
+        ("grid.voxel_size=-1", "voxel_size"),
+    ],
+)
+def test_a_bad_override_is_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, ModelConfig, [override])
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text("decoder: {channels: 8}\nimage_width: 320\n")
+    config = load_config(path, ModelConfig, ["decoder.channels=12"])
+    assert (config.decoder.channels, config.image_width) == (12, 320)
+
+
+@pytest.mark.parametrize("content", ["- 1\n", "a: [\n"])
+def test_a_broken_file_is_named(tmp_path, content):
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="broken.yaml"):
+        load_config(path, ModelConfig)
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "absent.yaml", ModelConfig)
+
+
+def test_rig_files_round_trip(tmp_path):
+    rig = ring()
+    save_rig(rig, tmp_path / "rig.yaml")
+    loaded = load_rig(tmp_path / "rig.yaml")
+    assert loaded.names == rig.names and loaded.width == rig.width
+    torch.testing.assert_close(loaded.intrinsics, rig.intrinsics)
+    torch.testing.assert_close(loaded.T_ego_cam, rig.T_ego_cam)
+
+
+def test_view_angles_turn_left_and_up(tmp_path):
+    (tmp_path / "rig.yaml").write_text(
+        "cameras:\n  A: {width: 10, height: 10, intrinsics: [5, 5, 5, 5], translation: [0, 0, 1],"
+        " view: {yaw: 90, pitch: 30}}\n"
+    )
+    forward = load_rig(tmp_path / "rig.yaml").T_ego_cam[0, :3, 2].numpy()
+    np.testing.assert_allclose(forward, [0.0, np.cos(np.radians(30)), np.sin(np.radians(30))], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{width: 10, height: 10, intrinsics: [5, 5], translation: [0, 0, 1], view: {}}", "fx, fy, cx, cy"),
+        ("{width: 10, height: 10, intrinsics: [5, 5, 5, 5], translation: [0, 0, 1]}", "either rotation"),
+        ("{width: 10, heigth: 10}", "did you mean height"),
+        ("3", "cameras.A"),
+    ],
+)
+def test_a_bad_rig_entry_names_the_camera(tmp_path, entry, message):
+    (tmp_path / "rig.yaml").write_text(f"cameras:\n  A: {entry}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_rig(tmp_path / "rig.yaml")

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from core.rigs import ring
+from core.test_models import SMALL
+
+from gaussianocc_core.data.labels import UNOBSERVED
+from gaussianocc_core.errors import BackendError, CalibrationError
+from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry import voxels
+from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return OccupancyPredictor.untrained(SMALL)
+
+
+def pictures(rig, seed=0):
+    random = np.random.default_rng(seed)
+    return [random.integers(0, 255, (h, w, 3), dtype=np.uint8) for w, h in zip(rig.width, rig.height, strict=True)]
+
+
+def test_prediction_covers_the_grid_and_says_untrained(predictor):
+    rig = ring()
+    prediction = predictor(pictures(rig), rig)
+    assert prediction.labels.shape == prediction.confidence.shape == SMALL.grid.shape
+    assert prediction.labels.dtype == np.uint8 and prediction.confidence.dtype == np.float32
+    assert (prediction.model, prediction.trained, prediction.cameras) == ("untrained", False, rig.names)
+    known = prediction.confidence[prediction.observed]
+    assert known.min() >= 1 / 18 - 1e-6 and known.max() <= 1 + 1e-6
+
+
+def test_observed_means_that_the_centre_is_in_a_used_cameras_view(predictor):
+    rig = ring(yaws=(0.0,))
+    prediction = predictor(pictures(rig), rig)
+    centers = voxels.centers(SMALL.grid).flatten(0, 2).double()
+    pixels, depth = camera_geometry.project(centers, rig.intrinsics, rig.T_ego_cam)
+    expected = camera_geometry.in_view(pixels, depth, 160, 90)[0].view(SMALL.grid.shape).numpy()
+    assert (prediction.observed != expected).mean() < 1e-3  # float32 against float64 at the border of the view
+    assert (prediction.labels[~prediction.observed] == UNOBSERVED).all()
+    assert (prediction.labels[prediction.observed] < 18).all()
+
+
+def test_confidence_is_the_softmax_of_the_resampled_logits(predictor):
+    rig = ring()
+    field = predictor.predict_field(pictures(rig), rig)
+    prediction = predictor.decide(field, rig)
+    positions = voxels.centers(SMALL.grid)[5, 20, 3].view(1, 3)
+    from gaussianocc_core.geometry import lattice
+
+    probs = lattice.sample(field.logits, SMALL.lattice, positions)[0, :, 0].softmax(0)
+    assert prediction.labels[5, 20, 3] == int(probs.argmax())
+    assert prediction.confidence[5, 20, 3] == pytest.approx(float(probs.max()), abs=1e-4)
+
+
+def test_cameras_of_different_sizes_and_any_number_work(predictor):
+    rig = ring(yaws=(0.0, 90.0, -90.0))
+    first = camera_geometry.resize(rig, 320, 180)
+    mixed = replace(
+        rig,
+        intrinsics=torch.cat([first.intrinsics[:1], rig.intrinsics[1:]]),
+        width=(320, 160, 160),
+        height=(180, 90, 90),
+    )
+    assert predictor(pictures(mixed), mixed).observed.any()
+
+
+def test_changed_calibration_is_noticed(predictor):
+    rig = ring()
+    images = pictures(rig)
+    before = predictor(images, rig)
+    turned = replace(rig, T_ego_cam=rig.T_ego_cam.clone())
+    turned.T_ego_cam[0] = rig.T_ego_cam[3]
+    after = predictor(images, turned)
+    assert (before.observed != after.observed).any()
+
+
+def test_poses_that_jitter_by_a_centimetre_keep_the_plan(predictor):
+    rig = ring()
+    predictor(pictures(rig), rig)
+    plan = predictor._view
+    nudged = replace(rig, T_ego_cam=rig.T_ego_cam.clone())
+    nudged.T_ego_cam[:, 0, 3] += 0.01
+    predictor(pictures(rig), nudged)
+    assert predictor._view is plan
+    nudged.T_ego_cam[2, 0, 3] += 0.1
+    predictor(pictures(rig), nudged)
+    assert predictor._view is not plan
+
+
+def test_unusable_intrinsics_name_the_camera(predictor):
+    rig = ring()
+    broken = replace(rig, intrinsics=rig.intrinsics * float("nan"))
+    with pytest.raises(CalibrationError, match="CAM_0"):
+        predictor(pictures(rig), broken)
+
+
+def test_wrong_number_of_images_is_refused(predictor):
+    rig = ring()
+    with pytest.raises(ValueError, match="expected 6"):
+        predictor(pictures(rig)[:5], rig)
+
+
+def test_render_gives_depth_and_classes_at_the_asked_size(predictor):
+    rig = ring()
+    depth, classes = predictor.render(predictor.predict_field(pictures(rig), rig), rig, 40, 24)
+    assert depth.shape == classes.shape == (6, 24, 40)
+    assert classes.max() <= 17 and np.isfinite(depth).all() and (depth >= 0).all()
+
+
+def test_impossible_device_is_one_clear_line():
+    with pytest.raises(BackendError, match="expected auto"):
+        resolve_device("warp")
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendError, match="no CUDA"):
+            resolve_device("cuda")

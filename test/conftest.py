@@ -89,7 +89,8 @@ def shared_data() -> Path:
     named = os.environ.get("GAUSSIANOCC_TEST_DATA")
     folder = ROOT.parent / "shared" if named is None else Path(named)
     if named == "" or not (folder / "data").is_dir():
-        pytest.skip(f"no shared test data: {folder}/data does not exist (GAUSSIANOCC_TEST_DATA={named!r})")
+        where = "GAUSSIANOCC_TEST_DATA is empty" if named == "" else f"{folder}/data does not exist"
+        pytest.skip(f"no shared test data: {where}")
     return folder
 
 

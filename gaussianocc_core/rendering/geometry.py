@@ -45,9 +45,9 @@ class RasterConstants:
     clamped_alpha_gradient: bool = False  # let the gradient to opacity pass where alpha is clamped to max_alpha
 
     def __post_init__(self) -> None:
-        if not 1 / 2900 < self.min_alpha < self.max_alpha < 1:
+        if not 1e-5 < self.min_alpha < self.max_alpha < 1:
             raise ValueError(
-                f"min_alpha, max_alpha: expected 1/2900 < min < max < 1, got {self.min_alpha} and {self.max_alpha}"
+                f"min_alpha, max_alpha: expected 1e-5 < min < max < 1, got {self.min_alpha} and {self.max_alpha}"
             )
 
 

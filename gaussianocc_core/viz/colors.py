@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depth and class colours."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Num, UInt8
+
+from gaussianocc_core.data.labels import FREE, PALETTE
+
+FREE_RGB = (27, 34, 46)  # free space and sky: a calm dark blue-grey
+
+
+def colorize_depth(
+    depth: Num[np.ndarray, "H W"], near: float | int = 1.0, far: float | int = 60.0
+) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of z-depth in metres, near red to far blue on a logarithmic scale; black where it is not positive or finite.
+
+    Equal ratios of depth get equal steps of colour: 2 m against 4 m is as distinct as 20 m against 40 m.
+    """
+    if not 0 < near < far:
+        raise ValueError(f"near, far: expected 0 < near < far, got {near} and {far}")
+    valid = np.isfinite(depth) & (depth > 0)
+    position = np.log(np.where(valid, depth, far) / near) / np.log(far / near)
+    # 0.04 and 0.92 keep off the nearly black ends of the colour map.
+    shade = (255 * (0.92 - 0.88 * np.clip(position, 0, 1))).astype(np.uint8)
+    image = cv2.cvtColor(cv2.applyColorMap(shade, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    image[~valid] = 0
+    return image
+
+
+def colorize_labels(labels: Num[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of Occ3D class ids; free, unobserved and unknown ids get the dark FREE_RGB."""
+    table = np.tile(np.array(FREE_RGB, dtype=np.uint8), (256, 1))
+    table[:FREE] = PALETTE[:FREE]
+    return table[labels.astype(np.uint8)]
+
+
+def overlay(
+    image: UInt8[np.ndarray, "H W 3"], colors: UInt8[np.ndarray, "H W 3"], opacity: float | Float[np.ndarray, "H W"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Colours laid over an image; opacity 0-1, one number or one per pixel."""
+    share = np.asarray(opacity, dtype=np.float32)
+    if share.ndim == 2:
+        share = share[..., None]
+    mixed = image.astype(np.float32) * (1 - share) + colors.astype(np.float32) * share
+    return np.rint(mixed).clip(0, 255).astype(np.uint8)

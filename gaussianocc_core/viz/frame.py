@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One frame of the demo: what went in, what was rendered, and the occupancy that came out, beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from gaussianocc_core.data.labels import CLASS_NAMES, FREE, PALETTE
+from gaussianocc_core.types import Cameras, VoxelGrid
+from gaussianocc_core.viz.colors import colorize_depth, colorize_labels
+from gaussianocc_core.viz.mosaic import camera_mosaic, surround_rows
+from gaussianocc_core.viz.scene import Viewpoint, occupancy_view
+from gaussianocc_core.viz.text import Label, draw_labels, text_width
+
+PAGE, PANEL = (13, 16, 22), (22, 27, 36)
+TEXT, MUTED, ACCENT, WARNING = (236, 240, 245), (139, 150, 166), (120, 190, 255), (255, 184, 77)
+
+
+@dataclass(frozen=True)
+class DemoFrame:
+    """Everything one demo frame shows. Images are addressed by camera name; absent panels are left out."""
+
+    images: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]  # RGB, any size
+    cameras: Cameras  # gives the layout
+    prediction: UInt8[np.ndarray, "X Y Z"]
+    grid: VoxelGrid
+    truth: UInt8[np.ndarray, "X Y Z"] | None = None
+    depths: Mapping[str, Float[np.ndarray, "_ _"]] = field(default_factory=dict)  # rendered z-depth, m
+    semantics: Mapping[str, UInt8[np.ndarray, "_ _"]] = field(default_factory=dict)  # rendered class ids
+    model: str = ""  # checkpoint name
+    trained: bool = True
+    stamp: str = ""  # of the set, as it is to be printed
+    stage_ms: Mapping[str, float | int] = field(default_factory=dict)  # milliseconds by stage, in order
+    scores: Mapping[str, float | int] = field(default_factory=dict)  # percent by name: IoU, mIoU
+    title: str = "GaussianOcc"
+    subtitle: str = "semantic 3D occupancy from surround cameras"
+    depth_range: tuple[float | int, float | int] = (1.0, 60.0)  # m, of the colours
+    viewpoint: Viewpoint | None = None
+
+
+def compose_frame(frame: DemoFrame, width: int = 1920, height: int = 1080) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB picture: images, rendered depth and semantics on the left, occupancy and truth on the right, legend below."""
+    unit = height / 1080  # all lengths below are pixels of a 1080-line picture
+    margin, gap, header, top = (round(length * unit) for length in (24, 14, 30, 84))
+    canvas = np.empty((height, width, 3), dtype=np.uint8)
+    canvas[:] = PAGE
+    labels = _title(canvas, frame, unit, margin)
+
+    legend_height = _legend(canvas, labels, frame, unit, margin)
+    bottom = height - margin - legend_height - gap
+
+    # Left: up to three mosaics under each other, as wide as the images' aspect wants, at most half the page.
+    panels: list[tuple[str, Mapping[str, np.ndarray], bool]] = [("CAMERAS", frame.images, False)]
+    if frame.depths:
+        colored = {name: colorize_depth(depth, *frame.depth_range) for name, depth in frame.depths.items()}
+        panels.append(("RENDERED DEPTH", colored, False))
+    if frame.semantics:
+        panels.append(("RENDERED SEMANTICS", {n: colorize_labels(s) for n, s in frame.semantics.items()}, True))
+    panel_height = (bottom - top - gap * (len(panels) - 1)) // len(panels)
+    rows = surround_rows(frame.cameras)
+    aspect = frame.cameras.width[0] / frame.cameras.height[0]
+    cell_gap = round(5 * unit)
+    cell_height = (panel_height - header - cell_gap * (len(rows) - 1)) / len(rows)
+    columns = max(len(row) for row in rows)
+    left_width = min(round(columns * cell_height * aspect) + cell_gap * (columns - 1), width // 2 - margin)
+    for i, (name, images, nearest) in enumerate(panels):
+        y = top + i * (panel_height + gap)
+        labels.append(Label(name, margin, y, round(17 * unit), MUTED))
+        if name == "RENDERED DEPTH":
+            _depth_scale(canvas, labels, frame.depth_range, margin + left_width, y, unit)
+        mosaic = camera_mosaic(
+            images, frame.cameras, left_width, panel_height - header, gap=cell_gap, background=PAGE, nearest=nearest,
+            names=i == 0,
+        )  # fmt: skip
+        canvas[y + header : y + panel_height, margin : margin + left_width] = mosaic
+
+    # Right: the occupancy, above the truth where there is one.
+    x = 2 * margin + left_width
+    views = [("PREDICTED OCCUPANCY", frame.prediction)]
+    if frame.truth is not None:
+        views.append(("TRUE OCCUPANCY", frame.truth))
+    view_width, view_height = width - margin - x, (bottom - top - gap * (len(views) - 1)) // len(views)
+    for i, (name, occupancy) in enumerate(views):
+        y = top + i * (view_height + gap)
+        labels.append(Label(name, x, y, round(17 * unit), MUTED))
+        canvas[y + header : y + view_height, x : x + view_width] = occupancy_view(
+            occupancy, frame.grid, view_width, view_height - header, viewpoint=frame.viewpoint
+        )
+    scores = "     ".join(f"{name} {value:.1f} %" for name, value in frame.scores.items())
+    labels.append(Label(scores, width - margin, top, round(17 * unit), TEXT, align="right"))
+    return draw_labels(canvas, labels)
+
+
+def _title(canvas: np.ndarray, frame: DemoFrame, unit: float, margin: int) -> list[Label]:
+    large, small = round(34 * unit), round(18 * unit)
+    x, y = margin, round(22 * unit)
+    labels = [Label(frame.title, x, y, large, TEXT)]
+    x += text_width(frame.title, large) + round(18 * unit)
+    labels.append(Label(frame.subtitle, x, y + round(14 * unit), small, MUTED))
+    x += text_width(frame.subtitle, small) + round(24 * unit)
+    if not frame.trained:
+        pad = round(10 * unit)
+        high, wide = round(32 * unit), text_width("UNTRAINED", small) + 2 * pad
+        cv2.rectangle(canvas, (x, y + round(6 * unit)), (x + wide, y + round(6 * unit) + high), WARNING, -1)
+        labels.append(Label("UNTRAINED", x + pad, y + round(13 * unit), small, PAGE))
+    right = canvas.shape[1] - margin
+    first = "  ·  ".join(part for part in (frame.model, frame.stamp) if part)
+    second = "  ·  ".join(f"{stage} {milliseconds:.0f}" for stage, milliseconds in frame.stage_ms.items())
+    labels.append(Label(first, right, round(18 * unit), small, TEXT, align="right"))
+    labels.append(Label(f"{second} ms" if second else "", right, round(44 * unit), small, MUTED, align="right"))
+    return labels
+
+
+def _legend(canvas: np.ndarray, labels: list[Label], frame: DemoFrame, unit: float, margin: int) -> int:
+    """Draw the classes and their colours at the foot of the page, in as many rows as they need; return its height."""
+    size, swatch, space, line = (round(length * unit) for length in (15, 15, 26, 26))
+    rows: list[list[tuple[int, int]]] = [[]]  # (class id, width) by row
+    used = 0
+    room = canvas.shape[1] - 2 * margin
+    for class_id, name in enumerate(CLASS_NAMES[:FREE]):
+        wide = swatch + round(7 * unit) + text_width(name.replace("_", " "), size) + space
+        if used + wide > room:
+            rows.append([])
+            used = 0
+        rows[-1].append((class_id, wide))
+        used += wide
+    high = line * len(rows)
+    for i, row in enumerate(rows):
+        y = canvas.shape[0] - margin - high + i * line + (line - swatch) // 2
+        x = margin
+        for class_id, wide in row:
+            canvas[y : y + swatch, x : x + swatch] = PALETTE[class_id]
+            name = CLASS_NAMES[class_id].replace("_", " ")
+            labels.append(Label(name, x + swatch + round(7 * unit), y, size, MUTED))
+            x += wide
+    return high
+
+
+def _depth_scale(
+    canvas: np.ndarray, labels: list[Label], limits: tuple[float | int, float | int], right: int, y: int, unit: float
+) -> None:
+    """A small colour bar whose right end lies at `right`."""
+    size, wide, high = round(15 * unit), round(130 * unit), round(11 * unit)
+    near, far = limits
+    far_text = f"{far:g} m"
+    end = right - text_width(far_text, size) - round(8 * unit)
+    depths = np.geomspace(near, far, wide)[None].repeat(high, axis=0)
+    top = y + round(5 * unit)
+    canvas[top : top + high, end - wide : end] = colorize_depth(depths, near, far)
+    labels.append(Label(far_text, right, y + round(2 * unit), size, MUTED, align="right"))
+    labels.append(Label(f"{near:g} m", end - wide - round(8 * unit), y + round(2 * unit), size, MUTED, align="right"))

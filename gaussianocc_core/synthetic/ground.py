@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ground: where road, kerb, pavement and grass are, and how they look. All analytic, no rasters.
+
+Every ground point has road coordinates: s along the centre line and d to its left. The height is 0 on the road and
+`KERB_HEIGHT` elsewhere, with upright kerb faces between; the same street continues to infinity.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+from gaussianocc_core.data.labels import CLASS_ID
+from gaussianocc_core.synthetic.noise import (
+    band, clamp, fade, hash01, mix, noise2, octave2, pulse, smoothstep, stretched2,
+)  # fmt: skip
+
+# Columns of a row of centre-line segments (lines and arcs).
+X0, Y0, COS0, SIN0, CURVATURE, LENGTH, S0 = range(7)
+# Columns of a row of crossing streets: a point of its axis, its direction, half width, reach and s on the main road.
+CX, CY, CUX, CUY, C_HALF, C_REACH, C_S = range(7)
+# Entries of the parameter vector.
+(HALF_L, HALF_R, LANE, KERB_HEIGHT, FILLET, VERGE_L, WALK_L, VERGE_R, WALK_R, PARKING_L, PARKING_R, KERB_STYLE, TONE,
+ CENTRE_STYLE, PLAZA_L, PLAZA_R, PAVER, GRASS, GROUND_SEED, ZEBRA) = range(20)  # fmt: skip
+PARAMETERS = 20
+
+ROAD = CLASS_ID["driveable_surface"]
+WALK = CLASS_ID["sidewalk"]
+TERRAIN = CLASS_ID["terrain"]
+KERB_STONE = 0.22  # m, top of the kerb
+
+
+@njit(error_model="numpy")
+def road_frame(x, y, segments):
+    """(s, d) of the nearest point of the centre line; the first and last segment go on for ever."""
+    best_s, best_d = 0.0, 1e9
+    count = segments.shape[0]
+    for k in range(count):
+        g = segments[k]
+        rx, ry = x - g[X0], y - g[Y0]
+        along, left = g[COS0] * rx + g[SIN0] * ry, -g[SIN0] * rx + g[COS0] * ry
+        kappa = g[CURVATURE]
+        if kappa != 0.0:
+            radius = 1.0 / kappa
+            angle = math.atan2(along * kappa, 1.0 - left * kappa)
+            s = angle * abs(radius)
+            d = (1.0 - math.sqrt((along * kappa) ** 2 + (1.0 - left * kappa) ** 2)) * radius
+        else:
+            s, d = along, left
+        low = -1e9 if k == 0 and kappa == 0.0 else 0.0
+        high = 1e9 if k == count - 1 and kappa == 0.0 else g[LENGTH]
+        if low <= s <= high and abs(d) < abs(best_d):
+            best_s, best_d = s + g[S0], d
+    return best_s, best_d
+
+
+@njit(error_model="numpy")
+def kerb_distance(x, y, segments, crosses, g):
+    """Metres outside the kerb (negative on the road), and s, d, index of the crossing street in reach (-1: none), s2, d2."""
+    s, d = road_frame(x, y, segments)
+    e = d - g[HALF_L] if d > 0.0 else -d - g[HALF_R]
+    near, near_s, near_d = -1, 0.0, 1e9
+    for k in range(crosses.shape[0]):
+        c = crosses[k]
+        rx, ry = x - c[CX], y - c[CY]
+        s2, d2 = c[CUX] * rx + c[CUY] * ry, -c[CUY] * rx + c[CUX] * ry
+        if abs(s2) > c[C_REACH]:
+            continue
+        if abs(d2) < abs(near_d):
+            near, near_s, near_d = k, s2, d2
+        q = abs(d2) - c[C_HALF]
+        radius = g[FILLET]
+        if 0.0 < e < radius and 0.0 < q < radius:
+            e = radius - math.sqrt((radius - e) ** 2 + (radius - q) ** 2)
+        else:
+            e = min(e, q)
+    return e, s, d, near, near_s, near_d
+
+
+@njit(inline="always")
+def ground_class(e, d, g):
+    verge, walk, plaza = g[VERGE_R], g[WALK_R], g[PLAZA_R]
+    if d > 0.0:
+        verge, walk, plaza = g[VERGE_L], g[WALK_L], g[PLAZA_L]
+    if e < 0.0:
+        return ROAD
+    if e < KERB_STONE:
+        return WALK
+    if e < verge:
+        return TERRAIN
+    if e < verge + walk or plaza > 0.0:
+        return WALK
+    return TERRAIN
+
+
+@njit(error_model="numpy")
+def cast_ground(ox, oy, oz, dx, dy, dz, segments, crosses, g):
+    """Distance to the ground along a ray that starts above it, and whether it hits an upright kerb face; 1e30: never."""
+    if dz > -1e-6:
+        return 1e30, False
+    height = g[KERB_HEIGHT]
+    t_high, t_low = (height - oz) / dz, -oz / dz
+    if t_low <= 0.0:
+        return 1e30, False
+    e_high = 1.0
+    if t_high > 0.0:
+        e_high, _, _, _, _, _ = kerb_distance(ox + t_high * dx, oy + t_high * dy, segments, crosses, g)
+        if e_high >= 0.0:
+            return t_high, False
+    e_low, _, _, _, _, _ = kerb_distance(ox + t_low * dx, oy + t_low * dy, segments, crosses, g)
+    if e_low < 0.0:
+        return t_low, False
+    a, b = max(t_high, 0.0), t_low  # over the road at the top, under the pavement at the bottom: the face lies between
+    for _ in range(14):
+        m = 0.5 * (a + b)
+        e, _, _, _, _, _ = kerb_distance(ox + m * dx, oy + m * dy, segments, crosses, g)
+        if e < 0.0:
+            a = m
+        else:
+            b = m
+    return b, True
+
+
+@njit
+def _asphalt(x, y, s, d, e, ax, ay, length, fp, g):
+    seed = int(g[GROUND_SEED])
+    tone = g[TONE]
+    grain = 0.30 * stretched2(x, y, ax, ay, length, 0.05, fp, seed + 1)
+    grain += 0.20 * stretched2(x, y, ax, ay, length, 0.13, fp, seed + 2)
+    grain += 0.16 * stretched2(x, y, ax, ay, length, 0.45, fp, seed + 3)
+    grain += 0.15 * stretched2(x, y, ax, ay, length, 1.7, fp, seed + 4)
+    grain += 0.13 * noise2(x / 6.5, y / 6.5, seed + 5)
+    # Repaired rectangles, laid along the road.
+    cell_s, cell_d = math.floor(s / 7.0), math.floor((d + 40.0) / 2.6)
+    if hash01(int(cell_s), int(cell_d), seed + 6) < 0.22:
+        u, v = s / 7.0 - cell_s, (d + 40.0) / 2.6 - cell_d
+        size = 0.25 + 0.3 * hash01(int(cell_s), int(cell_d), seed + 7)
+        cover = band(u, 0.5 - size, 0.5 + size, fp / 7.0) * band(v, 0.12, 0.9, fp / 2.6)
+        grain -= 0.30 * cover * (0.6 + hash01(int(cell_s), int(cell_d), seed + 8))
+    # Cracks: the zero level of a slow noise.
+    width = 0.02 + 0.6 * fp
+    if fp < 0.12:
+        level = noise2(x / 1.9 + 0.2 * noise2(x * 1.5, y * 1.5, seed + 10), y / 1.9, seed + 9)
+        mask = smoothstep(0.05, 0.4, noise2(x / 8.0, y / 8.0, seed + 11))
+        grain -= 0.5 * mask * clamp(1.0 - abs(level) * 1.4 / width, 0.0, 1.0) * 0.02 / width
+    # Tyres polish two tracks a lane, oil darkens the middle; dust collects at the kerb.
+    lane = abs(d) - 0.5 * g[LANE]
+    grain -= 0.07 * math.exp(-((lane / 0.35) ** 2))
+    grain += 0.06 * math.exp(-(((abs(lane) - 0.8) / 0.3) ** 2))
+    grain += 0.22 * clamp(1.0 + e / 0.6, 0.0, 1.0)
+    value = tone * max(0.25, 1.0 + grain)
+    return value * 1.0, value * 0.99, value * 0.97
+
+
+@njit
+def _manhole(s, d, fp, g):
+    """Coverage and shade of a manhole cover."""
+    seed = int(g[GROUND_SEED])
+    cell = math.floor(s / 17.0)
+    side = 1.0 if hash01(int(cell), 1, seed + 20) < 0.5 else -1.0
+    u = s - (cell + 0.2 + 0.6 * hash01(int(cell), 2, seed + 20)) * 17.0
+    v = d - side * g[LANE] * (0.3 + 0.5 * hash01(int(cell), 3, seed + 20))
+    r = math.sqrt(u * u + v * v)
+    ring = 0.5 + 0.5 * pulse(u / 0.12, 0.5, fp / 0.12) * pulse(v / 0.12, 0.5, fp / 0.12)
+    return band(r, -1.0, 0.34, fp), ring
+
+
+@njit
+def _marking_cover(s, d, e, near, s2, d2, fp_s, fp_d, g, crosses):
+    """Share of the pixel that is painted: white, yellow."""
+    white, yellow = 0.0, 0.0
+    inside, zebra_near = False, 1e9
+    if near >= 0:
+        half2 = crosses[near, C_HALF]
+        inside = abs(d2) < half2 + 0.6 * g[FILLET] and e < 0.0
+        along = abs(d2) - half2  # metres before the crossing street
+        half = g[HALF_L] if d > 0.0 else g[HALF_R]
+        main = -d - half if d < 0.0 else d - half
+        if main < 0.0:  # on the main road
+            zebra_near = along
+            if g[ZEBRA] > 0.0:
+                strip = band(along, 2.4, 5.2, fp_s)
+                white = max(white, strip * pulse((d + 50.0) / 1.1, 0.5, fp_d / 1.1) * band(main, -50.0, -0.35, fp_d))
+            incoming = (d < 0.0) == ((s - crosses[near, C_S]) < 0.0)
+            if incoming:
+                white = max(white, band(along, 6.2, 6.6, fp_s) * band(abs(d), 0.15, g[LANE], fp_d))
+                # A straight-on arrow in the lane.
+                u, v = along - 11.0, abs(abs(d) - 0.5 * g[LANE])
+                shaft = band(u, 0.0, 2.2, fp_s) * band(v, -0.1, 0.09, fp_d)
+                head = band(v, -1.0, clamp(0.36 * (u + 1.2) / 1.2, 0.0, 0.36), fp_d) * band(u, -1.2, 0.0, fp_s)
+                white = max(white, max(shaft, head))
+        else:  # on the crossing street
+            away = main
+            if g[ZEBRA] > 0.0:
+                strip = band(away, 2.4, 5.2, fp_s)
+                white = max(white, strip * pulse((d2 + 50.0) / 1.1, 0.5, fp_d / 1.1) * band(abs(d2), -1.0, half2 - 0.3, fp_d))
+            if away > 6.2:
+                dash = pulse(away / 6.0, 0.5, fp_s / 6.0)
+                white = max(white, dash * band(d2, -0.07, 0.07, fp_d))
+            return white, yellow
+    if inside or zebra_near < 6.0:
+        return white, yellow
+    if g[CENTRE_STYLE] > 1.5:
+        lines = band(abs(d), 0.08, 0.20, fp_d)
+        yellow = max(yellow, lines)
+    elif g[CENTRE_STYLE] > 0.5:
+        white = max(white, band(d, -0.07, 0.07, fp_d))
+    else:
+        white = max(white, pulse(s / 6.0, 0.5, fp_s / 6.0) * band(d, -0.075, 0.075, fp_d))
+    half, parking = (g[HALF_L], g[PARKING_L]) if d > 0.0 else (g[HALF_R], g[PARKING_R])
+    if parking > 0.0:
+        lane_edge = half - 2.3
+        white = max(white, band(abs(d), lane_edge - 0.05, lane_edge + 0.05, fp_d))
+        white = max(white, pulse(s / 6.2, 0.12 / 6.2, fp_s / 6.2) * band(abs(d), lane_edge, half - 0.2, fp_d))
+    else:
+        yellow = max(yellow, band(abs(d), half - 0.42, half - 0.32, fp_d))
+        yellow = max(yellow, band(abs(d), half - 0.24, half - 0.14, fp_d))
+    return white, yellow
+
+
+@njit
+def _pavement(x, y, s, d, ax, ay, length, fp, g):
+    seed = int(g[GROUND_SEED])
+    size = g[PAVER]
+    u, v = s / size, d / (0.66 * size)
+    row = math.floor(v)
+    u += 0.5 * (int(row) & 1)
+    tile = hash01(int(math.floor(u)), int(row), seed + 30) - 0.5
+    joint = max(pulse(u, 0.018 / size, fp / size), pulse(v, 0.018 / (0.66 * size), fp / (0.66 * size)))
+    value = 0.36 * (1.0 + 0.34 * tile * fade(fp, size))
+    value *= 1.0 + 0.14 * stretched2(x, y, ax, ay, length, 0.06, fp, seed + 31) + 0.10 * octave2(x, y, 0.7, fp, seed + 32)
+    value *= 1.0 + 0.16 * noise2(x / 3.1, y / 3.1, seed + 33)
+    value *= 1.0 - 0.55 * joint
+    warm = 0.05 * tile
+    return value * (1.0 + warm), value * 0.96, value * (0.88 - warm)
+
+
+@njit
+def _grass(x, y, ax, ay, length, fp, g):
+    seed = int(g[GROUND_SEED])
+    n = 0.34 * stretched2(x, y, ax, ay, length, 0.045, fp, seed + 40)
+    n += 0.26 * stretched2(x, y, ax, ay, length, 0.14, fp, seed + 41)
+    n += 0.20 * stretched2(x, y, ax, ay, length, 0.5, fp, seed + 42)
+    n += 0.18 * octave2(x, y, 1.8, fp, seed + 43)
+    dry = clamp(g[GRASS] + 0.5 * noise2(x / 4.0, y / 4.0, seed + 44) + 0.25 * octave2(x, y, 0.9, fp, seed + 45), 0.0, 1.0)
+    value = max(0.25, 1.0 + n)
+    r, gr, b = mix(0.075, 0.23, dry), mix(0.155, 0.19, dry), mix(0.035, 0.085, dry)
+    return r * value, gr * value, b * value
+
+
+@njit
+def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
+    """Linear albedo and class of a ground point; (ax, ay) is the direction in which the pixel is `fp_along` metres long."""
+    e, s, d, near, s2, d2 = kerb_distance(x, y, segments, crosses, g)
+    label = ground_class(e, d, g)
+    seed = int(g[GROUND_SEED])
+    if kerb_face:
+        label = WALK
+    if kerb_face or (0.0 <= e < KERB_STONE):
+        coordinate = s if abs(d2) > 14.0 or near < 0 else (s if e > abs(d2) - crosses[near, C_HALF] - 0.01 else s2)
+        block = math.floor(coordinate / 1.0)
+        value = 0.42 + 0.10 * (hash01(int(block), 0, seed + 50) - 0.5)
+        value *= 1.0 + 0.16 * octave2(x, y, 0.07, fp, seed + 51) + 0.10 * noise2(x / 0.9, y / 0.9, seed + 52)
+        if g[KERB_STYLE] > 0.5:
+            value *= mix(0.16, 1.25, pulse(coordinate / 2.0, 0.5, max(fp, 0.5 * fp_along) / 2.0))
+        else:
+            value *= 1.0 - 0.5 * pulse(coordinate, 0.025, fp)
+        return value, value * 0.98, value * 0.93, label
+    if label == ROAD:
+        r, gr, b = _asphalt(x, y, s, d, e, ax, ay, fp_along, fp, g)
+        cover, ring = _manhole(s, d, fp, g)
+        if cover > 0.0:
+            r, gr, b = mix(r, 0.07 * ring, cover), mix(gr, 0.067 * ring, cover), mix(b, 0.065 * ring, cover)
+        # How long the pixel is along and across the road: its long axis projected on the centre line's direction.
+        tangent = _heading(s, segments)
+        along = abs(ax * math.cos(tangent) + ay * math.sin(tangent))
+        across = math.sqrt(max(0.0, 1.0 - along * along))
+        fp_s, fp_d = along * fp_along + across * fp, across * fp_along + along * fp
+        if near >= 0 and e > -1e8 and abs(d) > (g[HALF_L] if d > 0.0 else g[HALF_R]):
+            fp_s, fp_d = fp_d, fp_s
+        white, yellow = _marking_cover(s, d, e, near, s2, d2, fp_s, fp_d, g, crosses)
+        if white > 0.0 or yellow > 0.0:
+            wear = 0.86 + 0.22 * octave2(x, y, 0.09, fp, seed + 60) + 0.18 * noise2(x / 0.8, y / 0.8, seed + 61)
+            wear = clamp(wear, 0.25, 1.0)
+            white, yellow = white * wear, yellow * wear
+            r, gr, b = mix(r, 0.62, white), mix(gr, 0.62, white), mix(b, 0.60, white)
+            r, gr, b = mix(r, 0.60, yellow), mix(gr, 0.42, yellow), mix(b, 0.07, yellow)
+        return r, gr, b, label
+    if label == WALK:
+        r, gr, b = _pavement(x, y, s, d, ax, ay, fp_along, fp, g)
+        return r, gr, b, label
+    r, gr, b = _grass(x, y, ax, ay, fp_along, fp, g)
+    return r, gr, b, label
+
+
+@njit
+def _heading(s, segments):
+    k = 0
+    while k + 1 < segments.shape[0] and s > segments[k + 1, S0]:
+        k += 1
+    angle = math.atan2(segments[k, SIN0], segments[k, COS0])
+    return angle + clamp(s - segments[k, S0], 0.0, segments[k, LENGTH]) * segments[k, CURVATURE]

@@ -1,0 +1,564 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One cast gives everything about a ray: how far, which class, which colour. Images, depth, labels and lidar come from it.
+
+A frozen moment of the world is a `Scene`: primitives, a uniform grid of primitive lists over them, the ground, the light.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int32, Int64, UInt8
+from numba import njit, prange
+
+from gaussianocc_core.data.labels import FREE
+from gaussianocc_core.geometry.raymarch import clip_to_box, dda_axis, dda_start
+from gaussianocc_core.synthetic.ground import KERB_HEIGHT, cast_ground, ground_class, ground_colour, kerb_distance
+from gaussianocc_core.synthetic.intersect import MISS, intersect, overlaps_cell, surface
+from gaussianocc_core.synthetic.materials import albedo
+from gaussianocc_core.synthetic.noise import clamp, mix, noise2, noise3, smoothstep
+from gaussianocc_core.synthetic.shapes import (
+    BOX, CAPSULE, CLASS, COS, ELLIPSOID, FOLIAGE, MATERIAL, KIND, PX, PY, PZ, SEED, SIN, A, B, C,
+    PrimitiveTable,
+)  # fmt: skip
+
+CELL = (2.5, 2.5, 3.0)  # m, of the acceleration grid
+_OCCLUSION_REACH = 0.45  # m; things darken the ground this close to them, so cells list what is this close, too
+MAX_RANGE = 400.0  # m; beyond is sky
+
+# Entries of the light vector: sun direction and colour, sky colours, clouds, haze per metre, exposure.
+(SUN_X, SUN_Y, SUN_Z, SUN_R, SUN_G, SUN_B, ZENITH_R, ZENITH_G, ZENITH_B, HORIZON_R, HORIZON_G, HORIZON_B, CLOUDS, HAZE,
+ EXPOSURE, SKY_SEED) = range(16)  # fmt: skip
+SKY, GROUND = -2, -1  # in place of a primitive's index
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The arrays that the kernels read, in the order in which they take them."""
+
+    floats: Float[np.ndarray, "P 18"]
+    ints: Int32[np.ndarray, "P 4"]
+    start: Int32[np.ndarray, " cells_plus_1"]  # primitives of cell c are items[start[c]:start[c + 1]]
+    items: Int32[np.ndarray, " entries"]
+    low: Float[np.ndarray, "3"]  # corners of the acceleration grid, m
+    high: Float[np.ndarray, "3"]
+    shape: Int64[np.ndarray, "3"]
+    segments: Float[np.ndarray, "S 7"]
+    crosses: Float[np.ndarray, "X 7"]
+    ground: Float[np.ndarray, "20"]
+    light: Float[np.ndarray, "16"]
+
+    @property
+    def arguments(self) -> tuple:
+        return (
+            self.floats, self.ints, self.start, self.items, self.low, self.high, self.shape,
+            self.segments, self.crosses, self.ground, self.light,
+        )  # fmt: skip
+
+
+# ---- acceleration grid ---------------------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def _grid_pairs(floats, ints, lows, highs, low, shape, first, cells, prims):
+    """Write (cell, primitive) pairs of all touched cells; returns how many there are, even where they do not fit."""
+    count = 0
+    for p in range(floats.shape[0]):
+        i0, i1 = int((lows[p, 0] - low[0]) / CELL[0]), int((highs[p, 0] - low[0]) / CELL[0])
+        j0, j1 = int((lows[p, 1] - low[1]) / CELL[1]), int((highs[p, 1] - low[1]) / CELL[1])
+        k0, k1 = int((lows[p, 2] - low[2]) / CELL[2]), int((highs[p, 2] - low[2]) / CELL[2])
+        for i in range(max(i0, 0), min(i1, shape[0] - 1) + 1):
+            for j in range(max(j0, 0), min(j1, shape[1] - 1) + 1):
+                for k in range(max(k0, 0), min(k1, shape[2] - 1) + 1):
+                    if overlaps_cell(
+                        floats[p], ints[p], low[0] + (i + 0.5) * CELL[0], low[1] + (j + 0.5) * CELL[1],
+                        low[2] + (k + 0.5) * CELL[2], 1.0, 0.0, 0.5 * CELL[0] + _OCCLUSION_REACH,
+                        0.5 * CELL[1] + _OCCLUSION_REACH, 0.5 * CELL[2] + 0.01,
+                    ):  # fmt: skip
+                        if count < len(cells):
+                            cells[count] = (i * shape[1] + j) * shape[2] + k
+                            prims[count] = first + p
+                        count += 1
+    return count
+
+
+@njit(cache=True)
+def _sort_pairs(cells_a, prims_a, cells_b, prims_b, start, items):
+    for c in cells_a:
+        start[c + 1] += 1
+    for c in cells_b:
+        start[c + 1] += 1
+    for c in range(len(start) - 1):
+        start[c + 1] += start[c]
+    fill = start[:-1].copy()
+    for n in range(len(cells_a)):
+        items[fill[cells_a[n]]] = prims_a[n]
+        fill[cells_a[n]] += 1
+    for n in range(len(cells_b)):
+        items[fill[cells_b[n]]] = prims_b[n]
+        fill[cells_b[n]] += 1
+
+
+class Caster:
+    """Builds `Scene`s of one world: the lists of what stands still are made once, those of what moves per moment."""
+
+    def __init__(self, static: PrimitiveTable, segments, crosses, ground, light) -> None:
+        self._static = static
+        self._rest = (segments, crosses, ground, light)
+        lows, highs = static.bounds()
+        self._low = np.floor(lows.min(axis=0)) - 1.0
+        self._low[2] = -0.5
+        extent = highs.max(axis=0) + 1.0 - self._low
+        self._shape = np.ceil(extent / np.array(CELL)).astype(np.int64)
+        self._high = self._low + self._shape * np.array(CELL)
+        self._pairs = self._list(static, 0)
+
+    def _list(self, table: PrimitiveTable, first: int) -> tuple[np.ndarray, np.ndarray]:
+        lows, highs = table.bounds()
+        margin = np.array([_OCCLUSION_REACH, _OCCLUSION_REACH, 0.01])
+        size = 64 * len(table) + 1024
+        while True:
+            cells, prims = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
+            count = _grid_pairs(
+                table.floats, table.ints, lows - margin, highs + margin, self._low, self._shape, first, cells, prims
+            )
+            if count <= size:
+                return cells[:count], prims[:count]
+            size = count
+
+    def scene(self, moving: PrimitiveTable) -> Scene:
+        table = PrimitiveTable.concatenate([self._static, moving])
+        cells, prims = self._list(moving, len(self._static))
+        start = np.zeros(int(np.prod(self._shape)) + 1, dtype=np.int32)
+        items = np.empty(len(cells) + len(self._pairs[0]), dtype=np.int32)
+        _sort_pairs(*self._pairs, cells, prims, start, items)
+        return Scene(table.floats, table.ints, start, items, self._low, self._high, self._shape, *self._rest)
+
+
+# ---- casting -------------------------------------------------------------------------------------------------------
+
+
+@njit(error_model="numpy")
+def _cast_primitives(scene, ox, oy, oz, dx, dy, dz, limit, footprint):
+    """Nearest primitive before `limit`: distance and index (limit, SKY without one)."""
+    floats, ints, start, items, low, high, shape = scene[0], scene[1], scene[2], scene[3], scene[4], scene[5], scene[6]
+    best, found = limit, SKY
+    t, end = clip_to_box(ox, oy, oz, dx, dy, dz, low, high)
+    end = min(end, limit)
+    if not t < end:
+        return best, found
+    i, si, tx, ddx = dda_start(ox, dx, t, low[0], CELL[0], shape[0])
+    j, sj, ty, ddy = dda_start(oy, dy, t, low[1], CELL[1], shape[1])
+    k, sk, tz, ddz = dda_start(oz, dz, t, low[2], CELL[2], shape[2])
+    while True:
+        cell = (i * shape[1] + j) * shape[2] + k
+        for n in range(start[cell], start[cell + 1]):
+            p = items[n]
+            hit = intersect(floats[p], ints[p], ox, oy, oz, dx, dy, dz, footprint)
+            if hit < best:
+                best, found = hit, p
+        axis = dda_axis(tx, ty, tz)
+        if axis == 0:
+            t = tx
+            i += si
+            tx += ddx
+        elif axis == 1:
+            t = ty
+            j += sj
+            ty += ddy
+        else:
+            t = tz
+            k += sk
+            tz += ddz
+        if t >= best or t >= end or i < 0 or j < 0 or k < 0 or i >= shape[0] or j >= shape[1] or k >= shape[2]:
+            return best, found
+
+
+@njit(error_model="numpy")
+def _cast_shadow(scene, ox, oy, oz, dx, dy, dz):
+    """Share of sunlight that arrives: 0 behind solid things, dappled under leaves."""
+    floats, ints, start, items, low, high, shape = scene[0], scene[1], scene[2], scene[3], scene[4], scene[5], scene[6]
+    t, end = clip_to_box(ox, oy, oz, dx, dy, dz, low, high)
+    if not t < end:
+        return 1.0
+    light = 1.0
+    i, si, tx, ddx = dda_start(ox, dx, t, low[0], CELL[0], shape[0])
+    j, sj, ty, ddy = dda_start(oy, dy, t, low[1], CELL[1], shape[1])
+    k, sk, tz, ddz = dda_start(oz, dz, t, low[2], CELL[2], shape[2])
+    while True:
+        cell = (i * shape[1] + j) * shape[2] + k
+        axis = dda_axis(tx, ty, tz)
+        t_next = tx if axis == 0 else (ty if axis == 1 else tz)
+        for n in range(start[cell], start[cell + 1]):
+            p = items[n]
+            hit = intersect(floats[p], ints[p], ox, oy, oz, dx, dy, dz, 1.0)
+            if hit < MISS:
+                if ints[p, MATERIAL] != FOLIAGE:
+                    return 0.0
+                if t <= hit < t_next:  # each crown counts in one cell only
+                    x, y, z = ox + hit * dx, oy + hit * dy, oz + hit * dz
+                    light *= clamp(0.18 + 1.1 * noise3(x * 2.2, y * 2.2, z * 2.2, 77), 0.0, 0.55)
+                    if light < 0.02:
+                        return 0.0
+        if axis == 0:
+            i += si
+            tx += ddx
+        elif axis == 1:
+            j += sj
+            ty += ddy
+        else:
+            k += sk
+            tz += ddz
+        if i < 0 or j < 0 or k < 0 or i >= shape[0] or j >= shape[1] or k >= shape[2]:
+            return light
+
+
+@njit(error_model="numpy")
+def _cast(scene, ox, oy, oz, dx, dy, dz, footprint):
+    """Distance, primitive index (or GROUND, SKY) and whether a kerb face was hit."""
+    limit, kerb = cast_ground(ox, oy, oz, dx, dy, dz, scene[7], scene[8], scene[9])
+    limit = min(limit, MAX_RANGE)
+    t, p = _cast_primitives(scene, ox, oy, oz, dx, dy, dz, limit, footprint)
+    if p == SKY and limit < MAX_RANGE:
+        return t, GROUND, kerb
+    return t, p, False
+
+
+@njit(error_model="numpy")
+def _ground_occlusion(scene, x, y, z):
+    """How much of the sky the ground at (x, y) sees past the things that stand on it; 1 in the open."""
+    floats, ints, start, items, low, shape = scene[0], scene[1], scene[2], scene[3], scene[4], scene[6]
+    i, j, k = int((x - low[0]) / CELL[0]), int((y - low[1]) / CELL[1]), int((z - low[2]) / CELL[2])
+    if x < low[0] or y < low[1] or i >= shape[0] or j >= shape[1]:
+        return 1.0
+    cell = (i * shape[1] + j) * shape[2] + k
+    dark = 0.0
+    for n in range(start[cell], start[cell + 1]):
+        f, kind = floats[items[n]], ints[items[n], KIND]
+        if kind == CAPSULE:
+            continue
+        bottom = f[PZ] - f[C] - z
+        if bottom > 0.7:
+            continue
+        rx, ry = x - f[PX], y - f[PY]
+        if kind == BOX or kind == ELLIPSOID:
+            u, v = abs(f[COS] * rx + f[SIN] * ry) - f[A], abs(-f[SIN] * rx + f[COS] * ry) - f[B]
+            distance = math.sqrt(max(u, 0.0) ** 2 + max(v, 0.0) ** 2)
+            if distance == 0.0:
+                distance = 0.3 * max(u, v)  # deeper under it is darker
+        else:
+            distance = max(0.0, math.sqrt(rx * rx + ry * ry) - max(f[A], f[B]))
+        near = clamp(1.0 - distance / _OCCLUSION_REACH, 0.0, 1.6)
+        dark = max(dark, near * near * clamp(1.0 - bottom / 0.7, 0.0, 1.0) * (0.45 if kind != ELLIPSOID else 0.3))
+    return 1.0 - min(dark, 0.85)
+
+
+@njit
+def _sky(dx, dy, dz, light):
+    """Radiance of the sky: gradient, sun, clouds."""
+    up = clamp(dz, 0.0, 1.0)
+    t = 1.0 - (1.0 - up) ** 3.5
+    r = mix(light[HORIZON_R], light[ZENITH_R], t)
+    g = mix(light[HORIZON_G], light[ZENITH_G], t)
+    b = mix(light[HORIZON_B], light[ZENITH_B], t)
+    facing = max(0.0, dx * light[SUN_X] + dy * light[SUN_Y] + dz * light[SUN_Z])
+    if dz > 0.01 and light[CLOUDS] > 0.0:
+        seed = int(light[SKY_SEED])
+        u, v = dx / (dz + 0.12) * 1.6, dy / (dz + 0.12) * 1.6
+        n = noise2(u, v, seed) + 0.5 * noise2(2.1 * u, 2.1 * v, seed + 1) + 0.27 * noise2(4.3 * u, 4.3 * v, seed + 2)
+        n += 0.15 * noise2(9.1 * u, 9.1 * v, seed + 3)
+        cover = smoothstep(0.9 - 1.6 * light[CLOUDS], 1.5 - 1.6 * light[CLOUDS], n) * smoothstep(0.01, 0.12, dz)
+        bright = 1.25 - 0.28 * smoothstep(0.3, 1.5, n)
+        r, g, b = mix(r, bright, 0.85 * cover), mix(g, bright, 0.85 * cover), mix(b, 1.02 * bright, 0.85 * cover)
+    glow = 0.35 * facing**24 + 6.0 * facing**1800
+    return r + glow, g + 0.93 * glow, b + 0.75 * glow
+
+
+@njit(inline="always")
+def _to_display(x):
+    """Filmic curve and gamma: scene radiance to 0-255."""
+    x = max(x, 0.0)
+    x = (x * (2.51 * x + 0.03)) / (x * (2.43 * x + 0.59) + 0.14)
+    return 255.0 * clamp(x, 0.0, 1.0) ** (1.0 / 2.2)
+
+
+@njit(error_model="numpy")
+def _shade(scene, ox, oy, oz, dx, dy, dz, t, p, kerb, footprint):
+    """Colour 0-255, class and sunlit share of what a ray met."""
+    floats, ints, segments, crosses, ground, light = scene[0], scene[1], scene[7], scene[8], scene[9], scene[10]
+    if p == SKY:
+        r, g, b = _sky(dx, dy, dz, light)
+        exposure = light[EXPOSURE]
+        return _to_display(exposure * r), _to_display(exposure * g), _to_display(exposure * b), FREE, 1.0
+    x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+    fp = max(t * footprint, 0.002)
+    mirror, glow, occlusion = 0.0, 0.0, 1.0
+    if p == GROUND:
+        nx, ny, nz = 0.0, 0.0, 1.0
+        flat = math.sqrt(dx * dx + dy * dy)
+        if kerb:  # its normal is not worth a gradient: it faces the viewer
+            nx, ny, nz = -dx / flat, -dy / flat, 0.0
+        r, g, b, label = ground_colour(
+            x, y, dx / max(flat, 1e-9), dy / max(flat, 1e-9), fp / max(-dz, 0.01), fp, kerb, segments, crosses, ground
+        )
+        occlusion = _ground_occlusion(scene, x, y, z)
+    else:
+        f, i = floats[p], ints[p]
+        label = i[CLASS]
+        nx, ny, nz, lx, ly, rz, face = surface(f, i, x, y, z)
+        facing = abs(nx * dx + ny * dy + nz * dz)
+        if i[KIND] == BOX:  # a pixel covers more of a wall seen at a grazing angle
+            fp = fp / max(math.sqrt(facing), 0.2)
+        r, g, b, mirror, glow = albedo(f, i, x, y, z, nx, ny, nz, lx, ly, rz, face, fp)
+        if i[MATERIAL] == FOLIAGE:  # leaves face everywhere: soften the light and let some through
+            seed = int(f[SEED])
+            nx += 0.7 * noise3(x * 4.0, y * 4.0, z * 4.0, seed)
+            ny += 0.7 * noise3(x * 4.0, y * 4.0, z * 4.0, seed + 9)
+            nz += 0.5
+            norm = 1.0 / math.sqrt(nx * nx + ny * ny + nz * nz)
+            nx, ny, nz = nx * norm, ny * norm, nz * norm
+            occlusion = 0.55 + 0.45 * clamp(0.5 + 0.5 * rz / f[C], 0.0, 1.0)
+        else:
+            occlusion = 0.62 + 0.38 * smoothstep(0.0, 1.8, z)
+            if nz < -0.5:
+                occlusion *= 0.5
+    sun = nx * light[SUN_X] + ny * light[SUN_Y] + nz * light[SUN_Z]
+    lit = 0.0
+    if sun > 0.0:
+        e = 0.004 + 0.0005 * t
+        lit = _cast_shadow(scene, x + nx * e, y + ny * e, z + nz * e, light[SUN_X], light[SUN_Y], light[SUN_Z])
+    direct = max(sun, 0.0) * lit * min(1.0, 0.35 + 0.65 * occlusion)
+    sky_share = (0.5 + 0.5 * nz) * occlusion
+    bounce = (0.5 - 0.5 * nz) * occlusion * 0.32 + 0.05
+    blue = 0.5 * (light[ZENITH_R] + light[HORIZON_R])
+    r *= direct * light[SUN_R] + sky_share * blue + bounce
+    g *= direct * light[SUN_G] + sky_share * 0.5 * (light[ZENITH_G] + light[HORIZON_G]) + bounce * 0.97
+    b *= direct * light[SUN_B] + sky_share * 0.5 * (light[ZENITH_B] + light[HORIZON_B]) + bounce * 0.90
+    if mirror > 0.0:
+        away = 2.0 * (nx * dx + ny * dy + nz * dz)
+        mx, my, mz = dx - away * nx, dy - away * ny, dz - away * nz
+        fresnel = mirror * (0.25 + 0.75 * (1.0 - abs(nx * dx + ny * dy + nz * dz)) ** 3)
+        up = smoothstep(-0.02, 0.35, mz)
+        share = mix(0.22, 1.0, up)  # below the horizon the street is mirrored, darker
+        t_sky = 1.0 - (1.0 - clamp(mz, 0.0, 1.0)) ** 3.5
+        r = mix(r, share * mix(light[HORIZON_R], light[ZENITH_R], t_sky), fresnel)
+        g = mix(g, share * mix(light[HORIZON_G], light[ZENITH_G], t_sky), fresnel)
+        b = mix(b, share * mix(light[HORIZON_B], light[ZENITH_B], t_sky), fresnel)
+        if lit > 0.0:
+            shine = max(0.0, mx * light[SUN_X] + my * light[SUN_Y] + mz * light[SUN_Z]) ** 60 * mirror * 5.0 * lit
+            r, g, b = r + shine, g + shine, b + shine
+    r, g, b = r + glow * r, g + glow * g, b + glow * b
+    haze = 1.0 - math.exp(-t * light[HAZE])
+    r, g, b = mix(r, light[HORIZON_R], haze), mix(g, light[HORIZON_G], haze), mix(b, light[HORIZON_B], haze)
+    exposure = light[EXPOSURE]
+    return _to_display(exposure * r), _to_display(exposure * g), _to_display(exposure * b), label, lit
+
+
+# ---- kernels that Python calls -------------------------------------------------------------------------------------
+
+
+@njit(error_model="numpy")
+def _footprint(directions, row, column):
+    """Angle between neighbouring pixels, rad."""
+    other = column + 1 if column + 1 < directions.shape[1] else column - 1
+    a, b = directions[row, column], directions[row, other]
+    return math.sqrt((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 + (a[2] - b[2]) ** 2)
+
+
+@njit(error_model="numpy")
+def _render_row(scene, origin, directions, row, ray_length, label, colour, identity):
+    for column in range(directions.shape[1]):
+        d = directions[row, column]
+        if not d[0] == d[0]:  # NaN: the lens sees nothing here
+            identity[row, column] = -1000
+            label[row, column] = FREE
+            continue
+        footprint = _footprint(directions, row, column)
+        t, p, kerb = _cast(scene, origin[0], origin[1], origin[2], d[0], d[1], d[2], footprint)
+        r, g, b, what, lit = _shade(scene, origin[0], origin[1], origin[2], d[0], d[1], d[2], t, p, kerb, footprint)
+        colour[row, column, 0], colour[row, column, 1], colour[row, column, 2] = r, g, b
+        label[row, column] = what
+        ray_length[row, column] = t if p != SKY else np.inf
+        part = p if p >= 0 else (-10 - what - 100 * int(kerb) if p == GROUND else SKY)
+        identity[row, column] = 2 * part + int(lit > 0.5)
+
+
+@njit(error_model="numpy")
+def _smooth_row(scene, origin, directions, row, identity, colour):
+    """Replace pixels on an outline or a shadow's edge by the mean of four rays."""
+    height, width = identity.shape
+    for column in range(width):
+        own = identity[row, column]
+        if own == -1000:
+            continue
+        edge = (column > 0 and identity[row, column - 1] != own) or (row > 0 and identity[row - 1, column] != own)
+        edge = edge or (column + 1 < width and identity[row, column + 1] != own)
+        edge = edge or (row + 1 < height and identity[row + 1, column] != own)
+        if not edge:
+            continue
+        d = directions[row, column]
+        dc = directions[row, column + 1] - d if column + 1 < width else d - directions[row, column - 1]
+        dr = directions[row + 1, column] - d if row + 1 < height else d - directions[row - 1, column]
+        footprint = math.sqrt(dc[0] ** 2 + dc[1] ** 2 + dc[2] ** 2)
+        if not (footprint < 1.0 and dr[0] == dr[0]):
+            continue
+        sum_r, sum_g, sum_b = 0.0, 0.0, 0.0
+        for k in range(4):
+            u = -0.125 if k == 0 else (0.375 if k == 1 else (0.125 if k == 2 else -0.375))
+            v = -0.375 if k == 0 else (-0.125 if k == 1 else (0.375 if k == 2 else 0.125))
+            ex, ey, ez = d[0] + u * dc[0] + v * dr[0], d[1] + u * dc[1] + v * dr[1], d[2] + u * dc[2] + v * dr[2]
+            norm = 1.0 / math.sqrt(ex * ex + ey * ey + ez * ez)
+            ex, ey, ez = ex * norm, ey * norm, ez * norm
+            t, p, kerb = _cast(scene, origin[0], origin[1], origin[2], ex, ey, ez, footprint)
+            r, g, b, _, _ = _shade(scene, origin[0], origin[1], origin[2], ex, ey, ez, t, p, kerb, footprint)
+            sum_r, sum_g, sum_b = sum_r + r, sum_g + g, sum_b + b
+        colour[row, column, 0] = 0.25 * sum_r
+        colour[row, column, 1] = 0.25 * sum_g
+        colour[row, column, 2] = 0.25 * sum_b
+
+
+@njit(parallel=True, cache=True)
+def _render_kernel(scene, origin, directions, smooth, ray_length, label, colour):
+    height, width = label.shape
+    identity = np.empty((height, width), dtype=np.int32)
+    for row in prange(height):
+        _render_row(scene, origin, directions, row, ray_length, label, colour, identity)
+    if smooth:
+        for row in prange(height):
+            _smooth_row(scene, origin, directions, row, identity, colour)
+
+
+@njit(error_model="numpy")
+def _scan_one(scene, origins, directions, n, ray_length, label, intensity):
+    ox, oy, oz = origins[n, 0], origins[n, 1], origins[n, 2]
+    dx, dy, dz = directions[n, 0], directions[n, 1], directions[n, 2]
+    t, p, kerb = _cast(scene, ox, oy, oz, dx, dy, dz, 0.003)
+    ray_length[n], label[n], intensity[n] = np.inf, FREE, 0.0
+    if p == SKY:
+        return
+    ray_length[n] = t
+    x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+    if p == GROUND:
+        r, g, b, what = ground_colour(x, y, 1.0, 0.0, 0.02, 0.02, kerb, scene[7], scene[8], scene[9])
+        facing = -dz
+    else:
+        f, i = scene[0][p], scene[1][p]
+        what = i[CLASS]
+        nx, ny, nz, lx, ly, rz, face = surface(f, i, x, y, z)
+        r, g, b, _, _ = albedo(f, i, x, y, z, nx, ny, nz, lx, ly, rz, face, 0.02)
+        facing = abs(nx * dx + ny * dy + nz * dz)
+    label[n] = what
+    intensity[n] = clamp(255.0 * (r + g + b) / 3.0 * (0.3 + 0.7 * facing), 0.0, 255.0)
+
+
+@njit(parallel=True, cache=True)
+def _scan_kernel(scene, origins, directions, ray_length, label, intensity):
+    for n in prange(directions.shape[0]):
+        _scan_one(scene, origins, directions, n, ray_length, label, intensity)
+
+
+def render(
+    scene: Scene,
+    origin: Float[np.ndarray, "3"],
+    directions: Float[np.ndarray, "H W 3"],
+    smooth: bool = True,
+) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
+    """Colour 0-255, ray length (m, inf in the sky) and Occ3D class (17 in the sky) of an image.
+
+    `directions` are unit vectors in the world frame, NaN where the lens sees nothing. `smooth` supersamples outlines.
+    """
+    height, width = directions.shape[:2]
+    ray_length = np.full((height, width), np.inf, dtype=np.float64)
+    label = np.full((height, width), FREE, dtype=np.uint8)
+    colour = np.zeros((height, width, 3), dtype=np.float32)
+    directions = np.ascontiguousarray(directions, dtype=np.float64)
+    _render_kernel(
+        scene.arguments, np.asarray(origin, dtype=np.float64), directions, smooth, ray_length, label, colour
+    )
+    return colour, ray_length, label
+
+
+def scan(
+    scene: Scene, origin: Float[np.ndarray, "3"], directions: Float[np.ndarray, "R 3"]
+) -> tuple[Float[np.ndarray, " R"], UInt8[np.ndarray, " R"], Float[np.ndarray, " R"]]:
+    """Ray length (m, inf without a return), Occ3D class and reflected intensity 0-255 of single rays (world frame)."""
+    directions = np.ascontiguousarray(directions, dtype=np.float64)
+    origins = np.ascontiguousarray(np.broadcast_to(np.asarray(origin, dtype=np.float64), directions.shape))
+    count = len(directions)
+    ray_length, label = np.empty(count), np.empty(count, dtype=np.uint8)
+    intensity = np.empty(count)
+    _scan_kernel(scene.arguments, origins, directions, ray_length, label, intensity)
+    return ray_length, label, intensity
+
+
+# ---- voxel labels --------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def _paint_primitives(floats, ints, lows, highs, x0, y0, z0, c, s, size, rank, labels):
+    """Give every voxel that a primitive touches the class of highest rank; the grid sits at (x0, y0, z0), turned by (c, s)."""
+    nx, ny, nz = labels.shape
+    half = 0.5 * size
+    for p in range(floats.shape[0]):
+        # Bounds of the primitive's box in the grid's frame.
+        cx, cy = 0.5 * (lows[p, 0] + highs[p, 0]) - x0, 0.5 * (lows[p, 1] + highs[p, 1]) - y0
+        ex, ey = 0.5 * (highs[p, 0] - lows[p, 0]), 0.5 * (highs[p, 1] - lows[p, 1])
+        u, v = c * cx + s * cy, -s * cx + c * cy
+        rx, ry = abs(c) * ex + abs(s) * ey, abs(s) * ex + abs(c) * ey
+        i0, i1 = max(int(math.floor((u - rx) / size)), 0), min(int(math.floor((u + rx) / size)), nx - 1)
+        j0, j1 = max(int(math.floor((v - ry) / size)), 0), min(int(math.floor((v + ry) / size)), ny - 1)
+        k0 = max(int(math.floor((lows[p, 2] - z0) / size)), 0)
+        k1 = min(int(math.floor((highs[p, 2] - z0) / size)), nz - 1)
+        label = ints[p, CLASS]
+        for i in range(i0, i1 + 1):
+            for j in range(j0, j1 + 1):
+                u, v = (i + 0.5) * size, (j + 0.5) * size
+                wx, wy = x0 + c * u - s * v, y0 + s * u + c * v
+                for k in range(k0, k1 + 1):
+                    if rank[labels[i, j, k]] >= rank[label]:
+                        continue
+                    if overlaps_cell(floats[p], ints[p], wx, wy, z0 + (k + 0.5) * size, c, s, half, half, half):
+                        labels[i, j, k] = label
+
+
+@njit(error_model="numpy")
+def _paint_ground_column(i, segments, crosses, ground, x0, y0, z0, c, s, size, labels):
+    nx, ny, nz = labels.shape
+    votes = np.zeros(18, dtype=np.int32)
+    for j in range(ny):
+        votes[:] = 0
+        low, high = 1e9, -1e9
+        for n in range(9):
+            u, v = (i + (n % 3 + 0.5) / 3.0) * size, (j + (n // 3 + 0.5) / 3.0) * size
+            x, y = x0 + c * u - s * v, y0 + s * u + c * v
+            e, _, d, _, _, _ = kerb_distance(x, y, segments, crosses, ground)
+            votes[ground_class(e, d, ground)] += 1
+            z = 0.0 if e < 0.0 else ground[KERB_HEIGHT]
+            low, high = min(low, z), max(high, z)
+        label = np.argmax(votes)
+        for k in range(max(int(math.floor((low - z0) / size)), 0), min(int(math.floor((high - z0) / size)), nz - 1) + 1):
+            labels[i, j, k] = label
+
+
+@njit(parallel=True, cache=True)
+def _paint_ground(segments, crosses, ground, x0, y0, z0, c, s, size, labels):
+    for i in prange(labels.shape[0]):
+        _paint_ground_column(i, segments, crosses, ground, x0, y0, z0, c, s, size, labels)
+
+
+def voxelize(
+    scene: Scene, corner: Float[np.ndarray, "3"], yaw: float, voxel_size: float, shape: tuple[int, int, int], rank
+) -> UInt8[np.ndarray, "X Y Z"]:
+    """Occ3D class of every voxel of an upright grid whose low corner and yaw are given in the world frame.
+
+    A voxel is occupied exactly if the ground's surface or a primitive (surface or interior) touches it, so the point
+    that a depth pixel measures lies in an occupied voxel. Where classes share a voxel, the higher `rank` wins.
+    """
+    labels = np.full(shape, FREE, dtype=np.uint8)
+    frame = (float(corner[0]), float(corner[1]), float(corner[2]), math.cos(yaw), math.sin(yaw), float(voxel_size))
+    _paint_ground(scene.segments, scene.crosses, scene.ground, *frame, labels)
+    lows, highs = PrimitiveTable(scene.floats, scene.ints).bounds()
+    _paint_primitives(scene.floats, scene.ints, lows, highs, *frame, np.asarray(rank, dtype=np.int64), labels)
+    return labels

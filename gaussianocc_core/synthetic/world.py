@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A street that exists at every moment: where the ego is, what its cameras and lidar see, what fills its voxels.
+
+    world = World(seed=7)
+    frame = render_frame(world, default_rig(), time=1.5)     # images, true depth, labels
+    truth = occupancy(world, time=1.5)                       # Occ3D labels and visibility masks
+
+Same seed, same world, to the byte. Nothing here touches the disk; writer.py turns worlds into data sets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from gaussianocc_core.data.labels import CLASS_ID, FREE, GROUND_CLASSES
+from gaussianocc_core.geometry.transforms import invert_matrix, make_transform
+from gaussianocc_core.synthetic.rig import Lidar, default_rig, pixel_directions
+from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid
+
+# Where several classes touch one voxel, the one further right gets it: ground yields to everything that stands on it,
+# big and common things yield to small and rare ones, so that a person beside a wall or a cone on the road survives.
+PRIORITY = (
+    "free", "others", "driveable_surface", "other_flat", "terrain", "sidewalk", "vegetation", "manmade", "trailer", "truck",
+    "bus", "construction_vehicle", "car", "barrier", "motorcycle", "bicycle", "traffic_cone", "pedestrian",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the cameras of a rig see; one array per camera, in the rig's order."""
+
+    images: tuple[UInt8[np.ndarray, "H W 3"], ...]  # RGB
+    depths: tuple[Float[np.ndarray, "H W"], ...]  # true z-depth, m, float32; 0: sky, or behind the image plane
+    labels: tuple[UInt8[np.ndarray, "H W"], ...]  # Occ3D ids; 17 (free) is sky
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """3D box of a vehicle, person, cone or barrier at one moment, world frame."""
+
+    identity: int  # the same thing keeps it
+    category: str
+    attribute: str  # "" if none
+    centre: tuple[float, float, float]  # m
+    size: tuple[float, float, float]  # length, width, height, m
+    yaw: float
+
+
+class World:
+    """A procedural street scene. The ego drives for at least `duration` seconds past things to see."""
+
+    def __init__(self, seed: int = 0, duration: float = 20.0) -> None:
+        # Numba is imported on first use of a world, never with the package.
+        from gaussianocc_core.synthetic.layout import Layout
+        from gaussianocc_core.synthetic.raycast import Caster
+        from gaussianocc_core.synthetic.shapes import PrimitiveTable
+        from gaussianocc_core.synthetic.streets import (
+            START, Drive, Street, draw_crosses, draw_ground, draw_light, draw_segments,
+        )  # fmt: skip
+
+        self.seed, self.duration = seed, duration
+        rng = np.random.default_rng([20240822, seed])
+        style = _STYLES[seed % len(_STYLES)]
+        speed = float(rng.uniform(4.5, 9.5))
+        length = speed * duration + 20.0
+        segments = draw_segments(rng, style.course, length + 250.0)
+        ground = draw_ground(rng, seed * 31 + 7, style.sides)
+        street = Street(segments, np.zeros((0, 7)), ground)
+        street = Street(segments, draw_crosses(rng, street, style.crossings), ground)
+        self._start = START
+        self._street = street
+        self._drive = Drive(
+            speed=speed,
+            swing=float(rng.uniform(0.05, 0.2)),
+            period=float(rng.uniform(6, 12)),
+            slow_start=float(rng.uniform(0.55, 0.8)) if rng.random() < 0.25 else 0.0,
+            lane_offset=-0.5 * float(ground[2]),
+            wander=float(rng.uniform(0.05, 0.2)),
+        )
+        layout = Layout(street, self._drive, rng)
+        layout.build(style.sides, length, busy=style.busy)
+        self._actors = tuple(layout.actors)
+        light = draw_light(rng, seed * 17 + 3, street.at(START, 0.0)[2])
+        static = PrimitiveTable.concatenate(layout.static)
+        self._caster = Caster(static, segments, street.crosses, ground, light)
+        self._moments: dict[float, object] = {}
+        self.exposure = {}  # per camera name; filled on demand by `render_frame`
+
+    def T_world_ego(self, time: float) -> Float[np.ndarray, "4 4"]:
+        """Pose of the ego's rear axle on the ground, x forward."""
+        s = self._start + self._drive.distance(time)
+        d, slope = self._drive.lateral(s)
+        x, y, heading = self._street.at(s, d)
+        x2, y2, _ = self._street.at(s + 0.05, d + 0.05 * slope)
+        x1, y1, _ = self._street.at(s - 0.05, d - 0.05 * slope)
+        yaw = math.atan2(y2 - y1, x2 - x1)
+        c, sn = math.cos(yaw), math.sin(yaw)
+        return make_transform(np.array([[c, -sn, 0.0], [sn, c, 0.0], [0.0, 0.0, 1.0]]), np.array([x, y, 0.0]))
+
+    def scene(self, time: float):
+        """Everything that a ray can meet at this time (raycast.Scene)."""
+        from gaussianocc_core.synthetic.shapes import PrimitiveTable
+
+        key = round(time, 6)
+        if key not in self._moments:
+            while len(self._moments) >= 8:
+                self._moments.pop(next(iter(self._moments)))
+            ego = self.T_world_ego(time)[:2, 3]
+            tables = []
+            for number, actor in enumerate(self._actors):
+                if not actor.moves:
+                    continue
+                x, y, z, yaw = actor.placement(time)
+                if math.hypot(x - ego[0], y - ego[1]) < 160.0:
+                    tables.append(actor.shapes(time).placed(x, y, z, yaw, number + 1))
+            self._moments[key] = self._caster.scene(PrimitiveTable.concatenate(tables))
+        return self._moments[key]
+
+    def annotations(self, time: float, within: float = 60.0) -> list[Annotation]:
+        """Boxes of what lies within this many metres of the ego."""
+        ego = self.T_world_ego(time)[:2, 3]
+        boxes = []
+        for number, actor in enumerate(self._actors):
+            x, y, z, yaw = actor.placement(time)
+            if math.hypot(x - ego[0], y - ego[1]) < within:
+                centre = (x, y, z + 0.5 * actor.size[2])
+                boxes.append(Annotation(number, actor.category, actor.attribute, centre, actor.size, yaw))
+        return boxes
+
+
+@dataclass(frozen=True)
+class _Style:
+    course: str
+    sides: tuple[str, str]  # left, right
+    crossings: int
+    busy: float  # 0-1
+
+
+# Consecutive seeds differ in kind, so that even a handful of scenes covers curves, crossings and both town and suburb.
+_STYLES = (
+    _Style("straight", ("urban", "urban"), 1, 0.8),
+    _Style("bend", ("suburban", "park"), 0, 0.4),
+    _Style("s-bend", ("urban", "suburban"), 0, 0.6),
+    _Style("straight", ("park", "urban"), 2, 0.7),
+    _Style("bend", ("urban", "urban"), 0, 1.0),
+    _Style("straight", ("suburban", "suburban"), 1, 0.3),
+    _Style("s-bend", ("park", "suburban"), 0, 0.5),
+    _Style("bend", ("urban", "park"), 0, 0.9),
+)
+
+
+@lru_cache(maxsize=32)
+def _cached_directions(key: tuple) -> Float[np.ndarray, "H W 3"]:
+    cameras, index = key[0].cameras, key[1]
+    return pixel_directions(cameras, index)
+
+
+@dataclass(frozen=True)
+class _ByContent:
+    """Hashes a rig by its calibration, so that rays are computed once per lens."""
+
+    cameras: Cameras
+    content: bytes
+
+    def __hash__(self) -> int:
+        return hash(self.content)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByContent) and self.content == other.content
+
+
+def camera_rays(cameras: Cameras, index: int) -> Float[np.ndarray, "H W 3"]:
+    """Unit rays of one camera's pixels in its own frame, remembered between frames."""
+    content = cameras.intrinsics[..., index, :, :].double().numpy().tobytes() + repr(
+        (cameras.width[index], cameras.height[index], cameras.model[index], cameras.distortion[index])
+    ).encode()
+    return _cached_directions((_ByContent(cameras, content), index))
+
+
+def render_frame(
+    world: World,
+    cameras: Cameras | None = None,
+    time: float = 0.0,
+    *,
+    camera_times: Sequence[float] | None = None,
+    T_world_ego: Float[np.ndarray, "4 4"] | None = None,
+    smooth: bool = True,
+    exposure_spread: float = 0.02,
+    noise: float = 0.8,
+) -> Frame:
+    """What each camera sees at `time`, or at its own entry of `camera_times` with the ego where it is then.
+
+    `T_world_ego` puts the ego elsewhere (the world's own clock still moves the traffic). `exposure_spread` is the relative
+    difference between cameras, `noise` the sensor's standard deviation in grey levels; both are seeded by the world.
+    """
+    from gaussianocc_core.synthetic import raycast
+
+    cameras = default_rig() if cameras is None else cameras
+    times = [time] * len(cameras) if camera_times is None else list(camera_times)
+    images, depths, labels = [], [], []
+    for index in range(len(cameras)):
+        pose = world.T_world_ego(times[index]) if T_world_ego is None else np.asarray(T_world_ego, dtype=np.float64)
+        T_world_cam = pose @ cameras.T_ego_cam[index].double().numpy()
+        rays = camera_rays(cameras, index)
+        colour, ray_length, label = raycast.render(
+            world.scene(times[index]), T_world_cam[:3, 3], rays @ T_world_cam[:3, :3].T, smooth
+        )
+        gain = 1.0 + exposure_spread * np.random.default_rng([world.seed, index]).standard_normal()
+        colour *= np.float32(gain)
+        if noise > 0:
+            rng = np.random.default_rng([world.seed, index, int(round(times[index] * 1e6)) % (1 << 40)])
+            colour += rng.standard_normal(colour.shape, dtype=np.float32) * np.float32(noise)
+        images.append(np.clip(colour + 0.5, 0, 255).astype(np.uint8))
+        z = ray_length * rays[..., 2]  # unit rays: z-depth per metre of ray is the ray's own z
+        depths.append(np.where(np.isfinite(z) & (z > 0), z, 0.0).astype(np.float32))
+        labels.append(label)
+    return Frame(tuple(images), tuple(depths), tuple(labels))
+
+
+def scan_lidar(world: World, time: float, lidar: Lidar | None = None) -> Float[np.ndarray, "P 5"]:
+    """x, y, z (m, lidar frame), intensity 0-255 and ring of one turn's returns, all at the same moment; float32."""
+    from gaussianocc_core.synthetic import raycast
+
+    lidar = lidar or Lidar()
+    T_world_lidar = world.T_world_ego(time) @ lidar.T_ego_lidar
+    rays, ring = lidar.directions()
+    ray_length, _, intensity = raycast.scan(world.scene(time), T_world_lidar[:3, 3], rays @ T_world_lidar[:3, :3].T)
+    kept = ray_length < lidar.max_range
+    points = rays[kept] * ray_length[kept, None]
+    return np.column_stack([points, intensity[kept], ring[kept]]).astype(np.float32)
+
+
+def occupancy(
+    world: World,
+    time: float,
+    grid: VoxelGrid | None = None,
+    cameras: Cameras | None = None,
+    camera_times: Sequence[float] | None = None,
+    lidar: Lidar | None = None,
+) -> OccupancyLabels:
+    """Occ3D labels over a grid in the ego frame at `time`, and which voxels the cameras and the lidar see.
+
+    A voxel is visible if a ray passes it up to and including the first occupied voxel. Priority between classes: PRIORITY.
+    """
+    from gaussianocc_core.geometry.raymarch import march_labels
+    from gaussianocc_core.synthetic.raycast import voxelize
+
+    grid, lidar = grid or VoxelGrid(), lidar or Lidar()
+    cameras = default_rig() if cameras is None else cameras
+    T_world_ego = world.T_world_ego(time)
+    yaw = math.atan2(T_world_ego[1, 0], T_world_ego[0, 0])
+    corner = T_world_ego[:3, :3] @ np.array(grid.origin) + T_world_ego[:3, 3]
+    rank = np.empty(len(PRIORITY), dtype=np.int64)
+    for place, name in enumerate(PRIORITY):
+        rank[CLASS_ID[name]] = place
+    semantics = voxelize(world.scene(time), corner, yaw, grid.voxel_size, grid.shape, rank)
+
+    T_ego_world = invert_matrix(T_world_ego)
+    mask_camera = np.zeros(grid.shape, dtype=bool)
+    for index in range(len(cameras)):
+        at = time if camera_times is None else camera_times[index]
+        T_ego_cam = T_ego_world @ world.T_world_ego(at) @ cameras.T_ego_cam[index].double().numpy()
+        rays = camera_rays(cameras, index)
+        # A third of a voxel between rays at the far end is dense enough: thin out what is finer.
+        step = max(1, cameras.width[index] // 400)
+        rays = rays[::step, ::step].reshape(-1, 3)
+        rays = rays[np.isfinite(rays[:, 0])]
+        mask_camera |= march_labels(T_ego_cam[:3, 3], rays @ T_ego_cam[:3, :3].T, semantics, grid).visited
+    T_ego_lidar = lidar.T_ego_lidar
+    rays, _ = lidar.directions()
+    mask_lidar = march_labels(T_ego_lidar[:3, 3], rays @ T_ego_lidar[:3, :3].T, semantics, grid).visited
+    return OccupancyLabels(semantics=semantics, mask_camera=mask_camera, mask_lidar=mask_lidar)
+
+
+__all__ = [
+    "FREE", "GROUND_CLASSES", "PRIORITY", "Annotation", "Frame", "World", "camera_rays", "occupancy", "render_frame", "scan_lidar",
+]  # fmt: skip

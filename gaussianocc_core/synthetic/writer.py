@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worlds to disk: a data set in the nuScenes v1.0 schema with Occ3D labels, 2D labels and true depth beside it.
+
+Layout under the output folder (paths as the published loaders expect them):
+    v1.0-mini/*.json                                       the 13 tables
+    samples/<CAM>/*.jpg, sweeps/<CAM>/*.jpg                12 Hz images, every sixth a keyframe
+    samples/LIDAR_TOP/*.pcd.bin                            float32 x y z intensity ring
+    gts/<scene>/<sample token>/labels.npz                  semantics, mask_camera, mask_lidar: uint8 [x, y, z]
+    nuscenes_semantic/{samples,sweeps}/<CAM>/*_mask.bin    raw int8 at image size, generator ids
+    depth_full/samples/<CAM>/*.npy                         float32 z-depth, metres, 0 = none
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+
+from gaussianocc_core import __version__
+from gaussianocc_core.data.labels import occ3d_to_generator
+from gaussianocc_core.errors import DatasetError
+from gaussianocc_core.synthetic.rig import Lidar, default_rig
+from gaussianocc_core.synthetic.tables import Tables, token
+from gaussianocc_core.synthetic.world import Annotation, World, occupancy, render_frame, scan_lidar
+from gaussianocc_core.types import Cameras, VoxelGrid
+
+VERSION = "v1.0-mini"  # the version name under which the devkit finds the tables
+MARKER = "synthetic.json"  # says how the data set was made; its presence allows --overwrite
+KEYFRAME_RATE, CAMERA_RATE = 2, 12  # Hz
+EPOCH = 1_767_225_600_000_000  # us; 2026-01-01 00:00 UTC, so that the same seed gives the same bytes
+SPREAD = 0.043  # s between the first and the last camera of one turn, as on the nuScenes car
+JPEG_QUALITY = 92
+MAX_DEPTH = 200.0  # m; what lies beyond counts as none
+
+
+def camera_offsets(cameras: Cameras) -> list[float]:
+    """Seconds by which each camera fires before the lidar's stamp: clockwise from the front left, within `SPREAD`."""
+    axes = cameras.T_ego_cam[:, :3, 2].double().numpy()  # optical axes
+    turned = np.round(np.degrees(np.radians(60) - np.arctan2(axes[:, 1], axes[:, 0])) % 360.0, 3)
+    return [float(SPREAD * (angle / max(turned.max(), 1.0) - 1.0)) for angle in turned]
+
+
+def write_dataset(
+    output: str | Path,
+    scenes: int = 1,
+    frames: int = 10,
+    seed: int = 0,
+    cameras: Cameras | None = None,
+    sweeps: bool = True,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Write `scenes` scenes of `frames` keyframes (2 Hz) each and return the folder.
+
+    The folder appears only when it is complete. Scene i of seed S is always World(S * 1000 + i), so different seeds
+    share no scene. Raises DatasetError if the folder exists and `overwrite` is not set, or holds something else.
+    """
+    if scenes < 1 or frames < 1 or scenes > 1000:
+        raise DatasetError(f"scenes and frames: expected 1 to 1000 scenes of at least one keyframe, got {scenes} x {frames}")
+    output = Path(output)
+    cameras = default_rig() if cameras is None else cameras
+    with _complete_or_nothing(output, overwrite) as folder:
+        writer = _SceneWriter(folder, seed, cameras, Lidar(), sweeps)
+        writer.tables.add_fixed(cameras, writer.lidar)
+        names = [f"synthetic-{number:04d}" for number in range(1, scenes + 1)]
+        images = (frames - 1) * (CAMERA_RATE // KEYFRAME_RATE) + 1 if sweeps else frames
+        with _progress(scenes * images, progress) as tick:
+            for index, name in enumerate(names):
+                writer.write_scene(name, World(seed * 1000 + index, duration=0.5 * frames + 1.0), frames, index, tick)
+        (folder / "maps").mkdir()
+        cv2.imwrite(str(folder / "maps" / "blank.png"), np.full((16, 16), 255, dtype=np.uint8))
+        writer.tables.write(folder / VERSION, "maps/blank.png")
+        _write_notes(folder, names, frames, seed, cameras, writer.lidar, sweeps)
+    return output
+
+
+class _SceneWriter:
+    """Renders scenes and files what it sees; `tables` collects the rows."""
+
+    def __init__(self, folder: Path, seed: int, cameras: Cameras, lidar: Lidar, sweeps: bool) -> None:
+        self.folder, self.seed, self.cameras, self.lidar, self.sweeps = folder, seed, cameras, lidar, sweeps
+        self.tables = Tables(seed)
+        self.grid = VoxelGrid()
+        self._generator_ids = occ3d_to_generator()
+        self._offsets = camera_offsets(cameras)
+
+    def write_scene(self, scene: str, world: World, frames: int, index: int, tick) -> None:
+        start = EPOCH + index * 3_600_000_000
+        self.tables.open_scene()
+        samples = [(token(self.seed, scene, "sample", k), start + k * 1_000_000 // KEYFRAME_RATE) for k in range(frames)]
+        per_keyframe = CAMERA_RATE // KEYFRAME_RATE
+        for k, (sample, stamp) in enumerate(samples):
+            for sweep in range(per_keyframe if self.sweeps and k + 1 < frames else 1):
+                at = k / KEYFRAME_RATE + sweep / CAMERA_RATE
+                # A sweep belongs to the keyframe that is nearest in time.
+                owner = samples[k + 1][0] if 2 * sweep > per_keyframe else sample
+                self._write_images(scene, world, at, start, owner, key_frame=sweep == 0)
+                tick()
+            self._write_keyframe(scene, world, k / KEYFRAME_RATE, stamp, sample)
+        style = "sweeps at 12 Hz" if self.sweeps else "keyframes only"
+        self.tables.close_scene(
+            scene, f"Procedural street, world seed {world.seed}, {style}", samples, "2026-01-01", f"synthetic-{world.seed}"
+        )
+
+    def _write_images(self, scene: str, world: World, at: float, start: int, sample: str, key_frame: bool) -> None:
+        # Whole microseconds, so that the tables and the renderer agree on the moment exactly.
+        stamps = [round((at + offset) * 1e6) for offset in self._offsets]
+        frame = render_frame(world, self.cameras, camera_times=[stamp * 1e-6 for stamp in stamps])
+        kind = "samples" if key_frame else "sweeps"
+        for index, camera in enumerate(self.cameras.names):
+            stem = f"{kind}/{camera}/{scene}__{camera}__{start + stamps[index]}"
+            self.tables.add_sensor_data(
+                scene, sample, camera, start + stamps[index], f"{stem}.jpg", key_frame,
+                world.T_world_ego(stamps[index] * 1e-6), self.cameras.width[index], self.cameras.height[index],
+            )  # fmt: skip
+            good, data = cv2.imencode(".jpg", frame.images[index][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            if not good:
+                raise DatasetError(f"{stem}.jpg: OpenCV could not encode the image")
+            self._path(f"{stem}.jpg").write_bytes(data.tobytes())
+            mask = self._generator_ids[frame.labels[index]]
+            self._path(f"nuscenes_semantic/{stem}_mask.bin").write_bytes(mask.tobytes())
+            if key_frame:
+                depth = frame.depths[index]
+                np.save(self._path(f"depth_full/{stem}.npy"), np.where(depth < MAX_DEPTH, depth, np.float32(0)))
+
+    def _write_keyframe(self, scene: str, world: World, at: float, stamp: int, sample: str) -> None:
+        points = scan_lidar(world, at, self.lidar)
+        filename = f"samples/{self.lidar.name}/{scene}__{self.lidar.name}__{stamp}.pcd.bin"
+        self._path(filename).write_bytes(points.tobytes())
+        T_world_ego = world.T_world_ego(at)
+        self.tables.add_sensor_data(scene, sample, self.lidar.name, stamp, filename, True, T_world_ego)
+        times = [round((at + offset) * 1e6) * 1e-6 for offset in self._offsets]
+        truth = occupancy(world, at, self.grid, self.cameras, times, self.lidar)
+        np.savez_compressed(
+            self._path(f"gts/{scene}/{sample}/labels.npz"),
+            semantics=truth.semantics,
+            mask_lidar=truth.mask_lidar.astype(np.uint8),
+            mask_camera=truth.mask_camera.astype(np.uint8),
+        )
+        T_world_lidar = T_world_ego @ self.lidar.T_ego_lidar
+        points_world = points[:, :3].astype(np.float64) @ T_world_lidar[:3, :3].T + T_world_lidar[:3, 3]
+        for box in world.annotations(at):
+            count = _points_in_box(points_world, box)
+            if count:
+                self.tables.add_annotation(scene, sample, box, count)
+
+    def _path(self, relative: str) -> Path:
+        path = self.folder / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def _points_in_box(points: Float[np.ndarray, "P 3"], box: Annotation) -> int:
+    rel = points - np.asarray(box.centre)
+    c, s = math.cos(box.yaw), math.sin(box.yaw)
+    along, left = c * rel[:, 0] + s * rel[:, 1], -s * rel[:, 0] + c * rel[:, 1]
+    half = 0.5 * np.asarray(box.size) + 1e-3
+    return int(((np.abs(along) <= half[0]) & (np.abs(left) <= half[1]) & (np.abs(rel[:, 2]) <= half[2])).sum())
+
+
+@contextmanager
+def _complete_or_nothing(output: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder beside `output` that takes its name when the block succeeds and vanishes when it does not."""
+    if output.exists():
+        if not overwrite:
+            raise DatasetError(f"{output} exists: choose another --output, or pass --overwrite to replace it")
+        if not output.is_dir() or (any(output.iterdir()) and not (output / MARKER).exists()):
+            raise DatasetError(f"{output} is not a synthetic data set (no {MARKER} in it), so it is not overwritten")
+    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if output.exists():
+            shutil.rmtree(output)
+        partial.rename(output)
+    except OSError as error:
+        raise DatasetError(f"{error.filename or output}: {error.strerror or error}; nothing was written") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _progress(total: int, show: bool):
+    """A function to call once per rendered moment of the rig."""
+    if not show:
+        yield lambda: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="frame", desc="rendering", smoothing=0.1) as bar:
+        yield lambda: bar.update(1)
+
+
+def _write_notes(
+    folder: Path, names: list[str], frames: int, seed: int, cameras: Cameras, lidar: Lidar, sweeps: bool
+) -> None:
+    rig = {
+        name: {
+            "width": cameras.width[i], "height": cameras.height[i], "model": cameras.model[i],
+            "distortion": list(cameras.distortion[i]), "intrinsics": cameras.intrinsics[i].tolist(),
+            "T_ego_cam": cameras.T_ego_cam[i].tolist(),
+        }
+        for i, name in enumerate(cameras.names)
+    }  # fmt: skip
+    notes = {
+        "generator": "gaussianocc_core.synthetic", "generator_version": __version__, "seed": seed, "scenes": names,
+        "keyframes_per_scene": frames, "sweeps": sweeps, "lidar": asdict(lidar), "cameras": rig, "licence": "Apache-2.0",
+    }  # fmt: skip
+    (folder / MARKER).write_text(json.dumps(notes, indent=1))
+    (folder / "README.md").write_text(_README.format(scenes=len(names), frames=frames, seed=seed, version=__version__))
+
+
+_README = """# Synthetic street scenes
+
+{scenes} scene(s) of {frames} keyframes, seed {seed}, made by gaussianocc_core.synthetic {version}. Everything here is computed, nothing
+was recorded. Licence: Apache-2.0, like the generator. The same generator version and seed give the same bytes.
+
+    python tools/make_synthetic_nuscenes.py --output DIR --scenes {scenes} --frames {frames} --seed {seed}
+
+nuScenes v1.0 schema; nuscenes-devkit 1.2.0 loads it: `NuScenes("v1.0-mini", DIR)`. Ego frame: x forward, y left, z up, origin on the
+ground under the rear axle. Images are 12 Hz, each cast at its own time with its own ego pose; keyframes and lidar are 2 Hz.
+
+| path | what |
+|---|---|
+| `v1.0-mini/` | tables, with 3D boxes of vehicles, people, cones and barriers that the lidar hits |
+| `samples/`, `sweeps/` | JPEG images; `samples/LIDAR_TOP`: float32 x y z intensity ring |
+| `gts/<scene>/<sample token>/labels.npz` | Occ3D: semantics, mask_camera, mask_lidar, uint8 [x, y, z] 200x200x16, 0.4 m |
+| `nuscenes_semantic/**/_mask.bin` | raw int8 at image size: 1 sedan, 2 highway, ... 16 sky, -1 none |
+| `depth_full/samples/**.npy` | float32 z-depth in metres at image size, 0 = sky or beyond 200 m |
+| `synthetic.json` | seed, generator version, rig |
+
+A voxel is occupied if the ground's surface or any solid touches it. Where classes share a voxel, small and rare ones win: person,
+cone, bicycle, motorcycle, barrier, car, construction vehicle, bus, truck, trailer, manmade, vegetation, then the ground. A voxel is visible
+(mask_camera, mask_lidar) if a ray passes it up to and including the first occupied voxel.
+"""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ Each bag holds, per camera, /<CAM>/image_raw/compressed (the JPEG files' own byt
 
 def main() -> int:
     arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run tidies up as an interrupted one does
     # Imported here, because torch takes seconds and --help should not.
     from gaussianocc_core.data.bag_writer import refuse_existing
     from gaussianocc_core.data.nuscenes import NuScenesSource

@@ -175,13 +175,22 @@ def _appear_when_complete(path: Path) -> Iterator[Path]:
         raise BagError(f"cannot write to {path.parent}: {error.strerror}; choose another output folder") from error
     try:
         yield hidden / path.name
-        if path.exists():
-            path.rename(hidden / f"{path.name}.replaced")
-        (hidden / path.name).rename(path)
+        _replace(path, hidden / path.name, hidden / f"{path.name}.replaced")
     except OSError as error:  # sources turn theirs into DatasetErrors: this one is the output's
         raise BagError(f"writing {path} failed: {error.strerror or error}; nothing was left behind") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _replace(path: Path, new: Path, aside: Path) -> None:
+    if path.exists():
+        path.rename(aside)
+    try:
+        new.rename(path)
+    except BaseException:  # also an interrupt between the two steps
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        raise
 
 
 def _in_order(streams: Iterable[Iterable[Record]]) -> Iterator[Record]:

@@ -199,7 +199,7 @@ class NuScenesSource:
         for row in rows:
             is_camera = row["sensor_modality"] == "camera"
             _check_fields(row, "sample_data", (*_NEEDED_FIELDS, "width", "height") if is_camera else _NEEDED_FIELDS)
-        return sorted(rows, key=lambda row: (row["timestamp"], row["channel"]))
+        return sorted(rows, key=lambda row: (row["timestamp"], row["sensor_modality"], row["channel"]))
 
     def _lookup(self, row: dict, table: str) -> dict:
         """The row of another table that a sample_data row points to."""

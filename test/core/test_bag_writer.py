@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import tracemalloc
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -238,6 +239,22 @@ def test_nothing_is_left_behind_when_the_source_fails_and_an_old_bag_survives(tm
             write_bag(tmp_path / name, make_rig(), records, storage=storage, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert (tmp_path / "old" / "old.mcap").read_bytes() == before
+
+
+def test_an_old_bag_survives_a_failing_rename(tmp_path, monkeypatch):
+    write_bag(tmp_path / "bag", make_rig(), [pose(T0)])
+    rename = Path.rename
+
+    def fail_for_the_new_bag(path, target):
+        if path.parent.name.startswith(".bag.partial-") and not path.name.endswith(".replaced"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_bag)
+    with pytest.raises(BagError, match="Input/output error"):
+        write_bag(tmp_path / "bag", make_rig(), [pose(T0), pose(T0 + 1)], overwrite=True)
+    assert len(read(tmp_path / "bag")) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
 
 
 def test_an_existing_bag_is_replaced_only_when_asked(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import signal
 import sys
 import threading
 import time
@@ -389,6 +390,7 @@ def main(args: list[str] | None = None) -> None:
         _say(str(error))
         status = 2 if isinstance(error, BagError) else 3
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the summary short
         if player is not None:
             if player.published:
                 print(player.summary(), flush=True)

@@ -16,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 # In the order of events. calibrate: CameraInfo and TF; total: arrival of the set's last image to publication.
 STAGES = ("queue", "calibrate", "decode", "predict", "encode", "total")
 _WINDOW = 100  # sets over which medians are taken
+_RATE_WINDOW = 30.0  # s
 _MAX_AGE = 3600.0  # s; an older "age" means that the clock and the stamps tell different times
 
 
@@ -55,7 +56,7 @@ class NodeStatistics:
     def summary(self) -> dict[str, str]:
         """Key -> value as /diagnostics shows them; stage times are medians in ms."""
         with self._lock:
-            times = [t for t in self._published if t > time.monotonic() - 10.0]
+            times = [t for t in self._published if t > time.monotonic() - _RATE_WINDOW]
             rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
             values = {"sets": str(self.sets), "sets per second": f"{rate:.2f}"}
             values["age ms"] = f"{1e3 * np.median(self._ages):.0f}" if self._ages else "unknown"

@@ -8,6 +8,7 @@ them lies a slot for the newest set, so a slow network skips sets instead of fal
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import traceback
@@ -46,13 +47,14 @@ _SILENT_AFTER = 3.0  # s without an image until a camera is called silent
 
 class OccupancyNode(LifecycleNode):
     def __init__(self, **options: Any) -> None:
+        # Before anything can fail: rclpy destroys even a half-built node at shutdown.
+        self._inference: ThreadPoolExecutor | None = None
+        self._subscriptions_active: list[Any] = []
         super().__init__("occupancy_node", **options)
         self.parameters = declare_parameters(self)
         self.failure = ""  # why the last transition failed
         self._warned: dict[str, float] = {}
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # timers keep running while a paused bag holds /clock
-        self._inference: ThreadPoolExecutor | None = None
-        self._subscriptions_active: list[Any] = []
 
     # ---- lifecycle -------------------------------------------------------------------------------------------------
 
@@ -130,6 +132,7 @@ class OccupancyNode(LifecycleNode):
         self._last_arrival: dict[str, float] = {}
         self._last_log = time.monotonic()
         self._set_problem = ""
+        self._in_work = False
         self._timer = self.create_timer(1.0, self._report, clock=self._steady)
         reliability = ReliabilityPolicy.RELIABLE if parameters.reliable else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=parameters.image_queue_size, reliability=reliability)
@@ -186,19 +189,25 @@ class OccupancyNode(LifecycleNode):
                 self._statistics.count_drop("superseded")
             self._inference.submit(self._process_next)
 
+    def _silent_cameras(self, now: float) -> list[str]:
+        """One phrase for each camera that sends nothing, or one for all."""
+        if self.parameters.reliable and self._in_work:  # a lossless replay waits for the result
+            return []
+        topics = {camera: self.parameters.image_topic_of(camera) for camera in self._cameras}
+        since = {camera: now - self._last_arrival.get(camera, self._active_since) for camera in self._cameras}
+        silent = [camera for camera, age in since.items() if age > _SILENT_AFTER]
+        if len(silent) == len(topics) > 1:
+            return [f"no image from any camera for {min(since.values()):.0f} s, on {', '.join(topics.values())}"]
+        return [f"{camera}: no image on {topics[camera]} for {since[camera]:.0f} s" for camera in silent]
+
     def _report(self) -> None:
         now = time.monotonic()
-        since = {camera: now - self._last_arrival.get(camera, self._active_since) for camera in self._cameras}
-        silent = [
-            f"{camera}: no image on {self.parameters.image_topic_of(camera)} for {age:.0f} s"
-            for camera, age in since.items()
-            if age > _SILENT_AFTER
-        ]
+        silent = self._silent_cameras(now)
         missing = [] if silent or now - self._active_since < _SILENT_AFTER else list(self._rig.missing().values())
-        if silent:
-            self._warn("silent", "; ".join(silent) + "; check topic, QoS and the parameters cameras and image_topic")
         problem = "; ".join(silent or missing) or self._set_problem
-        if missing:
+        if silent:
+            self._warn("silent", f"{problem}; check the topic, its QoS and the parameters cameras and image_topic")
+        elif missing:
             self._warn("missing", problem)
         values = self._statistics.summary()
         for reason, count in sorted(self._builder.statistics.dropped.items()):
@@ -220,6 +229,7 @@ class OccupancyNode(LifecycleNode):
         except IndexError:  # superseded before its turn, or deactivated
             return
         self._statistics.record("queue", time.perf_counter() - completed)
+        self._in_work = True
         try:
             prediction = self._predict(newest)
             if not self.context.ok():  # Ctrl-C during inference
@@ -235,6 +245,8 @@ class OccupancyNode(LifecycleNode):
             self._set_problem = ""
             self._statistics.record("total", time.perf_counter() - completed)
             self._statistics.count_set((self.get_clock().now().nanoseconds - newest.stamp_ns) * 1e-9)
+        finally:
+            self._in_work = False
 
     def _predict(self, newest: SynchronizedSet) -> OccupancyPrediction:
         with self._statistics.timed("calibrate"):
@@ -301,6 +313,7 @@ def main(args: list[str] | None = None) -> None:
     except GaussianOccError as error:
         sys.exit(f"occupancy_node: {' '.join(str(error).split())}")
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch and a terminal may both send one; tidying up is under way
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()

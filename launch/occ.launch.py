@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start the occupancy node and, if asked, a bag replay and RViz.
+
+ros2 launch gaussianocc_ros occ.launch.py bag:=bags/scene-0061 rviz:=true
+"""
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+PACKAGE = "gaussianocc_ros"
+
+
+def generate_launch_description():
+    share = get_package_share_directory(PACKAGE)
+    # An empty default means "not set": the node's own default, or the parameter file's value, then holds.
+    arguments = {
+        "params_file": (os.path.join(share, "config", "ros", "occupancy_node.yaml"), "Parameter file of the node."),
+        "checkpoint": ("", "Model file (.safetensors); overrides the parameter file."),
+        "device": ("", "auto, cpu, cuda or cuda:N; overrides the parameter file."),
+        "autostart": ("", "false leaves configure and activate to a lifecycle manager."),
+        "use_sim_time": ("", "Time from /clock. Default: true when a bag is played."),
+        "bag": ("", "rosbag2 to play (folder, .mcap or .db3)."),
+        "rate": ("", "Speed of the replay."),
+        "loop": ("false", "Repeat the bag."),
+        "rviz": ("false", "Start RViz with the package's configuration."),
+        "namespace": ("", "Namespace of the node."),
+        "log_level": ("info", "debug, info, warn, error or fatal."),
+    }
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in arguments.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=_processes, args=[share])])
+
+
+def _processes(context, share):
+    given = {name: value for name, value in context.launch_configurations.items() if value != ""}
+    bag = given.get("bag")
+    sim_time = _is_true(given.get("use_sim_time", "true" if bag else "false"))
+    overrides = {name: given[name] for name in ("checkpoint", "device") if name in given}
+    if "autostart" in given:
+        overrides["autostart"] = _is_true(given["autostart"])
+    common = {"output": "screen", "ros_arguments": ["--log-level", given["log_level"]]}
+    processes = [
+        Node(
+            package=PACKAGE,
+            executable="occupancy_node",
+            name="occupancy_node",
+            namespace=given.get("namespace", ""),
+            parameters=[given["params_file"], {**overrides, "use_sim_time": sim_time}],
+            on_exit=Shutdown(reason="the occupancy node ended"),  # a bad start-up state ends the launch too
+            **common,
+        ),
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["--display-config", os.path.join(share, "config", "rviz", "occ.rviz")],
+            parameters=[{"use_sim_time": sim_time}],
+            condition=IfCondition(LaunchConfiguration("rviz")),
+            **common,
+        ),
+    ]
+    if bag:
+        options = ["--rate", given["rate"]] if "rate" in given else []
+        options += ["--loop"] if _is_true(given["loop"]) else []
+        options += ["--clock"] if sim_time else []
+        processes.append(Node(package=PACKAGE, executable="bag_player", arguments=[bag, *options], **common))
+    return processes
+
+
+def _is_true(text):
+    return text.strip().lower() in ("true", "1", "yes", "on")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time the rasteriser on a street-like voxel scene: python benchmarks/render.py [--active 0.09] [--json FILE]."""
+"""Time the rasteriser, forward and with gradients, on a street-like voxel scene.
+
+python benchmarks/render.py [--active 0.09 0.2 1] [--json FILE]
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import json
 import platform
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +70,18 @@ def surround(width: int, height: int) -> Cameras:
     )
 
 
+def forward(gaussians: Gaussians, cameras: Cameras) -> None:
+    with torch.no_grad():
+        rasterize(gaussians, cameras)
+
+
+def forward_backward(gaussians: Gaussians, cameras: Cameras) -> None:
+    """Gradients to opacities and features, as training on voxels needs them."""
+    opacities, features = gaussians.opacities.clone().requires_grad_(), gaussians.features.clone().requires_grad_()
+    views = rasterize(replace(gaussians, opacities=opacities, features=features), cameras)
+    (views.features.sum() + views.depth.sum() + views.alpha.sum()).backward()
+
+
 def measure(work, repeats: int) -> dict[str, float]:
     """Median and quartile distance of wall seconds, and median CPU seconds over all threads, after one warm-up."""
     work()
@@ -80,7 +96,7 @@ def measure(work, repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--active", type=float, nargs="+", default=[0.09], help="share of voxels with opacity")
     parser.add_argument("--size", type=int, nargs=2, default=[320, 180], metavar=("W", "H"))
     parser.add_argument("--grid", type=int, nargs=3, default=[200, 200, 16], metavar=("X", "Y", "Z"))
@@ -97,9 +113,10 @@ def main() -> None:
     results = []
     for active in arguments.active:
         gaussians = street(grid, active, arguments.features, arguments.seed)
-        timing = measure(lambda scene=gaussians: rasterize(scene, cameras), arguments.repeats)
-        results.append({"stage": "forward", "backend": "cpu", "active": active, **timing})
-        print(f"forward, cpu, {active:.0%} active: {timing['wall_s']:.3f} s wall, {timing['cpu_s']:.3f} s CPU")
+        for stage, work in (("forward", forward), ("forward+backward", forward_backward)):
+            timing = measure(lambda work=work, scene=gaussians: work(scene, cameras), arguments.repeats)
+            results.append({"stage": stage, "backend": "cpu", "active": active, **timing})
+            print(f"{stage}, cpu, {active:.0%} active: {timing['wall_s']:.3f} s wall, {timing['cpu_s']:.3f} s CPU")
     if arguments.json:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False

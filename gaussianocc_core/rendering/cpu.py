@@ -11,9 +11,11 @@ compilation stays short, any Python thread may call this at any time, and forked
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -52,27 +54,78 @@ def composite(
     height: int,
     constants: RasterConstants,
 ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N 1 H W"], Float[Tensor, "N 1 H W"]]:
-    """Accumulated features, accumulated depth (m) and alpha of every camera."""
+    """Accumulated features, accumulated depth (m) and alpha of every camera.
+
+    Differentiable in opacities and features, and through the footprints' centers, conics and depth.
+    """
     tiles = bin_footprints(footprints, cameras, width, height)
-    channels = features.shape[1]
-    image = np.empty((cameras, channels + 2, height, width), dtype=np.float32)  # features, depth, alpha
-    arguments = (
-        tiles.start,
-        tiles.entries,
+    fixed = _Fixed(
+        tiles,
         _array(footprints.gaussian, np.int32),
-        _array(footprints.centers),
-        _array(footprints.conics),
-        _array(footprints.depth),
         _array(footprints.reach),
-        _array(opacities),
-        _array(features),
-        np.float32(constants.min_alpha),
-        np.float32(constants.max_alpha),
-        np.float32(constants.stop_transmittance),
+        (cameras, features.shape[1] + 2, height, width),
+        constants,
     )
-    _for_tiles(lambda first, end: _composite_tiles(first, end, *arguments, image), len(tiles.start) - 1)
-    result = torch.from_numpy(image)
-    return result[:, :channels], result[:, channels : channels + 1], result[:, channels + 1 :]
+    image = _Composite.apply(footprints.centers, footprints.conics, footprints.depth, opacities, features, fixed)
+    return image[:, :-2], image[:, -2:-1], image[:, -1:]
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """What compositing needs and has no gradient."""
+
+    tiles: TileLists
+    gaussian: Int[np.ndarray, " P"]
+    reach: Float[np.ndarray, " P"]
+    shape: tuple[int, int, int, int]  # N, C + 2, H, W: features, depth, alpha
+    constants: RasterConstants
+
+    def kernel_arguments(self, tensors: Sequence[Tensor]) -> tuple:
+        """The leading arguments that both kernels share, from centers, conics, depth, opacities, features."""
+        limits = (self.constants.min_alpha, self.constants.max_alpha, self.constants.stop_transmittance)
+        return (
+            self.tiles.start,
+            self.tiles.entries,
+            self.gaussian,
+            self.reach,
+            *(_array(tensor) for tensor in tensors),
+            *(np.float32(limit) for limit in limits),
+        )
+
+
+class _Composite(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, centers, conics, depth, opacities, features, fixed):
+        image = np.empty(fixed.shape, dtype=np.float32)
+        arguments = fixed.kernel_arguments((centers, conics, depth, opacities, features))
+        for _ in _run(lambda first, end: _composite_tiles(first, end, *arguments, image), fixed.tiles):
+            pass
+        result = torch.from_numpy(image)
+        ctx.fixed = fixed
+        ctx.save_for_backward(centers, conics, depth, opacities, features, result)
+        return result
+
+    @staticmethod
+    def backward(ctx, grad_image):
+        *inputs, image = ctx.saved_tensors
+        fixed = ctx.fixed
+        arguments = fixed.kernel_arguments(inputs)
+        grad_image, image = _array(grad_image), _array(image)
+        through_clamp = fixed.constants.clamped_alpha_gradient
+        start, entries = fixed.tiles.start, fixed.tiles.entries
+
+        def work(first: int, end: int) -> np.ndarray:
+            # One row per entry of these tiles; a footprint in several tiles has several rows.
+            grads = np.zeros((start[end] - start[first], fixed.shape[1] + 5), dtype=np.float32)
+            _backward_tiles(first, end, *arguments, image, grad_image, through_clamp, grads)
+            return grads
+
+        results = [np.zeros(tuple(tensor.shape), dtype=np.float32) for tensor in inputs]
+        offset = 0
+        for grads in _run(work, fixed.tiles):  # in the tiles' order, so that sums do not depend on the threads
+            _scatter(entries[offset : offset + len(grads)], fixed.gaussian, grads, *results)
+            offset += len(grads)
+        return (*(torch.from_numpy(result) for result in results), None)
 
 
 def bin_footprints(footprints: Footprints, cameras: int, width: int, height: int) -> TileLists:
@@ -91,17 +144,26 @@ def _array(values: Tensor, dtype: type = np.float32) -> np.ndarray:
     return np.ascontiguousarray(values.detach().cpu().numpy(), dtype=dtype)
 
 
-def _for_tiles(work: Callable[[int, int], None], count: int) -> None:
-    """Run work(first, end) over all tiles on as many threads as torch uses; they live only as long as the call."""
+def _run(work: Callable[[int, int], Any], tiles: TileLists) -> Iterator[Any]:
+    """Results of work(first, end) over all tiles, in order, from as many threads as torch uses.
+
+    The threads live only as long as the call: there is no pool that a fork could leave without its threads.
+    """
+    count = len(tiles.start) - 1
     threads = min(torch.get_num_threads(), os.cpu_count() or 1)
-    ranges = [(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
-    work(0, 0)  # compile or load in one thread
-    if threads == 1 or len(ranges) == 1:
-        work(0, count)
+    spans = [(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
+    if threads == 1 or len(spans) == 1:
+        yield from (work(*span) for span in spans)
         return
+    work(0, 0)  # compile, or load from the cache, in one thread
     with ThreadPoolExecutor(threads) as pool:
-        for finished in [pool.submit(work, *span) for span in ranges]:
-            finished.result()
+        waiting = deque()
+        for span in spans:
+            waiting.append(pool.submit(work, *span))
+            if len(waiting) > 4 * threads:  # bounds the memory that finished results hold
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 @numba.njit(**_JIT)
@@ -137,7 +199,7 @@ def _exp_negative(s):
 
 @numba.njit(**_JIT)
 def _composite_tiles(
-    first, end, start, entries, gaussian, centers, conics, depth, reach, opacities, features,
+    first, end, start, entries, gaussian, reach, centers, conics, depth, opacities, features,
     min_alpha, max_alpha, stop_transmittance, image,
 ):  # fmt: skip
     """Composite tiles first..end into image (N, C + 2, H, W): features, depth, alpha."""
@@ -213,3 +275,142 @@ def _composite_tiles(
                     image[camera, c, top + row, left + i] = sums[row, c, i]
             for i in range(tile_columns):
                 image[camera, channels + 1, top + row, left + i] = _ONE - transmittance[row, i]
+
+
+@numba.njit(**_JIT)
+def _backward_tiles(
+    first, end, start, entries, gaussian, reach, centers, conics, depth, opacities, features,
+    min_alpha, max_alpha, stop_transmittance, image, grad_image, through_clamp, grads,
+):  # fmt: skip
+    """Gradients of every entry of tiles first..end: C features, depth, opacity, u, v, conic uu, uv, vv.
+
+    Replays the forward pass front to back. With w = alpha T, q = dL/dw and Q = sum of w q over the whole pixel,
+    dL/dalpha = T q - (Q - P) / (1 - alpha), where P is the part of Q up to and with this Gaussian: what lies behind
+    is known from the total, so that no second pass from the back is needed.
+    """
+    height, width = image.shape[2], image.shape[3]
+    channels = features.shape[1]
+    columns, rows = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
+    grad = np.empty((TILE, channels + 2, TILE), dtype=np.float32)  # of the image: features, depth, alpha
+    behind = np.empty((TILE, TILE), dtype=np.float32)  # Q - P
+    transmittance = np.empty((TILE, TILE), dtype=np.float32)
+    live = np.empty((TILE, TILE), dtype=np.float32)
+    row_live = np.empty(TILE, dtype=np.bool_)
+    weight = np.empty(TILE, dtype=np.float32)
+    alphas = np.empty(TILE, dtype=np.float32)  # before the clamp; 0 where skipped or stopped
+    before = np.empty(TILE, dtype=np.float32)  # T before this Gaussian
+    q = np.empty(TILE, dtype=np.float32)
+    sums = np.empty((channels + 1, TILE), dtype=np.float32)  # w dL/dfeature, w dL/ddepth over the rows
+    shape = np.empty((6, TILE), dtype=np.float32)  # opacity, u, v, conic uu, uv, vv over the rows
+    offset = np.arange(TILE).astype(np.float32)
+    base = start[first]
+
+    for tile in range(first, end):
+        camera = tile // (rows * columns)
+        top = (tile // columns) % rows * TILE
+        left = tile % columns * TILE
+        tile_rows = min(TILE, height - top)
+        tile_columns = min(TILE, width - left)
+        grad[:] = _ZERO
+        behind[:] = _ZERO
+        for row in range(tile_rows):
+            for c in range(channels + 2):
+                for i in range(tile_columns):
+                    g_pixel = grad_image[camera, c, top + row, left + i]
+                    grad[row, c, i] = g_pixel
+                    behind[row, i] += g_pixel * image[camera, c, top + row, left + i]
+        transmittance[:] = _ONE
+        live[:] = _ZERO
+        live[:, :tile_columns] = _ONE
+        row_live[:] = True
+        rows_left = tile_rows
+
+        for entry in range(start[tile], start[tile + 1]):
+            p = entries[entry]
+            g = gaussian[p]
+            u = centers[p, 0] - np.float32(left) - _HALF
+            v = centers[p, 1] - np.float32(top) - _HALF
+            first_row = max(0, int(np.ceil(v - reach[p])))
+            end_row = min(tile_rows, int(np.floor(v + reach[p])) + 1)
+            uu, uv, vv = conics[p, 0], conics[p, 1], conics[p, 2]
+            opacity = opacities[g]
+            z = depth[p]
+            sums[:] = _ZERO
+            shape[:] = _ZERO
+            for row in range(first_row, end_row):
+                if not row_live[row]:
+                    continue
+                dv = v - np.float32(row)
+                total, alive = _ZERO, _ZERO
+                for i in range(TILE):
+                    du = u - offset[i]
+                    s = du * (_HALF * uu * du + uv * dv) + _HALF * vv * dv * dv
+                    full = opacity * _exp_negative(s)
+                    full = full if full >= min_alpha and s >= _ZERO else _ZERO
+                    t = transmittance[row, i]
+                    w = min(max_alpha, full) * t
+                    on = live[row, i] if t - w > stop_transmittance else _ZERO
+                    w *= on
+                    live[row, i] = on
+                    transmittance[row, i] = t - w
+                    before[i] = t
+                    weight[i] = w
+                    alphas[i] = full * on
+                    total += w
+                    alive += on
+                if total > _ZERO:
+                    for i in range(TILE):
+                        q[i] = grad[row, channels + 1, i] + z * grad[row, channels, i]
+                        sums[channels, i] += weight[i] * grad[row, channels, i]
+                    for c in range(channels):
+                        value = features[g, c]
+                        for i in range(TILE):
+                            q[i] += value * grad[row, c, i]
+                            sums[c, i] += weight[i] * grad[row, c, i]
+                    for i in range(TILE):
+                        rest = behind[row, i] - weight[i] * q[i]
+                        behind[row, i] = rest
+                        full = alphas[i]
+                        d_alpha = before[i] * q[i] - rest / (_ONE - min(max_alpha, full))
+                        passes = full > _ZERO and (through_clamp or full < max_alpha)
+                        # alpha = o exp(-s): d alpha = full / o do - full ds
+                        d_full = d_alpha * full if passes else _ZERO
+                        du = u - offset[i]
+                        shape[0, i] += d_full
+                        shape[1, i] -= d_full * (uu * du + uv * dv)
+                        shape[2, i] -= d_full * (vv * dv + uv * du)
+                        shape[3, i] -= d_full * _HALF * du * du
+                        shape[4, i] -= d_full * du * dv
+                        shape[5, i] -= d_full * _HALF * dv * dv
+                if alive == _ZERO:
+                    row_live[row] = False
+                    rows_left -= 1
+            for c in range(channels + 1):
+                total = _ZERO
+                for i in range(TILE):
+                    total += sums[c, i]
+                grads[entry - base, c] = total
+            for k in range(6):
+                total = _ZERO
+                for i in range(TILE):
+                    total += shape[k, i]
+                grads[entry - base, channels + 1 + k] = total / opacity if k == 0 else total
+            if rows_left == 0:
+                break
+
+
+@numba.njit(**_JIT)
+def _scatter(entries, gaussian, grads, centers, conics, depth, opacities, features):
+    """Add the gradients of entries to those of footprints (centers, conics, depth) and Gaussians."""
+    channels = features.shape[1]
+    for e in range(entries.shape[0]):
+        p = entries[e]
+        g = gaussian[p]
+        for c in range(channels):
+            features[g, c] += grads[e, c]
+        depth[p] += grads[e, channels]
+        opacities[g] += grads[e, channels + 1]
+        for k in range(2):
+            centers[p, k] += grads[e, channels + 2 + k]
+        for k in range(3):
+            conics[p, k] += grads[e, channels + 4 + k]

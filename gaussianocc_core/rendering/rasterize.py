@@ -27,6 +27,8 @@ def rasterize(
     width, height: size of the images in pixels; the intrinsics are scaled to it. Default: the cameras' own size.
     normalize_depth: z-depth divided by alpha (gsplat's ED; 0 where alpha is 0) instead of accumulated (D).
     near: Gaussians whose mean is nearer than this z (metres) are dropped.
+    Differentiable in all five tensors of the Gaussians and in the cameras' T_ego_cam.
+
     backend: "cpu", or "auto" for the best one that can run here. The images are float32 on the Gaussians' device.
     """
     _check_gaussians(gaussians)

@@ -181,7 +181,7 @@ class _RigCamera:
 
 
 def view_rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """Rotation of T_ego_cam (3, 3) of a camera that looks along yaw (left), pitch (up) and roll (clockwise), degrees."""
+    """Rotation of T_ego_cam (3, 3) of a camera that looks along yaw (left), pitch (up), roll (clockwise); degrees."""
     y, p, r = (math.radians(angle) for angle in (yaw, pitch, roll))
     about_z = np.array([[math.cos(y), -math.sin(y), 0], [math.sin(y), math.cos(y), 0], [0, 0, 1.0]])
     about_y = np.array([[math.cos(p), 0, -math.sin(p)], [0, 1.0, 0], [math.sin(p), 0, math.cos(p)]])

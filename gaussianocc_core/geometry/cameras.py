@@ -83,8 +83,9 @@ def unproject(
 
 def pixel_rays(intrinsics: Float[Tensor, "N 3 3"], width: int, height: int) -> Float[Tensor, "N H W 3"]:
     """Directions through the pixel centres in the camera frame with z = 1, so that point = ray * z-depth."""
-    options = {"device": intrinsics.device, "dtype": intrinsics.dtype}
-    v, u = torch.meshgrid(torch.arange(height, **options) + 0.5, torch.arange(width, **options) + 0.5, indexing="ij")
+    rows = torch.arange(height, device=intrinsics.device, dtype=intrinsics.dtype) + 0.5
+    columns = torch.arange(width, device=intrinsics.device, dtype=intrinsics.dtype) + 0.5
+    v, u = torch.meshgrid(rows, columns, indexing="ij")
     pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1)  # (H, W, 3)
     return torch.einsum("nij,hwj->nhwi", torch.linalg.inv(intrinsics), pixels)
 

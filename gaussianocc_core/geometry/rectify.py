@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,7 +56,8 @@ class Rectifier:
                 K_new = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
             else:
                 K_new = K * np.array([[width / source_size[0]], [height / source_size[1]], [1.0]])
-            remap, mask, lost_share = None, np.ones((height, width), dtype=bool), 0.0
+            remap, lost_share = None, 0.0
+            mask: Any = np.ones((height, width), dtype=bool)
             if cameras.model[i] == EQUIDISTANT or any(cameras.distortion[i]):
                 pixels = self._source_pixels(K, cameras.model[i], cameras.distortion[i], K_new, width, height)
                 mask = ((pixels >= 0) & (pixels < source_size)).all(axis=-1)

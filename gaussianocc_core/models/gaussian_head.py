@@ -17,6 +17,10 @@ class GaussianHead(nn.Module):
     lattice is coarse there.
     """
 
+    means: Tensor
+    scales: Tensor
+    quats: Tensor
+
     def __init__(
         self,
         points: Float[Tensor, "X Y Z 3"],

@@ -20,6 +20,8 @@ from gaussianocc_core.types import Cameras, Lattice, OccupancyField, RenderedVie
 class GaussianOcc(nn.Module):
     """Encoder, lifting, 3D decoder and Gaussian head in paper order."""
 
+    points: Tensor  # (X, Y, Z, 3) of the lattice, ego frame, m
+
     def __init__(
         self, image_encoder: ImageEncoder, lattice: Lattice, voxel_decoder: VoxelDecoder, gaussian_head: GaussianHead
     ) -> None:
@@ -73,5 +75,7 @@ def build_model(config: ModelConfig) -> GaussianOcc:
             lattice_geometry.points(config.lattice), gaussians.scale, gaussians.far_radius, gaussians.far_factor
         ),
     )
-    model.voxel_decoder.to(memory_format=torch.channels_last_3d)  # see forward
+    for module in model.voxel_decoder.modules():
+        if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):  # as the volume, see forward
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
     return model

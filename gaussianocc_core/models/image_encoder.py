@@ -6,8 +6,6 @@ The ResNet is written out because torchvision has no CPU build for every platfor
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -77,6 +75,9 @@ BACKBONES: dict[str, tuple[_Block, tuple[int, int, int]]] = {
 class ImageEncoder(nn.Module):
     """(B, N, 3, H, W) RGB in 0-1 -> (B, N, C, H/4, W/4) features; H and W must be multiples of 16."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, backbone: str, width: float, up_channels: tuple[int, int], feature_channels: int) -> None:
         super().__init__()
         if backbone not in BACKBONES:
@@ -118,7 +119,7 @@ def _stage(block: _Block, channels_in: int, channels: int, depth: int, stride: i
 
 
 def _fuse(channels_in: int, channels: int) -> nn.Sequential:
-    layers: list[Callable[[Tensor], Tensor]] = []
+    layers: list[nn.Module] = []
     for source in (channels_in, channels):
         layers += [nn.Conv2d(source, channels, 3, padding=1, bias=False), nn.InstanceNorm2d(channels), nn.ReLU()]
     return nn.Sequential(*layers)

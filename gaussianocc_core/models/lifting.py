@@ -24,7 +24,7 @@ class LiftPlan:
     """Which points each camera sees and where, for one calibration."""
 
     points: tuple[Int[Tensor, " _"], ...]  # per camera, flat indices of the points it sees
-    positions: tuple[Float[Tensor, "_ 2"], ...]  # per camera, where: grid_sample coordinates, -1..1, borders at pixel edges
+    positions: tuple[Float[Tensor, "_ 2"], ...]  # per camera, where: -1..1 from edge to edge of the image
     weight: Float[Tensor, " P"]  # 1 / number of cameras that see the point; 0 where none does
 
     @property

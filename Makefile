@@ -13,7 +13,7 @@ setup:  ## create or update .venv: torch, the pinned packages, ROS 2, the messag
 	@$(PYTHON) tools/setup/bootstrap.py
 
 demo: setup  ## images in, occupancy out, through ROS 2: writes out/demo/
-	@$(VENV_PYTHON) tools/demo.py
+	@$(VENV_PYTHON) -m gaussianocc_ros.demo
 
 test: lint  ## lint, then every test not marked slow
 	@$(PYTEST) -m "not slow"

@@ -49,6 +49,11 @@ def camera_offsets(cameras: Cameras) -> list[float]:
     return [float(SPREAD * (angle / max(turned.max(), 1.0) - 1.0)) for angle in turned]
 
 
+def scene_world(seed: int, index: int, frames: int) -> World:
+    """The world of scene `index` (0-based) of a data set with this seed and number of keyframes."""
+    return World(seed * 1000 + index, duration=0.5 * frames + 1.0)
+
+
 def write_dataset(
     output: str | Path,
     scenes: int = 1,
@@ -75,7 +80,7 @@ def write_dataset(
         images = (frames - 1) * (CAMERA_RATE // KEYFRAME_RATE) + 1 if sweeps else frames
         with _progress(scenes * images, progress) as tick:
             for index, name in enumerate(names):
-                writer.write_scene(name, World(seed * 1000 + index, duration=0.5 * frames + 1.0), frames, index, tick)
+                writer.write_scene(name, scene_world(seed, index, frames), frames, index, tick)
         (folder / "maps").mkdir()
         cv2.imwrite(str(folder / "maps" / "blank.png"), np.full((16, 16), 255, dtype=np.uint8))
         writer.tables.write(folder / VERSION, "maps/blank.png")

@@ -32,7 +32,7 @@ from gaussianocc_core.data.bag_writer import (
 )
 from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
 from gaussianocc_core.geometry import transforms
-from gaussianocc_core.types import Cameras, OccupancyLabels, Sample
+from gaussianocc_core.types import EQUIDISTANT, PINHOLE, Cameras, OccupancyLabels, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -224,18 +224,21 @@ class NuScenesSource:
         missing = [name for name in names if name not in rows]
         if missing or not names:
             raise DatasetError(f"scene {scene} has no camera {', '.join(missing)}; it has {', '.join(rows) or 'none'}")
+        lenses = [_lens(self._calibration(rows[name]), name) for name in names]
         return Cameras(
             names=names,
             intrinsics=torch.from_numpy(np.stack([_intrinsics(self._calibration(rows[name]), name) for name in names])),
             T_ego_cam=torch.from_numpy(np.stack([T_ego_cam[name] for name in names])),
             width=tuple(int(rows[name]["width"]) for name in names),
             height=tuple(int(rows[name]["height"]) for name in names),
+            model=tuple(model for model, _ in lenses),
+            distortion=tuple(distortion for _, distortion in lenses),
         )
 
     def _refuse_changed_calibration(self, scene: str, first: dict, row: dict) -> None:
-        fields = ("translation", "rotation", "camera_intrinsic")
+        fields = ("translation", "rotation", "camera_intrinsic", "camera_model", "camera_distortion")
         before, after = self._calibration(first), self._calibration(row)
-        if any(before[field] != after[field] for field in fields):
+        if any(before.get(field) != after.get(field) for field in fields):
             raise CalibrationError(
                 f"scene {scene}: the calibration of {row['channel']} changes from calibrated_sensor "
                 f"{before['token']} to {after['token']}; one rig per scene is supported, so split the scene there"
@@ -357,6 +360,23 @@ def _intrinsics(row: dict, camera: str) -> np.ndarray:
             f"lengths, got {row['camera_intrinsic']}; correct the table"
         )
     return intrinsics
+
+
+def _lens(row: dict, camera: str) -> tuple[str, tuple[float, ...]]:
+    """Model and coefficients as `Cameras` wants them.
+
+    nuScenes' images are undistorted and its schema has no lens. Other rigs in that schema may add the two fields.
+    """
+    model = row.get("camera_model", PINHOLE)
+    distortion = np.array(row.get("camera_distortion", ()), np.float64)
+    counts = {PINHOLE: (0, 4, 5, 8), EQUIDISTANT: (0, 4)}.get(model, ())
+    if distortion.ndim != 1 or len(distortion) not in counts or not np.isfinite(distortion).all():
+        raise CalibrationError(
+            f"calibrated_sensor {row['token']} of {camera}: camera_model {model!r} with camera_distortion "
+            f"{row.get('camera_distortion')} is not usable; expected pinhole with 0, 4, 5 or 8 finite coefficients, or "
+            "equidistant with 0 or 4"
+        )
+    return model, tuple(distortion.tolist())
 
 
 def _image_format(row: dict) -> str:

@@ -117,6 +117,17 @@ def test_real_occupancy_labels_have_the_documented_form(shared_data):
     assert (labels.mask_camera.sum(), labels.mask_lidar.sum()) == (43355, 56601)
 
 
+def test_lenses_beyond_the_schema_are_read(broken):
+    rows = read_table(broken, "calibrated_sensor")
+    fisheye = {"camera_model": "equidistant", "camera_distortion": [0.02, -0.008, 0.001, 0]}
+    next(row for row in rows if row["token"] == token(SCENE, "CAM_BACK")).update(fisheye)
+    next(row for row in rows if row["token"] == token(SCENE, "CAM_FRONT"))["camera_distortion"] = [0.1] * 5
+    write_table(broken, "calibrated_sensor", rows)
+    cameras = NuScenesSource(broken, cameras=("CAM_FRONT", "CAM_BACK", "CAM_BACK_LEFT")).rig(SCENE).cameras
+    assert cameras.model == ("pinhole", "equidistant", "pinhole")
+    assert cameras.distortion == ((0.1,) * 5, (0.02, -0.008, 0.001, 0.0), ())
+
+
 def test_a_keyframe_that_lacks_a_camera_is_left_out_with_a_warning(broken, caplog):
     rows = [row for row in read_table(broken, "sample_data") if "samples/CAM_BACK/" not in row["filename"]]
     write_table(broken, "sample_data", rows)
@@ -239,6 +250,9 @@ def test_a_missing_field_is_named_with_its_row(broken, field):
         ("translation", [0, float("nan"), 0]),
         ("translation", [0, 0]),
         ("rotation", [0, 0, 0, 0]),
+        ("camera_model", "panorama"),
+        ("camera_distortion", [0.1, 0.2, 0.3]),
+        ("camera_distortion", [0.1, 0.2, 0.3, float("nan")]),
     ],
 )
 def test_unusable_calibration_names_its_row(broken, field, value):

@@ -95,12 +95,11 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def _street_world(folder: Path, keyframes: int, seed: int) -> Path:
-    """The data set of one scene; the one of an earlier run is used again if it was made by the same code and settings."""
+    """The data set of one scene; an earlier run's is used again if the same code made it with the same settings."""
     from gaussianocc_core.synthetic import writer
 
-    made_by = json.dumps(
-        {"seed": seed, "keyframes": keyframes, "generator": _source_hash(Path(writer.__file__).parent)}
-    )
+    generator = _source_hash(Path(writer.__file__).parent)
+    made_by = json.dumps({"seed": seed, "keyframes": keyframes, "generator": generator})
     note = folder / "made_by.json"
     if note.is_file() and note.read_text(encoding="utf-8") == made_by:
         print(f"      {folder} is there already")
@@ -137,15 +136,8 @@ def _replay(bag: Path, log: Path, checkpoint: str) -> Recording:
     # A graph of its own: nothing else on this network takes part, or sees it.
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    node = [
-        sys.executable,
-        "-m",
-        "gaussianocc_ros.occupancy_node",
-        "--ros-args",
-        "--params-file",
-        str(parameter_file()),
-    ]
-    node += ["-p", "reliable:=true"]
+    node = [sys.executable, "-m", "gaussianocc_ros.occupancy_node", "--ros-args"]
+    node += ["--params-file", str(parameter_file()), "-p", "reliable:=true"]
     node += ["-p", f"checkpoint:={checkpoint}"] if checkpoint else []
     player = [sys.executable, "-m", "gaussianocc_ros.bag_player", str(bag), "--step", "--rate", "0"]
     with log.open("w", encoding="utf-8") as sink:
@@ -158,10 +150,8 @@ def _replay(bag: Path, log: Path, checkpoint: str) -> Recording:
                 recorder.spin_once()
                 if node_process.poll() is not None:
                     raise GaussianOccError(f"the node ended: {_last_line(log)} (all of it: {log})")
-            print(
-                "      "
-                + (player_process.stdout.read() if player_process.stdout else "").strip().replace("\n", "\n      ")
-            )
+            for line in player_process.stdout or ():
+                print(f"      {line}", end="")
             if player_process.returncode:
                 raise GaussianOccError(f"the replay failed; the node says: {_last_line(log)} (all of it: {log})")
             return recorder.finish()

@@ -7,11 +7,12 @@ ros2 launch gaussianocc_ros occ.launch.py bag:=bags/scene-0061 rviz:=true
 import os
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from launch import LaunchDescription
 
 PACKAGE = "gaussianocc_ros"
 

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ROS graph per test process, nodes that one thread spins, and a network small enough to run in milliseconds."""
+
+import time
+from array import array
+
+import cv2
+import numpy as np
+import pytest
+
+from gaussianocc_core.geometry.transforms import make_transform
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "/test/ros/" in item.path.as_posix():
+            item.add_marker(pytest.mark.ros)
+
+
+CAMERAS = ("front", "left", "right")
+WIDTH, HEIGHT = 96, 64
+# A camera's optical frame in the ego frame when it looks forward: z forward, x right, y down.
+FORWARD = make_transform(np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), np.array([1.0, 0.0, 1.5]))
+START_NS = 1_532_402_927_612_460_000
+
+
+class Graph:
+    """Nodes of a test in one executor, spun by the test's own thread while it waits."""
+
+    def __init__(self):
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
+
+        self.executor = SingleThreadedExecutor()
+        self.nodes = []
+        self.probe = self.add(Node("probe"))
+        self.received = {}
+
+    def add(self, node):
+        self.nodes.append(node)
+        self.executor.add_node(node)
+        return node
+
+    def until(self, condition, timeout=30.0, what="condition"):
+        deadline = time.monotonic() + timeout
+        while not (result := condition()):
+            assert time.monotonic() < deadline, f"{what} not reached within {timeout} s; received: {self._counts()}"
+            self.executor.spin_once(timeout_sec=0.02)
+        return result
+
+    def spin_for(self, seconds):
+        """For asserting that something does NOT happen; never to wait for what should."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def record(self, kind, topic, qos=10, **options):
+        """The list that messages of a topic go to."""
+        messages = self.received.setdefault(topic, [])
+        self.probe.create_subscription(kind, topic, messages.append, qos, **options)
+        return messages
+
+    def publisher(self, kind, topic, qos=10):
+        return self.probe.create_publisher(kind, topic, qos)
+
+    def _counts(self):
+        return {topic: len(messages) for topic, messages in self.received.items()}
+
+    def close(self):
+        for node in self.nodes:
+            self.executor.remove_node(node)
+            node.destroy_node()
+        self.executor.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ros():
+    import rclpy
+
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def graph(ros):
+    graph = Graph()
+    yield graph
+    graph.close()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A model file with random weights: 16 x 16 x 4 voxels of 1 m, some milliseconds a set."""
+    from gaussianocc_core.checkpoint import Provenance, save_model
+    from gaussianocc_core.config import DecoderConfig, EncoderConfig, ModelConfig
+    from gaussianocc_core.models.gaussianocc import build_model
+    from gaussianocc_core.types import Lattice, VoxelGrid
+
+    config = ModelConfig(
+        name="wiring",
+        image_height=64,
+        image_width=96,
+        encoder=EncoderConfig(width=0.25, up_channels=(8, 8), feature_channels=8),
+        lattice=Lattice(low=(-8.0, -8.0, -1.0), high=(8.0, 8.0, 3.0), shape=(16, 16, 8)),
+        decoder=DecoderConfig(channels=4, hourglasses=1),
+        grid=VoxelGrid((-8.0, -8.0, -1.0), 1.0, (16, 16, 4)),
+    )
+    path = tmp_path_factory.mktemp("model") / "wiring.safetensors"
+    save_model(path, build_model(config), config, Provenance("random weights, for tests of the wiring"))
+    return path
+
+
+def header(stamp_ns, frame_id):
+    from std_msgs.msg import Header
+
+    from gaussianocc_ros.conversions import time_message
+
+    return Header(stamp=time_message(stamp_ns), frame_id=frame_id)
+
+
+def jpeg(stamp_ns, camera, data=None):
+    from sensor_msgs.msg import CompressedImage
+
+    if data is None:
+        pixels = np.full((HEIGHT, WIDTH, 3), (40, 90, 160), np.uint8)
+        data = cv2.imencode(".jpg", pixels)[1].tobytes()
+    message = CompressedImage(header=header(stamp_ns, camera), format="jpeg")
+    message.data = array("B", data)
+    return message
+
+
+def camera_info(stamp_ns, camera, focal=60.0):
+    from sensor_msgs.msg import CameraInfo
+
+    return CameraInfo(
+        header=header(stamp_ns, camera),
+        width=WIDTH,
+        height=HEIGHT,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=[focal, 0.0, WIDTH / 2, 0.0, focal, HEIGHT / 2, 0.0, 0.0, 1.0],
+    )
+
+
+def transform(parent, child, T_parent_child, stamp_ns=START_NS):
+    from geometry_msgs.msg import TransformStamped
+
+    from gaussianocc_ros.conversions import encode_transform
+
+    return TransformStamped(
+        header=header(stamp_ns, parent), child_frame_id=child, transform=encode_transform(T_parent_child)
+    )
+
+
+def translation(x=0.0, y=0.0, z=0.0):
+    return make_transform(np.eye(3), np.array([x, y, z], dtype=np.float64))
+
+
+@pytest.fixture
+def make():
+    """The builders above, for test modules (pytest's importlib mode cannot import from a conftest)."""
+    import types
+
+    names = ("CAMERAS", "WIDTH", "HEIGHT", "FORWARD", "START_NS", "header", "jpeg", "camera_info", "transform")
+    return types.SimpleNamespace(**{name: globals()[name] for name in (*names, "translation")})

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages <-> numpy: values worked out by hand, each encoding, each complaint."""
+
+from array import array
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="no ROS 2")
+pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
+
+from geometry_msgs.msg import Quaternion, Transform, Vector3
+from rclpy.serialization import deserialize_message, serialize_message
+from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from visualization_msgs.msg import MarkerArray
+
+from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, PALETTE
+from gaussianocc_core.errors import CalibrationError
+from gaussianocc_core.geometry.voxels import unflatten
+from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
+from gaussianocc_ros import conversions, ros_compat
+from gaussianocc_ros.conversions import ImageError, decode_camera_info, decode_image
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+GRAY = RGB[..., 0]
+RGBA = np.dstack([RGB, GRAY])
+
+
+def image(encoding, pixels, padding=0, big=False):
+    height, width = pixels.shape[:2]
+    row = np.ascontiguousarray(pixels).reshape(height, -1).view(np.uint8)
+    padded = np.hstack([row, np.full((height, padding), 77, np.uint8)])
+    message = Image(height=height, width=width, encoding=encoding, step=padded.shape[1], is_bigendian=int(big))
+    message.data = array("B", padded.tobytes())
+    return message
+
+
+PIXELS = {
+    "rgb8": RGB,
+    "bgr8": RGB[..., ::-1],
+    "rgba8": RGBA,
+    "bgra8": RGBA[..., [2, 1, 0, 3]],
+    "mono8": GRAY,
+    "rgb16": RGB.astype("<u2") << 8,
+    "bgr16": RGB[..., ::-1].astype("<u2") << 8,
+    "mono16": GRAY.astype("<u2") << 8,
+}
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("encoding", PIXELS)
+def test_image_of_each_encoding_decodes_to_the_same_rgb(encoding, padding):
+    expected = np.dstack([GRAY] * 3) if "mono" in encoding else RGB
+    np.testing.assert_array_equal(decode_image(image(encoding, PIXELS[encoding], padding)), expected)
+
+
+@pytest.mark.parametrize("encoding", ["mono16", "rgb16"])
+def test_big_endian_16_bit_image_keeps_the_upper_byte(encoding):
+    expected = np.dstack([GRAY] * 3) if "mono" in encoding else RGB
+    pixels = (PIXELS[encoding] | 3).astype(">u2")
+    np.testing.assert_array_equal(decode_image(image(encoding, pixels, big=True)), expected)
+
+
+@pytest.mark.parametrize("encoding, corner", [("rggb", "R"), ("bggr", "B"), ("gbrg", "G"), ("grbg", "G")])
+def test_bayer_image_of_a_red_scene_decodes_to_red(encoding, corner):
+    """Only the photosites under a red filter see anything."""
+    tile = np.array([255 if letter == "r" else 0 for letter in encoding], np.uint8).reshape(2, 2)
+    decoded = decode_image(image(f"bayer_{encoding}8", np.tile(tile, (4, 4))))[2:-2, 2:-2]
+    assert decoded[..., 0].mean() > 200
+    assert decoded[..., 1:].max() == 0
+
+
+@pytest.mark.parametrize("encoding, order", [("yuv422", "uyvy"), ("yuv422_yuy2", "yuyv")])
+def test_yuv_image_without_colour_difference_decodes_to_gray(encoding, order):
+    luma = np.array([180 if letter == "y" else 128 for letter in order], np.uint8)
+    decoded = decode_image(image(encoding, np.tile(luma.reshape(1, 2, 2), (4, 3, 1))))
+    assert decoded.shape == (4, 6, 3)
+    assert np.ptp(decoded) == 0
+    assert decoded[0, 0, 0] == pytest.approx(1.164 * (180 - 16), abs=2)  # BT.601, limited range
+
+
+def compressed(data, stated="jpeg"):
+    message = CompressedImage(format=stated)
+    message.data = array("B", data)
+    return message
+
+
+def test_png_image_decodes_without_loss():
+    data = cv2.imencode(".png", RGB[..., ::-1])[1].tobytes()
+    np.testing.assert_array_equal(decode_image(compressed(data, "png")), RGB)
+
+
+def test_jpeg_image_decodes_to_rgb_and_not_bgr():
+    data = cv2.imencode(".jpg", np.full((16, 16, 3), (0, 0, 200), np.uint8))[1].tobytes()  # OpenCV writes BGR
+    np.testing.assert_allclose(decode_image(compressed(data)).mean(axis=(0, 1)), (200, 0, 0), atol=3)
+
+
+def test_messages_of_rosbags_decode_like_those_of_rclpy():
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    message = image("bgr8", PIXELS["bgr8"], padding=3)
+    other = store.deserialize_cdr(serialize_message(message), "sensor_msgs/msg/Image")
+    np.testing.assert_array_equal(decode_image(other), RGB)
+    info = CameraInfo(width=8, height=6, k=[5.0, 0.0, 4.0, 0.0, 5.0, 3.0, 0.0, 0.0, 1.0], d=[0.1, 0.0, 0.0, 0.0, 0.0])
+    info.distortion_model = "plumb_bob"
+    other = store.deserialize_cdr(serialize_message(info), "sensor_msgs/msg/CameraInfo")
+    assert decode_camera_info(other, "front") == decode_camera_info(info, "front")
+
+
+@pytest.mark.skipif(ros_compat.CvBridge is None, reason="no usable cv_bridge in this environment")
+@pytest.mark.parametrize("encoding", PIXELS)
+def test_cv_bridge_and_its_stand_in_agree(encoding):
+    message = image(encoding, PIXELS[encoding], padding=4)
+    difference = ros_compat._rgb_with_cv_bridge(message).astype(int) - ros_compat._rgb_with_numpy(message)
+    assert np.abs(difference).max() <= 1  # 16 bits: cv_bridge rounds, we cut
+
+
+JPEG = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    "message, complaint",
+    [
+        (image("16UC7", np.zeros((2, 2, 7), np.uint16)), "encoding '16UC7'"),
+        (replace_step := image("rgb8", RGB), "step"),
+        (compressed(b""), "0 bytes .* neither JPEG nor PNG"),
+        (compressed(b"no image at all"), "neither JPEG nor PNG"),
+        (compressed(JPEG[: len(JPEG) // 2]), "truncated or corrupt"),
+        (compressed(b"\xff\xd8\xff\xd9"), "truncated or corrupt"),
+    ],
+)
+def test_undecodable_image_says_why(message, complaint):
+    if message is replace_step:
+        message.step = 3
+    with pytest.raises(ImageError, match=complaint):
+        decode_image(message)
+
+
+def test_image_that_claims_a_huge_size_is_refused_before_memory_is_taken():
+    with pytest.raises(ImageError, match="60000x60000"):
+        decode_image(Image(width=60000, height=60000, encoding="rgb8", step=180000))
+    huge = bytearray(JPEG)
+    frame = huge.index(b"\xff\xc0")
+    huge[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+    with pytest.raises(ImageError, match="65535x65535"):
+        decode_image(compressed(bytes(huge)))
+
+
+# ---- calibration and time ------------------------------------------------------------------------------------------
+
+
+def info(**changes):
+    message = CameraInfo(width=640, height=480, distortion_model="plumb_bob", d=[0.0] * 5)
+    message.k = [500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]
+    message.header.frame_id = "front_optical"
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+@pytest.mark.parametrize(
+    "model, d, expected",
+    [
+        ("plumb_bob", [0.0] * 5, ("pinhole", ())),
+        ("plumb_bob", [-0.3, 0.1, 0.0, 0.0, 0.01], ("pinhole", (-0.3, 0.1, 0.0, 0.0, 0.01))),
+        ("rational_polynomial", [0.1] * 8, ("pinhole", (0.1,) * 8)),
+        ("equidistant", [0.0] * 4, ("equidistant", (0.0,) * 4)),
+    ],
+)
+def test_camera_info_gives_lens_model_and_distortion(model, d, expected):
+    decoded = decode_camera_info(info(distortion_model=model, d=d), "front")
+    assert (decoded.model, decoded.distortion) == expected
+    assert decoded.matrix == (500, 0, 320, 0, 510, 240, 0, 0, 1)
+    assert (decoded.width, decoded.height, decoded.frame_id) == (640, 480, "front_optical")
+
+
+def test_binning_and_region_of_interest_move_the_intrinsics():
+    message = info(binning_x=2, binning_y=2)
+    message.roi.x_offset, message.roi.y_offset, message.roi.width, message.roi.height = 100, 40, 400, 200
+    decoded = decode_camera_info(message, "front")
+    assert decoded.matrix == (250, 0, 110, 0, 255, 100, 0, 0, 1)
+    assert (decoded.width, decoded.height) == (200, 100)
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        ({"k": [0.0] * 9}, "camera front: CameraInfo has no usable K .*calibrate"),
+        ({"k": [float("nan"), 0.0, 1.0, 0.0, 5.0, 1.0, 0.0, 0.0, 1.0]}, "camera front: .*not finite"),
+        ({"d": [float("inf")] * 5}, "camera front: .*not finite"),
+        ({"distortion_model": "omnidirectional"}, "camera front: distortion model 'omnidirectional'"),
+        ({"d": [0.1, 0.2]}, "camera front: .*takes 0 or 4 or 5 coefficients, CameraInfo has 2"),
+        ({"width": 0}, "camera front: CameraInfo says 0x480"),
+    ],
+)
+def test_unusable_camera_info_names_the_camera(changes, complaint):
+    with pytest.raises(CalibrationError, match=complaint):
+        decode_camera_info(info(**changes), "front")
+
+
+def test_quaternion_of_a_quarter_turn_left_maps_forward_to_left():
+    half = np.sqrt(0.5)
+    turn = Transform(translation=Vector3(x=1.0, y=2.0, z=3.0), rotation=Quaternion(x=0.0, y=0.0, z=half, w=half))
+    T_parent_child = conversions.decode_transform(turn)
+    np.testing.assert_allclose(T_parent_child @ [1, 0, 0, 1], [1, 3, 3, 1], atol=1e-12)
+    assert conversions.encode_transform(T_parent_child).rotation.z == pytest.approx(half)
+    assert conversions.encode_transform(T_parent_child).rotation.w == pytest.approx(half)
+
+
+@pytest.mark.parametrize("w", [0.0, float("nan")])
+def test_transform_without_a_rotation_is_refused(w):
+    with pytest.raises(CalibrationError, match="not a rigid transform"):
+        conversions.decode_transform(Transform(rotation=Quaternion(w=w)))
+
+
+def test_stamp_is_read_from_serialised_bytes_to_the_nanosecond():
+    message = CompressedImage()
+    message.header.stamp = conversions.time_message(1_532_402_927_612_460_001)
+    assert conversions.stamp_ns(message.header) == 1_532_402_927_612_460_001
+    assert conversions.cdr_stamp_ns(serialize_message(message)) == 1_532_402_927_612_460_001
+
+
+# ---- occupancy -----------------------------------------------------------------------------------------------------
+
+GRID = VoxelGrid(origin=(-4.0, -2.0, -1.0), voxel_size=0.5, shape=(12, 10, 6))
+
+
+def prediction(labels):
+    return OccupancyPrediction(
+        labels=labels,
+        confidence=np.full(labels.shape, 0.8, np.float32),
+        observed=labels != 255,
+        grid=GRID,
+        class_names=CLASS_NAMES,
+        trained=False,
+        cameras=("front", "left"),
+        model="untrained",
+    )
+
+
+@pytest.fixture
+def one_voxel():
+    """A car in voxel (7, 3, 2), the rest free, and one unobserved voxel."""
+    labels = np.full(GRID.shape, CLASS_ID["free"], np.uint8)
+    labels[7, 3, 2] = CLASS_ID["car"]
+    labels[0, 0, 0] = 255
+    return prediction(labels)
+
+
+CENTER = (-0.25, -0.25, 0.25)  # origin + (index + 0.5) * 0.5
+
+
+def test_known_voxel_ends_up_at_its_metric_place_in_all_three_outputs(one_voxel):
+    dense = conversions.encode_occupancy(one_voxel, 5_000_000_007, "base_link")
+    flat = np.array(dense.labels)
+    (place,) = np.nonzero(flat == CLASS_ID["car"])[0]
+    assert place == 7 + dense.size_x * (3 + dense.size_y * 2)
+    x, y, z = place % dense.size_x, place // dense.size_x % dense.size_y, place // (dense.size_x * dense.size_y)
+    low, size = dense.origin.position, dense.voxel_size
+    assert (low.x + (x + 0.5) * size.x, low.y + (y + 0.5) * size.y, low.z + (z + 0.5) * size.z) == CENTER
+
+    (point,) = ros_compat.read_cloud(conversions.encode_points(one_voxel, 5_000_000_007, "base_link"))
+    assert (point["x"], point["y"], point["z"]) == CENTER
+    assert point["label"] == CLASS_ID["car"]
+    assert point["confidence"] == pytest.approx(0.8)
+    red, green, blue = PALETTE[CLASS_ID["car"]].tolist()
+    assert point["rgb"].view(np.uint32) == (red << 16 | green << 8 | blue)
+
+    (marker,) = conversions.encode_markers(one_voxel, 5_000_000_007, "base_link").markers
+    assert [(p.x, p.y, p.z) for p in marker.points] == [CENTER]
+    assert (marker.scale.x, marker.scale.y, marker.scale.z) == (0.5, 0.5, 0.5)
+    assert marker.type == marker.CUBE_LIST
+    assert marker.colors[0].r == pytest.approx(red / 255)
+    for message in (dense, conversions.encode_points(one_voxel, 5_000_000_007, "base_link"), marker):
+        assert (message.header.stamp.sec, message.header.stamp.nanosec) == (5, 7)
+        assert message.header.frame_id == "base_link"
+
+
+def test_dense_message_says_everything_about_its_arrays(one_voxel):
+    labels = np.random.default_rng(1).integers(0, 18, GRID.shape, dtype=np.uint8)
+    message = conversions.encode_occupancy(prediction(labels), 0, "base_link")
+    message = deserialize_message(serialize_message(message), type(message))
+    assert (message.size_x, message.size_y, message.size_z) == GRID.shape
+    np.testing.assert_array_equal(unflatten(message.labels, GRID.shape), labels)
+    assert set(message.confidence) == {204}  # 0.8 of 255
+    assert message.class_names[message.free_label] == "free"
+    assert list(message.cameras) == ["front", "left"]
+    assert message.model == "untrained"
+
+
+def test_cloud_holds_every_observed_voxel_that_is_not_free():
+    labels = np.random.default_rng(2).choice(np.array([3, 17, 255], np.uint8), GRID.shape)
+    cloud = conversions.encode_points(prediction(labels), 0, "base_link")
+    assert cloud.width == np.count_nonzero(labels == 3)
+    assert [field.name for field in cloud.fields] == ["x", "y", "z", "rgb", "label", "confidence"]
+    assert len(cloud.data) == cloud.row_step == cloud.width * cloud.point_step
+
+
+@pytest.mark.parametrize("frame", ["a", "base_link", "base_link1", "base_link12", "base_link123"])
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_markers_written_by_numpy_equal_serialised_objects(frame, share):
+    """Frame names of all lengths modulo the alignment; an empty list is not padded."""
+    rng = np.random.default_rng(3)
+    labels = np.where(rng.random(GRID.shape) < share, rng.integers(0, 17, GRID.shape), 17).astype(np.uint8)
+    fast = conversions.serialize_markers(prediction(labels), 7, frame)
+    slow = serialize_message(conversions.encode_markers(prediction(labels), 7, frame))
+    assert len(fast) == len(slow)
+    # Bytes cannot be compared: rclpy leaves the padding as it finds it.
+    assert deserialize_message(fast, MarkerArray) == deserialize_message(slow, MarkerArray)
+
+
+def test_cloud_built_by_sensor_msgs_py_is_the_same(one_voxel):
+    point_cloud2 = pytest.importorskip("sensor_msgs_py.point_cloud2", reason="no sensor_msgs_py in this environment")
+    points = conversions.occupied_points(replace(one_voxel, labels=np.full(GRID.shape, 4, np.uint8)))
+    ours = ros_compat.create_cloud(conversions.Header(frame_id="base_link"), points)
+    ours.data = ros_compat._cloud_with_numpy(ours.header, ours.fields, points).data
+    theirs = point_cloud2.create_cloud(ours.header, ours.fields, points)
+    theirs.is_dense = True
+    assert ours == theirs
+    for name in points.dtype.names:
+        np.testing.assert_array_equal(point_cloud2.read_points(ours)[name], ros_compat._read_with_numpy(ours)[name])

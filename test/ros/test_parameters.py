@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every parameter has one default, a description and a check; the shipped files agree with them."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="no ROS 2")
+pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
+
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from gaussianocc_core.errors import ConfigError
+from gaussianocc_ros.parameters import NodeParameters, declare_parameters
+
+ROOT = Path(__file__).resolve().parents[2]
+FIELDS = dataclasses.fields(NodeParameters)
+
+
+def shipped():
+    return yaml.safe_load((ROOT / "config/ros/occupancy_node.yaml").read_text())["/**"]["ros__parameters"]
+
+
+def declare(graph, **values):
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    node = graph.add(Node("declares", parameter_overrides=overrides))
+    return node, declare_parameters(node)
+
+
+def test_declared_parameters_arrive_with_types_and_defaults(graph):
+    _, parameters = declare(graph, cameras=["front", "left"], slop=0.02)
+    assert parameters == NodeParameters(cameras=("front", "left"), slop=0.02)
+    assert parameters.anchor == "front"
+    assert parameters.image_topic_of("left") == "/left/image_raw/compressed"
+    assert parameters.compressed
+
+
+def test_every_parameter_is_described_and_read_only(graph):
+    node, _ = declare(graph, cameras=["front"])
+    for field in FIELDS:
+        descriptor = node.describe_parameter(field.name)
+        assert len(descriptor.description) > 10
+        assert descriptor.read_only
+
+
+def test_transport_follows_the_topic_unless_it_is_given():
+    assert not NodeParameters(cameras=("a",), image_topic="/{camera}/image_raw").compressed
+    assert NodeParameters(cameras=("a",), image_topic="/{camera}/jpeg", image_transport="compressed").compressed
+
+
+@pytest.mark.parametrize(
+    "values, complaint",
+    [
+        ({"cameras": []}, "parameter cameras: name at least one"),
+        ({"cameras": ["a", "a"]}, "parameter cameras: .*different names"),
+        ({"cameras": ["a"], "anchor_camera": "b"}, "parameter anchor_camera: 'b' is not among"),
+        ({"cameras": ["a", "b"], "image_topic": "/image"}, "parameter image_topic: .*needs {camera}"),
+        ({"cameras": ["a b"]}, "parameter image_topic: .*not a topic name"),
+        ({"cameras": ["a"], "slop": 7.0}, "parameter slop: .*range"),
+        ({"cameras": ["a"], "slop": "wide"}, "parameter slop: .*type"),
+        ({"cameras": ["a"], "image_transport": "carrier pigeon"}, "parameter image_transport: expected one of auto"),
+        ({"cameras": ["a"], "checkpoint": "/nowhere.safetensors"}, "parameter checkpoint: no file"),
+        ({"cameras": ["a"], "device": "abacus"}, "parameter device: expected auto, cpu"),
+        ({"rig_file": "/nowhere.yaml"}, "/nowhere.yaml: no such file"),
+    ],
+)
+def test_impossible_value_is_one_line_that_names_the_parameter(graph, values, complaint):
+    with pytest.raises(ConfigError, match=complaint) as error:
+        declare(graph, **{name: value for name, value in values.items() if value != []})
+    assert "\n" not in str(error.value)
+
+
+def test_shipped_parameter_file_holds_only_known_names_and_differences():
+    defaults = {field.name: field.default for field in FIELDS}
+    for name, value in shipped().items():
+        assert (tuple(value) if isinstance(value, list) else value) != defaults[name], name
+
+
+def test_shipped_parameter_file_names_the_six_nuscenes_cameras():
+    parameters = NodeParameters(cameras=tuple(shipped()["cameras"]))
+    assert len(parameters.cameras) == 6
+    assert parameters.anchor == "CAM_FRONT"
+
+
+def test_rviz_configuration_shows_what_the_node_publishes():
+    text = (ROOT / "config/rviz/occ.rviz").read_text()
+    manager = yaml.safe_load(text)["Visualization Manager"]
+    displays = {display["Class"]: display for display in manager["Displays"]}
+    assert displays["rviz_default_plugins/PointCloud2"]["Topic"]["Value"] == "/occupancy_node/points"
+    assert displays["rviz_default_plugins/MarkerArray"]["Topic"]["Value"] == "/occupancy_node/markers"
+    assert displays["rviz_default_plugins/Image"]["Topic"]["Value"] == "/CAM_FRONT/image_raw/compressed"
+    assert {"rviz_default_plugins/TF", "rviz_default_plugins/Grid"} <= set(displays)
+    defaults = {field.name: field.default for field in FIELDS}
+    assert manager["Global Options"]["Fixed Frame"] in (defaults["ego_frame"], defaults["fixed_frame"])

@@ -27,7 +27,7 @@ from gaussianocc_core.rendering.geometry import TILE, Footprints, RasterConstant
 
 # Contraction to fused multiply-add and reordered sums; infinities and NaNs keep their meaning.
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
-_JIT = {"nogil": True, "cache": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+JIT = {"nogil": True, "cache": True, "fastmath": _FASTMATH, "error_model": "numpy"}
 _CHUNK = 24  # tiles handed to a thread at a time: small enough to balance sky against road
 # exp(-s) = P(s / 8)^8 on s in [0, 12]; P is the degree-7 Chebyshev fit of exp(-x) on [0, 1.5], relative error 2e-8,
 # 2e-7 after the powers. A loop over math.exp would not be vectorised.
@@ -43,6 +43,11 @@ class TileLists:
 
     start: Int[np.ndarray, " S"]  # S = tiles + 1: tile t owns entries[start[t] : start[t + 1]]
     entries: Int[np.ndarray, " E"]  # rows of the Footprints
+
+    def spans(self) -> list[tuple[int, int]]:
+        """(first, end) tiles of one work item each."""
+        count = len(self.start) - 1
+        return [(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
 
 
 def composite(
@@ -61,8 +66,8 @@ def composite(
     tiles = bin_footprints(footprints, cameras, width, height)
     fixed = _Fixed(
         tiles,
-        _array(footprints.gaussian, np.int32),
-        _array(footprints.reach),
+        as_array(footprints.gaussian, np.int32),
+        as_array(footprints.reach),
         (cameras, features.shape[1] + 2, height, width),
         constants,
     )
@@ -88,7 +93,7 @@ class _Fixed:
             self.tiles.entries,
             self.gaussian,
             self.reach,
-            *(_array(tensor) for tensor in tensors),
+            *(as_array(tensor) for tensor in tensors),
             *(np.float32(limit) for limit in limits),
         )
 
@@ -98,7 +103,9 @@ class _Composite(torch.autograd.Function):
     def forward(ctx, centers, conics, depth, opacities, features, fixed):
         image = np.empty(fixed.shape, dtype=np.float32)
         arguments = fixed.kernel_arguments((centers, conics, depth, opacities, features))
-        for _ in _run(lambda first, end: _composite_tiles(first, end, *arguments, image), fixed.tiles):
+        for _ in run_in_threads(
+            lambda first, end: _composite_tiles(first, end, *arguments, image), fixed.tiles.spans()
+        ):
             pass
         result = torch.from_numpy(image)
         ctx.fixed = fixed
@@ -110,7 +117,7 @@ class _Composite(torch.autograd.Function):
         *inputs, image = ctx.saved_tensors
         fixed = ctx.fixed
         arguments = fixed.kernel_arguments(inputs)
-        grad_image, image = _array(grad_image), _array(image)
+        grad_image, image = as_array(grad_image), as_array(image)
         through_clamp = fixed.constants.clamped_alpha_gradient
         start, entries = fixed.tiles.start, fixed.tiles.entries
 
@@ -122,7 +129,9 @@ class _Composite(torch.autograd.Function):
 
         results = [np.zeros(tuple(tensor.shape), dtype=np.float32) for tensor in inputs]
         offset = 0
-        for grads in _run(work, fixed.tiles):  # in the tiles' order, so that sums do not depend on the threads
+        for grads in run_in_threads(
+            work, fixed.tiles.spans()
+        ):  # in the tiles' order, so that sums do not depend on the threads
             _scatter(entries[offset : offset + len(grads)], fixed.gaussian, grads, *results)
             offset += len(grads)
         return (*(torch.from_numpy(result) for result in results), None)
@@ -132,7 +141,7 @@ def bin_footprints(footprints: Footprints, cameras: int, width: int, height: int
     """Counting sort of the footprints into tiles; it keeps their order, which is by depth within a camera."""
     columns, rows = -(-width // TILE), -(-height // TILE)
     start = np.zeros(cameras * rows * columns + 1, dtype=np.int64)
-    camera, rectangles = _array(footprints.camera, np.int32), _array(footprints.tiles, np.int32)
+    camera, rectangles = as_array(footprints.camera, np.int32), as_array(footprints.tiles, np.int32)
     _count_tiles(camera, rectangles, columns, rows, start)
     np.cumsum(start, out=start)
     entries = np.empty(start[-1], dtype=np.int32)
@@ -140,33 +149,32 @@ def bin_footprints(footprints: Footprints, cameras: int, width: int, height: int
     return TileLists(start, entries)
 
 
-def _array(values: Tensor, dtype: type = np.float32) -> np.ndarray:
+def as_array(values: Tensor, dtype: type = np.float32) -> np.ndarray:
+    """The tensor's values as a contiguous array for a kernel, without a copy where they are one."""
     return np.ascontiguousarray(values.detach().cpu().numpy(), dtype=dtype)
 
 
-def _run(work: Callable[[int, int], Any], tiles: TileLists) -> Iterator[Any]:
-    """Results of work(first, end) over all tiles, in order, from as many threads as torch uses.
+def run_in_threads(work: Callable[..., Any], items: Sequence[tuple]) -> Iterator[Any]:
+    """Results of work(*item), in order, from as many threads as torch uses.
 
     The threads live only as long as the call: there is no pool that a fork could leave without its threads.
     """
-    count = len(tiles.start) - 1
-    threads = min(torch.get_num_threads(), os.cpu_count() or 1)
-    spans = [(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
-    if threads == 1 or len(spans) == 1:
-        yield from (work(*span) for span in spans)
+    threads = min(torch.get_num_threads(), os.cpu_count() or 1, len(items))
+    if threads <= 1:
+        yield from (work(*item) for item in items)
         return
-    work(0, 0)  # compile, or load from the cache, in one thread
+    yield work(*items[0])  # alone: it compiles, or loads from the cache
     with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
-        for span in spans:
-            waiting.append(pool.submit(work, *span))
+        waiting: deque = deque()
+        for item in items[1:]:
+            waiting.append(pool.submit(work, *item))
             if len(waiting) > 4 * threads:  # bounds the memory that finished results hold
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-@numba.njit(**_JIT)
+@numba.njit(**JIT)
 def _count_tiles(camera, rectangles, columns, rows, start):
     """start[1 + tile] += footprints that touch the tile."""
     for p in range(camera.shape[0]):
@@ -176,7 +184,7 @@ def _count_tiles(camera, rectangles, columns, rows, start):
                 start[base + row * columns + column] += 1
 
 
-@numba.njit(**_JIT)
+@numba.njit(**JIT)
 def _fill_tiles(camera, rectangles, columns, rows, cursor, entries):
     for p in range(camera.shape[0]):
         base = camera[p] * rows * columns
@@ -187,7 +195,7 @@ def _fill_tiles(camera, rectangles, columns, rows, cursor, entries):
                 cursor[tile] += 1
 
 
-@numba.njit(inline="always", **_JIT)
+@numba.njit(inline="always", **JIT)
 def _exp_negative(s):
     """exp(-s) for s in [0, _MAX_EXPONENT]; larger s gives exp(-_MAX_EXPONENT)."""
     x = min(s, _MAX_EXPONENT) * _EIGHTH
@@ -197,7 +205,7 @@ def _exp_negative(s):
     return p * p
 
 
-@numba.njit(**_JIT)
+@numba.njit(**JIT)
 def _composite_tiles(
     first, end, start, entries, gaussian, reach, centers, conics, depth, opacities, features,
     min_alpha, max_alpha, stop_transmittance, image,
@@ -277,7 +285,7 @@ def _composite_tiles(
                 image[camera, channels + 1, top + row, left + i] = _ONE - transmittance[row, i]
 
 
-@numba.njit(**_JIT)
+@numba.njit(**JIT)
 def _backward_tiles(
     first, end, start, entries, gaussian, reach, centers, conics, depth, opacities, features,
     min_alpha, max_alpha, stop_transmittance, image, grad_image, through_clamp, grads,
@@ -399,7 +407,7 @@ def _backward_tiles(
                 break
 
 
-@numba.njit(**_JIT)
+@numba.njit(**JIT)
 def _scatter(entries, gaussian, grads, centers, conics, depth, opacities, features):
     """Add the gradients of entries to those of footprints (centers, conics, depth) and Gaussians."""
     channels = features.shape[1]

@@ -112,7 +112,7 @@ def project_gaussians(
     Differentiable in means, quats, scales and T_ego_cam; which pairs are kept is not.
     """
     T_cam_ego = transforms.invert(T_ego_cam)
-    lens = _lens(intrinsics, width, height, constants)
+    lens = lens_parameters(intrinsics, width, height, constants)
     camera, index = _candidates(gaussians, T_cam_ego, intrinsics, lens, width, height, near, constants)
 
     # Positions in the camera, then u, v.
@@ -172,7 +172,7 @@ def project_gaussians(
     return Footprints(camera[rows], index[rows], centers[rows], conics[rows], depth[rows], reach[rows], tiles[rows])
 
 
-def _lens(
+def lens_parameters(
     intrinsics: Float[Tensor, "N 3 3"], width: int, height: int, constants: RasterConstants
 ) -> Float[Tensor, "N 6"]:
     """What shapes a footprint: focal x, focal y (px), then the slope limits min x, max x, min y, max y."""

@@ -34,13 +34,16 @@ def rasterize(
     _check_gaussians(gaussians)
     cameras = _render_cameras(cameras, width, height)
     _check_backend(backend)
-    from gaussianocc_core.rendering import cpu  # here, because it imports numba, which nothing else needs
+    from gaussianocc_core.rendering import cpu, cpu_projection  # here: they import numba, which nothing else needs
 
     device = gaussians.means.device
     gaussians = gaussians.to("cpu", torch.float32)
     cameras = cameras.to("cpu", torch.float32)
     width, height = cameras.width[0], cameras.height[0]
-    footprints = project_gaussians(gaussians, cameras.intrinsics, cameras.T_ego_cam, width, height, near, constants)
+    moving = (gaussians.means, gaussians.quats, gaussians.scales, cameras.T_ego_cam)
+    differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in moving)
+    project = project_gaussians if differentiable else cpu_projection.project_gaussians
+    footprints = project(gaussians, cameras.intrinsics, cameras.T_ego_cam, width, height, near, constants)
     features, depth, alpha = cpu.composite(
         footprints, gaussians.opacities, gaussians.features, len(cameras), width, height, constants
     )

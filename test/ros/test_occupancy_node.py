@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node over DDS: what comes out, and what it says when something is missing. No mocks."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="no ROS 2")
+pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import MarkerArray
+
+from gaussianocc_core.geometry.voxels import unflatten
+from gaussianocc_ros import ros_compat
+from gaussianocc_ros.conversions import stamp_ns
+from gaussianocc_ros.msg import SemanticOccupancy
+
+MS = 1_000_000
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+PERIOD_MS = 100
+
+
+class Rig:
+    """Three cameras that a test publishes, and the node that listens."""
+
+    def __init__(self, graph, make, capfd, kind=CompressedImage, **parameters):
+        from gaussianocc_ros.occupancy_node import OccupancyNode
+
+        self.graph, self.make, self._capfd, self._log = graph, make, capfd, ""
+        suffix = "image_raw/compressed" if kind is CompressedImage else "image_raw"
+        self.image = {c: graph.publisher(kind, f"/{c}/{suffix}") for c in make.CAMERAS}
+        self.info = {c: graph.publisher(CameraInfo, f"/{c}/camera_info") for c in make.CAMERAS}
+        self.static = graph.publisher(TFMessage, "/tf_static", LATCHED)
+        self.motion = graph.publisher(TFMessage, "/tf", QoSProfile(depth=100))
+        self.occupancy = graph.record(SemanticOccupancy, "/occupancy_node/occupancy")
+        self.diagnostics = graph.record(DiagnosticArray, "/diagnostics")
+        values = {
+            "cameras": list(make.CAMERAS), "device": "cpu", "reliable": True,
+            "image_topic": f"/{{camera}}/{suffix}", "calibration_timeout": 0.2, "warm_up": False, **parameters,
+        }  # fmt: skip
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        self.node = graph.add(OccupancyNode(parameter_overrides=overrides))
+
+    def start(self):
+        assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        publishers = [*self.image.values(), *self.info.values(), self.static]
+        self.graph.until(lambda: all(p.get_subscription_count() for p in publishers), what="subscriptions")
+        self.graph.until(lambda: self.graph.probe.count_publishers("/occupancy_node/occupancy"), what="publisher")
+        return self
+
+    def place(self, cameras=None):
+        chosen = self.make.CAMERAS if cameras is None else cameras
+        transforms = [self.make.transform("base_link", camera, self.make.FORWARD) for camera in chosen]
+        self.static.publish(TFMessage(transforms=transforms))
+
+    def send(self, ms, cameras=None, info=True, **data):
+        """One image per camera, 5 ms apart, the anchor first."""
+        for i, camera in enumerate(self.make.CAMERAS):
+            if cameras is not None and camera not in cameras:
+                continue
+            stamp = self.make.START_NS + (ms + 5 * i) * MS
+            if info:
+                self.info[camera].publish(self.make.camera_info(stamp, camera))
+            self.image[camera].publish(self.make.jpeg(stamp, camera, data.get(camera)))
+
+    def outputs(self, count, timeout=30.0):
+        self.graph.until(lambda: len(self.occupancy) >= count, timeout, f"{count} outputs")
+        return self.occupancy
+
+    def values(self):
+        """The latest /diagnostics values."""
+        self.diagnostics.clear()
+        self.graph.until(lambda: self.diagnostics, what="diagnostics")
+        status = self.diagnostics[-1].status[0]
+        return {item.key: item.value for item in status.values}, status
+
+    def logged(self, text):
+        """Whether the node has said this; not by rosout, which nodes of one name in one process share."""
+        self._log += self._capfd.readouterr().err
+        return text in self._log
+
+    def diagnosed(self, text):
+        return [status for message in self.diagnostics for status in message.status if text in status.message]
+
+
+@pytest.fixture
+def rig(graph, make, checkpoint, capfd):
+    return lambda **options: Rig(graph, make, capfd, **{"checkpoint": str(checkpoint), **options})
+
+
+def test_one_set_gives_one_output_with_the_anchor_stamp_and_the_ego_frame(rig, make):
+    rig = rig().start()
+    rig.place()
+    points = rig.graph.record(PointCloud2, "/occupancy_node/points")
+    markers = rig.graph.record(MarkerArray, "/occupancy_node/markers")
+    rig.graph.until(lambda: rig.node._points.get_subscription_count() and rig.node._markers.get_subscription_count())
+    rig.send(0)
+    (message,) = rig.outputs(1)
+    rig.graph.until(lambda: points and markers, what="points and markers")
+    assert stamp_ns(message.header) == make.START_NS
+    assert message.header.frame_id == "base_link"
+    assert list(message.cameras) == list(make.CAMERAS)
+    assert message.model == "wiring"
+    assert (message.size_x, message.size_y, message.size_z) == (16, 16, 4)
+    assert len(message.labels) == len(message.confidence) == 16 * 16 * 4
+    assert (message.origin.position.x, message.voxel_size.x) == (-8.0, 1.0)
+
+    labels = unflatten(message.labels, (16, 16, 4))
+    # All cameras look forward from x = 1: behind them nothing is observed, ahead something is.
+    assert (labels[:8] == 255).all()
+    assert (labels[12:, 6:10, 1:3] != 255).any()
+
+    occupied = labels[(labels != 255) & (labels != message.free_label)]
+    (cloud,), ((marker,),) = points, [found.markers for found in markers]
+    assert cloud.width == len(marker.points) == len(occupied)
+    for other in (cloud, marker):
+        assert stamp_ns(other.header) == make.START_NS
+        assert other.header.frame_id == "base_link"
+    place = ros_compat.read_cloud(cloud)
+    index = np.stack([place["x"] + 8.0, place["y"] + 8.0, place["z"] + 1.0], axis=-1) - 0.5
+    assert (labels[tuple(index.astype(int).T)] == place["label"]).all()
+
+
+def test_each_complete_set_of_a_stream_gives_one_output(rig, make):
+    rig = rig().start()
+    rig.place()
+    for i in range(4):
+        rig.send(i * PERIOD_MS)
+        rig.outputs(i + 1)
+    assert [stamp_ns(m.header) for m in rig.occupancy] == [make.START_NS + i * PERIOD_MS * MS for i in range(4)]
+    values, status = rig.values()
+    assert values["sets"] == "4"
+    assert float(values["predict ms"]) > 0
+    assert status.message == "publishing"
+
+
+def test_raw_images_work_as_compressed_ones_do(rig, make):
+    rig = rig(kind=Image).start()
+    rig.place()
+    for i, camera in enumerate(make.CAMERAS):
+        stamp = make.START_NS + 5 * i * MS
+        message = Image(header=make.header(stamp, camera), width=make.WIDTH, height=make.HEIGHT, encoding="bgr8")
+        message.step = make.WIDTH * 3
+        message.data = bytes(message.step * make.HEIGHT)
+        rig.info[camera].publish(make.camera_info(stamp, camera))
+        rig.image[camera].publish(message)
+    rig.outputs(1)
+
+
+def test_missing_camera_publishes_nothing_and_is_named(rig):
+    rig = rig().start()
+    rig.place()
+    for i in range(3):
+        rig.send(i * PERIOD_MS, cameras=("front", "right"))
+    rig.graph.until(lambda: rig.logged("left: no image on /left/image_raw/compressed"), what="a warning")
+    assert rig.occupancy == []
+    rig.graph.until(lambda: rig.diagnosed("left: no image on"), what="a diagnostic")
+    assert rig.diagnosed("left: no image on")[0].level == DiagnosticStatus.WARN
+
+
+def test_undecodable_image_drops_its_set_with_a_reason_and_the_next_one_passes(rig, make):
+    rig = rig().start()
+    rig.place()
+    rig.send(0, left=b"\xff\xd8 not a picture")
+    rig.graph.until(lambda: rig.logged("camera left: JPEG image of 16 bytes is truncated or corrupt"), what="a warning")
+    rig.send(PERIOD_MS)
+    (message,) = rig.outputs(1)
+    assert stamp_ns(message.header) == make.START_NS + PERIOD_MS * MS
+    assert rig.values()[0]["dropped: undecodable image"] == "1"
+
+
+def test_set_without_camera_info_is_dropped_until_it_comes(rig):
+    rig = rig().start()
+    rig.place()
+    rig.send(0, info=False)
+    rig.graph.until(lambda: rig.logged("camera front: no CameraInfo yet"), what="a warning")
+    rig.send(PERIOD_MS)
+    rig.outputs(1)
+    assert rig.values()[0]["dropped: no CameraInfo"] == "1"
+
+
+def test_camera_without_tf_is_never_assumed_at_the_origin(rig):
+    rig = rig().start()
+    rig.place(("front", "left"))
+    rig.send(0)
+    rig.graph.until(lambda: rig.logged("camera right: TF does not connect base_link and right"), what="a warning")
+    assert rig.occupancy == []
+    rig.place(("right",))
+    rig.send(PERIOD_MS)
+    rig.outputs(1)
+
+
+def test_image_whose_size_contradicts_its_calibration_is_dropped(rig, make):
+    import cv2
+
+    rig = rig().start()
+    rig.place()
+    rig.send(0, left=cv2.imencode(".jpg", np.zeros((20, 30, 3), np.uint8))[1].tobytes())
+    rig.graph.until(lambda: rig.logged("camera left: image is 30x20, its calibration 96x64"), what="a warning")
+    assert rig.occupancy == []
+
+
+def test_images_too_far_apart_form_no_set(rig):
+    rig = rig(slop=0.004).start()
+    rig.place()
+    for i in range(4):
+        rig.send(i * PERIOD_MS)
+    rig.graph.until(lambda: int(rig.node._builder.statistics.dropped["incomplete"]) >= 2, what="incomplete sets")
+    assert rig.occupancy == []
+    assert rig.values()[0]["incomplete without left"] >= "2"
+
+
+def test_images_come_in_while_the_network_is_busy_and_the_newest_set_wins(rig, make):
+    import threading
+
+    rig = rig(reliable=False).start()
+    rig.place()
+    release, inner = threading.Event(), rig.node._predictor
+
+    def slow(*arguments):
+        release.wait(20)
+        return inner(*arguments)
+
+    rig.node._predictor = type("Slow", (), {"__call__": staticmethod(slow), "device": inner.device})()
+    received = rig.node._builder.statistics.received
+    for i in range(5):
+        rig.send(i * PERIOD_MS)
+        rig.graph.until(lambda count=i + 1: all(received[c] == count for c in make.CAMERAS), what="images")
+    assert rig.occupancy == []
+    release.set()
+    rig.outputs(2)
+    rig.graph.spin_for(0.3)
+    assert [stamp_ns(m.header) - make.START_NS for m in rig.occupancy] == [0, 4 * PERIOD_MS * MS]
+    assert rig.values()[0]["dropped: superseded"] == "3"
+
+
+def test_bag_that_starts_over_goes_on_giving_outputs(rig, make):
+    rig = rig().start()
+    rig.place()
+    for ms in (0, 1000, 2000, 0, 1000):
+        count = len(rig.occupancy)
+        rig.send(ms)
+        rig.outputs(count + 1)
+    assert [(stamp_ns(m.header) - make.START_NS) // MS for m in rig.occupancy] == [0, 1000, 2000, 0, 1000]
+
+
+def test_rig_file_replaces_camera_info_and_tf(rig, tmp_path, make):
+    entry = {
+        "width": make.WIDTH, "height": make.HEIGHT, "intrinsics": [60.0, 60.0, 48.0, 32.0],
+        "translation": [1.0, 0.0, 1.5], "rotation": [0.5, -0.5, 0.5, -0.5],
+    }  # fmt: skip
+    path = tmp_path / "rig.yaml"
+    path.write_text(json.dumps({"cameras": dict.fromkeys(make.CAMERAS, entry)}))  # JSON is YAML
+    rig = rig(rig_file=str(path))
+    assert rig.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert rig.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    rig.graph.until(lambda: all(p.get_subscription_count() for p in rig.image.values()), what="subscriptions")
+    rig.graph.until(lambda: rig.graph.probe.count_publishers("/occupancy_node/occupancy"), what="publisher")
+    rig.send(0, info=False)
+    rig.outputs(1)
+
+
+def test_inactive_node_takes_no_images_and_can_be_activated_again(rig):
+    rig = rig().start()
+    rig.place()
+    assert rig.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    rig.graph.until(lambda: not any(p.get_subscription_count() for p in rig.image.values()), what="unsubscription")
+    rig.send(0)
+    assert rig.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    rig.graph.until(lambda: all(p.get_subscription_count() for p in rig.image.values()), what="subscriptions")
+    rig.send(PERIOD_MS)
+    rig.outputs(1)
+    assert rig.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    assert rig.node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+    assert rig.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+
+
+def test_broken_checkpoint_fails_at_configure_with_one_line(rig, tmp_path):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(b"no weights")
+    rig = rig(checkpoint=str(path))
+    assert rig.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert rig.node.failure.startswith(f"{path}: not a readable .safetensors file")
+    assert "\n" not in rig.node.failure
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (("-p", "checkpoint:={broken}"), r"broken.safetensors: not a readable .safetensors file"),
+        (("-p", "slop:=9.0"), r"parameter slop: .*range"),
+    ],
+)
+def test_bad_start_up_state_ends_the_process_with_one_line_and_status_1(spawn, tmp_path, arguments, complaint):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no weights")
+    arguments = [argument.format(broken=broken) for argument in arguments]
+    process = spawn("-m", "gaussianocc_ros.occupancy_node", "--ros-args", "-p", "cameras:=[front]", *arguments)
+    assert process.wait(60) == 1
+    process.wait_for(complaint)
+    assert "Traceback" not in process.output
+    assert len(process.output.strip().splitlines()) == 1

@@ -15,8 +15,8 @@ MANMADE, VEGETATION = CLASS_ID["manmade"], CLASS_ID["vegetation"]
 STEEL: Colour = (0.22, 0.23, 0.23)
 BRICKS: tuple[Colour, ...] = ((0.33, 0.13, 0.08), (0.40, 0.20, 0.11), (0.46, 0.33, 0.20), (0.24, 0.10, 0.08), (0.50, 0.42, 0.32))
 PLASTERS: tuple[Colour, ...] = (
-    (0.60, 0.55, 0.44), (0.62, 0.60, 0.56), (0.56, 0.42, 0.28), (0.44, 0.50, 0.48), (0.60, 0.36, 0.26), (0.48, 0.44, 0.50),
-    (0.40, 0.42, 0.42), (0.66, 0.58, 0.38),
+    (0.52, 0.47, 0.38), (0.53, 0.52, 0.48), (0.48, 0.36, 0.24), (0.38, 0.43, 0.41), (0.52, 0.31, 0.22), (0.41, 0.38, 0.43),
+    (0.34, 0.36, 0.36), (0.57, 0.50, 0.33),
 )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def house(rng, depth: float, width: float) -> Shapes:
     slope = (0.5 * depth + 0.25) / rise
     shapes.box((0, 0, height + 0.5 * rise), (depth + 0.8, width + 0.8, rise), roof, ROOF, lean=(slope, slope, 0.35))
     shapes.box((0.15 * depth, 0.3 * width, height + rise), (0.7, 0.7, 1.8), (0.30, 0.14, 0.09))
-    shapes.box((0.5 * depth + 0.7, 0.0, 1.35), (1.6, 1.8, 0.16), roof, ROOF, lean=(0.5, 0, 0.5))
+    shapes.box((0.5 * depth + 0.7, 0.0, 2.5), (1.6, 1.8, 0.16), roof, ROOF, lean=(0.5, 0, 0.5))
     return shapes
 
 
@@ -91,7 +91,7 @@ def tree(rng, height: float | None = None, conical: bool = False) -> Shapes:
     height = float(rng.uniform(5.5, 10.0)) if height is None else height
     shapes = Shapes(label=VEGETATION, seed=int(rng.integers(1 << 30)))
     tint = rng.uniform(0.75, 1.25)
-    green = (0.085 * tint * rng.uniform(0.8, 1.5), 0.17 * tint, 0.035 * tint)
+    green = (0.095 * tint * rng.uniform(0.8, 1.4), 0.145 * tint, 0.042 * tint)
     bark = (0.13, 0.10, 0.075)
     girth = 0.022 * height + 0.04
     if conical:
@@ -104,13 +104,13 @@ def tree(rng, height: float | None = None, conical: bool = False) -> Shapes:
     fork = 0.38 * height
     shapes.cone((0, 0, 0), fork + 0.3, girth, bark, BARK, top=0.7 * girth)
     crown = 0.30 * height
-    count = int(rng.integers(9, 14))
+    count = int(rng.integers(13, 19))
     for k in range(count):
         angle = 2.399963 * k + rng.uniform(-0.4, 0.4)
         level = (k + 0.5) / count
         radius = crown * math.sqrt(max(0.05, 1.0 - (1.7 * level - 0.75) ** 2)) * rng.uniform(0.55, 0.9)
         centre = (radius * math.cos(angle), radius * math.sin(angle), fork + 0.12 * height + 0.46 * height * level)
-        size = crown * rng.uniform(0.42, 0.62)
+        size = crown * rng.uniform(0.30, 0.52)
         shapes.seed += 1
         shade = rng.uniform(0.8, 1.2)
         shapes.ellipsoid(
@@ -125,7 +125,7 @@ def tree(rng, height: float | None = None, conical: bool = False) -> Shapes:
 
 def bush(rng, size: float) -> Shapes:
     shapes = Shapes(label=VEGETATION, seed=int(rng.integers(1 << 30)))
-    green = (0.075 * rng.uniform(0.7, 1.5), 0.15 * rng.uniform(0.8, 1.2), 0.035)
+    green = (0.080 * rng.uniform(0.7, 1.5), 0.125 * rng.uniform(0.8, 1.2), 0.036)
     for k in range(3):
         angle = 2.1 * k + rng.uniform(0, 1)
         shapes.seed += 1
@@ -139,7 +139,7 @@ def bush(rng, size: float) -> Shapes:
 def hedge(rng, length: float) -> Shapes:
     """Clipped hedge along y."""
     shapes = Shapes(label=VEGETATION, seed=int(rng.integers(1 << 30)))
-    green = (0.055, 0.12, 0.03)
+    green = (0.062, 0.105, 0.032)
     height = rng.uniform(0.8, 1.5)
     shapes.box((0, 0, 0.5 * height), (0.8, length, height), green, FOLIAGE, lean=(0.06, 0.06, 0.04))
     for k in range(int(length / 1.1)):

@@ -37,21 +37,20 @@ def road_frame(x, y, segments):
     best_s, best_d = 0.0, 1e9
     count = segments.shape[0]
     for k in range(count):
-        g = segments[k]
-        rx, ry = x - g[X0], y - g[Y0]
-        along, left = g[COS0] * rx + g[SIN0] * ry, -g[SIN0] * rx + g[COS0] * ry
-        kappa = g[CURVATURE]
+        rx, ry = x - segments[k, X0], y - segments[k, Y0]
+        along, left = segments[k, COS0] * rx + segments[k, SIN0] * ry, -segments[k, SIN0] * rx + segments[k, COS0] * ry
+        kappa = segments[k, CURVATURE]
         if kappa != 0.0:
             radius = 1.0 / kappa
             angle = math.atan2(along * kappa, 1.0 - left * kappa)
-            s = angle * abs(radius)
+            s = angle * radius
             d = (1.0 - math.sqrt((along * kappa) ** 2 + (1.0 - left * kappa) ** 2)) * radius
         else:
             s, d = along, left
         low = -1e9 if k == 0 and kappa == 0.0 else 0.0
-        high = 1e9 if k == count - 1 and kappa == 0.0 else g[LENGTH]
+        high = 1e9 if k == count - 1 and kappa == 0.0 else segments[k, LENGTH]
         if low <= s <= high and abs(d) < abs(best_d):
-            best_s, best_d = s + g[S0], d
+            best_s, best_d = s + segments[k, S0], d
     return best_s, best_d
 
 
@@ -62,14 +61,13 @@ def kerb_distance(x, y, segments, crosses, g):
     e = d - g[HALF_L] if d > 0.0 else -d - g[HALF_R]
     near, near_s, near_d = -1, 0.0, 1e9
     for k in range(crosses.shape[0]):
-        c = crosses[k]
-        rx, ry = x - c[CX], y - c[CY]
-        s2, d2 = c[CUX] * rx + c[CUY] * ry, -c[CUY] * rx + c[CUX] * ry
-        if abs(s2) > c[C_REACH]:
+        rx, ry = x - crosses[k, CX], y - crosses[k, CY]
+        s2, d2 = crosses[k, CUX] * rx + crosses[k, CUY] * ry, -crosses[k, CUY] * rx + crosses[k, CUX] * ry
+        if abs(s2) > crosses[k, C_REACH]:
             continue
         if abs(d2) < abs(near_d):
             near, near_s, near_d = k, s2, d2
-        q = abs(d2) - c[C_HALF]
+        q = abs(d2) - crosses[k, C_HALF]
         radius = g[FILLET]
         if 0.0 < e < radius and 0.0 < q < radius:
             e = radius - math.sqrt((radius - e) ** 2 + (radius - q) ** 2)
@@ -78,7 +76,7 @@ def kerb_distance(x, y, segments, crosses, g):
     return e, s, d, near, near_s, near_d
 
 
-@njit(inline="always")
+@njit
 def ground_class(e, d, g):
     verge, walk, plaza = g[VERGE_R], g[WALK_R], g[PLAZA_R]
     if d > 0.0:
@@ -146,8 +144,8 @@ def _asphalt(x, y, s, d, e, ax, ay, length, fp, g):
         grain -= 0.5 * mask * clamp(1.0 - abs(level) * 1.4 / width, 0.0, 1.0) * 0.02 / width
     # Tyres polish two tracks a lane, oil darkens the middle; dust collects at the kerb.
     lane = abs(d) - 0.5 * g[LANE]
-    grain -= 0.07 * math.exp(-((lane / 0.35) ** 2))
-    grain += 0.06 * math.exp(-(((abs(lane) - 0.8) / 0.3) ** 2))
+    grain -= 0.07 / (1.0 + (lane / 0.3) ** 4)
+    grain += 0.06 / (1.0 + ((abs(lane) - 0.8) / 0.27) ** 4)
     grain += 0.22 * clamp(1.0 + e / 0.6, 0.0, 1.0)
     value = tone * max(0.25, 1.0 + grain)
     return value * 1.0, value * 0.99, value * 0.97
@@ -245,7 +243,7 @@ def _grass(x, y, ax, ay, length, fp, g):
     n += 0.18 * octave2(x, y, 1.8, fp, seed + 43)
     dry = clamp(g[GRASS] + 0.5 * noise2(x / 4.0, y / 4.0, seed + 44) + 0.25 * octave2(x, y, 0.9, fp, seed + 45), 0.0, 1.0)
     value = max(0.25, 1.0 + n)
-    r, gr, b = mix(0.075, 0.23, dry), mix(0.155, 0.19, dry), mix(0.035, 0.085, dry)
+    r, gr, b = mix(0.078, 0.21, dry), mix(0.122, 0.175, dry), mix(0.036, 0.085, dry)
     return r * value, gr * value, b * value
 
 
@@ -273,8 +271,8 @@ def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
         if cover > 0.0:
             r, gr, b = mix(r, 0.07 * ring, cover), mix(gr, 0.067 * ring, cover), mix(b, 0.065 * ring, cover)
         # How long the pixel is along and across the road: its long axis projected on the centre line's direction.
-        tangent = _heading(s, segments)
-        along = abs(ax * math.cos(tangent) + ay * math.sin(tangent))
+        tx, ty = _tangent(s, segments)
+        along = abs(ax * tx + ay * ty)
         across = math.sqrt(max(0.0, 1.0 - along * along))
         fp_s, fp_d = along * fp_along + across * fp, across * fp_along + along * fp
         if near >= 0 and e > -1e8 and abs(d) > (g[HALF_L] if d > 0.0 else g[HALF_R]):
@@ -295,9 +293,14 @@ def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
 
 
 @njit
-def _heading(s, segments):
+def _tangent(s, segments):
+    """Unit direction of the centre line at s."""
     k = 0
     while k + 1 < segments.shape[0] and s > segments[k + 1, S0]:
         k += 1
-    angle = math.atan2(segments[k, SIN0], segments[k, COS0])
-    return angle + clamp(s - segments[k, S0], 0.0, segments[k, LENGTH]) * segments[k, CURVATURE]
+    c, sn, kappa = segments[k, COS0], segments[k, SIN0], segments[k, CURVATURE]
+    if kappa == 0.0:
+        return c, sn
+    turned = clamp(s - segments[k, S0], 0.0, segments[k, LENGTH]) * kappa
+    ct, st = math.cos(turned), math.sin(turned)
+    return c * ct - sn * st, sn * ct + c * st

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from numba import njit
 
 _MASK = 0xFFFFFFFF
+# Looked up instead of hashed: half the time of a noise call. 64 kB stay in the cache.
+_LATTICE = np.random.default_rng(20240822).uniform(-1.0, 1.0, (128, 128)).astype(np.float32)
 
 
-@njit(inline="always")
+@njit
 def hash01(i, j, seed):
     """Uniform [0, 1) value of an integer pair."""
     h = (i * 374761393 + j * 668265263 + seed * 1442695041) & _MASK
@@ -23,17 +26,17 @@ def hash01(i, j, seed):
     return (h ^ (h >> 16)) * (1.0 / 4294967296.0)
 
 
-@njit(inline="always")
+@njit
 def clamp(x, low, high):
     return low if x < low else (high if x > high else x)
 
 
-@njit(inline="always")
+@njit
 def mix(a, b, t):
     return a + (b - a) * t
 
 
-@njit(inline="always")
+@njit
 def smoothstep(low, high, x):
     t = clamp((x - low) / (high - low), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
@@ -41,14 +44,15 @@ def smoothstep(low, high, x):
 
 @njit
 def noise2(x, y, seed):
-    """Value noise in [-1, 1] on a unit lattice."""
+    """Value noise in [-1, 1] on a unit lattice that repeats after 128 cells."""
     fx, fy = math.floor(x), math.floor(y)
-    i, j = int(fx), int(fy)
+    i, j = int(fx) + seed * 37, int(fy) + seed * 59
     u, v = x - fx, y - fy
     u, v = u * u * (3.0 - 2.0 * u), v * v * (3.0 - 2.0 * v)
-    low = mix(hash01(i, j, seed), hash01(i + 1, j, seed), u)
-    high = mix(hash01(i, j + 1, seed), hash01(i + 1, j + 1, seed), u)
-    return 2.0 * mix(low, high, v) - 1.0
+    i0, i1, j0, j1 = i & 127, (i + 1) & 127, j & 127, (j + 1) & 127
+    low = mix(_LATTICE[j0, i0], _LATTICE[j0, i1], u)
+    high = mix(_LATTICE[j1, i0], _LATTICE[j1, i1], u)
+    return mix(low, high, v)
 
 
 @njit
@@ -61,7 +65,7 @@ def noise3(x, y, z, seed):
     return mix(noise2(x, y, seed + k * 7919), noise2(x, y, seed + (k + 1) * 7919), w)
 
 
-@njit(inline="always")
+@njit
 def fade(footprint, period):
     """Weight of an octave: 1 while a pixel is under a third of the lattice, 0 from nine tenths on."""
     return clamp((0.9 - footprint / period) / 0.57, 0.0, 1.0)
@@ -103,20 +107,20 @@ def stretched2(x, y, ax, ay, length, period, footprint, seed):
     return weight * total / taps
 
 
-@njit(inline="always")
+@njit
 def band(x, low, high, width):
     """Share of a pixel of this width that lies in [low, high]."""
     half = 0.5 * max(width, 1e-4)
     return clamp((min(x + half, high) - max(x - half, low)) / (2.0 * half), 0.0, 1.0)
 
 
-@njit(inline="always")
+@njit
 def _pulse_integral(x, duty):
     whole = math.floor(x)
     return whole * duty + min(x - whole, duty)
 
 
-@njit(inline="always")
+@njit
 def pulse(x, duty, width):
     """Box-filtered pulse train of period 1 that is on for x - floor(x) < duty."""
     half = 0.5 * max(width, 1e-4)

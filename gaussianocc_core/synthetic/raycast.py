@@ -7,14 +7,21 @@ A frozen moment of the world is a `Scene`: primitives, a uniform grid of primiti
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int32, Int64, UInt8
-from numba import njit, prange
+from numba import njit
 
 from gaussianocc_core.data.labels import FREE
+from gaussianocc_core.geometry import raymarch
+from gaussianocc_core.geometry.kernels import cached_kernel
 from gaussianocc_core.geometry.raymarch import clip_to_box, dda_axis, dda_start
+from gaussianocc_core.synthetic import ground as ground_module
+from gaussianocc_core.synthetic import intersect as intersect_module
+from gaussianocc_core.synthetic import materials, noise, shapes
 from gaussianocc_core.synthetic.ground import KERB_HEIGHT, cast_ground, ground_class, ground_colour, kerb_distance
 from gaussianocc_core.synthetic.intersect import MISS, intersect, overlaps_cell, surface
 from gaussianocc_core.synthetic.materials import albedo
@@ -24,7 +31,7 @@ from gaussianocc_core.synthetic.shapes import (
     PrimitiveTable,
 )  # fmt: skip
 
-CELL = (2.5, 2.5, 3.0)  # m, of the acceleration grid
+CELL = (2.0, 2.0, 2.0)  # m, of the acceleration grid
 _OCCLUSION_REACH = 0.45  # m; things darken the ground this close to them, so cells list what is this close, too
 MAX_RANGE = 400.0  # m; beyond is sky
 
@@ -32,6 +39,8 @@ MAX_RANGE = 400.0  # m; beyond is sky
 (SUN_X, SUN_Y, SUN_Z, SUN_R, SUN_G, SUN_B, ZENITH_R, ZENITH_G, ZENITH_B, HORIZON_R, HORIZON_G, HORIZON_B, CLOUDS, HAZE,
  EXPOSURE, SKY_SEED) = range(16)  # fmt: skip
 SKY, GROUND = -2, -1  # in place of a primitive's index
+_BLIND = -1000  # identity of a pixel whose lens sees nothing
+_SOURCES = (raymarch, ground_module, intersect_module, materials, noise, shapes)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Scene:
 # ---- acceleration grid ---------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@cached_kernel(*_SOURCES)
 def _grid_pairs(floats, ints, lows, highs, low, shape, first, cells, prims):
     """Write (cell, primitive) pairs of all touched cells; returns how many there are, even where they do not fit."""
     count = 0
@@ -73,7 +82,7 @@ def _grid_pairs(floats, ints, lows, highs, low, shape, first, cells, prims):
             for j in range(max(j0, 0), min(j1, shape[1] - 1) + 1):
                 for k in range(max(k0, 0), min(k1, shape[2] - 1) + 1):
                     if overlaps_cell(
-                        floats[p], ints[p], low[0] + (i + 0.5) * CELL[0], low[1] + (j + 0.5) * CELL[1],
+                        floats, ints, p, low[0] + (i + 0.5) * CELL[0], low[1] + (j + 0.5) * CELL[1],
                         low[2] + (k + 0.5) * CELL[2], 1.0, 0.0, 0.5 * CELL[0] + _OCCLUSION_REACH,
                         0.5 * CELL[1] + _OCCLUSION_REACH, 0.5 * CELL[2] + 0.01,
                     ):  # fmt: skip
@@ -156,7 +165,7 @@ def _cast_primitives(scene, ox, oy, oz, dx, dy, dz, limit, footprint):
         cell = (i * shape[1] + j) * shape[2] + k
         for n in range(start[cell], start[cell + 1]):
             p = items[n]
-            hit = intersect(floats[p], ints[p], ox, oy, oz, dx, dy, dz, footprint)
+            hit = intersect(floats, ints, p, ox, oy, oz, dx, dy, dz, footprint)
             if hit < best:
                 best, found = hit, p
         axis = dda_axis(tx, ty, tz)
@@ -178,7 +187,7 @@ def _cast_primitives(scene, ox, oy, oz, dx, dy, dz, limit, footprint):
 
 @njit(error_model="numpy")
 def _cast_shadow(scene, ox, oy, oz, dx, dy, dz):
-    """Share of sunlight that arrives: 0 behind solid things, dappled under leaves."""
+    """Share of sunlight that arrives: 0 behind solid things, dappled (at least 0.02) under leaves."""
     floats, ints, start, items, low, high, shape = scene[0], scene[1], scene[2], scene[3], scene[4], scene[5], scene[6]
     t, end = clip_to_box(ox, oy, oz, dx, dy, dz, low, high)
     if not t < end:
@@ -193,15 +202,15 @@ def _cast_shadow(scene, ox, oy, oz, dx, dy, dz):
         t_next = tx if axis == 0 else (ty if axis == 1 else tz)
         for n in range(start[cell], start[cell + 1]):
             p = items[n]
-            hit = intersect(floats[p], ints[p], ox, oy, oz, dx, dy, dz, 1.0)
+            hit = intersect(floats, ints, p, ox, oy, oz, dx, dy, dz, 1.0)
             if hit < MISS:
                 if ints[p, MATERIAL] != FOLIAGE:
                     return 0.0
                 if t <= hit < t_next:  # each crown counts in one cell only
                     x, y, z = ox + hit * dx, oy + hit * dy, oz + hit * dz
-                    light *= clamp(0.18 + 1.1 * noise3(x * 2.2, y * 2.2, z * 2.2, 77), 0.0, 0.55)
+                    light *= mix(0.30, 1.0, smoothstep(-0.15, 0.45, noise3(x * 2.4, y * 2.4, z * 2.4, 77)))
                     if light < 0.02:
-                        return 0.0
+                        return 0.02
         if axis == 0:
             i += si
             tx += ddx
@@ -236,20 +245,21 @@ def _ground_occlusion(scene, x, y, z):
     cell = (i * shape[1] + j) * shape[2] + k
     dark = 0.0
     for n in range(start[cell], start[cell + 1]):
-        f, kind = floats[items[n]], ints[items[n], KIND]
-        if kind == CAPSULE:
+        p = items[n]
+        kind = ints[p, KIND]
+        if kind >= CAPSULE:
             continue
-        bottom = f[PZ] - f[C] - z
+        bottom = floats[p, PZ] - floats[p, C] - z
         if bottom > 0.7:
             continue
-        rx, ry = x - f[PX], y - f[PY]
+        rx, ry = x - floats[p, PX], y - floats[p, PY]
         if kind == BOX or kind == ELLIPSOID:
-            u, v = abs(f[COS] * rx + f[SIN] * ry) - f[A], abs(-f[SIN] * rx + f[COS] * ry) - f[B]
+            u, v = abs(floats[p, COS] * rx + floats[p, SIN] * ry) - floats[p, A], abs(-floats[p, SIN] * rx + floats[p, COS] * ry) - floats[p, B]
             distance = math.sqrt(max(u, 0.0) ** 2 + max(v, 0.0) ** 2)
             if distance == 0.0:
                 distance = 0.3 * max(u, v)  # deeper under it is darker
         else:
-            distance = max(0.0, math.sqrt(rx * rx + ry * ry) - max(f[A], f[B]))
+            distance = max(0.0, math.sqrt(rx * rx + ry * ry) - max(floats[p, A], floats[p, B]))
         near = clamp(1.0 - distance / _OCCLUSION_REACH, 0.0, 1.6)
         dark = max(dark, near * near * clamp(1.0 - bottom / 0.7, 0.0, 1.0) * (0.45 if kind != ELLIPSOID else 0.3))
     return 1.0 - min(dark, 0.85)
@@ -278,10 +288,10 @@ def _sky(dx, dy, dz, light):
 
 @njit(inline="always")
 def _to_display(x):
-    """Filmic curve and gamma: scene radiance to 0-255."""
+    """Filmic curve and a gamma of 2 (a root is cheaper than a power): scene radiance to 0-255."""
     x = max(x, 0.0)
     x = (x * (2.51 * x + 0.03)) / (x * (2.43 * x + 0.59) + 0.14)
-    return 255.0 * clamp(x, 0.0, 1.0) ** (1.0 / 2.2)
+    return 255.0 * math.sqrt(min(x, 1.0))
 
 
 @njit(error_model="numpy")
@@ -305,21 +315,21 @@ def _shade(scene, ox, oy, oz, dx, dy, dz, t, p, kerb, footprint):
         )
         occlusion = _ground_occlusion(scene, x, y, z)
     else:
-        f, i = floats[p], ints[p]
-        label = i[CLASS]
-        nx, ny, nz, lx, ly, rz, face = surface(f, i, x, y, z)
+        label = ints[p, CLASS]
+        nx, ny, nz, lx, ly, rz, face = surface(floats, ints, p, x, y, z)
         facing = abs(nx * dx + ny * dy + nz * dz)
-        if i[KIND] == BOX:  # a pixel covers more of a wall seen at a grazing angle
+        if ints[p, KIND] == BOX:  # a pixel covers more of a wall seen at a grazing angle
             fp = fp / max(math.sqrt(facing), 0.2)
-        r, g, b, mirror, glow = albedo(f, i, x, y, z, nx, ny, nz, lx, ly, rz, face, fp)
-        if i[MATERIAL] == FOLIAGE:  # leaves face everywhere: soften the light and let some through
-            seed = int(f[SEED])
-            nx += 0.7 * noise3(x * 4.0, y * 4.0, z * 4.0, seed)
-            ny += 0.7 * noise3(x * 4.0, y * 4.0, z * 4.0, seed + 9)
-            nz += 0.5
+        r, g, b, mirror, glow = albedo(floats, ints, p, x, y, z, nx, ny, nz, lx, ly, rz, face, fp)
+        if ints[p, MATERIAL] == FOLIAGE:  # leaves face everywhere: soften the light and let some through
+            seed = int(floats[p, SEED])
+            rough = clamp(1.2 - 6.0 * fp, 0.0, 1.0)
+            nx += rough * noise3(x * 9.0, y * 9.0, z * 9.0, seed)
+            ny += rough * noise3(x * 9.0, y * 9.0, z * 9.0, seed + 9)
+            nz += 0.45
             norm = 1.0 / math.sqrt(nx * nx + ny * ny + nz * nz)
             nx, ny, nz = nx * norm, ny * norm, nz * norm
-            occlusion = 0.55 + 0.45 * clamp(0.5 + 0.5 * rz / f[C], 0.0, 1.0)
+            occlusion = 0.55 + 0.45 * clamp(0.5 + 0.5 * rz / floats[p, C], 0.0, 1.0)
         else:
             occlusion = 0.62 + 0.38 * smoothstep(0.0, 1.8, z)
             if nz < -0.5:
@@ -340,8 +350,10 @@ def _shade(scene, ox, oy, oz, dx, dy, dz, t, p, kerb, footprint):
         away = 2.0 * (nx * dx + ny * dy + nz * dz)
         mx, my, mz = dx - away * nx, dy - away * ny, dz - away * nz
         fresnel = mirror * (0.25 + 0.75 * (1.0 - abs(nx * dx + ny * dy + nz * dz)) ** 3)
-        up = smoothstep(-0.02, 0.35, mz)
-        share = mix(0.22, 1.0, up)  # below the horizon the street is mirrored, darker
+        # What is mirrored below the roofs is the street: dark, with a skyline that moves with the view as it should.
+        azimuth = math.atan2(my, mx) * 5.0
+        roofs = 0.16 + 0.14 * noise2(azimuth, 0.5, 5) + 0.05 * noise2(azimuth * 5.0, 0.5, 6)
+        share = mix(0.20 + 0.06 * noise2(azimuth * 3.0, mz * 9.0, 7), 1.0, smoothstep(roofs - 0.02, roofs + 0.02, mz))
         t_sky = 1.0 - (1.0 - clamp(mz, 0.0, 1.0)) ** 3.5
         r = mix(r, share * mix(light[HORIZON_R], light[ZENITH_R], t_sky), fresnel)
         g = mix(g, share * mix(light[HORIZON_G], light[ZENITH_G], t_sky), fresnel)
@@ -360,103 +372,71 @@ def _shade(scene, ox, oy, oz, dx, dy, dz, t, p, kerb, footprint):
 
 
 @njit(error_model="numpy")
-def _footprint(directions, row, column):
-    """Angle between neighbouring pixels, rad."""
-    other = column + 1 if column + 1 < directions.shape[1] else column - 1
-    a, b = directions[row, column], directions[row, other]
-    return math.sqrt((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 + (a[2] - b[2]) ** 2)
-
-
-@njit(error_model="numpy")
-def _render_row(scene, origin, directions, row, ray_length, label, colour, identity):
-    for column in range(directions.shape[1]):
-        d = directions[row, column]
-        if not d[0] == d[0]:  # NaN: the lens sees nothing here
-            identity[row, column] = -1000
-            label[row, column] = FREE
-            continue
-        footprint = _footprint(directions, row, column)
-        t, p, kerb = _cast(scene, origin[0], origin[1], origin[2], d[0], d[1], d[2], footprint)
-        r, g, b, what, lit = _shade(scene, origin[0], origin[1], origin[2], d[0], d[1], d[2], t, p, kerb, footprint)
-        colour[row, column, 0], colour[row, column, 1], colour[row, column, 2] = r, g, b
-        label[row, column] = what
-        ray_length[row, column] = t if p != SKY else np.inf
-        part = p if p >= 0 else (-10 - what - 100 * int(kerb) if p == GROUND else SKY)
-        identity[row, column] = 2 * part + int(lit > 0.5)
-
-
-@njit(error_model="numpy")
-def _smooth_row(scene, origin, directions, row, identity, colour):
-    """Replace pixels on an outline or a shadow's edge by the mean of four rays."""
+def _is_edge(identity, row, column):
+    """Whether a pixel differs from one of its four neighbours."""
     height, width = identity.shape
-    for column in range(width):
-        own = identity[row, column]
-        if own == -1000:
-            continue
-        edge = (column > 0 and identity[row, column - 1] != own) or (row > 0 and identity[row - 1, column] != own)
-        edge = edge or (column + 1 < width and identity[row, column + 1] != own)
-        edge = edge or (row + 1 < height and identity[row + 1, column] != own)
-        if not edge:
-            continue
-        d = directions[row, column]
-        dc = directions[row, column + 1] - d if column + 1 < width else d - directions[row, column - 1]
-        dr = directions[row + 1, column] - d if row + 1 < height else d - directions[row - 1, column]
-        footprint = math.sqrt(dc[0] ** 2 + dc[1] ** 2 + dc[2] ** 2)
-        if not (footprint < 1.0 and dr[0] == dr[0]):
-            continue
-        sum_r, sum_g, sum_b = 0.0, 0.0, 0.0
-        for k in range(4):
-            u = -0.125 if k == 0 else (0.375 if k == 1 else (0.125 if k == 2 else -0.375))
-            v = -0.375 if k == 0 else (-0.125 if k == 1 else (0.375 if k == 2 else 0.125))
-            ex, ey, ez = d[0] + u * dc[0] + v * dr[0], d[1] + u * dc[1] + v * dr[1], d[2] + u * dc[2] + v * dr[2]
-            norm = 1.0 / math.sqrt(ex * ex + ey * ey + ez * ez)
-            ex, ey, ez = ex * norm, ey * norm, ez * norm
-            t, p, kerb = _cast(scene, origin[0], origin[1], origin[2], ex, ey, ez, footprint)
-            r, g, b, _, _ = _shade(scene, origin[0], origin[1], origin[2], ex, ey, ez, t, p, kerb, footprint)
-            sum_r, sum_g, sum_b = sum_r + r, sum_g + g, sum_b + b
-        colour[row, column, 0] = 0.25 * sum_r
-        colour[row, column, 1] = 0.25 * sum_g
-        colour[row, column, 2] = 0.25 * sum_b
+    own = identity[row, column]
+    return (
+        (column > 0 and identity[row, column - 1] != own)
+        or (row > 0 and identity[row - 1, column] != own)
+        or (column + 1 < width and identity[row, column + 1] != own)
+        or (row + 1 < height and identity[row + 1, column] != own)
+    )
 
 
-@njit(parallel=True, cache=True)
-def _render_kernel(scene, origin, directions, smooth, ray_length, label, colour):
+@cached_kernel(*_SOURCES, error_model="numpy", nogil=True)
+def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, label, colour, identity):
+    """One ray per pixel of some rows; when `smoothing`, three more where `identity` shows an outline or a shadow's edge.
+
+    Rows are shared out by Python threads: that compiles in half the time of prange and survives a fork.
+    """
     height, width = label.shape
-    identity = np.empty((height, width), dtype=np.int32)
-    for row in prange(height):
-        _render_row(scene, origin, directions, row, ray_length, label, colour, identity)
-    if smooth:
-        for row in prange(height):
-            _smooth_row(scene, origin, directions, row, identity, colour)
+    ox, oy, oz = origin[0], origin[1], origin[2]
+    for row in range(first, last):
+        for column in range(width):
+            x, y, z = directions[row, column, 0], directions[row, column, 1], directions[row, column, 2]
+            if not x == x:  # NaN: the lens sees nothing here
+                identity[row, column] = _BLIND
+                continue
+            if smoothing and (identity[row, column] == _BLIND or not _is_edge(identity, row, column)):
+                continue
+            # How the direction changes per column and per row; the last ones look backwards.
+            c, cs = (column + 1, 1.0) if column + 1 < width else (column - 1, -1.0)
+            r, rs = (row + 1, 1.0) if row + 1 < height else (row - 1, -1.0)
+            cx, cy, cz = directions[row, c, 0] - x, directions[row, c, 1] - y, directions[row, c, 2] - z
+            rx, ry, rz = directions[r, column, 0] - x, directions[r, column, 1] - y, directions[r, column, 2] - z
+            footprint = math.sqrt(cx * cx + cy * cy + cz * cz)
+            if not (footprint < 1.0 and rx == rx):  # beside a blind pixel
+                cx, cy, cz, rx, ry, rz, footprint = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.004
+            red, green, blue = 0.0, 0.0, 0.0
+            if smoothing:  # the ray through the centre counts, too
+                red, green, blue = colour[row, column, 0], colour[row, column, 1], colour[row, column, 2]
+            for k in range(3 if smoothing else 1):
+                dx, dy, dz = x, y, z
+                if smoothing:  # a triangle of rays around the centre
+                    u = cs * (-0.36 if k == 0 else (0.28 if k == 1 else 0.08))
+                    v = rs * (-0.10 if k == 0 else (-0.28 if k == 1 else 0.38))
+                    dx, dy, dz = x + u * cx + v * rx, y + u * cy + v * ry, z + u * cz + v * rz
+                    norm = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
+                    dx, dy, dz = dx * norm, dy * norm, dz * norm
+                t, p, kerb = _cast(scene, ox, oy, oz, dx, dy, dz, footprint)
+                a, b, c_, what, lit = _shade(scene, ox, oy, oz, dx, dy, dz, t, p, kerb, footprint)
+                red, green, blue = red + a, green + b, blue + c_
+                if not smoothing:
+                    label[row, column] = what
+                    ray_length[row, column] = t if p != SKY else np.inf
+                    part = p
+                    if p == GROUND:
+                        part = -10 - what - 100 * int(kerb)
+                    elif p >= 0 and scene[1][p, MATERIAL] == FOLIAGE:
+                        part = -5  # leaf against leaf is texture, not an outline
+                    identity[row, column] = 2 * part + int(lit > 0.0)
+            share = 0.25 if smoothing else 1.0
+            colour[row, column, 0], colour[row, column, 1], colour[row, column, 2] = red * share, green * share, blue * share
 
 
-@njit(error_model="numpy")
-def _scan_one(scene, origins, directions, n, ray_length, label, intensity):
-    ox, oy, oz = origins[n, 0], origins[n, 1], origins[n, 2]
-    dx, dy, dz = directions[n, 0], directions[n, 1], directions[n, 2]
-    t, p, kerb = _cast(scene, ox, oy, oz, dx, dy, dz, 0.003)
-    ray_length[n], label[n], intensity[n] = np.inf, FREE, 0.0
-    if p == SKY:
-        return
-    ray_length[n] = t
-    x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-    if p == GROUND:
-        r, g, b, what = ground_colour(x, y, 1.0, 0.0, 0.02, 0.02, kerb, scene[7], scene[8], scene[9])
-        facing = -dz
-    else:
-        f, i = scene[0][p], scene[1][p]
-        what = i[CLASS]
-        nx, ny, nz, lx, ly, rz, face = surface(f, i, x, y, z)
-        r, g, b, _, _ = albedo(f, i, x, y, z, nx, ny, nz, lx, ly, rz, face, 0.02)
-        facing = abs(nx * dx + ny * dy + nz * dz)
-    label[n] = what
-    intensity[n] = clamp(255.0 * (r + g + b) / 3.0 * (0.3 + 0.7 * facing), 0.0, 255.0)
-
-
-@njit(parallel=True, cache=True)
-def _scan_kernel(scene, origins, directions, ray_length, label, intensity):
-    for n in prange(directions.shape[0]):
-        _scan_one(scene, origins, directions, n, ray_length, label, intensity)
+_THREADS = max(1, min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+_ROWS = 8  # per task
 
 
 def render(
@@ -473,30 +453,40 @@ def render(
     ray_length = np.full((height, width), np.inf, dtype=np.float64)
     label = np.full((height, width), FREE, dtype=np.uint8)
     colour = np.zeros((height, width, 3), dtype=np.float32)
+    identity = np.zeros((height, width), dtype=np.int32)
     directions = np.ascontiguousarray(directions, dtype=np.float64)
-    _render_kernel(
-        scene.arguments, np.asarray(origin, dtype=np.float64), directions, smooth, ray_length, label, colour
-    )
+    origin = np.ascontiguousarray(origin, dtype=np.float64)
+    arguments = scene.arguments
+
+    def rows(first: int, smoothing: bool) -> None:
+        last = min(first + _ROWS, height)
+        _render_rows(arguments, origin, directions, first, last, smoothing, ray_length, label, colour, identity)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for smoothing in (False, True) if smooth else (False,):
+            list(pool.map(lambda first, s=smoothing: rows(first, s), range(0, height, _ROWS)))
     return colour, ray_length, label
 
 
 def scan(
-    scene: Scene, origin: Float[np.ndarray, "3"], directions: Float[np.ndarray, "R 3"]
-) -> tuple[Float[np.ndarray, " R"], UInt8[np.ndarray, " R"], Float[np.ndarray, " R"]]:
-    """Ray length (m, inf without a return), Occ3D class and reflected intensity 0-255 of single rays (world frame)."""
-    directions = np.ascontiguousarray(directions, dtype=np.float64)
-    origins = np.ascontiguousarray(np.broadcast_to(np.asarray(origin, dtype=np.float64), directions.shape))
-    count = len(directions)
-    ray_length, label = np.empty(count), np.empty(count, dtype=np.uint8)
-    intensity = np.empty(count)
-    _scan_kernel(scene.arguments, origins, directions, ray_length, label, intensity)
-    return ray_length, label, intensity
+    scene: Scene, origin: Float[np.ndarray, "3"], directions: Float[np.ndarray, "H W 3"]
+) -> tuple[Float[np.ndarray, "H W"], UInt8[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
+    """Ray length (m, inf without a return), Occ3D class and reflected intensity 0-255 of a lidar's rays (world frame).
+
+    A lidar brings its own light: the same picture, taken at night under an even glow.
+    """
+    light = np.zeros_like(scene.light)
+    light[SUN_Z] = -1.0
+    light[ZENITH_R : HORIZON_B + 1] = 1.0
+    light[EXPOSURE] = 1.0
+    colour, ray_length, label = render(replace(scene, light=light), origin, directions, smooth=False)
+    return ray_length, label, colour.mean(axis=-1)
 
 
 # ---- voxel labels --------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@cached_kernel(*_SOURCES, nogil=True)
 def _paint_primitives(floats, ints, lows, highs, x0, y0, z0, c, s, size, rank, labels):
     """Give every voxel that a primitive touches the class of highest rank; the grid sits at (x0, y0, z0), turned by (c, s)."""
     nx, ny, nz = labels.shape
@@ -519,15 +509,17 @@ def _paint_primitives(floats, ints, lows, highs, x0, y0, z0, c, s, size, rank, l
                 for k in range(k0, k1 + 1):
                     if rank[labels[i, j, k]] >= rank[label]:
                         continue
-                    if overlaps_cell(floats[p], ints[p], wx, wy, z0 + (k + 0.5) * size, c, s, half, half, half):
+                    if overlaps_cell(floats, ints, p, wx, wy, z0 + (k + 0.5) * size, c, s, half, half, half):
                         labels[i, j, k] = label
 
 
-@njit(error_model="numpy")
-def _paint_ground_column(i, segments, crosses, ground, x0, y0, z0, c, s, size, labels):
+@cached_kernel(*_SOURCES, error_model="numpy", nogil=True)
+def _paint_ground(segments, crosses, ground, x0, y0, z0, c, s, size, labels):
+    """Give the voxels that the ground's surface passes the class that most of nine points of the column have."""
     nx, ny, nz = labels.shape
     votes = np.zeros(18, dtype=np.int32)
-    for j in range(ny):
+    for column in range(nx * ny):
+        i, j = column // ny, column % ny
         votes[:] = 0
         low, high = 1e9, -1e9
         for n in range(9):
@@ -540,12 +532,6 @@ def _paint_ground_column(i, segments, crosses, ground, x0, y0, z0, c, s, size, l
         label = np.argmax(votes)
         for k in range(max(int(math.floor((low - z0) / size)), 0), min(int(math.floor((high - z0) / size)), nz - 1) + 1):
             labels[i, j, k] = label
-
-
-@njit(parallel=True, cache=True)
-def _paint_ground(segments, crosses, ground, x0, y0, z0, c, s, size, labels):
-    for i in prange(labels.shape[0]):
-        _paint_ground_column(i, segments, crosses, ground, x0, y0, z0, c, s, size, labels)
 
 
 def voxelize(

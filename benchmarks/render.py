@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import time
@@ -127,6 +128,7 @@ def main() -> None:
             "torch": torch.__version__,
             "numba": numba.__version__,
             "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "shapes": {"grid": arguments.grid, "cameras": 6, "image": arguments.size, "features": arguments.features},
             "dtype": "float32",

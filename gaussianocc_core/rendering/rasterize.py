@@ -27,9 +27,11 @@ def rasterize(
     width, height: size of the images in pixels; the intrinsics are scaled to it. Default: the cameras' own size.
     normalize_depth: z-depth divided by alpha (gsplat's ED; 0 where alpha is 0) instead of accumulated (D).
     near: Gaussians whose mean is nearer than this z (metres) are dropped.
-    Differentiable in all five tensors of the Gaussians and in the cameras' T_ego_cam.
+    backend: "cpu", or "auto" for the best one that can run here.
+    constants: the numbers in which rasterisers differ; gsplat's, or PUBLISHED for the released weights.
 
-    backend: "cpu", or "auto" for the best one that can run here. The images are float32 on the Gaussians' device.
+    The images are float32 on the Gaussians' device, differentiable in all five tensors of the Gaussians and in the
+    cameras' intrinsics and T_ego_cam.
     """
     _check_gaussians(gaussians)
     cameras = _render_cameras(cameras, width, height)
@@ -40,7 +42,7 @@ def rasterize(
     gaussians = gaussians.to("cpu", torch.float32)
     cameras = cameras.to("cpu", torch.float32)
     width, height = cameras.width[0], cameras.height[0]
-    moving = (gaussians.means, gaussians.quats, gaussians.scales, cameras.T_ego_cam)
+    moving = (gaussians.means, gaussians.quats, gaussians.scales, cameras.intrinsics, cameras.T_ego_cam)
     differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in moving)
     project = project_gaussians if differentiable else cpu_projection.project_gaussians
     footprints = project(gaussians, cameras.intrinsics, cameras.T_ego_cam, width, height, near, constants)

@@ -389,6 +389,10 @@ def main(args: list[str] | None = None) -> None:
     except GaussianOccError as error:
         _say(str(error))
         status = 2 if isinstance(error, BagError) else 3
+    except Exception:
+        if rclpy.ok():
+            raise
+        status = 130  # Ctrl-C closed the context in the middle of a publish
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the summary short
         if player is not None:

@@ -312,6 +312,9 @@ def main(args: list[str] | None = None) -> None:
         pass
     except GaussianOccError as error:
         sys.exit(f"occupancy_node: {' '.join(str(error).split())}")
+    except Exception:
+        if rclpy.ok():
+            raise  # otherwise Ctrl-C closed the context in the middle of a call
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch and a terminal may both send one; tidying up is under way
         if node is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Database -> converter -> bag -> player -> DDS -> node -> DDS -> messages: every step a process of its own."""
+"""Database -> converter -> bag -> player -> DDS -> node -> DDS -> messages; player and node are processes."""
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
+from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
 from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_ros import ros_compat
@@ -46,11 +47,10 @@ def test_database_becomes_one_output_per_set(database, request, graph, spawn, ch
         "-p", "reliable:=true", "-p", "odometry_timeout:=5.0", "-p", f"checkpoint:={checkpoint}", "-p", "device:=cpu",
     )  # fmt: skip
     bags = tmp_path / "bags"
-    converter = spawn("tools/nuscenes_to_rosbag.py", "--dataroot", root, "--version", "v1.0-mini", "--output", bags)
+    write_scene_bag(NuScenesSource(root), scene, bags / scene)  # test/tools runs the tool around it
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
     clouds = graph.record(PointCloud2, "/occupancy_node/points", 100)
     markers = graph.record(MarkerArray, "/occupancy_node/markers", 100)
-    assert converter.wait() == 0, converter.output
     graph.until(lambda: graph.probe.count_publishers("/occupancy_node/occupancy"), 60, f"the node:\n{node.output}")
     player = spawn("-m", "gaussianocc_ros.bag_player", bags / scene, "--step", "--rate", 0, "--clock")
     graph.until(lambda: player.popen.poll() is not None, 120, "the end of the replay")

@@ -178,8 +178,7 @@ class OccupancyPredictor:
             pinhole = replace(rectifier.cameras, T_ego_cam=T_ego_cam.float()).to(self.device)
             valid = torch.from_numpy(rectifier.valid_mask).to(self.device)
             plan = self.model.plan(pinhole, valid)
-            centers = voxels.centers(self.grid, self.device).flatten(0, 2)
-            observed = plan_lift(pinhole, centers, valid).seen.view(self.grid.shape).cpu().numpy()
+            observed = plan_lift(pinhole, voxels.centers(self.grid, self.device), valid).seen.cpu().numpy()
             self._view = _View(lenses, T_ego_cam, plan, observed)
         return self._view
 

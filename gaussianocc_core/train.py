@@ -35,8 +35,9 @@ from gaussianocc_core.geometry import lattice as lattice_geometry
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
+from gaussianocc_core.models.lifting import plan_lift
 from gaussianocc_core.predictor import resolve_device
-from gaussianocc_core.types import Cameras, Sample
+from gaussianocc_core.types import Cameras, Lattice, Sample
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +59,9 @@ class TrainConfig:
     steps: int = 600  # one sample each
     learning_rate: float = 2e-3  # peak of the one-cycle schedule
     weight_decay: float = 0.01
-    seen_voxels: int = 40000  # per step, of mask_camera
-    hidden_voxels: int = 10000  # per step, of the rest: what is behind things is a guess, but a consistent one
+    part: float = 0.5  # of the lattice's length and width that a step works on, at a random place
+    seen_voxels: int = 20000  # per step, of mask_camera
+    hidden_voxels: int = 5000  # per step, of the rest: what is behind things is a guess, but a consistent one
     hidden_weight: float = 0.25
     opacity_weight: float = 0.5
     brightness: float = 0.2  # +- relative, the same for all cameras of a sample
@@ -124,18 +126,20 @@ def train_step(
     weights: Float[Tensor, " K"],
     random: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """Named losses of one sample; `total` is what is minimised."""
+    """Named losses of one sample on a random part of the lattice; `total` is what is minimised."""
     device = weights.device
+    part = _draw_part(model.lattice, config.part, random)
+    plan = plan_lift(sample.cameras.to(device), lattice_geometry.points(part, device))
     gain = 1.0 + config.brightness * float(random.uniform(-1, 1))
     images = torch.from_numpy(sample.images).to(device).permute(0, 3, 1, 2)[None].float() * (gain / 255.0)
-    field = model(images.clamp(max=1.0), [model.plan(sample.cameras.to(device))])
+    field = model(images.clamp(max=1.0), [plan])
 
-    seen, hidden = _draw_voxels(sample, config, random)
+    seen, hidden = _draw_voxels(sample, config, part, random)
     index = np.concatenate([seen, hidden])
     cell = np.stack(np.unravel_index(index, sample.semantics.shape), axis=-1)
     positions = torch.from_numpy(voxels.index_centers(config.model.grid, cell)).float().to(device)
     labels = torch.from_numpy(sample.semantics.reshape(-1)[index].astype(np.int64)).to(device)
-    logits = lattice_geometry.sample(field.logits, model.lattice, positions)[0].T  # (P, K)
+    logits = lattice_geometry.sample(field.logits, part, positions)[0].T  # (P, K)
 
     importance = torch.ones(len(index), device=device)
     importance[len(seen) :] = config.hidden_weight
@@ -145,15 +149,28 @@ def train_step(
     return {"semantic": semantic, "opacity": opacity, "total": semantic + config.opacity_weight * opacity}
 
 
+def _draw_part(lattice: Lattice, share: float, random: np.random.Generator) -> Lattice:
+    """A part of the lattice, full in height: the network is a convolution, so a step on a part costs that part only."""
+    shape = [max(8, round(count * share / 4) * 4) for count in lattice.shape[:2]]  # strides of 4 in the hourglass
+    start = [4 * int(random.integers((count - n) // 4 + 1)) for count, n in zip(lattice.shape, shape, strict=False)]
+    return lattice_geometry.crop(lattice, (start[0], start[1], 0), (shape[0], shape[1], lattice.shape[2]))
+
+
 def _draw_voxels(
-    sample: PreparedSample, config: TrainConfig, random: np.random.Generator
+    sample: PreparedSample, config: TrainConfig, part: Lattice, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices of voxels that cameras see and of others, drawn with replacement."""
-    seen = np.flatnonzero(sample.mask_camera)
-    hidden = np.flatnonzero(~sample.mask_camera)
+    """Flat indices of voxels in the part that cameras see, and of others, drawn with replacement."""
+    grid = config.model.grid
+    inside = [
+        (voxels.axis_centers(grid, axis) > part.low[axis]) & (voxels.axis_centers(grid, axis) < part.high[axis])
+        for axis in range(3)
+    ]
+    in_part = inside[0][:, None, None] & inside[1][None, :, None] & inside[2][None, None, :]
+    seen = np.flatnonzero(in_part & sample.mask_camera)
+    hidden = np.flatnonzero(in_part & ~sample.mask_camera)
     return (
-        random.choice(seen, min(config.seen_voxels, len(seen))),
-        random.choice(hidden, min(config.hidden_voxels, len(hidden))),
+        random.choice(seen, min(config.seen_voxels, len(seen))) if len(seen) else seen,
+        random.choice(hidden, min(config.hidden_voxels, len(hidden))) if len(hidden) else hidden,
     )
 
 
@@ -178,7 +195,7 @@ def train(config: TrainConfig) -> Path:
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, config.steps, pct_start=0.15)
     started, started_cpu = time.monotonic(), time.process_time()
-    with (output / "metrics.jsonl").open("w", encoding="utf-8") as log:
+    with (output / "metrics.jsonl").open("w", buffering=1, encoding="utf-8") as log:
         progress = tqdm(_epochs(samples, random), total=config.steps, unit="step", disable=None)
         for step, sample in zip(range(config.steps), progress, strict=False):
             named = train_step(model, sample, config, weights, random)
@@ -191,7 +208,7 @@ def train(config: TrainConfig) -> Path:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimiser.step()
             schedule.step()
-            scalars = {name: round(float(value), 5) for name, value in named.items()}
+            scalars = {name: round(value.item(), 5) for name, value in named.items()}
             log.write(
                 json.dumps({"step": step, "cpu_s": round(time.process_time() - started_cpu, 2), **scalars}) + "\n"
             )

@@ -34,13 +34,16 @@ class GaussianOcc(nn.Module):
 
     def plan(self, cameras: Cameras, valid_mask: Bool[Tensor, "N H W"] | None = None) -> LiftPlan:
         """Where the lattice points fall in these cameras; compute once per calibration."""
-        return plan_lift(cameras, self.points.flatten(0, 2), valid_mask)
+        return plan_lift(cameras, self.points, valid_mask)
 
     def forward(self, images: Float[Tensor, "B N 3 H W"], plans: list[LiftPlan]) -> OccupancyField:
-        """images: RGB 0-1 at network size; plans: one per batch element, for its cameras."""
+        """images: RGB 0-1 at network size; plans: one per batch element, for its cameras.
+
+        The field covers the points of the plans: all of the lattice as a rule, a part of it in training.
+        """
         features = self.image_encoder(images)  # (B, N, C, h, w)
-        volume = torch.stack([lift_features(f, plan) for f, plan in zip(features, plans, strict=True)])  # (B, C, P)
-        volume = volume.unflatten(2, self.lattice.shape)  # (B, C, X, Y, Z), ego frame
+        volume = torch.stack([lift_features(f, plan) for f, plan in zip(features, plans, strict=True)])
+        # volume: (B, C, X, Y, Z), ego frame
         # 3D convolutions on CPUs run twice as fast with channels innermost (measured 2026-11).
         volume = volume.contiguous(memory_format=torch.channels_last_3d)
         return OccupancyField(self.voxel_decoder(volume))  # logits (B, K, X, Y, Z)

@@ -25,19 +25,20 @@ class LiftPlan:
 
     points: tuple[Int[Tensor, " _"], ...]  # per camera, flat indices of the points it sees
     positions: tuple[Float[Tensor, "_ 2"], ...]  # per camera, where: -1..1 from edge to edge of the image
-    weight: Float[Tensor, " P"]  # 1 / number of cameras that see the point; 0 where none does
+    weight: Float[Tensor, "*shape"]  # 1 / number of cameras that see the point; 0 where none does
 
     @property
-    def seen(self) -> Bool[Tensor, " P"]:
+    def seen(self) -> Bool[Tensor, "*shape"]:
         return self.weight > 0
 
 
 def plan_lift(
-    cameras: Cameras, positions: Float[Tensor, "P 3"], valid_mask: Bool[Tensor, "N H W"] | None = None
+    cameras: Cameras, positions: Float[Tensor, "*shape 3"], valid_mask: Bool[Tensor, "N H W"] | None = None
 ) -> LiftPlan:
     """Projects ego-frame points (metres) into N pinhole cameras of equal size; invalid pixels see nothing."""
     width, height = cameras.width[0], cameras.height[0]
-    pixels, depth = camera_geometry.project(positions, cameras.intrinsics, cameras.T_ego_cam)  # (N, P, 2), (N, P)
+    flat = positions.reshape(-1, 3)
+    pixels, depth = camera_geometry.project(flat, cameras.intrinsics, cameras.T_ego_cam)  # (N, P, 2), (N, P)
     visible = camera_geometry.in_view(pixels, depth, width, height)
     if valid_mask is not None:
         column = pixels[..., 0].clamp(0, width - 1).long()
@@ -47,17 +48,18 @@ def plan_lift(
     index = tuple(camera.nonzero().squeeze(1) for camera in visible)
     where = tuple(2.0 * pixels[n, index[n]] / size - 1.0 for n in range(len(cameras)))
     count = visible.sum(dim=0)
-    return LiftPlan(index, where, torch.where(count > 0, 1.0 / count.clamp(min=1), 0.0).to(positions.dtype))
+    weight = torch.where(count > 0, 1.0 / count.clamp(min=1), 0.0).to(positions.dtype)
+    return LiftPlan(index, where, weight.view(positions.shape[:-1]))
 
 
-def lift_features(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[Tensor, "C P"]:
+def lift_features(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[Tensor, "C ..."]:
     """Mean over the seeing cameras of the features at each point of the plan."""
-    lifted = features.new_zeros(
-        plan.weight.shape[0], features.shape[1]
-    )  # (P, C): rows, so that index_add is contiguous
+    # One row of channels per point, so that index_add moves contiguous memory.
+    lifted = features.new_zeros(plan.weight.numel(), features.shape[1])
     for n, (index, where) in enumerate(zip(plan.points, plan.positions, strict=True)):
         sampled = F.grid_sample(
             features[n : n + 1], where.to(features.dtype)[None, None], padding_mode="border", align_corners=False
         )  # (1, C, 1, V); border: the outer half pixel of the map repeats its edge
         lifted = lifted.index_add(0, index, sampled[0, :, 0].T)
-    return (lifted * plan.weight.to(features.dtype)[:, None]).T
+    lifted = lifted * plan.weight.to(features.dtype).reshape(-1, 1)
+    return lifted.T.unflatten(1, plan.weight.shape)

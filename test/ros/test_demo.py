@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ros
+ROOT = Path(__file__).parents[2]
+
+
+def test_demo_and_launch_file_share_one_parameter_file():
+    from gaussianocc_ros import demo
+
+    assert demo.parameter_file() == ROOT / "config" / "ros" / "occupancy_node.yaml"
+    launch = (ROOT / "launch" / "occ.launch.py").read_text()
+    assert 'os.path.join(share, "config", "ros", "occupancy_node.yaml")' in launch
+    others = [path for path in (ROOT / "config").rglob("*.yaml") if "ros__parameters" in path.read_text()]
+    assert others == [demo.parameter_file()]
+
+
+def test_demo_reads_messages_as_they_are_documented():
+    from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
+    from gaussianocc_ros import demo
+    from gaussianocc_ros.conversions import encode_occupancy
+
+    grid = VoxelGrid(origin=(-1.0, -2.0, 0.5), voxel_size=0.5, shape=(3, 4, 2))
+    labels = np.full(grid.shape, 17, dtype=np.uint8)
+    labels[2, 1, 1] = 4
+    prediction = OccupancyPrediction(
+        labels, np.ones(grid.shape, np.float32), np.ones(grid.shape, bool), grid, ("a",) * 18, True, ("c",), "m"
+    )
+    decoded, decoded_grid = demo._decode(encode_occupancy(prediction, 0, "base_link"))
+    np.testing.assert_array_equal(decoded, labels)
+    assert decoded_grid == grid
+
+
+@pytest.mark.slow
+def test_demo_ends_with_a_video_a_picture_and_a_report(tmp_path):
+    command = [sys.executable, "-m", "gaussianocc_ros.demo", "--output", str(tmp_path), "--keyframes", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["sets"] == 7  # two keyframes and the five sweeps between them
+    assert report["topics"]["/occupancy_node/occupancy"]["messages"] == 7
+    assert {"decode", "predict", "encode"} <= set(report["node_stage_ms"])
+    assert (tmp_path / "demo.png").stat().st_size > 100_000
+    import imageio_ffmpeg
+
+    assert imageio_ffmpeg.count_frames_and_secs(tmp_path / "demo.mp4")[0] == 7
+
+    again = subprocess.run([*command, "--checkpoint", "nothing.safetensors"], cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert again.stderr.startswith("error: the node ended: ") and "nothing.safetensors" in again.stderr
+    assert again.stderr.count("\n") == 1

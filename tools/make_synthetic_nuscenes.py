@@ -23,8 +23,9 @@ EXAMPLES = """examples:
   # then, for example
   python -c "from nuscenes import NuScenes; NuScenes('v1.0-mini', 'data/synthetic').list_scenes()"
 
-The same seed gives the same bytes; different seeds share no scene, so hold out a seed for evaluation. The output holds images,
-lidar, poses, 3D boxes, Occ3D labels (gts/), 2D labels (nuscenes_semantic/) and true depth (depth_full/); its README.md explains.
+The same seed gives the same bytes; different seeds share no scene, so hold out a seed for evaluation. The output holds
+images, lidar, poses, 3D boxes, Occ3D labels (gts/), 2D labels (nuscenes_semantic/) and true depth (depth_full/); its
+README.md explains.
 """
 
 
@@ -33,11 +34,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make; must not exist")
-    parser.add_argument("--scenes", type=int, default=1, metavar="N", help="number of scenes, each another street (default 1)")
+    parser.add_argument(
+        "--scenes", type=int, default=1, metavar="N", help="number of scenes, each another street (default 1)"
+    )
     parser.add_argument("--frames", type=int, default=10, metavar="N", help="keyframes per scene, at 2 Hz (default 10)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="what to draw (default 0)")
-    parser.add_argument("--rig", type=Path, metavar="FILE", help="camera rig as YAML, see config/rig/ (default: six cameras, 400x225)")
-    parser.add_argument("--no-sweeps", dest="sweeps", action="store_false", help="keyframe images only: six times faster")
+    parser.add_argument(
+        "--rig", type=Path, metavar="FILE", help="camera rig as YAML, see config/rig/ (default: six cameras, 400x225)"
+    )
+    parser.add_argument(
+        "--no-sweeps", dest="sweeps", action="store_false", help="keyframe images only: six times faster"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a synthetic data set that is already there")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(arguments)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from numba import njit
 
@@ -19,10 +20,11 @@ def cached_kernel(*modules: ModuleType, **options) -> Callable[[Callable], Calla
     def decorate(function: Callable) -> Callable:
         kernel = njit(cache=True, **options)(function)
         # A private attribute of Numba; if a release drops it, the cache is merely as good as Numba's own.
-        index = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+        index: Any = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
         if hasattr(index, "_source_stamp"):
-            files = [Path(module.__file__).stat() for module in modules]
-            index._source_stamp = (index._source_stamp, tuple((file.st_mtime, file.st_size) for file in files))
+            files = [Path(str(module.__file__)).stat() for module in modules]
+            stamp = tuple((file.st_mtime, file.st_size) for file in files)
+            index._source_stamp = (index._source_stamp, stamp)
         return kernel
 
     return decorate

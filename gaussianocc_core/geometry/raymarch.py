@@ -29,7 +29,7 @@ class MarchResult:
     visited: Bool[np.ndarray, "X Y Z"]  # true where any ray passed, up to and including its first occupied voxel
 
 
-@njit(error_model="numpy", inline="always")
+@njit(error_model="numpy")
 def clip_axis(t0, t1, origin, direction, low, high):
     """[t0, t1] cut to where the ray is between the planes low and high of one axis."""
     if direction == 0.0:
@@ -48,7 +48,7 @@ def clip_to_box(ox, oy, oz, dx, dy, dz, low, high):
     return clip_axis(t0, t1, oz, dz, low[2], high[2])
 
 
-@njit(error_model="numpy", inline="always")
+@njit(error_model="numpy")
 def dda_start(origin, direction, t, low, size, count):
     """Cell at parameter t along one axis: index, step, parameter of its next border, parameter per cell."""
     cell = int(np.floor((origin + t * direction - low) / size))
@@ -60,7 +60,7 @@ def dda_start(origin, direction, t, low, size, count):
     return cell, 0, np.inf, np.inf
 
 
-@njit(inline="always")
+@njit
 def dda_axis(tx, ty, tz):
     """Axis whose border comes next; the order of ties is the one that RayIoU's reference uses."""
     if tx < ty:
@@ -111,7 +111,7 @@ def _march_kernel(origins, directions, labels, free, low, high, size, visited, h
 
 
 def march_labels(
-    origins: Float[np.ndarray, "R 3"],
+    origins: Float[np.ndarray, "R 3"] | Float[np.ndarray, 3],
     directions: Float[np.ndarray, "R 3"],
     labels: UInt8[np.ndarray, "X Y Z"],
     grid: VoxelGrid,
@@ -119,7 +119,8 @@ def march_labels(
 ) -> MarchResult:
     """First occupied voxel along each ray, and all voxels seen on the way.
 
-    Origins (metres) and directions are in the frame of the grid. A ray that starts outside enters at the border.
+    Origins (metres; one for all rays or one each) and directions are in the frame of the grid. A ray
+    that starts outside enters at the border.
     """
     if labels.shape != grid.shape:
         raise ValueError(f"labels: expected shape {grid.shape} of the grid, got {labels.shape}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands beside the road: buildings, trees, hedges, lamps, lights, signs, barriers, cones; each in its own frame."""
+"""What stands beside the road: buildings, trees, lamps, signs, barriers, cones; each in its own frame."""
 
 from __future__ import annotations
 
@@ -8,16 +8,37 @@ import math
 from gaussianocc_core.data.labels import CLASS_ID
 from gaussianocc_core.synthetic.materials import BRICK, CURTAIN, PLASTER, RIBBON
 from gaussianocc_core.synthetic.shapes import (
-    BARK, FACADE, FOLIAGE, LAMP, METAL, PANEL, PLAIN, ROOF, SIGN, STRIPES, Colour, Shapes,
+    BARK,
+    FACADE,
+    FOLIAGE,
+    LAMP,
+    METAL,
+    PANEL,
+    PLAIN,
+    ROOF,
+    SIGN,
+    STRIPES,
+    Colour,
+    Shapes,
 )  # fmt: skip
 
 MANMADE, VEGETATION = CLASS_ID["manmade"], CLASS_ID["vegetation"]
 STEEL: Colour = (0.22, 0.23, 0.23)
-BRICKS: tuple[Colour, ...] = ((0.33, 0.13, 0.08), (0.40, 0.20, 0.11), (0.46, 0.33, 0.20), (0.24, 0.10, 0.08), (0.50, 0.42, 0.32))
+BRICKS: tuple[Colour, ...] = (
+    (0.33, 0.13, 0.08),
+    (0.40, 0.20, 0.11),
+    (0.46, 0.33, 0.20),
+    (0.24, 0.10, 0.08),
+    (0.50, 0.42, 0.32),
+)
 PLASTERS: tuple[Colour, ...] = (
-    (0.52, 0.47, 0.38), (0.53, 0.52, 0.48), (0.48, 0.36, 0.24), (0.38, 0.43, 0.41), (0.52, 0.31, 0.22), (0.41, 0.38, 0.43),
-    (0.34, 0.36, 0.36), (0.57, 0.50, 0.33),
+    (0.52, 0.47, 0.38), (0.53, 0.52, 0.48), (0.48, 0.36, 0.24), (0.38, 0.43, 0.41), (0.52, 0.31, 0.22),
+    (0.41, 0.38, 0.43),    (0.34, 0.36, 0.36), (0.57, 0.50, 0.33),
 )  # fmt: skip
+
+
+def _shade(colour: Colour, factor: float) -> Colour:
+    return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
 
 
 def building(rng, depth: float, width: float, style: int | None = None, low: float = 7.0, high: float = 24.0) -> Shapes:
@@ -41,7 +62,9 @@ def building(rng, depth: float, width: float, style: int | None = None, low: flo
     shapes.box((0, 0, 0.20), (depth + 0.16, width + 0.10, 0.50), (0.22, 0.21, 0.20), PLAIN)
     if rng.random() < 0.6:
         shapes.box(
-            (rng.uniform(-0.2, 0.2) * depth, rng.uniform(-0.3, 0.3) * width, height + 1.5), (3.0, 3.5, 2.6), (0.35, 0.34, 0.33)
+            (rng.uniform(-0.2, 0.2) * depth, rng.uniform(-0.3, 0.3) * width, height + 1.5),
+            (3.0, 3.5, 2.6),
+            (0.35, 0.34, 0.33),
         )
     front = 0.5 * depth
     if style in (PLASTER, BRICK) and rng.random() < 0.55:
@@ -53,7 +76,9 @@ def building(rng, depth: float, width: float, style: int | None = None, low: flo
             for floor in range(1, min(floors, 6)):
                 z = floor * storey
                 shapes.box((front + 0.5, y, z + 0.06), (1.0, 0.86 * step, 0.14), trim, PLAIN)
-                shapes.box((front + 0.97, y, z + 0.55), (0.06, 0.86 * step, 0.85), (0.12, 0.12, 0.13), PANEL, m=(9.0, 0.14))
+                shapes.box(
+                    (front + 0.97, y, z + 0.55), (0.06, 0.86 * step, 0.85), (0.12, 0.12, 0.13), PANEL, m=(9.0, 0.14)
+                )
     if rng.random() < 0.5:  # awning over the shop or the door
         span = width * rng.uniform(0.3, 0.8)
         colours = ((0.45, 0.05, 0.04), (0.05, 0.22, 0.12), (0.06, 0.10, 0.30), (0.55, 0.40, 0.10))
@@ -91,7 +116,7 @@ def tree(rng, height: float | None = None, conical: bool = False) -> Shapes:
     height = float(rng.uniform(5.5, 10.0)) if height is None else height
     shapes = Shapes(label=VEGETATION, seed=int(rng.integers(1 << 30)))
     tint = rng.uniform(0.75, 1.25)
-    green = (0.095 * tint * rng.uniform(0.8, 1.4), 0.145 * tint, 0.042 * tint)
+    green: Colour = (0.095 * tint * rng.uniform(0.8, 1.4), 0.145 * tint, 0.042 * tint)
     bark = (0.13, 0.10, 0.075)
     girth = 0.022 * height + 0.04
     if conical:
@@ -115,10 +140,16 @@ def tree(rng, height: float | None = None, conical: bool = False) -> Shapes:
         shade = rng.uniform(0.8, 1.2)
         shapes.ellipsoid(
             centre, (size, size * rng.uniform(0.85, 1.15), size * rng.uniform(0.65, 0.85)),
-            tuple(shade * g for g in green), FOLIAGE, yaw=angle,
+            _shade(green, shade), FOLIAGE, yaw=angle,
         )  # fmt: skip
         if k % 3 == 0:
-            shapes.capsule((0, 0, 0.85 * fork), tuple(0.8 * c if a < 2 else c for a, c in enumerate(centre)), 0.35 * girth, bark, BARK)
+            shapes.capsule(
+                (0, 0, 0.85 * fork),
+                tuple(0.8 * c if a < 2 else c for a, c in enumerate(centre)),
+                0.35 * girth,
+                bark,
+                BARK,
+            )
     shapes.ellipsoid((0, 0, fork + 0.36 * height), (0.75 * crown, 0.75 * crown, 0.72 * crown), green, FOLIAGE)
     return shapes
 
@@ -199,7 +230,7 @@ def bin_(rng) -> Shapes:
     shapes = Shapes(label=MANMADE, seed=int(rng.integers(1 << 30)))
     colour = ((0.04, 0.16, 0.07), (0.06, 0.06, 0.07), (0.34, 0.24, 0.03))[rng.integers(3)]
     shapes.box((0, 0, 0.52), (0.55, 0.50, 1.0), colour, PLAIN, lean=(-0.06, -0.06, -0.05))
-    return shapes.box((0, 0, 1.05), (0.66, 0.60, 0.10), tuple(0.7 * c for c in colour))
+    return shapes.box((0, 0, 1.05), (0.66, 0.60, 0.10), _shade(colour, 0.7))
 
 
 def bench(rng) -> Shapes:

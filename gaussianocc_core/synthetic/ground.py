@@ -12,8 +12,19 @@ import math
 from numba import njit
 
 from gaussianocc_core.data.labels import CLASS_ID
+from gaussianocc_core.geometry.kernels import cached_kernel
+from gaussianocc_core.synthetic import noise
 from gaussianocc_core.synthetic.noise import (
-    band, clamp, fade, hash01, mix, noise2, octave2, pulse, smoothstep, stretched2,
+    band,
+    clamp,
+    fade,
+    hash01,
+    mix,
+    noise2,
+    octave2,
+    pulse,
+    smoothstep,
+    stretched2,
 )  # fmt: skip
 
 # Columns of a row of centre-line segments (lines and arcs).
@@ -56,7 +67,7 @@ def road_frame(x, y, segments):
 
 @njit(error_model="numpy")
 def kerb_distance(x, y, segments, crosses, g):
-    """Metres outside the kerb (negative on the road), and s, d, index of the crossing street in reach (-1: none), s2, d2."""
+    """Metres outside the kerb (negative on the road), s, d; index of the crossing street near (-1: none), s2, d2."""
     s, d = road_frame(x, y, segments)
     e = d - g[HALF_L] if d > 0.0 else -d - g[HALF_R]
     near, near_s, near_d = -1, 0.0, 1e9
@@ -74,6 +85,12 @@ def kerb_distance(x, y, segments, crosses, g):
         else:
             e = min(e, q)
     return e, s, d, near, near_s, near_d
+
+
+@cached_kernel(noise)
+def kerb_distance_at(x, y, segments, crosses, g):
+    """`kerb_distance` for Python, which lays out the street with it: metres outside the kerb."""
+    return kerb_distance(x, y, segments, crosses, g)[0]
 
 
 @njit
@@ -94,7 +111,7 @@ def ground_class(e, d, g):
 
 @njit(error_model="numpy")
 def cast_ground(ox, oy, oz, dx, dy, dz, segments, crosses, g):
-    """Distance to the ground along a ray that starts above it, and whether it hits an upright kerb face; 1e30: never."""
+    """Distance to the ground along a ray that starts above it, and whether that is a kerb face; 1e30: never."""
     if dz > -1e-6:
         return 1e30, False
     height = g[KERB_HEIGHT]
@@ -192,7 +209,9 @@ def _marking_cover(s, d, e, near, s2, d2, fp_s, fp_d, g, crosses):
             away = main
             if g[ZEBRA] > 0.0:
                 strip = band(away, 2.4, 5.2, fp_s)
-                white = max(white, strip * pulse((d2 + 50.0) / 1.1, 0.5, fp_d / 1.1) * band(abs(d2), -1.0, half2 - 0.3, fp_d))
+                white = max(
+                    white, strip * pulse((d2 + 50.0) / 1.1, 0.5, fp_d / 1.1) * band(abs(d2), -1.0, half2 - 0.3, fp_d)
+                )
             if away > 6.2:
                 dash = pulse(away / 6.0, 0.5, fp_s / 6.0)
                 white = max(white, dash * band(d2, -0.07, 0.07, fp_d))
@@ -227,7 +246,9 @@ def _pavement(x, y, s, d, ax, ay, length, fp, g):
     tile = hash01(int(math.floor(u)), int(row), seed + 30) - 0.5
     joint = max(pulse(u, 0.018 / size, fp / size), pulse(v, 0.018 / (0.66 * size), fp / (0.66 * size)))
     value = 0.36 * (1.0 + 0.34 * tile * fade(fp, size))
-    value *= 1.0 + 0.14 * stretched2(x, y, ax, ay, length, 0.06, fp, seed + 31) + 0.10 * octave2(x, y, 0.7, fp, seed + 32)
+    value *= (
+        1.0 + 0.14 * stretched2(x, y, ax, ay, length, 0.06, fp, seed + 31) + 0.10 * octave2(x, y, 0.7, fp, seed + 32)
+    )
     value *= 1.0 + 0.16 * noise2(x / 3.1, y / 3.1, seed + 33)
     value *= 1.0 - 0.55 * joint
     warm = 0.05 * tile
@@ -241,7 +262,9 @@ def _grass(x, y, ax, ay, length, fp, g):
     n += 0.26 * stretched2(x, y, ax, ay, length, 0.14, fp, seed + 41)
     n += 0.20 * stretched2(x, y, ax, ay, length, 0.5, fp, seed + 42)
     n += 0.18 * octave2(x, y, 1.8, fp, seed + 43)
-    dry = clamp(g[GRASS] + 0.5 * noise2(x / 4.0, y / 4.0, seed + 44) + 0.25 * octave2(x, y, 0.9, fp, seed + 45), 0.0, 1.0)
+    dry = clamp(
+        g[GRASS] + 0.5 * noise2(x / 4.0, y / 4.0, seed + 44) + 0.25 * octave2(x, y, 0.9, fp, seed + 45), 0.0, 1.0
+    )
     value = max(0.25, 1.0 + n)
     r, gr, b = mix(0.078, 0.21, dry), mix(0.122, 0.175, dry), mix(0.036, 0.085, dry)
     return r * value, gr * value, b * value
@@ -249,7 +272,7 @@ def _grass(x, y, ax, ay, length, fp, g):
 
 @njit
 def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
-    """Linear albedo and class of a ground point; (ax, ay) is the direction in which the pixel is `fp_along` metres long."""
+    """Linear albedo and class of a ground point; the pixel is `fp_along` metres long towards (ax, ay)."""
     e, s, d, near, s2, d2 = kerb_distance(x, y, segments, crosses, g)
     label = ground_class(e, d, g)
     seed = int(g[GROUND_SEED])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ray against primitive, the surface at the hit point, and primitive against cube. Scalars only: LLVM inlines it all."""
+"""Ray against primitive, the surface at the hit point, and primitive against cell. Scalars only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,26 @@ from numba import njit
 
 from gaussianocc_core.synthetic.noise import clamp, noise3
 from gaussianocc_core.synthetic.shapes import (
-    BOX, CAPSULE, CONE, COS, CYLINDER, ELLIPSOID, FOLIAGE, K0, K1, K2, KIND, MATERIAL, PX, PY, PZ, SEED, SIN, A, B, C,
+    BOX,
+    CAPSULE,
+    CONE,
+    COS,
+    CYLINDER,
+    ELLIPSOID,
+    FOLIAGE,
+    K0,
+    K1,
+    K2,
+    KIND,
+    MATERIAL,
+    PX,
+    PY,
+    PZ,
+    SEED,
+    SIN,
+    A,
+    B,
+    C,
 )  # fmt: skip
 
 MISS = 1e30
@@ -82,7 +101,11 @@ def _cone(f, p, ox, oy, oz, dx, dy, dz):
 @njit(error_model="numpy")
 def _ellipsoid(f, p, ox, oy, oz, dx, dy, dz):
     rx, ry = ox - f[p, PX], oy - f[p, PY]
-    lx, ly, lz = (f[p, COS] * rx + f[p, SIN] * ry) / f[p, A], (-f[p, SIN] * rx + f[p, COS] * ry) / f[p, B], (oz - f[p, PZ]) / f[p, C]
+    lx, ly, lz = (
+        (f[p, COS] * rx + f[p, SIN] * ry) / f[p, A],
+        (-f[p, SIN] * rx + f[p, COS] * ry) / f[p, B],
+        (oz - f[p, PZ]) / f[p, C],
+    )
     ex, ey, ez = (f[p, COS] * dx + f[p, SIN] * dy) / f[p, A], (-f[p, SIN] * dx + f[p, COS] * dy) / f[p, B], dz / f[p, C]
     a = ex * ex + ey * ey + ez * ez
     b = lx * ex + ly * ey + lz * ez
@@ -167,13 +190,15 @@ def intersect(f, i, p, ox, oy, oz, dx, dy, dz, footprint_per_metre):
         return _cylinder(f, p, ox, oy, oz, dx, dy, dz)
     t = _ellipsoid(f, p, ox, oy, oz, dx, dy, dz)
     if t < MISS and i[p, MATERIAL] == FOLIAGE:
-        # Leaves fray the outline: where the ray only grazes the crown, noise decides. Far away the fringe is below a pixel.
+        # Leaves fray the outline: where the ray only grazes the crown, noise decides; not so far away.
         x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
         nx, ny, nz, _, _, _, _ = surface(f, i, p, x, y, z)
         seed = int(f[p, SEED])
         fringe = clamp(1.0 - t * footprint_per_metre / 0.12, 0.0, 1.0)
         facing = -(nx * dx + ny * dy + nz * dz)
-        ragged = 0.36 + 0.34 * noise3(x * 3.1, y * 3.1, z * 3.1, seed) + 0.26 * noise3(x * 9.0, y * 9.0, z * 9.0, seed + 1)
+        ragged = (
+            0.36 + 0.34 * noise3(x * 3.1, y * 3.1, z * 3.1, seed) + 0.26 * noise3(x * 9.0, y * 9.0, z * 9.0, seed + 1)
+        )
         if facing < fringe * ragged:
             return MISS
     return t
@@ -259,7 +284,7 @@ def _rectangles_overlap(x, y, c, s, ax, ay, hx, hy):
 
 @njit(error_model="numpy")
 def overlaps_cell(f, i, p, cx, cy, cz, c, s, hx, hy, hz):
-    """Whether the solid primitive touches the upright cell at (cx, cy, cz) with yaw (c, s) and half sizes (hx, hy, hz)."""
+    """Whether the solid primitive touches the upright cell at (cx, cy, cz), yaw (c, s), half sizes (hx, hy, hz)."""
     kind = i[p, KIND]
     wx, wy, z = f[p, PX] - cx, f[p, PY] - cy, f[p, PZ] - cz
     x, y = c * wx + s * wy, -s * wx + c * wy  # the primitive seen from the cell
@@ -299,9 +324,7 @@ def overlaps_cell(f, i, p, cx, cy, cz, c, s, hx, hy, hz):
         length = math.sqrt(ax * ax + ay * ay)
         if abs(z) > hz + f[p, K0]:
             return False
-        return _rectangles_overlap(
-            x + 0.5 * ax, y + 0.5 * ay, ax / length, ay / length, 0.5 * length, f[p, K0], hx, hy
-        )
+        return _rectangles_overlap(x + 0.5 * ax, y + 0.5 * ay, ax / length, ay / length, 0.5 * length, f[p, K0], hx, hy)
     aa = ax * ax + ay * ay + az * az
     h = 0.5
     distance = MISS

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where things stand and how they move: fills a street with buildings, trees, vehicles and people, without collisions."""
+"""Where things stand and how they move: fills a street with buildings, trees, vehicles, people, without collisions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from gaussianocc_core.synthetic import furniture, people, vehicles
 from gaussianocc_core.synthetic import ground as gr
@@ -33,7 +35,7 @@ class Layout:
 
     street: Street
     drive: Drive
-    rng: object
+    rng: np.random.Generator
     static: list[PrimitiveTable] = field(default_factory=list)
     actors: list[Actor] = field(default_factory=list)
     _circles: list[tuple[float, float, float]] = field(default_factory=list)
@@ -64,7 +66,7 @@ class Layout:
         x, y, heading = self.street.at(s, side * (self.street.half(side) + e))
         if self.street.kerb_distance(x, y) < 0.35 or not self.free(x, y, radius):
             return False
-        self.put(shapes, x, y, heading - side * 0.5 * math.pi + turn, self.kerb())
+        self.put(shapes, x, y, heading - side * 0.5 * math.pi, self.kerb())
         return True
 
     def claim_plot(self, x: float, y: float, hx: float, hy: float, yaw: float, clearance: float) -> bool:
@@ -101,12 +103,18 @@ class Layout:
         self._traffic(length, busy)
         self._walkers(length, busy)
 
-    def _row(self, path, side: int, kind: str, half: float, setback: float, clearance: float, low: float, high: float) -> None:
+    def _row(
+        self, path, side: int, kind: str, half: float, setback: float, clearance: float, low: float, high: float
+    ) -> None:
         rng = self.rng
         s = low
         while s < high:
             if kind == "urban":
-                width, depth, gap = rng.uniform(9, 20), rng.uniform(10, 14), (0.0 if rng.random() < 0.7 else rng.uniform(2, 5))
+                width, depth, gap = (
+                    rng.uniform(9, 20),
+                    rng.uniform(10, 14),
+                    (0.0 if rng.random() < 0.7 else rng.uniform(2, 5)),
+                )
             elif kind == "suburban":
                 width, depth, gap = rng.uniform(8, 13), rng.uniform(7, 10), rng.uniform(3, 7)
             else:
@@ -189,7 +197,9 @@ class Layout:
     def _park_one(self, s: float, side: int) -> float:
         """Park something; returns the length of kerb it takes."""
         rng, street = self.rng, self.street
-        kind = rng.choice(["car", "truck", "bus", "motorcycle", "bicycle", "trailer"], p=[0.80, 0.06, 0.03, 0.06, 0.03, 0.02])
+        kind = rng.choice(
+            ["car", "truck", "bus", "motorcycle", "bicycle", "trailer"], p=[0.80, 0.06, 0.03, 0.06, 0.03, 0.02]
+        )
         lean = rng.uniform(-0.02, 0.02)
         d = side * (street.half(side) - 1.1 + rng.uniform(-0.08, 0.08))
         room = {"car": 6.2, "truck": 10.0, "bus": 14.5, "motorcycle": 3.0, "bicycle": 2.6, "trailer": 8.5}[kind]
@@ -203,9 +213,9 @@ class Layout:
         elif kind in ("motorcycle", "bicycle"):
             for k in range(int(rng.integers(1, 4))):
                 px, py, _ = street.at(s + 0.9 * k, side * (street.half(side) - 0.9))
-                make = vehicles.motorcycle if kind == "motorcycle" else vehicles.bicycle
+                cycle = vehicles.motorcycle(rng) if kind == "motorcycle" else vehicles.bicycle(rng)
                 self.add_parked(
-                    make(rng), f"vehicle.{kind}", "cycle.without_rider", px, py, 0.0, yaw + 1.1 + rng.uniform(-0.1, 0.1)
+                    cycle, f"vehicle.{kind}", "cycle.without_rider", px, py, 0.0, yaw + 1.1 + rng.uniform(-0.1, 0.1)
                 )
         else:
             make, category = {
@@ -223,7 +233,13 @@ class Layout:
         x, y, heading = street.at(s, d)
         if rng.random() < 0.6:
             self.add_parked(
-                vehicles.excavator(rng), "vehicle.construction", "vehicle.parked", x, y, 0.0, heading + rng.uniform(-0.15, 0.15)
+                vehicles.excavator(rng),
+                "vehicle.construction",
+                "vehicle.parked",
+                x,
+                y,
+                0.0,
+                heading + rng.uniform(-0.15, 0.15),
             )
         else:
             x, y, heading = street.at(s + 1.0, d)
@@ -245,14 +261,13 @@ class Layout:
         for cross in street.crosses:  # signals at the stop lines
             s = cross[gr.C_S]
             back = cross[gr.C_HALF] + 1.6
-            turn = 0.0 if side > 0 else 0.0
             towards = -1 if side < 0 else 1
-            shapes = furniture.traffic_light(rng, arm=3.4 * (1 if side < 0 else 1), green=True)
+            shapes = furniture.traffic_light(rng, arm=3.4)
             x, y, heading = street.at(s + towards * -back, side * (street.half(side) + 1.0))
             if street.kerb_distance(x, y) < 0.3:
                 x, y, heading = street.at(s + towards * -(back + 3.5), side * (street.half(side) + 0.8))
             if street.kerb_distance(x, y) > 0.2 and self.free(x, y, 0.3):
-                self.put(shapes, x, y, heading + (0.0 if side < 0 else math.pi) + turn, self.kerb())
+                self.put(shapes, x, y, heading + (0.0 if side < 0 else math.pi), self.kerb())
         s = low + rng.uniform(0, 10)
         while s < high:
             self.put_beside(furniture.street_lamp(rng), s, side, 0.55, 0.5)
@@ -270,7 +285,7 @@ class Layout:
         while s < high:
             draw = rng.random()
             if draw < 0.16:
-                self.put_beside(furniture.sign(rng), s, side, 0.6, 0.35, turn=(0.5 if side < 0 else 0.5) * math.pi)
+                self.put_beside(furniture.sign(rng), s, side, 0.6, 0.35, turn=-0.5 * math.pi)
             elif draw < 0.28:
                 self.put_beside(furniture.bin_(rng), s, side, 0.9, 0.5)
             elif draw < 0.36:
@@ -299,7 +314,9 @@ class Layout:
             for _ in range(2 if kind == "suburban" else 4):
                 deep = back + 1.5 + rng.uniform(0.5, 4.0 if kind == "suburban" else 18.0)
                 if rng.random() < 0.5:
-                    self.put_beside(furniture.bush(rng, rng.uniform(0.6, 1.3)), s + rng.uniform(0, length), side, deep, 0.9)
+                    self.put_beside(
+                        furniture.bush(rng, rng.uniform(0.6, 1.3)), s + rng.uniform(0, length), side, deep, 0.9
+                    )
                 else:
                     self.put_beside(
                         furniture.tree(rng, conical=rng.random() < 0.3), s + rng.uniform(0, length), side, deep, 1.6
@@ -336,13 +353,13 @@ class Layout:
                 gap = rng.uniform(*gaps)
                 shapes, category = self._vehicle(0.25 if sign > 0 else 0.1)
                 extra = 4.0 * sign if category != "vehicle.car" else 0.0
-                place = self._follow(lambda t, g=gap + extra: START + drive.distance(t) + g, -0.5 * lane, False)
+                place = self._follow(_ahead(drive, gap + extra), -0.5 * lane, False)
                 self._add_moving(shapes, category, "vehicle.moving", place)
         speed = rng.uniform(5.0, 9.0)
         s = START + rng.uniform(16, 34)
         while s < START + length + speed * (length / drive.speed) + 60.0:
             shapes, category = self._vehicle(0.22)
-            place = self._follow(lambda t, s=s: s - speed * t, 0.5 * lane, True)
+            place = self._follow(_steady(s, -speed), 0.5 * lane, True)
             self._add_moving(shapes, category, "vehicle.moving", place)
             s += rng.uniform(16, 30) / (0.35 + busy) + 8.0
         for side in (1, -1):
@@ -350,13 +367,11 @@ class Layout:
                 ridden = rng.random() < 0.5
                 make = vehicles.motorcycle if ridden else vehicles.bicycle
                 category = "vehicle.motorcycle" if ridden else "vehicle.bicycle"
-                pace = rng.uniform(3.0, 5.0)
-                start = START + (rng.uniform(9, 18) if side < 0 else rng.uniform(18, 40))
-                direction = 1.0 if side < 0 else -1.0
-                d = side * (lane - 0.15)
-                place = self._follow(lambda t, s=start, v=direction * pace: s + v * t, d, side > 0)
                 if side < 0:  # keeps ahead of the ego
-                    place = self._follow(lambda t, g=rng.uniform(9, 14): START + drive.distance(t) + g, d, False)
+                    along = _ahead(drive, rng.uniform(9, 14))
+                else:
+                    along = _steady(START + rng.uniform(18, 40), -rng.uniform(3.0, 5.0))
+                place = self._follow(along, side * (lane - 0.15), side > 0)
                 self._add_moving(make(rng, True), category, "cycle.with_rider", place)
 
     def _walkers(self, length: float, busy: float) -> None:
@@ -375,7 +390,14 @@ class Layout:
                         place = (x, y, self.kerb(), heading + rng.uniform(-3, 3))
                         self.static.append(table.placed(*place))
                         self.actors.append(
-                            Actor("human.pedestrian.adult", "pedestrian.standing", _size(table), _always(place), _always(table), False)
+                            Actor(
+                                "human.pedestrian.adult",
+                                "pedestrian.standing",
+                                _size(table),
+                                _always(place),
+                                _always(table),
+                                False,
+                            )
                         )
                     continue
                 self._walker(people.Looks.draw(rng), s0, direction * pace, d, rng.uniform(0, 6.28))
@@ -395,6 +417,14 @@ class Layout:
 
 def _always(value):
     return lambda _: value
+
+
+def _ahead(drive: Drive, gap: float) -> Callable[[float], float]:
+    return lambda time: drive.along(time) + gap
+
+
+def _steady(s: float, velocity: float) -> Callable[[float], float]:
+    return lambda time: s + velocity * time
 
 
 def _size(table: PrimitiveTable) -> tuple[float, float, float]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What primitives look like: linear albedo, gloss and glow of a surface point. Patterns live in the object's own frame."""
+"""What primitives look like: linear albedo, gloss and glow of a point. Patterns live in the object's frame."""
 
 from __future__ import annotations
 
@@ -8,14 +8,46 @@ import math
 from numba import njit
 
 from gaussianocc_core.synthetic.noise import (
-    band, clamp, fade, hash01, mix, noise2, octave2, octave3, pulse, smoothstep,
+    band,
+    clamp,
+    fade,
+    hash01,
+    mix,
+    noise2,
+    octave2,
+    octave3,
+    pulse,
+    smoothstep,
 )  # fmt: skip
 from gaussianocc_core.synthetic.shapes import (
-    BARK, BLUE, BUS_SIDE, CAR_BODY, CAR_CABIN, CLOTH, FACADE, FOLIAGE, GREEN, LAMP, M0, M1, M2, MATERIAL, METAL, PANEL,
-    RED, ROOF, SEED, SIGN, STRIPES, TYRE, A, B, C,
+    BARK,
+    BLUE,
+    BUS_SIDE,
+    CAR_BODY,
+    CAR_CABIN,
+    CLOTH,
+    FACADE,
+    FOLIAGE,
+    GREEN,
+    LAMP,
+    M0,
+    M1,
+    M2,
+    MATERIAL,
+    METAL,
+    PANEL,
+    RED,
+    ROOF,
+    SEED,
+    SIGN,
+    STRIPES,
+    TYRE,
+    A,
+    B,
+    C,
 )  # fmt: skip
 
-# Facade styles (M0): punched windows in brick or plaster, ribbon windows, curtain wall. M1 window width (m), M2 storey (m).
+# Facade styles (M0): punched windows in brick or plaster, ribbon windows, curtain wall. M1 window width, M2 storey, m.
 BRICK, PLASTER, RIBBON, CURTAIN = range(4)
 GLASS = (0.035, 0.045, 0.052)
 
@@ -34,7 +66,7 @@ def _brick(u, v, fp, seed, r, g, b):
 @njit
 def _plaster(u, v, fp, seed, r, g, b):
     shade = 1.0 + 0.10 * octave2(u, v, 0.07, fp, seed) + 0.10 * octave2(u, v, 0.33, fp, seed + 1)
-    shade += 0.10 * octave2(u, v, 1.4, fp, seed + 2)
+    shade += 0.08 * octave2(u, v, 0.022, fp, seed + 4) + 0.10 * octave2(u, v, 1.4, fp, seed + 2)
     # Rain streaks below the roof and the sills, dirt near the ground.
     shade -= 0.12 * clamp(noise2(u / 0.35, v / 4.0, seed + 3), 0.0, 1.0)
     shade -= 0.16 * smoothstep(1.2, 0.0, v)
@@ -215,13 +247,20 @@ def _bus_side(f, p, lx, ly, rz, face, fp):
         r, g, b = mix(r, 0.70, 0.8 * letters), mix(g, 0.68, 0.8 * letters), mix(b, 0.60, 0.8 * letters)
         seam = pulse((u + half) / 1.3, 0.012, fp / 1.3)
         r, g, b = r * (1.0 - 0.6 * seam), g * (1.0 - 0.6 * seam), b * (1.0 - 0.6 * seam)
-    dirt = 1.0 - 0.3 * smoothstep(0.25, 0.0, v) + 0.12 * octave2(u, rz, 0.3, fp, seed + 2) + 0.08 * octave2(u, rz, 0.07, fp, seed + 3)
+    dirt = (
+        1.0
+        - 0.3 * smoothstep(0.25, 0.0, v)
+        + 0.12 * octave2(u, rz, 0.3, fp, seed + 2)
+        + 0.08 * octave2(u, rz, 0.07, fp, seed + 3)
+    )
     r, g, b = r * dirt, g * dirt, b * dirt
     skirt = band(v, -1.0, 0.05, fv)
     r, g, b = mix(r, 0.03, skirt), mix(g, 0.03, skirt), mix(b, 0.03, skirt)
     # Seats, passengers and poles behind the glass.
     w = (v - f[p, M0]) / (f[p, M1] - f[p, M0])
-    seats = pulse((u + half) / 0.75, 0.55, fp / 0.75) * band(w, -1.0, 0.32 + 0.14 * hash01(int((u + half) / 0.75), 1, seed), fv)
+    seats = pulse((u + half) / 0.75, 0.55, fp / 0.75) * band(
+        w, -1.0, 0.32 + 0.14 * hash01(int((u + half) / 0.75), 1, seed), fv
+    )
     inside = 0.02 + 0.06 * seats + 0.02 * octave2(u, rz, 0.25, fp, seed + 4)
     return mix(r, inside, glass), mix(g, 1.05 * inside, glass), mix(b, 1.1 * inside, glass), mix(0.08, 0.45, glass)
 
@@ -237,8 +276,10 @@ def _sign(f, p, ly, rz, fp):
         ring = band(math.sqrt(u * u + v * v), 0.68, 9.0, fu)
         bar = band(abs(v), -1.0, 0.16, fu) * band(abs(u), -1.0, 0.5, fu)
         dark = bar * (1.0 - ring)
-        return mix(mix(0.7, 0.02, dark), 0.55, ring), mix(mix(0.7, 0.02, dark), 0.03, ring), mix(
-            mix(0.7, 0.02, dark), 0.03, ring
+        return (
+            mix(mix(0.7, 0.02, dark), 0.55, ring),
+            mix(mix(0.7, 0.02, dark), 0.03, ring),
+            mix(mix(0.7, 0.02, dark), 0.03, ring),
         )
     if kind == 1:
         inner = band(abs(u), -1.0, max(0.0, 0.55 * (0.6 - v)), fu) * band(v, -0.7, 0.6, fu)
@@ -318,7 +359,8 @@ def albedo(f, i, p, x, y, z, nx, ny, nz, lx, ly, rz, face, fp):
         gap = max(pulse(rz / f[p, M0], 0.06, fp / f[p, M0]), pulse(u / f[p, M1], 0.05, fp / f[p, M1]))
         board = hash01(int(math.floor(u / f[p, M1])), int(math.floor(rz / f[p, M0])), seed) - 0.5
         shade = (1.0 - 0.55 * gap) * (1.0 + 0.22 * board * fade(fp, min(f[p, M0], f[p, M1])))
-        shade *= 1.0 + 0.14 * octave2(u, rz, 0.06, fp, seed + 1) + 0.12 * octave2(u, rz, 0.25, fp, seed + 3)
+        shade *= 1.0 + 0.10 * octave2(u, rz, 0.018, fp, seed + 5) + 0.14 * octave2(u, rz, 0.06, fp, seed + 1)
+        shade *= 1.0 + 0.12 * octave2(u, rz, 0.25, fp, seed + 3)
         shade *= 1.0 + 0.14 * octave2(u, rz, 0.9, fp, seed + 2) - 0.25 * max(0.0, noise2(u / 0.13, rz / 2.5, seed + 4))
         return r * shade, g * shade, b * shade, 0.0, 0.0
     if material == ROOF:

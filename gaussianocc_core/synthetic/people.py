@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pedestrians and riders of capsules and ellipsoids; x is where they look, the origin is on the ground between the feet."""
+"""Pedestrians and riders of capsules and ellipsoids; x is where they look, the origin lies between the feet."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from gaussianocc_core.synthetic.shapes import CLOTH, PLAIN, Colour, Shapes
 
 SKINS: tuple[Colour, ...] = ((0.52, 0.34, 0.24), (0.38, 0.22, 0.14), (0.20, 0.11, 0.07), (0.60, 0.42, 0.32))
 TOPS: tuple[Colour, ...] = (
-    (0.62, 0.06, 0.05), (0.06, 0.14, 0.42), (0.66, 0.62, 0.56), (0.10, 0.30, 0.14), (0.70, 0.45, 0.05), (0.05, 0.05, 0.06),
-    (0.45, 0.20, 0.38), (0.20, 0.42, 0.52), (0.70, 0.70, 0.70), (0.35, 0.22, 0.12),
+    (0.62, 0.06, 0.05), (0.06, 0.14, 0.42), (0.66, 0.62, 0.56), (0.10, 0.30, 0.14), (0.70, 0.45, 0.05),
+    (0.05, 0.05, 0.06),    (0.45, 0.20, 0.38), (0.20, 0.42, 0.52), (0.70, 0.70, 0.70), (0.35, 0.22, 0.12),
 )  # fmt: skip
-TROUSERS: tuple[Colour, ...] = ((0.03, 0.04, 0.09), (0.05, 0.05, 0.05), (0.24, 0.20, 0.14), (0.07, 0.10, 0.20), (0.16, 0.16, 0.17))
+TROUSERS: tuple[Colour, ...] = (
+    (0.03, 0.04, 0.09),
+    (0.05, 0.05, 0.05),
+    (0.24, 0.20, 0.14),
+    (0.07, 0.10, 0.20),
+    (0.16, 0.16, 0.17),
+)
 HAIR: tuple[Colour, ...] = ((0.02, 0.015, 0.01), (0.09, 0.05, 0.02), (0.30, 0.20, 0.08), (0.22, 0.21, 0.20))
 
 
@@ -81,7 +87,13 @@ def rider(rng, seat: tuple[float, float], hands: tuple[float, float], feet: tupl
         knee = (feet[0] + 0.18, side * 0.13, 0.5 * (hip[1] + feet[1]) + 0.12)
         shapes.capsule((hip[0], side * 0.09, hip[1]), knee, 0.08, looks.trousers, CLOTH)
         shapes.capsule(knee, (feet[0], side * 0.12, feet[1]), 0.06, looks.trousers, CLOTH)
-        shapes.capsule((shoulder[0], side * 0.19, shoulder[1]), (hands[0] - 0.02, side * 0.22, hands[1] + 0.03), 0.048, looks.top, CLOTH)
+        shapes.capsule(
+            (shoulder[0], side * 0.19, shoulder[1]),
+            (hands[0] - 0.02, side * 0.22, hands[1] + 0.03),
+            0.048,
+            looks.top,
+            CLOTH,
+        )
     shapes.capsule((hip[0], 0, hip[1] + 0.05), (shoulder[0], 0, shoulder[1] - 0.02), 0.16, looks.top, CLOTH)
     shapes.capsule((shoulder[0], 0, shoulder[1]), (shoulder[0] + 0.06, 0, shoulder[1] + 0.14), 0.055, looks.skin)
     shapes.ellipsoid((shoulder[0] + 0.09, 0, shoulder[1] + 0.24), (0.10, 0.082, 0.125), looks.skin)

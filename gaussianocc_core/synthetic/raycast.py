@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One cast gives everything about a ray: how far, which class, which colour. Images, depth, labels and lidar come from it.
+"""One cast tells everything about a ray: how far, which class, which colour. Images, depth, labels, lidar come from it.
 
-A frozen moment of the world is a `Scene`: primitives, a uniform grid of primitive lists over them, the ground, the light.
+A frozen moment of the world is a `Scene`: primitives and a uniform grid of lists of them, the ground, the light.
 """
 
 from __future__ import annotations
@@ -27,7 +27,22 @@ from gaussianocc_core.synthetic.intersect import MISS, intersect, overlaps_cell,
 from gaussianocc_core.synthetic.materials import albedo
 from gaussianocc_core.synthetic.noise import clamp, mix, noise2, noise3, smoothstep
 from gaussianocc_core.synthetic.shapes import (
-    BOX, CAPSULE, CLASS, COS, ELLIPSOID, FOLIAGE, MATERIAL, KIND, PX, PY, PZ, SEED, SIN, A, B, C,
+    BOX,
+    CAPSULE,
+    CLASS,
+    COS,
+    ELLIPSOID,
+    FOLIAGE,
+    KIND,
+    MATERIAL,
+    PX,
+    PY,
+    PZ,
+    SEED,
+    SIN,
+    A,
+    B,
+    C,
     PrimitiveTable,
 )  # fmt: skip
 
@@ -51,13 +66,13 @@ class Scene:
     ints: Int32[np.ndarray, "P 4"]
     start: Int32[np.ndarray, " cells_plus_1"]  # primitives of cell c are items[start[c]:start[c + 1]]
     items: Int32[np.ndarray, " entries"]
-    low: Float[np.ndarray, "3"]  # corners of the acceleration grid, m
-    high: Float[np.ndarray, "3"]
-    shape: Int64[np.ndarray, "3"]
+    low: Float[np.ndarray, 3]  # corners of the acceleration grid, m
+    high: Float[np.ndarray, 3]
+    shape: Int64[np.ndarray, 3]
     segments: Float[np.ndarray, "S 7"]
     crosses: Float[np.ndarray, "X 7"]
-    ground: Float[np.ndarray, "20"]
-    light: Float[np.ndarray, "16"]
+    ground: Float[np.ndarray, 20]
+    light: Float[np.ndarray, 16]
 
     @property
     def arguments(self) -> tuple:
@@ -253,8 +268,11 @@ def _ground_occlusion(scene, x, y, z):
         if bottom > 0.7:
             continue
         rx, ry = x - floats[p, PX], y - floats[p, PY]
-        if kind == BOX or kind == ELLIPSOID:
-            u, v = abs(floats[p, COS] * rx + floats[p, SIN] * ry) - floats[p, A], abs(-floats[p, SIN] * rx + floats[p, COS] * ry) - floats[p, B]
+        if kind in (BOX, ELLIPSOID):
+            u, v = (
+                abs(floats[p, COS] * rx + floats[p, SIN] * ry) - floats[p, A],
+                abs(-floats[p, SIN] * rx + floats[p, COS] * ry) - floats[p, B],
+            )
             distance = math.sqrt(max(u, 0.0) ** 2 + max(v, 0.0) ** 2)
             if distance == 0.0:
                 distance = 0.3 * max(u, v)  # deeper under it is darker
@@ -386,7 +404,7 @@ def _is_edge(identity, row, column):
 
 @cached_kernel(*_SOURCES, error_model="numpy", nogil=True)
 def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, label, colour, identity):
-    """One ray per pixel of some rows; when `smoothing`, three more where `identity` shows an outline or a shadow's edge.
+    """One ray per pixel of some rows; when `smoothing`, three more where `identity` shows an outline or shadow.
 
     Rows are shared out by Python threads: that compiles in half the time of prange and survives a fork.
     """
@@ -395,7 +413,7 @@ def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, 
     for row in range(first, last):
         for column in range(width):
             x, y, z = directions[row, column, 0], directions[row, column, 1], directions[row, column, 2]
-            if not x == x:  # NaN: the lens sees nothing here
+            if math.isnan(x):  # NaN: the lens sees nothing here
                 identity[row, column] = _BLIND
                 continue
             if smoothing and (identity[row, column] == _BLIND or not _is_edge(identity, row, column)):
@@ -432,7 +450,11 @@ def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, 
                         part = -5  # leaf against leaf is texture, not an outline
                     identity[row, column] = 2 * part + int(lit > 0.0)
             share = 0.25 if smoothing else 1.0
-            colour[row, column, 0], colour[row, column, 1], colour[row, column, 2] = red * share, green * share, blue * share
+            colour[row, column, 0], colour[row, column, 1], colour[row, column, 2] = (
+                red * share,
+                green * share,
+                blue * share,
+            )
 
 
 _THREADS = max(1, min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
@@ -441,7 +463,7 @@ _ROWS = 8  # per task
 
 def render(
     scene: Scene,
-    origin: Float[np.ndarray, "3"],
+    origin: Float[np.ndarray, 3],
     directions: Float[np.ndarray, "H W 3"],
     smooth: bool = True,
 ) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
@@ -469,7 +491,7 @@ def render(
 
 
 def scan(
-    scene: Scene, origin: Float[np.ndarray, "3"], directions: Float[np.ndarray, "H W 3"]
+    scene: Scene, origin: Float[np.ndarray, 3], directions: Float[np.ndarray, "H W 3"]
 ) -> tuple[Float[np.ndarray, "H W"], UInt8[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
     """Ray length (m, inf without a return), Occ3D class and reflected intensity 0-255 of a lidar's rays (world frame).
 
@@ -488,7 +510,10 @@ def scan(
 
 @cached_kernel(*_SOURCES, nogil=True)
 def _paint_primitives(floats, ints, lows, highs, x0, y0, z0, c, s, size, rank, labels):
-    """Give every voxel that a primitive touches the class of highest rank; the grid sits at (x0, y0, z0), turned by (c, s)."""
+    """Give every voxel that a primitive touches the class of highest rank.
+
+    The low corner of the grid sits at (x0, y0, z0) in the world, turned by (c, s).
+    """
     nx, ny, nz = labels.shape
     half = 0.5 * size
     for p in range(floats.shape[0]):
@@ -530,12 +555,14 @@ def _paint_ground(segments, crosses, ground, x0, y0, z0, c, s, size, labels):
             z = 0.0 if e < 0.0 else ground[KERB_HEIGHT]
             low, high = min(low, z), max(high, z)
         label = np.argmax(votes)
-        for k in range(max(int(math.floor((low - z0) / size)), 0), min(int(math.floor((high - z0) / size)), nz - 1) + 1):
+        for k in range(
+            max(int(math.floor((low - z0) / size)), 0), min(int(math.floor((high - z0) / size)), nz - 1) + 1
+        ):
             labels[i, j, k] = label
 
 
 def voxelize(
-    scene: Scene, corner: Float[np.ndarray, "3"], yaw: float, voxel_size: float, shape: tuple[int, int, int], rank
+    scene: Scene, corner: Float[np.ndarray, 3], yaw: float, voxel_size: float, shape: tuple[int, int, int], rank
 ) -> UInt8[np.ndarray, "X Y Z"]:
     """Occ3D class of every voxel of an upright grid whose low corner and yaw are given in the world frame.
 

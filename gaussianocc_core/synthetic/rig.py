@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The default sensors of the synthetic car, and the rays of any lens.
 
-The numbers resemble the nuScenes car's at a quarter of its resolution; they are our own. config/rig/ holds the same rigs
-as YAML, and a test keeps the two equal.
+The numbers resemble the nuScenes car's at a quarter of its resolution; they are our own. config/rig/ holds the
+same rigs as YAML, and a test keeps the two equal.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def pixel_directions(cameras: Cameras, index: int) -> Float[np.ndarray, "H W 3"]
     """Unit rays through the pixel centres in the camera's frame; NaN where the lens model sees nothing."""
     K = cameras.intrinsics[..., index, :, :].double().numpy()
     if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0):
-        raise CalibrationError(f"camera {cameras.names[index]}: intrinsics must be finite with positive focal lengths, got {K.tolist()}")
+        raise CalibrationError(
+            f"camera {cameras.names[index]}: intrinsics must be finite with positive focal lengths, got {K.tolist()}"
+        )
     v, u = np.meshgrid(np.arange(cameras.height[index]) + 0.5, np.arange(cameras.width[index]) + 0.5, indexing="ij")
     y = (v - K[1, 2]) / K[1, 1]
     x = (u - K[0, 2] - K[0, 1] * y) / K[0, 0]
@@ -129,7 +131,7 @@ def _distort(x: np.ndarray, y: np.ndarray, coefficients: tuple[float, ...]) -> t
 
 
 def _undistort(xd: np.ndarray, yd: np.ndarray, coefficients: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Invert `_distort` by Newton with a numeric Jacobian; NaN where it does not converge (outside the lens's circle)."""
+    """Invert `_distort` by Newton with a numeric Jacobian; NaN where that fails (outside the lens's circle)."""
     x, y, h = xd.copy(), yd.copy(), 1e-6
     with np.errstate(all="ignore"):
         for _ in range(20):
@@ -146,7 +148,7 @@ def _undistort(xd: np.ndarray, yd: np.ndarray, coefficients: tuple[float, ...]) 
 
 
 def _equidistant_rays(x: np.ndarray, y: np.ndarray, coefficients: tuple[float, ...]) -> Float[np.ndarray, "H W 3"]:
-    """Kannala-Brandt: solve theta (1 + k1 theta^2 + ...) = radius by Newton; NaN past the fold of the polynomial or pi."""
+    """Kannala-Brandt: solve theta (1 + k1 theta^2 + ...) = radius by Newton; NaN past its fold or pi."""
     k = np.array([1.0, *coefficients, *(0.0,) * (4 - len(coefficients))])
     powers = np.arange(5) * 2 + 1
     radius = np.hypot(x, y)

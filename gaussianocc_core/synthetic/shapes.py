@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The primitive table: what an object is made of, as rows of numbers that the kernels read.
 
-A `Shapes` is built in the frame of its object (x forward, y left, z up, metres, z = 0 on the ground) and placed into the
-world with `placed`. Every primitive carries its colour (linear albedo), material, Occ3D class and a seed.
+A `Shapes` is built in the frame of its object (x forward, y left, z up, metres, z = 0 on the ground) and set into
+the world with `placed`. Every primitive carries its colour (linear albedo), material, Occ3D class and a seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int32
 BOX, CONE, ELLIPSOID, CAPSULE, CYLINDER = range(5)
 
 # Columns of the float table. Per kind:
-#   BOX        centre, yaw, half sizes A B C; K0 K1 K2: how much the +x, -x and both y faces lean inwards per metre of height
+#   BOX        centre, yaw, half sizes A B C; K0 K1 K2: how far the +x, -x and y faces lean in per metre of height
 #   CONE       centre, vertical axis; A lower radius, B upper radius, C half height
 #   ELLIPSOID  centre, yaw, half axes A B C
 #   CAPSULE    first end, A B C the vector to the other end; K0 radius
@@ -28,7 +28,9 @@ COLUMNS = 18
 KIND, MATERIAL, CLASS, OBJECT = range(4)
 
 # Materials; see materials.py for what M0..M2 mean to each.
-PLAIN, FACADE, CAR_BODY, CAR_CABIN, TYRE, FOLIAGE, BARK, CLOTH, LAMP, SIGN, STRIPES, PANEL, METAL, ROOF, BUS_SIDE = range(15)
+PLAIN, FACADE, CAR_BODY, CAR_CABIN, TYRE, FOLIAGE, BARK, CLOTH, LAMP, SIGN, STRIPES, PANEL, METAL, ROOF, BUS_SIDE = (
+    range(15)
+)
 
 Colour = tuple[float, float, float]
 

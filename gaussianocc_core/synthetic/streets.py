@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan of a scene: the course of the road, its cross-section, the crossing streets, the light, and the ego's drive."""
+"""The plan of a scene: course and cross-section of the road, crossing streets, the light, the ego's drive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Street:
 
     segments: Float[np.ndarray, "S 7"]
     crosses: Float[np.ndarray, "X 7"]
-    ground: Float[np.ndarray, "20"]
+    ground: Float[np.ndarray, 20]
 
     def at(self, s: float, d: float) -> tuple[float, float, float]:
         """World x, y and heading of the point s metres along and d metres left of the centre line."""
@@ -50,11 +50,7 @@ class Street:
 
     def kerb_distance(self, x: float, y: float) -> float:
         """Metres outside the kerb of whichever street is nearest; negative on the road."""
-        return _kerb_distance(x, y, self.segments, self.crosses, self.ground)
-
-
-def _kerb_distance(x, y, segments, crosses, ground) -> float:
-    return float(gr.kerb_distance(x, y, segments, crosses, ground)[0])
+        return float(gr.kerb_distance_at(float(x), float(y), self.segments, self.crosses, self.ground))
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,25 @@ class Drive:
     slow_start: float  # share of the speed missing at time 0
     lane_offset: float  # m left of the centre line
     wander: float  # m, slow drift within the lane
+    nodes: tuple[
+        tuple[float, ...], tuple[float, ...]
+    ]  # s, and metres along the lane from START there (piecewise linear)
+
+    @staticmethod
+    def lane_nodes(street: Street, lane_offset: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The inside of a bend is shorter: without this, the car's speed would jump where the bend begins."""
+        s, lane = [-1e6], [0.0]
+        ends = [*street.segments[1:, gr.S0], 1e6]
+        for segment, end in zip(street.segments, ends, strict=True):
+            lane.append(lane[-1] + (end - s[-1]) * (1.0 - segment[gr.CURVATURE] * lane_offset))
+            s.append(float(end))
+        start = float(np.interp(START, s, lane))
+        return tuple(s), tuple(value - start for value in lane)
+
+    def along(self, time: float) -> float:
+        """s of the ego."""
+        s, lane = self.nodes
+        return float(np.interp(self.distance(time), lane, s))
 
     def distance(self, time: float) -> float:
         """Metres driven since time 0."""
@@ -91,7 +106,8 @@ def draw_segments(rng, kind: str, length: float) -> Float[np.ndarray, "S 7"]:
         radius, angle = rng.uniform(45, 90), math.radians(rng.uniform(16, 34))
         arc = radius * angle
         pieces = [
-            (START + rng.uniform(2, 12), 0.0), (arc, turn / radius), (rng.uniform(10, 25), 0.0), (arc, -turn / radius), (length, 0.0),
+            (START + rng.uniform(2, 12), 0.0), (arc, turn / radius), (rng.uniform(10, 25), 0.0),
+            (arc, -turn / radius), (length, 0.0),
         ]  # fmt: skip
     rows, x, y, heading, s = [], 0.0, 0.0, float(rng.uniform(-math.pi, math.pi)), 0.0
     for piece, kappa in pieces:
@@ -106,7 +122,7 @@ def draw_segments(rng, kind: str, length: float) -> Float[np.ndarray, "S 7"]:
     return np.array(rows, dtype=np.float64)
 
 
-def draw_ground(rng, seed: int, sides: tuple[str, str]) -> Float[np.ndarray, "20"]:
+def draw_ground(rng, seed: int, sides: tuple[str, str]) -> Float[np.ndarray, 20]:
     """Cross-section of the street; `sides` says what lies left and right: urban, suburban or park."""
     g = np.zeros(gr.PARAMETERS)
     g[gr.LANE] = rng.uniform(3.2, 3.7)
@@ -131,7 +147,7 @@ def draw_ground(rng, seed: int, sides: tuple[str, str]) -> Float[np.ndarray, "20
     return g
 
 
-def draw_light(rng, seed: int, heading: float) -> Float[np.ndarray, "16"]:
+def draw_light(rng, seed: int, heading: float) -> Float[np.ndarray, 16]:
     """Sun and sky: mostly clear with some clouds, sometimes overcast; the sun is rarely right ahead."""
     e = np.zeros(16)
     azimuth = heading + math.radians(rng.uniform(25, 155)) * (1 if rng.random() < 0.5 else -1)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 13 tables of the nuScenes v1.0 schema, filled while a data set is written. Stamps are microseconds, quaternions w x y z."""
+"""The 13 tables of the nuScenes v1.0 schema. Stamps are microseconds, quaternions w x y z."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,17 +19,18 @@ from gaussianocc_core.synthetic.world import Annotation
 from gaussianocc_core.types import Cameras
 
 TABLES = (
-    "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene", "sample",
-    "sample_data", "sample_annotation", "map",
+    "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene",
+    "sample", "sample_data", "sample_annotation", "map",
 )  # fmt: skip
 
 CATEGORIES = (
-    "human.pedestrian.adult", "movable_object.barrier", "movable_object.trafficcone", "vehicle.bicycle", "vehicle.bus.rigid",
-    "vehicle.car", "vehicle.construction", "vehicle.motorcycle", "vehicle.trailer", "vehicle.truck",
+    "human.pedestrian.adult", "movable_object.barrier", "movable_object.trafficcone", "vehicle.bicycle",
+    "vehicle.bus.rigid", "vehicle.car", "vehicle.construction", "vehicle.motorcycle", "vehicle.trailer",
+    "vehicle.truck",
 )  # fmt: skip
 ATTRIBUTES = (
-    "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider", "pedestrian.standing",
-    "pedestrian.moving",
+    "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
+    "pedestrian.standing", "pedestrian.moving",
 )  # fmt: skip
 VISIBILITIES = (("1", "v0-40"), ("2", "v40-60"), ("3", "v60-80"), ("4", "v80-100"))
 
@@ -46,8 +48,7 @@ class Tables:
 
     seed: int
     rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in TABLES})
-    _scene: int = -1  # index of the first rows of the open scene, per table
-    _marks: dict[str, int] = field(default_factory=dict)
+    _marks: dict[str, int] = field(default_factory=dict)  # index of the open scene's first row, per table
 
     def add(self, table: str, row: Row) -> str:
         self.rows[table].append(row)
@@ -74,7 +75,8 @@ class Tables:
     def _add_sensor(self, channel: str, modality: str, T_ego_sensor: Float[np.ndarray, "4 4"], extra: Row) -> None:
         self.add("sensor", {"token": token("sensor", channel), "channel": channel, "modality": modality})
         self.add("calibrated_sensor", {
-            "token": self.calibration(channel), "sensor_token": token("sensor", channel), **_pose(T_ego_sensor), **extra,
+            "token": self.calibration(channel), "sensor_token": token("sensor", channel),
+            **_pose(T_ego_sensor), **extra,
         })  # fmt: skip
 
     def calibration(self, channel: str) -> str:
@@ -111,7 +113,9 @@ class Tables:
             "prev": "", "next": "", "num_lidar_pts": lidar_points, "num_radar_pts": 0, "_category": box.category,
         })  # fmt: skip
 
-    def close_scene(self, scene: str, description: str, samples: list[tuple[str, int]], date: str, location: str) -> None:
+    def close_scene(
+        self, scene: str, description: str, samples: list[tuple[str, int]], date: str, location: str
+    ) -> None:
         """Write log, scene and sample rows and link every chain of the open scene."""
         log = self.add("log", {
             "token": token(self.seed, scene, "log"), "logfile": scene, "vehicle": "synthetic", "date_captured": date,
@@ -126,9 +130,11 @@ class Tables:
         _link(self.rows["sample"][self._marks["sample"] :])
         for chain in _group(self.rows["sample_data"][self._marks["sample_data"] :], "calibrated_sensor_token").values():
             _link(sorted(chain, key=lambda row: row["timestamp"]))
-        for instance, chain in _group(self.rows["sample_annotation"][self._marks["sample_annotation"] :], "instance_token").items():
+        for instance, chain in _group(
+            self.rows["sample_annotation"][self._marks["sample_annotation"] :], "instance_token"
+        ).items():
             _link(chain)
-            category = [row.pop("_category") for row in chain][0]
+            category = [row.pop("_category") for row in chain][-1]
             self.add("instance", {
                 "token": instance, "category_token": token("category", category), "nbr_annotations": len(chain),
                 "first_annotation_token": chain[0]["token"], "last_annotation_token": chain[-1]["token"],
@@ -154,7 +160,7 @@ def _pose(T: Float[np.ndarray, "4 4"]) -> Row:
 
 
 def _link(chain: list[Row]) -> None:
-    for earlier, later in zip(chain, chain[1:], strict=False):
+    for earlier, later in itertools.pairwise(chain):
         earlier["next"], later["prev"] = later["token"], earlier["token"]
 
 

@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Things on wheels, built from primitives in their own frame: x forward, y left, origin on the ground under the middle."""
+"""Things on wheels, in their own frame: x forward, y left, origin on the ground under the middle."""
 
 from __future__ import annotations
 
 from gaussianocc_core.data.labels import CLASS_ID
 from gaussianocc_core.synthetic.people import rider
 from gaussianocc_core.synthetic.shapes import (
-    BUS_SIDE, CAR_BODY, CAR_CABIN, LAMP, METAL, PANEL, PLAIN, SIGN, TYRE, Colour, Shapes,
+    BUS_SIDE,
+    CAR_BODY,
+    CAR_CABIN,
+    LAMP,
+    METAL,
+    PANEL,
+    PLAIN,
+    SIGN,
+    TYRE,
+    Colour,
+    Shapes,
 )  # fmt: skip
 
 DARK: Colour = (0.02, 0.02, 0.022)
@@ -14,8 +24,8 @@ CHROME: Colour = (0.35, 0.35, 0.36)
 # What car parks look like: mostly white, grey and black, some red and blue (linear albedo).
 PAINTS: tuple[Colour, ...] = (
     (0.72, 0.72, 0.70), (0.42, 0.43, 0.44), (0.16, 0.17, 0.18), (0.03, 0.03, 0.035), (0.45, 0.03, 0.025),
-    (0.04, 0.10, 0.34), (0.68, 0.66, 0.58), (0.02, 0.16, 0.12), (0.55, 0.30, 0.03), (0.30, 0.34, 0.38), (0.03, 0.18, 0.42),
-)  # fmt: skip
+    (0.04, 0.10, 0.34), (0.68, 0.66, 0.58), (0.02, 0.16, 0.12), (0.55, 0.30, 0.03), (0.30, 0.34, 0.38),
+    (0.03, 0.18, 0.42),)  # fmt: skip
 
 
 def _wheels(shapes: Shapes, base: float, track: float, radius: float, width: float, positions=None) -> None:
@@ -52,7 +62,9 @@ def car(rng, kind: str = "sedan", paint: Colour | None = None, braking: bool = F
         y = side * (0.5 * width - 0.24)
         lamp = clearance + 0.62 * height
         shapes.box((front - 0.06, y, lamp), (0.10, 0.36, 0.13), (0.75, 0.75, 0.72), LAMP, m=(0.3,))
-        shapes.box((back + 0.06, y, lamp + 0.04), (0.10, 0.30, 0.16), (0.55, 0.02, 0.015), LAMP, m=(2.0 if braking else 0.4,))
+        shapes.box(
+            (back + 0.06, y, lamp + 0.04), (0.10, 0.30, 0.16), (0.55, 0.02, 0.015), LAMP, m=(2.0 if braking else 0.4,)
+        )
         shapes.box((0.26 * length - 0.12, side * (0.5 * width + 0.06), belt + 0.06), (0.14, 0.20, 0.13), paint, PLAIN)
     if kind == "van" or rng.random() < 0.25:
         for side in (1, -1):
@@ -85,7 +97,9 @@ def truck(rng) -> Shapes:
     shapes = Shapes(label=CLASS_ID["truck"], seed=int(rng.integers(1 << 30)))
     bay, width = rng.uniform(4.4, 6.0), 2.35
     front = 0.5 * (bay + 2.1)
-    shapes.box((front - 0.95, 0, 1.55), (1.9, width - 0.1, 2.1), paint, BUS_SIDE, lean=(0.16, 0.0, 0.03), m=(0.48, 0.86, 1.4))
+    shapes.box(
+        (front - 0.95, 0, 1.55), (1.9, width - 0.1, 2.1), paint, BUS_SIDE, lean=(0.16, 0.0, 0.03), m=(0.48, 0.86, 1.4)
+    )
     shapes.box((-1.05, 0, 2.15), (bay, width, 2.5), load, PANEL, m=(2.6, 0.42))
     shapes.box((-0.4, 0, 0.72), (bay + 2.0, 0.9, 0.30), DARK, PLAIN)
     shapes.box((-1.05 - 0.5 * bay, 0, 0.55), (0.12, width - 0.2, 0.14), (0.50, 0.06, 0.03), PLAIN)
@@ -115,7 +129,9 @@ def excavator(rng) -> Shapes:
     yellow: Colour = (0.72, 0.42, 0.03)
     shapes = Shapes(label=CLASS_ID["construction_vehicle"], seed=int(rng.integers(1 << 30)))
     for side in (1, -1):
-        shapes.box((0, side * 0.95, 0.42), (3.2, 0.52, 0.84), (0.035, 0.033, 0.03), PANEL, lean=(0.3, 0.3, 0), m=(0.84, 0.18))
+        shapes.box(
+            (0, side * 0.95, 0.42), (3.2, 0.52, 0.84), (0.035, 0.033, 0.03), PANEL, lean=(0.3, 0.3, 0), m=(0.84, 0.18)
+        )
     shapes.box((-0.3, 0, 1.25), (2.9, 2.3, 0.80), yellow, PLAIN)
     shapes.box((-1.3, 0, 1.75), (0.9, 2.2, 0.45), yellow, PLAIN)
     shapes.box((0.45, 0.62, 2.25), (1.4, 1.0, 1.35), yellow, BUS_SIDE, lean=(0.1, 0, 0.03), m=(0.25, 0.9, 0.8))

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gaussianocc_core.data.labels import CLASS_ID, FREE, GROUND_CLASSES
+from gaussianocc_core.data.labels import CLASS_ID
 from gaussianocc_core.geometry.transforms import invert_matrix, make_transform
 from gaussianocc_core.synthetic.rig import Lidar, default_rig, pixel_directions
 from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid
@@ -26,8 +26,8 @@ from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid
 # Where several classes touch one voxel, the one further right gets it: ground yields to everything that stands on it,
 # big and common things yield to small and rare ones, so that a person beside a wall or a cone on the road survives.
 PRIORITY = (
-    "free", "others", "driveable_surface", "other_flat", "terrain", "sidewalk", "vegetation", "manmade", "trailer", "truck",
-    "bus", "construction_vehicle", "car", "barrier", "motorcycle", "bicycle", "traffic_cone", "pedestrian",
+    "free", "others", "driveable_surface", "other_flat", "terrain", "sidewalk", "vegetation", "manmade", "trailer",
+    "truck", "bus", "construction_vehicle", "car", "barrier", "motorcycle", "bicycle", "traffic_cone", "pedestrian",
 )  # fmt: skip
 
 
@@ -57,11 +57,18 @@ class World:
 
     def __init__(self, seed: int = 0, duration: float = 20.0) -> None:
         # Numba is imported on first use of a world, never with the package.
+        from gaussianocc_core.synthetic.ground import LANE
         from gaussianocc_core.synthetic.layout import Layout
         from gaussianocc_core.synthetic.raycast import Caster
         from gaussianocc_core.synthetic.shapes import PrimitiveTable
         from gaussianocc_core.synthetic.streets import (
-            START, Drive, Street, draw_crosses, draw_ground, draw_light, draw_segments,
+            START,
+            Drive,
+            Street,
+            draw_crosses,
+            draw_ground,
+            draw_light,
+            draw_segments,
         )  # fmt: skip
 
         self.seed, self.duration = seed, duration
@@ -73,15 +80,16 @@ class World:
         ground = draw_ground(rng, seed * 31 + 7, style.sides)
         street = Street(segments, np.zeros((0, 7)), ground)
         street = Street(segments, draw_crosses(rng, street, style.crossings), ground)
-        self._start = START
+        lane_offset = -0.5 * float(ground[LANE])
         self._street = street
         self._drive = Drive(
             speed=speed,
             swing=float(rng.uniform(0.05, 0.2)),
             period=float(rng.uniform(6, 12)),
             slow_start=float(rng.uniform(0.55, 0.8)) if rng.random() < 0.25 else 0.0,
-            lane_offset=-0.5 * float(ground[2]),
+            lane_offset=lane_offset,
             wander=float(rng.uniform(0.05, 0.2)),
+            nodes=Drive.lane_nodes(street, lane_offset),
         )
         layout = Layout(street, self._drive, rng)
         layout.build(style.sides, length, busy=style.busy)
@@ -90,13 +98,12 @@ class World:
         static = PrimitiveTable.concatenate(layout.static)
         self._caster = Caster(static, segments, street.crosses, ground, light)
         self._moments: dict[float, object] = {}
-        self.exposure = {}  # per camera name; filled on demand by `render_frame`
 
     def T_world_ego(self, time: float) -> Float[np.ndarray, "4 4"]:
         """Pose of the ego's rear axle on the ground, x forward."""
-        s = self._start + self._drive.distance(time)
+        s = self._drive.along(time)
         d, slope = self._drive.lateral(s)
-        x, y, heading = self._street.at(s, d)
+        x, y, _ = self._street.at(s, d)
         x2, y2, _ = self._street.at(s + 0.05, d + 0.05 * slope)
         x1, y1, _ = self._street.at(s - 0.05, d - 0.05 * slope)
         yaw = math.atan2(y2 - y1, x2 - x1)
@@ -183,9 +190,10 @@ class _ByContent:
 
 def camera_rays(cameras: Cameras, index: int) -> Float[np.ndarray, "H W 3"]:
     """Unit rays of one camera's pixels in its own frame, remembered between frames."""
-    content = cameras.intrinsics[..., index, :, :].double().numpy().tobytes() + repr(
-        (cameras.width[index], cameras.height[index], cameras.model[index], cameras.distortion[index])
-    ).encode()
+    content = (
+        cameras.intrinsics[..., index, :, :].double().numpy().tobytes()
+        + repr((cameras.width[index], cameras.height[index], cameras.model[index], cameras.distortion[index])).encode()
+    )
     return _cached_directions((_ByContent(cameras, content), index))
 
 
@@ -202,8 +210,8 @@ def render_frame(
 ) -> Frame:
     """What each camera sees at `time`, or at its own entry of `camera_times` with the ego where it is then.
 
-    `T_world_ego` puts the ego elsewhere (the world's own clock still moves the traffic). `exposure_spread` is the relative
-    difference between cameras, `noise` the sensor's standard deviation in grey levels; both are seeded by the world.
+    `T_world_ego` puts the ego elsewhere (the world's own clock still moves the traffic). `exposure_spread` is the
+    relative difference between cameras, `noise` the sensor's standard deviation in grey levels; the world seeds both.
     """
     from gaussianocc_core.synthetic import raycast
 
@@ -220,8 +228,12 @@ def render_frame(
         gain = 1.0 + exposure_spread * np.random.default_rng([world.seed, index]).standard_normal()
         colour *= np.float32(gain)
         if noise > 0:
-            start = np.random.default_rng([world.seed, index, round(times[index] * 1e6) % (1 << 40)]).integers(len(_grain()))
-            colour += np.take(_grain(), np.arange(start, start + colour.size), mode="wrap").reshape(colour.shape) * np.float32(noise)
+            start = np.random.default_rng([world.seed, index, round(times[index] * 1e6) % (1 << 40)]).integers(
+                len(_grain())
+            )
+            colour += np.take(_grain(), np.arange(start, start + colour.size), mode="wrap").reshape(
+                colour.shape
+            ) * np.float32(noise)
         images.append(np.clip(colour + 0.5, 0, 255).astype(np.uint8))
         z = ray_length * rays[..., 2]  # unit rays: z-depth per metre of ray is the ray's own z
         depths.append(np.where(np.isfinite(z) & (z > 0), z, 0.0).astype(np.float32))
@@ -256,7 +268,7 @@ def occupancy(
 ) -> OccupancyLabels:
     """Occ3D labels over a grid in the ego frame at `time`, and which voxels the cameras and the lidar see.
 
-    A voxel is visible if a ray passes it up to and including the first occupied voxel. Priority between classes: PRIORITY.
+    A voxel is visible if a ray passes it up to and including the first occupied one. Shared voxels: see PRIORITY.
     """
     from gaussianocc_core.geometry.raymarch import march_labels
     from gaussianocc_core.synthetic.raycast import voxelize
@@ -286,8 +298,3 @@ def occupancy(
     rays, _ = lidar.directions()
     mask_lidar = march_labels(T_ego_lidar[:3, 3], rays @ T_ego_lidar[:3, :3].T, semantics, grid).visited
     return OccupancyLabels(semantics=semantics, mask_camera=mask_camera, mask_lidar=mask_lidar)
-
-
-__all__ = [
-    "FREE", "GROUND_CLASSES", "PRIORITY", "Annotation", "Frame", "World", "camera_rays", "occupancy", "render_frame", "scan_lidar",
-]  # fmt: skip

@@ -70,7 +70,9 @@ def write_dataset(
     share no scene. Raises DatasetError if the folder exists and `overwrite` is not set, or holds something else.
     """
     if scenes < 1 or frames < 1 or scenes > 1000:
-        raise DatasetError(f"scenes and frames: expected 1 to 1000 scenes of at least one keyframe, got {scenes} x {frames}")
+        raise DatasetError(
+            f"scenes and frames: expected 1 to 1000 scenes of at least one keyframe, got {scenes} x {frames}"
+        )
     output = Path(output)
     cameras = default_rig() if cameras is None else cameras
     with _complete_or_nothing(output, overwrite) as folder:
@@ -101,7 +103,9 @@ class _SceneWriter:
     def write_scene(self, scene: str, world: World, frames: int, index: int, tick) -> None:
         start = EPOCH + index * 3_600_000_000
         self.tables.open_scene()
-        samples = [(token(self.seed, scene, "sample", k), start + k * 1_000_000 // KEYFRAME_RATE) for k in range(frames)]
+        samples = [
+            (token(self.seed, scene, "sample", k), start + k * 1_000_000 // KEYFRAME_RATE) for k in range(frames)
+        ]
         per_keyframe = CAMERA_RATE // KEYFRAME_RATE
         for k, (sample, stamp) in enumerate(samples):
             for sweep in range(per_keyframe if self.sweeps and k + 1 < frames else 1):
@@ -113,7 +117,11 @@ class _SceneWriter:
             self._write_keyframe(scene, world, k / KEYFRAME_RATE, stamp, sample)
         style = "sweeps at 12 Hz" if self.sweeps else "keyframes only"
         self.tables.close_scene(
-            scene, f"Procedural street, world seed {world.seed}, {style}", samples, "2026-01-01", f"synthetic-{world.seed}"
+            scene,
+            f"Procedural street, world seed {world.seed}, {style}",
+            samples,
+            "2026-01-01",
+            f"synthetic-{world.seed}",
         )
 
     def _write_images(self, scene: str, world: World, at: float, start: int, sample: str, key_frame: bool) -> None:
@@ -218,7 +226,8 @@ def _write_notes(
     }  # fmt: skip
     notes = {
         "generator": "gaussianocc_core.synthetic", "generator_version": __version__, "seed": seed, "scenes": names,
-        "keyframes_per_scene": frames, "sweeps": sweeps, "lidar": asdict(lidar), "cameras": rig, "licence": "Apache-2.0",
+        "keyframes_per_scene": frames, "sweeps": sweeps, "lidar": asdict(lidar), "cameras": rig,
+        "licence": "Apache-2.0",
     }  # fmt: skip
     (folder / MARKER).write_text(json.dumps(notes, indent=1))
     (folder / "README.md").write_text(_README.format(scenes=len(names), frames=frames, seed=seed, version=__version__))
@@ -226,24 +235,27 @@ def _write_notes(
 
 _README = """# Synthetic street scenes
 
-{scenes} scene(s) of {frames} keyframes, seed {seed}, made by gaussianocc_core.synthetic {version}. Everything here is computed, nothing
-was recorded. Licence: Apache-2.0, like the generator. The same generator version and seed give the same bytes.
+{scenes} scene(s) of {frames} keyframes, seed {seed}, made by gaussianocc_core.synthetic {version}. Everything here is
+computed, nothing was recorded. Licence: Apache-2.0, like the generator. The same generator version, rig and seed give
+the same bytes:
 
     python tools/make_synthetic_nuscenes.py --output DIR --scenes {scenes} --frames {frames} --seed {seed}
 
-nuScenes v1.0 schema; nuscenes-devkit 1.2.0 loads it: `NuScenes("v1.0-mini", DIR)`. Ego frame: x forward, y left, z up, origin on the
-ground under the rear axle. Images are 12 Hz, each cast at its own time with its own ego pose; keyframes and lidar are 2 Hz.
+nuScenes v1.0 schema; nuscenes-devkit 1.2.0 loads it: `NuScenes("v1.0-mini", DIR)`. Ego frame: x forward, y left, z up,
+origin on the ground under the rear axle. Images are 12 Hz, each cast at its own time with its own ego pose; keyframes
+and lidar are 2 Hz.
 
 | path | what |
 |---|---|
 | `v1.0-mini/` | tables, with 3D boxes of vehicles, people, cones and barriers that the lidar hits |
 | `samples/`, `sweeps/` | JPEG images; `samples/LIDAR_TOP`: float32 x y z intensity ring |
-| `gts/<scene>/<sample token>/labels.npz` | Occ3D: semantics, mask_camera, mask_lidar, uint8 [x, y, z] 200x200x16, 0.4 m |
-| `nuscenes_semantic/**/_mask.bin` | raw int8 at image size: 1 sedan, 2 highway, ... 16 sky, -1 none |
-| `depth_full/samples/**.npy` | float32 z-depth in metres at image size, 0 = sky or beyond 200 m |
+| `gts/<scene>/<sample token>/labels.npz` | Occ3D: semantics, mask_camera, mask_lidar; uint8 [x, y, z], 0.4 m |
+| `nuscenes_semantic/**/*_mask.bin` | raw int8 at image size: 1 sedan, 2 highway, ... 16 sky, -1 none |
+| `depth_full/samples/**/*.npy` | float32 z-depth in metres at image size, 0 = sky or beyond 200 m |
 | `synthetic.json` | seed, generator version, rig |
 
-A voxel is occupied if the ground's surface or any solid touches it. Where classes share a voxel, small and rare ones win: person,
-cone, bicycle, motorcycle, barrier, car, construction vehicle, bus, truck, trailer, manmade, vegetation, then the ground. A voxel is visible
-(mask_camera, mask_lidar) if a ray passes it up to and including the first occupied voxel.
+A voxel is occupied if the ground's surface or any solid touches it. Where classes share a voxel, small and rare ones
+win: person, cone, bicycle, motorcycle, barrier, car, construction vehicle, bus, truck, trailer, manmade, vegetation,
+then the ground. A voxel is visible (mask_camera, mask_lidar) if a ray passes it up to and including the first occupied
+voxel on its way.
 """

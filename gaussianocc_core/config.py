@@ -45,6 +45,7 @@ class DecoderConfig:
     channels: int = 16  # at full resolution; twice as many inside the hourglasses
     hourglasses: int = 1  # published: 3
     head_blocks: int = 1  # convolutions before the class layer; published: 4
+    position: bool = True  # tells the network where each lattice point is; published: False
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _to_float(value: Any) -> Any:
+    if isinstance(value, str):  # YAML 1.1 reads 4e-3, without a point, as text
+        try:
+            return float(value)
+        except ValueError:
+            return value
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from gaussianocc_core import losses
 from gaussianocc_core.checkpoint import Provenance, save_model
 from gaussianocc_core.config import ModelConfig, load_config, to_dict
-from gaussianocc_core.data.labels import FREE, class_weights
+from gaussianocc_core.data.labels import FREE
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.errors import DatasetError, GaussianOccError
 from gaussianocc_core.geometry import cameras as camera_geometry
@@ -63,6 +63,9 @@ class TrainConfig:
     seen_voxels: int = 20000  # per step, of mask_camera
     hidden_voxels: int = 5000  # per step, of the rest: what is behind things is a guess, but a consistent one
     hidden_weight: float = 0.25
+    # Nine in ten visible voxels are free. The published 1/sqrt(frequency) is meant for pixels; on voxels it makes the
+    # network fill space (measured 2026-11: IoU 0.12 where flat ground has 0.43).
+    balance: float = 0.2  # class weights are frequency ^ -balance
     opacity_weight: float = 0.5
     brightness: float = 0.2  # +- relative, the same for all cameras of a sample
     training_note: str = "supervised on labels"  # goes into the model card
@@ -174,10 +177,13 @@ def _draw_voxels(
     )
 
 
-def measured_class_weights(samples: Sequence[PreparedSample]) -> Float[np.ndarray, " K"]:
-    """Published rule 1/sqrt(frequency), on the frequencies of these labels over what cameras see."""
+def balanced_class_weights(samples: Sequence[PreparedSample], power: float) -> Float[np.ndarray, " K"]:
+    """Cross-entropy weights frequency^-power over the voxels that cameras see; 0 for a class that never occurs."""
     counts = sum(np.bincount(s.semantics[s.mask_camera], minlength=FREE + 1) for s in samples)
-    return class_weights(np.asarray(counts, dtype=np.float64))
+    frequency = np.asarray(counts, dtype=np.float64) / np.sum(counts)
+    weights = np.zeros(FREE + 1, dtype=np.float32)
+    weights[frequency > 0] = frequency[frequency > 0] ** -power
+    return weights
 
 
 def train(config: TrainConfig) -> Path:
@@ -190,7 +196,7 @@ def train(config: TrainConfig) -> Path:
     (output / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
     samples = _load_samples(config)
-    weights = torch.from_numpy(measured_class_weights(samples)).to(device)
+    weights = torch.from_numpy(balanced_class_weights(samples, config.balance)).to(device)
     model = build_model(config.model).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, config.steps, pct_start=0.15)

@@ -11,7 +11,7 @@ from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.geometry import lattice as lattice_geometry
 from gaussianocc_core.models.gaussian_head import GaussianHead
 from gaussianocc_core.models.image_encoder import ImageEncoder
-from gaussianocc_core.models.lifting import LiftPlan, lift_features, plan_lift
+from gaussianocc_core.models.lifting import POSITION_CHANNELS, LiftPlan, encode_positions, lift_features, plan_lift
 from gaussianocc_core.models.voxel_decoder import VoxelDecoder
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.types import Cameras, Lattice, OccupancyField, RenderedViews
@@ -23,9 +23,16 @@ class GaussianOcc(nn.Module):
     points: Tensor  # (X, Y, Z, 3) of the lattice, ego frame, m
 
     def __init__(
-        self, image_encoder: ImageEncoder, lattice: Lattice, voxel_decoder: VoxelDecoder, gaussian_head: GaussianHead
+        self,
+        image_encoder: ImageEncoder,
+        lattice: Lattice,
+        voxel_decoder: VoxelDecoder,
+        gaussian_head: GaussianHead,
+        position: bool,
     ) -> None:
+        """position: whether the 3D decoder expects `encode_positions` beside the lifted features."""
         super().__init__()
+        self.position = position
         self.image_encoder = image_encoder
         self.lattice = lattice
         self.voxel_decoder = voxel_decoder
@@ -42,11 +49,15 @@ class GaussianOcc(nn.Module):
         The field covers the points of the plans: all of the lattice as a rule, a part of it in training.
         """
         features = self.image_encoder(images)  # (B, N, C, h, w)
-        volume = torch.stack([lift_features(f, plan) for f, plan in zip(features, plans, strict=True)])
+        volume = torch.stack([self._lift(f, plan) for f, plan in zip(features, plans, strict=True)])
         # volume: (B, C, X, Y, Z), ego frame
         # 3D convolutions on CPUs run twice as fast with channels innermost (measured 2026-11).
         volume = volume.contiguous(memory_format=torch.channels_last_3d)
         return OccupancyField(self.voxel_decoder(volume))  # logits (B, K, X, Y, Z)
+
+    def _lift(self, features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[Tensor, "C2 X Y Z"]:
+        lifted = lift_features(features, plan)
+        return torch.cat([lifted, encode_positions(plan.places)]) if self.position else lifted
 
     def render(self, field: OccupancyField, cameras: Cameras, normalize_depth: bool = False) -> list[RenderedViews]:
         """Class logits, z-depth (m) and alpha composited into N cameras, per batch element."""
@@ -68,7 +79,7 @@ def build_model(config: ModelConfig) -> GaussianOcc:
         ImageEncoder(encoder.backbone, encoder.width, encoder.up_channels, encoder.feature_channels),
         config.lattice,
         VoxelDecoder(
-            encoder.feature_channels,
+            encoder.feature_channels + (POSITION_CHANNELS if decoder.position else 0),
             decoder.channels,
             decoder.hourglasses,
             decoder.head_blocks,
@@ -77,6 +88,7 @@ def build_model(config: ModelConfig) -> GaussianOcc:
         GaussianHead(
             lattice_geometry.points(config.lattice), gaussians.scale, gaussians.far_radius, gaussians.far_factor
         ),
+        decoder.position,
     )
     for module in model.voxel_decoder.modules():
         if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):  # as the volume, see forward

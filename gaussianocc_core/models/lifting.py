@@ -18,11 +18,25 @@ from torch import Tensor
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.types import Cameras
 
+POSITION_CHANNELS = 4
+
+
+def encode_positions(positions: Float[Tensor, "*shape 3"]) -> Float[Tensor, "C ..."]:
+    """Height, range and bearing of points in the ego frame, each of order one, as channels for the 3D network.
+
+    A convolution cannot tell how far away it is working, yet "these features at this range" is what makes a surface.
+    The published network has no such input.
+    """
+    x, y, z = positions.unbind(-1)
+    distance = torch.sqrt(x * x + y * y).clamp(min=1e-3)
+    return torch.stack([z / 3.0, distance / 20.0 - 1.0, x / distance, y / distance])
+
 
 @dataclass(frozen=True)
 class LiftPlan:
     """Which points each camera sees and where, for one calibration."""
 
+    places: Float[Tensor, "*shape 3"]  # of the points, ego frame, m
     points: tuple[Int[Tensor, " _"], ...]  # per camera, flat indices of the points it sees
     positions: tuple[Float[Tensor, "_ 2"], ...]  # per camera, where: -1..1 from edge to edge of the image
     weight: Float[Tensor, "*shape"]  # 1 / number of cameras that see the point; 0 where none does
@@ -49,7 +63,7 @@ def plan_lift(
     where = tuple(2.0 * pixels[n, index[n]] / size - 1.0 for n in range(len(cameras)))
     count = visible.sum(dim=0)
     weight = torch.where(count > 0, 1.0 / count.clamp(min=1), 0.0).to(positions.dtype)
-    return LiftPlan(index, where, weight.view(positions.shape[:-1]))
+    return LiftPlan(positions, index, where, weight.view(positions.shape[:-1]))
 
 
 def lift_features(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[Tensor, "C ..."]:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,7 @@ class TrainConfig:
     learning_rate: float = 2e-3  # peak of the one-cycle schedule
     weight_decay: float = 0.01
     part: float = 0.5  # of the lattice's length and width that a step works on, at a random place
+    norm_momentum: float = 0.03  # steps see one sample: the statistics that inference uses average over some thirty
     seen_voxels: int = 20000  # per step, of mask_camera
     hidden_voxels: int = 5000  # per step, of the rest: what is behind things is a guess, but a consistent one
     hidden_weight: float = 0.25
@@ -134,7 +135,10 @@ def train_step(
     part = _draw_part(model.lattice, config.part, random)
     plan = plan_lift(sample.cameras.to(device), lattice_geometry.points(part, device))
     gain = 1.0 + config.brightness * float(random.uniform(-1, 1))
-    images = torch.from_numpy(sample.images).to(device).permute(0, 3, 1, 2)[None].float() * (gain / 255.0)
+    # Cameras that see nothing of the part cannot change the loss.
+    used = [n for n, points in enumerate(plan.points) if len(points)] or list(range(len(plan.points)))
+    plan = replace(plan, points=tuple(plan.points[n] for n in used), positions=tuple(plan.positions[n] for n in used))
+    images = torch.from_numpy(sample.images[used]).to(device).permute(0, 3, 1, 2)[None].float() * (gain / 255.0)
     field = model(images.clamp(max=1.0), [plan])
 
     seen, hidden = _draw_voxels(sample, config, part, random)
@@ -198,35 +202,35 @@ def train(config: TrainConfig) -> Path:
     samples = _load_samples(config)
     weights = torch.from_numpy(balanced_class_weights(samples, config.balance)).to(device)
     model = build_model(config.model).to(device).train()
+    for module in model.modules():
+        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)):
+            module.momentum = config.norm_momentum
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, config.steps, pct_start=0.15)
     started, started_cpu = time.monotonic(), time.process_time()
+    done = 0
     with (output / "metrics.jsonl").open("w", buffering=1, encoding="utf-8") as log:
         progress = tqdm(_epochs(samples, random), total=config.steps, unit="step", disable=None)
-        for step, sample in zip(range(config.steps), progress, strict=False):
-            named = train_step(model, sample, config, weights, random)
-            if not torch.isfinite(named["total"]):
-                raise GaussianOccError(
-                    f"step {step}: the loss is not finite; lower learning_rate={config.learning_rate}"
-                )
-            optimiser.zero_grad(set_to_none=True)
-            named["total"].backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimiser.step()
-            schedule.step()
-            scalars = {name: round(value.item(), 5) for name, value in named.items()}
-            log.write(
-                json.dumps({"step": step, "cpu_s": round(time.process_time() - started_cpu, 2), **scalars}) + "\n"
-            )
-            progress.set_postfix({name: f"{value:.3f}" for name, value in scalars.items()})
-    _log.info(
-        "%d steps in %.1f min, %.1f CPU minutes",
-        config.steps,
-        (time.monotonic() - started) / 60,
-        (time.process_time() - started_cpu) / 60,
-    )
+        try:
+            for done, sample in zip(range(1, config.steps + 1), progress, strict=False):
+                named = train_step(model, sample, config, weights, random)
+                if not torch.isfinite(named["total"]):
+                    raise GaussianOccError(f"step {done}: the loss is not finite; lower learning_rate")
+                optimiser.zero_grad(set_to_none=True)
+                named["total"].backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+                optimiser.step()
+                schedule.step()
+                scalars = {name: round(value.item(), 5) for name, value in named.items()}
+                cpu_s = round(time.process_time() - started_cpu, 2)
+                log.write(json.dumps({"step": done, "cpu_s": cpu_s, **scalars}) + "\n")
+                progress.set_postfix({name: f"{value:.3f}" for name, value in scalars.items()})
+        except KeyboardInterrupt:
+            _log.warning("stopped after %d of %d steps; the model so far is kept", done, config.steps)
+    minutes, cpu_minutes = (time.monotonic() - started) / 60, (time.process_time() - started_cpu) / 60
+    _log.info("%d steps in %.1f min, %.1f CPU minutes", done, minutes, cpu_minutes)
     path = output / "model.safetensors"
-    provenance = Provenance(config.training_note, commit=_commit(), seed=config.seed, steps=config.steps)
+    provenance = Provenance(config.training_note, commit=_commit(), seed=config.seed, steps=done)
     save_model(path, model.eval(), config.model, provenance, half=True)
     return path
 

@@ -16,7 +16,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,9 @@ from rosgraph_msgs.msg import Clock
 
 from gaussianocc_core.data.sets import SetBuilder
 from gaussianocc_core.errors import BagError, GaussianOccError
-from gaussianocc_ros.conversions import cdr_stamp_ns, time_message
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.parameters import NodeParameters
+from gaussianocc_ros.stamps import cdr_stamp_ns, time_message
 
 _STEP_PARAMETERS = ("cameras", "rig_file", "image_topic", "anchor_camera", "slop")
 _GIVE_UP_AFTER = 3  # unanswered sets in a row: the node is gone, or can do nothing with this bag
@@ -375,13 +374,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def main(args: list[str] | None = None) -> None:
     args = sys.argv if args is None else args
     options = _parse(remove_ros_args(args)[1:])
-    player, executor, status = None, None, 0
+    player, executor, spinner, status = None, None, None, 0
     try:
         rclpy.init(args=args)
         player = BagPlayer(options.bag, options)
         executor = SingleThreadedExecutor()
         executor.add_node(player)
-        threading.Thread(target=_spin, args=(executor,), daemon=True).start()
+        spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
+        spinner.start()
         player.play()
         status = 3 if player.step and player.step.answered < player.step.formed else 0
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -395,18 +395,23 @@ def main(args: list[str] | None = None) -> None:
         status = 130  # Ctrl-C closed the context in the middle of a publish
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the summary short
+        if player is not None and player.published:
+            print(player.summary(), flush=True)
+        if spinner is not None:
+            executor.shutdown()
+            spinner.join(10)  # a thread that still waits inside rclpy at exit aborts the process
         if player is not None:
-            if player.published:
-                print(player.summary(), flush=True)
-            executor.shutdown() if executor else None
             player.close()
         rclpy.try_shutdown()
     sys.exit(status)
 
 
 def _spin(executor: SingleThreadedExecutor) -> None:
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
+    try:
         executor.spin()
+    except Exception:  # Ctrl-C closes the context under a waiting executor in more ways than one
+        if rclpy.ok():
+            raise
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Pose, Quaternion, Transform, Vector3
 from rclpy.serialization import serialize_message
 from std_msgs.msg import ColorRGBA, Header
@@ -23,6 +22,7 @@ from gaussianocc_core.geometry.voxels import flatten, index_centers
 from gaussianocc_core.types import EQUIDISTANT, PINHOLE, OccupancyPrediction
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.msg import SemanticOccupancy
+from gaussianocc_ros.stamps import time_message
 
 # An image may claim any size; 8192 x 8192 is beyond every camera and still only 200 MB.
 MAX_IMAGE_PIXELS = 1 << 26
@@ -32,23 +32,7 @@ class ImageError(GaussianOccError):
     """An image message cannot be turned into pixels."""
 
 
-# ---- time and poses ------------------------------------------------------------------------------------------------
-
-
-def stamp_ns(header: Any) -> int:
-    """Integer nanoseconds of a header's stamp."""
-    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
-
-
-def cdr_stamp_ns(data: bytes) -> int:
-    """The same, straight from the bytes of any serialised message that begins with a header."""
-    sec, nanosec = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
-    return sec * 1_000_000_000 + nanosec
-
-
-def time_message(nanoseconds: int) -> Time:
-    sec, nanosec = divmod(int(nanoseconds), 1_000_000_000)
-    return Time(sec=sec, nanosec=nanosec)
+# ---- poses ---------------------------------------------------------------------------------------------------------
 
 
 def decode_transform(transform: Any) -> np.ndarray:

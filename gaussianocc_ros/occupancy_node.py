@@ -39,6 +39,7 @@ from gaussianocc_ros.camera_rig import CameraRig, RigIncomplete
 from gaussianocc_ros.diagnostics import NodeStatistics, diagnostic_array
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.parameters import declare_parameters
+from gaussianocc_ros.stamps import stamp_ns
 
 _WARN_PERIOD = 5.0  # s between two warnings of one kind
 _REPLAY_QUEUE = 8  # sets; one image can complete several
@@ -182,7 +183,7 @@ class OccupancyNode(LifecycleNode):
 
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         self._last_arrival[camera] = time.monotonic()
-        for complete in self._builder.add(camera, conversions.stamp_ns(message.header), message):
+        for complete in self._builder.add(camera, stamp_ns(message.header), message):
             full = len(self._waiting) == self._waiting.maxlen
             self._waiting.append((complete, time.perf_counter()))  # drops the oldest if full
             if full:
@@ -268,8 +269,8 @@ class OccupancyNode(LifecycleNode):
         except conversions.ImageError as error:
             raise RigIncomplete("undecodable image", f"camera {camera}: {error}") from None
 
-    def _publish(self, prediction: OccupancyPrediction, stamp_ns: int) -> None:
-        where = (stamp_ns, self.parameters.ego_frame)
+    def _publish(self, prediction: OccupancyPrediction, stamp: int) -> None:
+        where = (stamp, self.parameters.ego_frame)
         self._occupancy.publish(conversions.encode_occupancy(prediction, *where))
         if self._points is not None and self._points.get_subscription_count():
             self._points.publish(conversions.encode_points(prediction, *where))

@@ -15,7 +15,6 @@ from rclpy.exceptions import ParameterException, ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from gaussianocc_core.config import load_rig
 from gaussianocc_core.errors import ConfigError
 
 MAX_CAMERAS = 32
@@ -99,7 +98,11 @@ class NodeParameters:
 
     @property
     def camera_names(self) -> tuple[str, ...]:
-        return self.cameras or (load_rig(self.rig_file).names if self.rig_file else ())
+        if self.cameras or not self.rig_file:
+            return self.cameras
+        from gaussianocc_core.config import load_rig  # imports torch; the bag player reads parameters without it
+
+        return load_rig(self.rig_file).names
 
     @property
     def anchor(self) -> str:

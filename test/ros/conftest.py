@@ -114,7 +114,7 @@ def checkpoint(tmp_path_factory):
 def header(stamp_ns, frame_id):
     from std_msgs.msg import Header
 
-    from gaussianocc_ros.conversions import time_message
+    from gaussianocc_ros.stamps import time_message
 
     return Header(stamp=time_message(stamp_ns), frame_id=frame_id)
 

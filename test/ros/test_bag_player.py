@@ -21,8 +21,8 @@ from tf2_msgs.msg import TFMessage
 
 from gaussianocc_core.errors import BagError
 from gaussianocc_ros.bag_player import BagPlayer, ReplayError, _parse
-from gaussianocc_ros.conversions import stamp_ns
 from gaussianocc_ros.msg import SemanticOccupancy
+from gaussianocc_ros.stamps import stamp_ns
 
 MS = 1_000_000
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -216,6 +216,18 @@ def test_absent_bag_ends_the_process_with_status_2(spawn, tmp_path):
     )
 
 
+def test_replay_ends_with_status_0_and_a_summary_and_ctrl_c_with_130(spawn, make, tmp_path):
+    bag = record_drive(tmp_path / "drive", make)
+    whole = spawn("-m", "gaussianocc_ros.bag_player", bag, "--rate", 0, "--wait", 0)
+    looping = spawn("-m", "gaussianocc_ros.bag_player", bag, "--loop", "--wait", 0.1)
+    assert whole.wait() == 0
+    whole.wait_for("played 46 messages on 8 topics")
+    looping.wait_for("nobody listens")
+    assert looping.stop() == 130
+    for process in (whole, looping):
+        assert "Traceback" not in process.output
+
+
 # ---- steps ---------------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +291,12 @@ def test_step_gives_up_when_the_node_dies(graph, node, replay, make, tmp_path):
 
 
 def test_stamp_of_a_big_endian_recording_is_read_from_its_bytes():
-    from gaussianocc_ros.conversions import cdr_stamp_ns
+    from gaussianocc_ros.stamps import cdr_stamp_ns
 
     assert cdr_stamp_ns(b"\x00\x00\x00\x00" + (5).to_bytes(4, "big") + (7).to_bytes(4, "big")) == 5_000_000_007
+
+
+def test_player_starts_without_torch(spawn):
+    """Seconds on a small computer."""
+    code = "import sys, gaussianocc_ros.bag_player; sys.exit('torch' in sys.modules)"
+    assert spawn("-c", code).wait() == 0

@@ -21,7 +21,7 @@ from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, PALETTE
 from gaussianocc_core.errors import CalibrationError
 from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
-from gaussianocc_ros import conversions, ros_compat
+from gaussianocc_ros import conversions, ros_compat, stamps
 from gaussianocc_ros.conversions import ImageError, decode_camera_info, decode_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -217,9 +217,9 @@ def test_transform_without_a_rotation_is_refused(w):
 
 def test_stamp_is_read_from_serialised_bytes_to_the_nanosecond():
     message = CompressedImage()
-    message.header.stamp = conversions.time_message(1_532_402_927_612_460_001)
-    assert conversions.stamp_ns(message.header) == 1_532_402_927_612_460_001
-    assert conversions.cdr_stamp_ns(serialize_message(message)) == 1_532_402_927_612_460_001
+    message.header.stamp = stamps.time_message(1_532_402_927_612_460_001)
+    assert stamps.stamp_ns(message.header) == 1_532_402_927_612_460_001
+    assert stamps.cdr_stamp_ns(serialize_message(message)) == 1_532_402_927_612_460_001
 
 
 # ---- occupancy -----------------------------------------------------------------------------------------------------

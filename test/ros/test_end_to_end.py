@@ -18,8 +18,9 @@ from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.camera_rig import CameraRig
-from gaussianocc_ros.conversions import decode_image, decode_transform, stamp_ns
+from gaussianocc_ros.conversions import decode_image, decode_transform
 from gaussianocc_ros.msg import SemanticOccupancy
+from gaussianocc_ros.stamps import stamp_ns
 
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
 PARAMETERS = "config/ros/occupancy_node.yaml"

@@ -19,8 +19,8 @@ from visualization_msgs.msg import MarkerArray
 
 from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_ros import ros_compat
-from gaussianocc_ros.conversions import stamp_ns
 from gaussianocc_ros.msg import SemanticOccupancy
+from gaussianocc_ros.stamps import stamp_ns
 
 MS = 1_000_000
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)

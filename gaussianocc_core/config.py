@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import types
 import typing
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ import yaml
 from gaussianocc_core.data.labels import CLASS_NAMES
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry import transforms
+from gaussianocc_core.geometry.cameras import view_rotation
 from gaussianocc_core.types import Cameras, Lattice, VoxelGrid
 
 
@@ -161,10 +161,6 @@ def _check_keys(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") -
 
 # ---- camera rigs ---------------------------------------------------------------------------------------------------
 
-# Columns are the optical axes (x right, y down, z forward) of a camera that looks along ego x, in the ego frame.
-_OPTICAL_IN_EGO = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
-
-
 @dataclass(frozen=True)
 class _View:
     """Viewing direction, degrees: yaw to the left, pitch up, roll clockwise as seen from behind the camera."""
@@ -184,15 +180,6 @@ class _RigCamera:
     distortion: tuple[float, ...] = ()
     rotation: tuple[float, float, float, float] | None = None  # T_ego_cam as w, x, y, z
     view: _View | None = None  # or this instead
-
-
-def view_rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """Rotation of T_ego_cam (3, 3) of a camera that looks along yaw (left), pitch (up), roll (clockwise); degrees."""
-    y, p, r = (math.radians(angle) for angle in (yaw, pitch, roll))
-    about_z = np.array([[math.cos(y), -math.sin(y), 0], [math.sin(y), math.cos(y), 0], [0, 0, 1.0]])
-    about_y = np.array([[math.cos(p), 0, -math.sin(p)], [0, 1.0, 0], [math.sin(p), 0, math.cos(p)]])
-    about_x = np.array([[1.0, 0, 0], [0, math.cos(r), -math.sin(r)], [0, math.sin(r), math.cos(r)]])
-    return about_z @ about_y @ about_x @ _OPTICAL_IN_EGO
 
 
 def load_rig(path: str | Path) -> Cameras:

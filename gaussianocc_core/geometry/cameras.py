@@ -9,12 +9,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.types import Cameras
+
+# Columns are the optical axes (x right, y down, z forward) of a camera that looks along ego x, in the ego frame.
+_OPTICAL_IN_EGO = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+
+
+def view_rotation(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Float[np.ndarray, "3 3"]:
+    """Rotation of T_ego_cam of a camera that looks yaw degrees to the left, pitch up, rolled clockwise."""
+    y, p, r = np.radians([yaw, pitch, roll])
+    about_z = np.array([[np.cos(y), -np.sin(y), 0], [np.sin(y), np.cos(y), 0], [0, 0, 1]])
+    about_y = np.array([[np.cos(p), 0, -np.sin(p)], [0, 1, 0], [np.sin(p), 0, np.cos(p)]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(r), -np.sin(r)], [0, np.sin(r), np.cos(r)]])
+    return about_z @ about_y @ about_x @ _OPTICAL_IN_EGO
 
 
 def scale_intrinsics(

@@ -15,19 +15,9 @@ import torch
 from jaxtyping import Float
 
 from gaussianocc_core.errors import CalibrationError
+from gaussianocc_core.geometry.cameras import view_rotation
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.types import EQUIDISTANT, PINHOLE, Cameras
-
-_OPTICAL_IN_BODY = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # x right, y down, z forward
-
-
-def view_rotation(yaw: float, pitch: float = 0.0, roll: float = 0.0) -> Float[np.ndarray, "3 3"]:
-    """Rotation of T_ego_cam for a camera that looks yaw degrees to the left and pitch degrees up."""
-    y, p, r = (math.radians(angle) for angle in (yaw, pitch, roll))
-    turn = np.array([[math.cos(y), -math.sin(y), 0], [math.sin(y), math.cos(y), 0], [0, 0, 1]])
-    tilt = np.array([[math.cos(p), 0, -math.sin(p)], [0, 1, 0], [math.sin(p), 0, math.cos(p)]])
-    lean = np.array([[1, 0, 0], [0, math.cos(r), -math.sin(r)], [0, math.sin(r), math.cos(r)]])
-    return turn @ tilt @ lean @ _OPTICAL_IN_BODY
 
 
 def _cameras(rows, width: int, height: int, model: str, distortion=()) -> Cameras:

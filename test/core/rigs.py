@@ -4,7 +4,7 @@
 import numpy as np
 import torch
 
-from gaussianocc_core.config import view_rotation
+from gaussianocc_core.geometry.cameras import view_rotation
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.types import Cameras
 

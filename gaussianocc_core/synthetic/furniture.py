@@ -206,7 +206,7 @@ def traffic_light(rng, arm: float = 3.2, green: bool = True) -> Shapes:
         shapes.box((-0.14, y, z), (0.24, 0.36, 1.0), (0.025, 0.025, 0.025), PLAIN)
         lamps = (((0.5, 0.02, 0.01), not green), ((0.5, 0.30, 0.01), False), ((0.02, 0.5, 0.16), green))
         for k, (colour, on) in enumerate(lamps):
-            shade = colour if on else tuple(0.12 * c for c in colour)
+            shade = colour if on else _shade(colour, 0.12)
             shapes.ellipsoid((-0.26, y, z + 0.31 - 0.31 * k), (0.05, 0.11, 0.11), shade, LAMP, m=(4.0 if on else 0.0,))
     return shapes
 

@@ -99,7 +99,8 @@ def _cone(f, p, ox, oy, oz, dx, dy, dz):
 
 
 @njit(error_model="numpy")
-def _ellipsoid(f, p, ox, oy, oz, dx, dy, dz):
+def _ellipsoid(f, p, ox, oy, oz, dx, dy, dz, fringe):
+    """`fringe` > 0 frays the outline: where the ray only grazes a crown of leaves, noise decides."""
     rx, ry = ox - f[p, PX], oy - f[p, PY]
     lx, ly, lz = (
         (f[p, COS] * rx + f[p, SIN] * ry) / f[p, A],
@@ -112,8 +113,20 @@ def _ellipsoid(f, p, ox, oy, oz, dx, dy, dz):
     disc = b * b - a * (lx * lx + ly * ly + lz * lz - 1.0)
     if disc <= 0.0:
         return MISS
-    t = (-b - math.sqrt(disc)) / a
-    return t if t > _NEAR else MISS
+    root = math.sqrt(disc)
+    t = (-b - root) / a
+    if t <= _NEAR:
+        return MISS
+    if fringe > 0.0:
+        nx, ny, nz = (lx + t * ex) / f[p, A], (ly + t * ey) / f[p, B], (lz + t * ez) / f[p, C]
+        facing = root / math.sqrt(nx * nx + ny * ny + nz * nz)  # cosine between the ray and the normal
+        if facing < 0.96 * fringe:
+            x, y, z, seed = ox + t * dx, oy + t * dy, oz + t * dz, int(f[p, SEED])
+            ragged = 0.36 + 0.34 * noise3(x * 3.1, y * 3.1, z * 3.1, seed)
+            ragged += 0.26 * noise3(x * 9.0, y * 9.0, z * 9.0, seed + 1)
+            if facing < fringe * ragged:
+                return MISS
+    return t
 
 
 @njit(error_model="numpy")
@@ -188,20 +201,11 @@ def intersect(f, i, p, ox, oy, oz, dx, dy, dz, footprint_per_metre):
         return _capsule(f, p, ox, oy, oz, dx, dy, dz)
     if kind == CYLINDER:
         return _cylinder(f, p, ox, oy, oz, dx, dy, dz)
-    t = _ellipsoid(f, p, ox, oy, oz, dx, dy, dz)
-    if t < MISS and i[p, MATERIAL] == FOLIAGE:
-        # Leaves fray the outline: where the ray only grazes the crown, noise decides; not so far away.
-        x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-        nx, ny, nz, _, _, _, _ = surface(f, i, p, x, y, z)
-        seed = int(f[p, SEED])
-        fringe = clamp(1.0 - t * footprint_per_metre / 0.12, 0.0, 1.0)
-        facing = -(nx * dx + ny * dy + nz * dz)
-        ragged = (
-            0.36 + 0.34 * noise3(x * 3.1, y * 3.1, z * 3.1, seed) + 0.26 * noise3(x * 9.0, y * 9.0, z * 9.0, seed + 1)
-        )
-        if facing < fringe * ragged:
-            return MISS
-    return t
+    fringe = 0.0
+    if i[p, MATERIAL] == FOLIAGE:
+        distance = math.sqrt((f[p, PX] - ox) ** 2 + (f[p, PY] - oy) ** 2 + (f[p, PZ] - oz) ** 2)
+        fringe = clamp(1.0 - distance * footprint_per_metre / 0.12, 0.0, 1.0)
+    return _ellipsoid(f, p, ox, oy, oz, dx, dy, dz, fringe)
 
 
 @njit(error_model="numpy")

@@ -47,7 +47,8 @@ from gaussianocc_core.synthetic.shapes import (
 )  # fmt: skip
 
 CELL = (2.0, 2.0, 2.0)  # m, of the acceleration grid
-_OCCLUSION_REACH = 0.45  # m; things darken the ground this close to them, so cells list what is this close, too
+_SLACK = 0.01  # m by which cells reach further, against rounding at their borders
+_OCCLUSION_REACH = 0.45  # m; things darken the ground this close to them
 MAX_RANGE = 400.0  # m; beyond is sky
 
 # Entries of the light vector: sun direction and colour, sky colours, clouds, haze per metre, exposure.
@@ -98,8 +99,8 @@ def _grid_pairs(floats, ints, lows, highs, low, shape, first, cells, prims):
                 for k in range(max(k0, 0), min(k1, shape[2] - 1) + 1):
                     if overlaps_cell(
                         floats, ints, p, low[0] + (i + 0.5) * CELL[0], low[1] + (j + 0.5) * CELL[1],
-                        low[2] + (k + 0.5) * CELL[2], 1.0, 0.0, 0.5 * CELL[0] + _OCCLUSION_REACH,
-                        0.5 * CELL[1] + _OCCLUSION_REACH, 0.5 * CELL[2] + 0.01,
+                        low[2] + (k + 0.5) * CELL[2], 1.0, 0.0, 0.5 * CELL[0] + _SLACK,
+                        0.5 * CELL[1] + _SLACK, 0.5 * CELL[2] + _SLACK,
                     ):  # fmt: skip
                         if count < len(cells):
                             cells[count] = (i * shape[1] + j) * shape[2] + k
@@ -141,12 +142,11 @@ class Caster:
 
     def _list(self, table: PrimitiveTable, first: int) -> tuple[np.ndarray, np.ndarray]:
         lows, highs = table.bounds()
-        margin = np.array([_OCCLUSION_REACH, _OCCLUSION_REACH, 0.01])
         size = 64 * len(table) + 1024
         while True:
             cells, prims = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int32)
             count = _grid_pairs(
-                table.floats, table.ints, lows - margin, highs + margin, self._low, self._shape, first, cells, prims
+                table.floats, table.ints, lows - _SLACK, highs + _SLACK, self._low, self._shape, first, cells, prims
             )
             if count <= size:
                 return cells[:count], prims[:count]
@@ -254,32 +254,33 @@ def _cast(scene, ox, oy, oz, dx, dy, dz, footprint):
 def _ground_occlusion(scene, x, y, z):
     """How much of the sky the ground at (x, y) sees past the things that stand on it; 1 in the open."""
     floats, ints, start, items, low, shape = scene[0], scene[1], scene[2], scene[3], scene[4], scene[6]
-    i, j, k = int((x - low[0]) / CELL[0]), int((y - low[1]) / CELL[1]), int((z - low[2]) / CELL[2])
-    if x < low[0] or y < low[1] or i >= shape[0] or j >= shape[1]:
-        return 1.0
-    cell = (i * shape[1] + j) * shape[2] + k
+    i0, i1 = int((x - _OCCLUSION_REACH - low[0]) / CELL[0]), int((x + _OCCLUSION_REACH - low[0]) / CELL[0])
+    j0, j1 = int((y - _OCCLUSION_REACH - low[1]) / CELL[1]), int((y + _OCCLUSION_REACH - low[1]) / CELL[1])
+    k = int((z - low[2]) / CELL[2])
     dark = 0.0
-    for n in range(start[cell], start[cell + 1]):
-        p = items[n]
-        kind = ints[p, KIND]
-        if kind >= CAPSULE:
-            continue
-        bottom = floats[p, PZ] - floats[p, C] - z
-        if bottom > 0.7:
-            continue
-        rx, ry = x - floats[p, PX], y - floats[p, PY]
-        if kind in (BOX, ELLIPSOID):
-            u, v = (
-                abs(floats[p, COS] * rx + floats[p, SIN] * ry) - floats[p, A],
-                abs(-floats[p, SIN] * rx + floats[p, COS] * ry) - floats[p, B],
-            )
-            distance = math.sqrt(max(u, 0.0) ** 2 + max(v, 0.0) ** 2)
-            if distance == 0.0:
-                distance = 0.3 * max(u, v)  # deeper under it is darker
-        else:
-            distance = max(0.0, math.sqrt(rx * rx + ry * ry) - max(floats[p, A], floats[p, B]))
-        near = clamp(1.0 - distance / _OCCLUSION_REACH, 0.0, 1.6)
-        dark = max(dark, near * near * clamp(1.0 - bottom / 0.7, 0.0, 1.0) * (0.45 if kind != ELLIPSOID else 0.3))
+    for i in range(max(i0, 0), min(i1, shape[0] - 1) + 1):
+        for j in range(max(j0, 0), min(j1, shape[1] - 1) + 1):
+            cell = (i * shape[1] + j) * shape[2] + k
+            for n in range(start[cell], start[cell + 1]):
+                p = items[n]
+                kind = ints[p, KIND]
+                if kind >= CAPSULE:
+                    continue
+                bottom = floats[p, PZ] - floats[p, C] - z
+                if bottom > 0.7:
+                    continue
+                rx, ry = x - floats[p, PX], y - floats[p, PY]
+                if kind in (BOX, ELLIPSOID):
+                    u = abs(floats[p, COS] * rx + floats[p, SIN] * ry) - floats[p, A]
+                    v = abs(-floats[p, SIN] * rx + floats[p, COS] * ry) - floats[p, B]
+                    distance = math.sqrt(max(u, 0.0) ** 2 + max(v, 0.0) ** 2)
+                    if distance == 0.0:
+                        distance = 0.3 * max(u, v)  # deeper under it is darker
+                else:
+                    distance = max(0.0, math.sqrt(rx * rx + ry * ry) - max(floats[p, A], floats[p, B]))
+                near = clamp(1.0 - distance / _OCCLUSION_REACH, 0.0, 1.6)
+                weight = 0.3 if kind == ELLIPSOID else 0.45
+                dark = max(dark, weight * near * near * clamp(1.0 - bottom / 0.7, 0.0, 1.0))
     return 1.0 - min(dark, 0.85)
 
 

@@ -7,12 +7,11 @@ ros2 launch gaussianocc_ros occ.launch.py bag:=bags/scene-0061 rviz:=true
 import os
 
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-
-from launch import LaunchDescription
 
 PACKAGE = "gaussianocc_ros"
 
@@ -55,6 +54,8 @@ def _processes(context, share):
             name="occupancy_node",
             namespace=given.get("namespace", ""),
             parameters=[given["params_file"], {**overrides, "use_sim_time": sim_time}],
+            # Threads that wait must not spin: on a robot other processes need the cores.
+            additional_env={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")},
             on_exit=Shutdown(reason="the occupancy node ended"),  # a bad start-up state ends the launch too
             **common,
         ),

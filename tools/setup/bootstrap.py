@@ -67,7 +67,7 @@ class Plan:
 
     def packages_key(self) -> str:
         # The path, because a venv does not survive being moved.
-        return digest([*self.locks], [str(ROOT), self.ros_distro, self.torch])
+        return digest([*self.locks, SETUP / "venv_hook.py"], [str(ROOT), self.ros_distro, self.torch])
 
     def messages_key(self) -> str:
         sources = [ROOT / "CMakeLists.txt", ROOT / "package.xml"]

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from gaussianocc_core import losses
+from gaussianocc_core import losses, metrics
 from gaussianocc_core.checkpoint import Provenance, save_model
 from gaussianocc_core.config import ModelConfig, load_config, to_dict
 from gaussianocc_core.data.labels import FREE
@@ -60,8 +60,10 @@ class TrainConfig:
     learning_rate: float = 2e-3  # peak of the one-cycle schedule
     weight_decay: float = 0.01
     part: float = 0.5  # of the lattice's length and width that a step works on, at a random place
+    calibration_samples: int = 16  # training keyframes that the offset of the free logit is measured on
     norm_momentum: float = 0.03  # steps see one sample: the statistics that inference uses average over some thirty
     seen_voxels: int = 20000  # per step, of mask_camera
+    surface_share: float = 0.5  # of them from occupied voxels, which are one in twenty of what cameras see
     hidden_voxels: int = 5000  # per step, of the rest: what is behind things is a guess, but a consistent one
     hidden_weight: float = 0.25
     # Nine in ten visible voxels are free. The published 1/sqrt(frequency) is meant for pixels; on voxels it makes the
@@ -173,12 +175,18 @@ def _draw_voxels(
         for axis in range(3)
     ]
     in_part = inside[0][:, None, None] & inside[1][None, :, None] & inside[2][None, None, :]
-    seen = np.flatnonzero(in_part & sample.mask_camera)
-    hidden = np.flatnonzero(in_part & ~sample.mask_camera)
-    return (
-        random.choice(seen, min(config.seen_voxels, len(seen))) if len(seen) else seen,
-        random.choice(hidden, min(config.hidden_voxels, len(hidden))) if len(hidden) else hidden,
+    seen = in_part & sample.mask_camera
+    surfaces = round(config.seen_voxels * config.surface_share)
+    draws = (
+        (seen & (sample.semantics != FREE), surfaces),
+        (seen, config.seen_voxels - surfaces),
+        (in_part & ~sample.mask_camera, config.hidden_voxels),
     )
+    drawn = []
+    for chosen, count in draws:
+        index = np.flatnonzero(chosen)
+        drawn.append(random.choice(index, count) if len(index) else index)
+    return np.concatenate(drawn[:2]), drawn[2]
 
 
 def balanced_class_weights(samples: Sequence[PreparedSample], power: float) -> Float[np.ndarray, " K"]:
@@ -229,10 +237,34 @@ def train(config: TrainConfig) -> Path:
             _log.warning("stopped after %d of %d steps; the model so far is kept", done, config.steps)
     minutes, cpu_minutes = (time.monotonic() - started) / 60, (time.process_time() - started_cpu) / 60
     _log.info("%d steps in %.1f min, %.1f CPU minutes", done, minutes, cpu_minutes)
+    calibrate_free_space(model.eval(), samples, config)
     path = output / "model.safetensors"
     provenance = Provenance(config.training_note, commit=_commit(), seed=config.seed, steps=done)
     save_model(path, model.eval(), config.model, provenance, half=True)
     return path
+
+
+@torch.no_grad()
+def calibrate_free_space(model: GaussianOcc, samples: Sequence[PreparedSample], config: TrainConfig) -> float:
+    """Finds the shift of the free logit that makes the most of IoU and off-the-ground IoU, builds it in, returns it.
+
+    Training draws surfaces far more often than they occur, so the raw network claims too much.
+    """
+    shifts = np.arange(0.0, 6.01, 0.5)
+    confusions = [np.zeros((FREE + 1, FREE + 1), dtype=np.int64) for _ in shifts]
+    device = model.points.device
+    for sample in samples[:: max(1, len(samples) // config.calibration_samples)]:
+        images = torch.from_numpy(sample.images).to(device).permute(0, 3, 1, 2)[None].float() / 255.0
+        field = model(images, [model.plan(sample.cameras.to(device))])
+        logits = lattice_geometry.resample(field.logits, model.lattice, config.model.grid)[0]
+        free, (best, label) = logits[FREE], logits[:FREE].max(dim=0)
+        for shift, confusion in zip(shifts, confusions, strict=True):
+            labels = torch.where(best > free + shift, label, FREE).to(torch.uint8).cpu().numpy()
+            confusion += metrics.confusion_matrix(sample.semantics, labels, sample.mask_camera)
+    scores = [metrics.occupancy_summary(confusion) for confusion in confusions]
+    shift = float(shifts[int(np.argmax([score["iou"] + score["non_ground_iou"] for score in scores]))])
+    model.voxel_decoder.class_offset[FREE] += shift
+    return shift
 
 
 def _load_samples(config: TrainConfig) -> list[PreparedSample]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -61,6 +63,13 @@ class VoxelDecoder(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.normal_(module.weight, std=(2.0 / (27 * module.out_channels)) ** 0.5)
+
+    @property
+    def class_offset(self) -> Tensor:
+        """(K,) the constant part of the logits: the bias of the batch norm behind the class layer."""
+        class_layer = self.head[-1]
+        assert isinstance(class_layer, nn.Sequential)
+        return cast(nn.BatchNorm3d, class_layer[1]).bias
 
     def forward(self, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B K X Y Z"]:
         x = self.dres0(volume)

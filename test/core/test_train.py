@@ -114,3 +114,16 @@ def test_training_without_data_names_the_folder(tmp_path, capsys):
     config.write_text(f"output: {tmp_path / 'run'}\ndata: {{dataroot: {tmp_path / 'none'}}}\n")
     assert train.main([str(config)]) == 2
     assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_calibration_quietens_a_network_that_fills_space():
+    torch.manual_seed(0)
+    model = build_model(SMALL).eval()
+    with torch.no_grad():
+        model.voxel_decoder.class_offset[CLASS_ID["car"]] = 2.0  # claims a car nearly everywhere
+    before = model.voxel_decoder.class_offset[FREE].item()
+    sample = replace(street(), mask_camera=np.ones(SMALL.grid.shape, dtype=bool))
+    shift = train.calibrate_free_space(model, [sample], CONFIG)
+    assert shift > 0
+    assert model.voxel_decoder.class_offset[FREE].item() == pytest.approx(before + shift)
+    assert train.calibrate_free_space(model, [sample], CONFIG) == 0.0  # at its best already

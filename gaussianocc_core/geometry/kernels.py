@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numba kernels whose disk cache notices edits in the modules that they call.
-
-Numba's own check looks at the kernel's file only, so an edit in a helper module would go on running as the old code.
-"""
+"""How this project decorates Numba code: kernels with a disk cache, and the functions that they call."""
 
 from __future__ import annotations
 
@@ -15,7 +12,10 @@ from numba import njit
 
 
 def cached_kernel(*modules: ModuleType, **options) -> Callable[[Callable], Callable]:
-    """`njit(cache=True, **options)` that recompiles when one of `modules` has changed on disk."""
+    """`njit(cache=True, **options)` that recompiles when one of `modules` has changed on disk.
+
+    Numba's own check looks at the kernel's file only, so an edit in a helper would go on running as the old code.
+    """
 
     def decorate(function: Callable) -> Callable:
         kernel = njit(cache=True, **options)(function)
@@ -28,3 +28,12 @@ def cached_kernel(*modules: ModuleType, **options) -> Callable[[Callable], Calla
         return kernel
 
     return decorate
+
+
+def inner(function: Callable) -> Callable:
+    """`njit` for functions that only kernels call and that allocate nothing.
+
+    Without `_nrt`, each call counts references to its arrays with atomic adds that threads contend for: a third of the
+    street world's rendering time (measured 2026-11).
+    """
+    return njit(error_model="numpy", _nrt=False)(function)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from gaussianocc_core.data.labels import CLASS_ID
-from gaussianocc_core.geometry.kernels import cached_kernel
+from gaussianocc_core.geometry.kernels import cached_kernel, inner
 from gaussianocc_core.synthetic import noise
 from gaussianocc_core.synthetic.noise import (
     band,
@@ -42,7 +40,7 @@ TERRAIN = CLASS_ID["terrain"]
 KERB_STONE = 0.22  # m, top of the kerb
 
 
-@njit(error_model="numpy")
+@inner
 def road_frame(x, y, segments):
     """(s, d) of the nearest point of the centre line; the first and last segment go on for ever."""
     best_s, best_d = 0.0, 1e9
@@ -65,7 +63,7 @@ def road_frame(x, y, segments):
     return best_s, best_d
 
 
-@njit(error_model="numpy")
+@inner
 def kerb_distance(x, y, segments, crosses, g):
     """Metres outside the kerb (negative on the road), s, d; index of the crossing street near (-1: none), s2, d2."""
     s, d = road_frame(x, y, segments)
@@ -93,7 +91,7 @@ def kerb_distance_at(x, y, segments, crosses, g):
     return kerb_distance(x, y, segments, crosses, g)[0]
 
 
-@njit
+@inner
 def ground_class(e, d, g):
     verge, walk, plaza = g[VERGE_R], g[WALK_R], g[PLAZA_R]
     if d > 0.0:
@@ -109,7 +107,7 @@ def ground_class(e, d, g):
     return TERRAIN
 
 
-@njit(error_model="numpy")
+@inner
 def cast_ground(ox, oy, oz, dx, dy, dz, segments, crosses, g):
     """Distance to the ground along a ray that starts above it, and whether that is a kerb face; 1e30: never."""
     if dz > -1e-6:
@@ -137,7 +135,7 @@ def cast_ground(ox, oy, oz, dx, dy, dz, segments, crosses, g):
     return b, True
 
 
-@njit
+@inner
 def _asphalt(x, y, s, d, e, ax, ay, length, fp, g):
     seed = int(g[GROUND_SEED])
     tone = g[TONE]
@@ -168,7 +166,7 @@ def _asphalt(x, y, s, d, e, ax, ay, length, fp, g):
     return value * 1.0, value * 0.99, value * 0.97
 
 
-@njit
+@inner
 def _manhole(s, d, fp, g):
     """Coverage and shade of a manhole cover."""
     seed = int(g[GROUND_SEED])
@@ -181,7 +179,7 @@ def _manhole(s, d, fp, g):
     return band(r, -1.0, 0.34, fp), ring
 
 
-@njit
+@inner
 def _marking_cover(s, d, e, near, s2, d2, fp_s, fp_d, g, crosses):
     """Share of the pixel that is painted: white, yellow."""
     white, yellow = 0.0, 0.0
@@ -236,7 +234,7 @@ def _marking_cover(s, d, e, near, s2, d2, fp_s, fp_d, g, crosses):
     return white, yellow
 
 
-@njit
+@inner
 def _pavement(x, y, s, d, ax, ay, length, fp, g):
     seed = int(g[GROUND_SEED])
     size = g[PAVER]
@@ -255,7 +253,7 @@ def _pavement(x, y, s, d, ax, ay, length, fp, g):
     return value * (1.0 + warm), value * 0.96, value * (0.88 - warm)
 
 
-@njit
+@inner
 def _grass(x, y, ax, ay, length, fp, g):
     seed = int(g[GROUND_SEED])
     n = 0.34 * stretched2(x, y, ax, ay, length, 0.045, fp, seed + 40)
@@ -270,7 +268,7 @@ def _grass(x, y, ax, ay, length, fp, g):
     return r * value, gr * value, b * value
 
 
-@njit
+@inner
 def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
     """Linear albedo and class of a ground point; the pixel is `fp_along` metres long towards (ax, ay)."""
     e, s, d, near, s2, d2 = kerb_distance(x, y, segments, crosses, g)
@@ -315,7 +313,7 @@ def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
     return r, gr, b, label
 
 
-@njit
+@inner
 def _tangent(s, segments):
     """Unit direction of the centre line at s."""
     k = 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from gaussianocc_core.geometry.kernels import inner
 from gaussianocc_core.synthetic.noise import clamp, noise3
 from gaussianocc_core.synthetic.shapes import (
     BOX,
@@ -35,7 +34,7 @@ MISS = 1e30
 _NEAR = 1e-4
 
 
-@njit(error_model="numpy")
+@inner
 def _box(f, p, ox, oy, oz, dx, dy, dz):
     rx, ry, rz = ox - f[p, PX], oy - f[p, PY], oz - f[p, PZ]
     lx, ly = f[p, COS] * rx + f[p, SIN] * ry, -f[p, SIN] * rx + f[p, COS] * ry
@@ -74,7 +73,7 @@ def _box(f, p, ox, oy, oz, dx, dy, dz):
     return enter if _NEAR < enter < leave else MISS
 
 
-@njit(error_model="numpy")
+@inner
 def _cone(f, p, ox, oy, oz, dx, dy, dz):
     rx, ry, rz = ox - f[p, PX], oy - f[p, PY], oz - f[p, PZ]
     k = (f[p, B] - f[p, A]) / (2.0 * f[p, C])
@@ -98,7 +97,7 @@ def _cone(f, p, ox, oy, oz, dx, dy, dz):
     return best
 
 
-@njit(error_model="numpy")
+@inner
 def _ellipsoid(f, p, ox, oy, oz, dx, dy, dz, fringe):
     """`fringe` > 0 frays the outline: where the ray only grazes a crown of leaves, noise decides."""
     rx, ry = ox - f[p, PX], oy - f[p, PY]
@@ -129,7 +128,7 @@ def _ellipsoid(f, p, ox, oy, oz, dx, dy, dz, fringe):
     return t
 
 
-@njit(error_model="numpy")
+@inner
 def _capsule(f, p, ox, oy, oz, dx, dy, dz):
     rx, ry, rz = ox - f[p, PX], oy - f[p, PY], oz - f[p, PZ]
     ax, ay, az, radius = f[p, A], f[p, B], f[p, C], f[p, K0]
@@ -158,7 +157,7 @@ def _capsule(f, p, ox, oy, oz, dx, dy, dz):
     return t if t > _NEAR else MISS
 
 
-@njit(error_model="numpy")
+@inner
 def _cylinder(f, p, ox, oy, oz, dx, dy, dz):
     rx, ry, rz = ox - f[p, PX], oy - f[p, PY], oz - f[p, PZ]
     ax, ay, az, radius = f[p, A], f[p, B], f[p, C], f[p, K0]
@@ -189,7 +188,7 @@ def _cylinder(f, p, ox, oy, oz, dx, dy, dz):
     return t
 
 
-@njit
+@inner
 def intersect(f, i, p, ox, oy, oz, dx, dy, dz, footprint_per_metre):
     """Distance along the unit ray to the primitive of row p, or MISS."""
     kind = i[p, KIND]
@@ -208,7 +207,7 @@ def intersect(f, i, p, ox, oy, oz, dx, dy, dz, footprint_per_metre):
     return _ellipsoid(f, p, ox, oy, oz, dx, dy, dz, fringe)
 
 
-@njit(error_model="numpy")
+@inner
 def surface(f, i, p, x, y, z):
     """Unit normal, the point in the primitive's frame, and the face (BOX: 0 front 1 back 2 left 3 right 4 top 5 bottom;
     CYLINDER: 0 tread, 1 disc) at a world point on the primitive."""
@@ -276,7 +275,7 @@ def surface(f, i, p, x, y, z):
     return nx * norm, ny * norm, nz * norm, h * length, math.atan2(ny, nx), rz, 0
 
 
-@njit
+@inner
 def _rectangles_overlap(x, y, c, s, ax, ay, hx, hy):
     """Separating axes: rectangle of half sizes (ax, ay) at (x, y) turned by (c, s) against the centred one (hx, hy)."""
     ac, as_ = abs(c), abs(s)
@@ -286,7 +285,7 @@ def _rectangles_overlap(x, y, c, s, ax, ay, hx, hy):
     return not (abs(u) > ax + ac * hx + as_ * hy or abs(v) > ay + as_ * hx + ac * hy)
 
 
-@njit(error_model="numpy")
+@inner
 def overlaps_cell(f, i, p, cx, cy, cz, c, s, hx, hy, hz):
     """Whether the solid primitive touches the upright cell at (cx, cy, cz), yaw (c, s), half sizes (hx, hy, hz)."""
     kind = i[p, KIND]

@@ -7,6 +7,7 @@ import math
 
 from numba import njit
 
+from gaussianocc_core.geometry.kernels import inner
 from gaussianocc_core.synthetic.noise import (
     band,
     clamp,
@@ -52,7 +53,7 @@ BRICK, PLASTER, RIBBON, CURTAIN = range(4)
 GLASS = (0.035, 0.045, 0.052)
 
 
-@njit
+@inner
 def _brick(u, v, fp, seed, r, g, b):
     row = math.floor(v / 0.075)
     x = u / 0.24 + 0.5 * (int(row) & 1)
@@ -63,7 +64,7 @@ def _brick(u, v, fp, seed, r, g, b):
     return mix(r * shade, 0.34, 0.55 * joint), mix(g * shade, 0.32, 0.55 * joint), mix(b * shade, 0.29, 0.55 * joint)
 
 
-@njit
+@inner
 def _plaster(u, v, fp, seed, r, g, b):
     shade = 1.0 + 0.10 * octave2(u, v, 0.07, fp, seed) + 0.10 * octave2(u, v, 0.33, fp, seed + 1)
     shade += 0.08 * octave2(u, v, 0.022, fp, seed + 4) + 0.10 * octave2(u, v, 1.4, fp, seed + 2)
@@ -73,7 +74,7 @@ def _plaster(u, v, fp, seed, r, g, b):
     return r * shade, g * shade, b * shade
 
 
-@njit
+@inner
 def _window(u, v, bottom, top, fu, fv, i, j, seed, ry):
     """Glass behind a frame; (u, v) within the opening, both 0-1. Albedo and how much sky the glass mirrors."""
     frame = 1.0 - band(u, 0.07, 0.93, fu) * band(v, 0.06, 0.94, fv)
@@ -96,7 +97,7 @@ def _window(u, v, bottom, top, fu, fv, i, j, seed, ry):
     return mix(r, light, frame), mix(g, light, frame), mix(b, light, frame), mirror * (1.0 - frame)
 
 
-@njit
+@inner
 def _facade(f, p, lx, ly, rz, face, fp):
     seed = int(f[p, SEED])
     r, g, b = f[p, RED], f[p, GREEN], f[p, BLUE]
@@ -166,7 +167,7 @@ def step_noise(x, i, seed):
     return 1.0 if hash01(int(math.floor(x)), i, seed) < 0.75 else 0.0
 
 
-@njit
+@inner
 def _car_body(f, p, lx, ly, rz, face, nz, fp):
     """M0 wheel base, M1 wheel radius, M2 height of the arches' centre above the body's bottom."""
     r, g, b = f[p, RED], f[p, GREEN], f[p, BLUE]
@@ -200,7 +201,7 @@ def _car_body(f, p, lx, ly, rz, face, nz, fp):
     return r * dirt, g * dirt, b * dirt, mirror
 
 
-@njit
+@inner
 def _car_cabin(f, p, lx, ly, rz, face, fp):
     """Windows all round: glass except for pillars and roof."""
     v = (rz + f[p, C]) / (2.0 * f[p, C])
@@ -224,7 +225,7 @@ def _car_cabin(f, p, lx, ly, rz, face, fp):
     return mix(r, gr, glass), mix(g, gg, glass), mix(b, gb, glass), mix(0.10, 0.50, glass)
 
 
-@njit
+@inner
 def _bus_side(f, p, lx, ly, rz, face, fp):
     """M0 share of the height where glass starts, M1 where it ends, M2 window pitch."""
     v = (rz + f[p, C]) / (2.0 * f[p, C])
@@ -265,7 +266,7 @@ def _bus_side(f, p, lx, ly, rz, face, fp):
     return mix(r, inside, glass), mix(g, 1.05 * inside, glass), mix(b, 1.1 * inside, glass), mix(0.08, 0.45, glass)
 
 
-@njit
+@inner
 def _sign(f, p, ly, rz, fp):
     """M0: 0 round with a red ring, 1 triangle, 2 rectangle with text, 3 poster."""
     u, v = ly / f[p, B], rz / f[p, C]
@@ -297,7 +298,7 @@ def _sign(f, p, ly, rz, fp):
     return r, g, b
 
 
-@njit
+@inner
 def albedo(f, i, p, x, y, z, nx, ny, nz, lx, ly, rz, face, fp):
     """Linear r, g, b of the surface, share of mirrored sky, and glow (light of its own)."""
     material = i[p, MATERIAL]

@@ -17,7 +17,7 @@ from numba import njit
 
 from gaussianocc_core.data.labels import FREE
 from gaussianocc_core.geometry import raymarch
-from gaussianocc_core.geometry.kernels import cached_kernel
+from gaussianocc_core.geometry.kernels import cached_kernel, inner
 from gaussianocc_core.geometry.raymarch import clip_to_box, dda_axis, dda_start
 from gaussianocc_core.synthetic import ground as ground_module
 from gaussianocc_core.synthetic import intersect as intersect_module
@@ -164,7 +164,7 @@ class Caster:
 # ---- casting -------------------------------------------------------------------------------------------------------
 
 
-@njit(error_model="numpy")
+@inner
 def _cast_primitives(scene, ox, oy, oz, dx, dy, dz, limit, footprint):
     """Nearest primitive before `limit`: distance and index (limit, SKY without one)."""
     floats, ints, start, items, low, high, shape = scene[0], scene[1], scene[2], scene[3], scene[4], scene[5], scene[6]
@@ -200,7 +200,7 @@ def _cast_primitives(scene, ox, oy, oz, dx, dy, dz, limit, footprint):
             return best, found
 
 
-@njit(error_model="numpy")
+@inner
 def _cast_shadow(scene, ox, oy, oz, dx, dy, dz):
     """Share of sunlight that arrives: 0 behind solid things, dappled (at least 0.02) under leaves."""
     floats, ints, start, items, low, high, shape = scene[0], scene[1], scene[2], scene[3], scene[4], scene[5], scene[6]
@@ -239,7 +239,7 @@ def _cast_shadow(scene, ox, oy, oz, dx, dy, dz):
             return light
 
 
-@njit(error_model="numpy")
+@inner
 def _cast(scene, ox, oy, oz, dx, dy, dz, footprint):
     """Distance, primitive index (or GROUND, SKY) and whether a kerb face was hit."""
     limit, kerb = cast_ground(ox, oy, oz, dx, dy, dz, scene[7], scene[8], scene[9])
@@ -250,7 +250,7 @@ def _cast(scene, ox, oy, oz, dx, dy, dz, footprint):
     return t, p, False
 
 
-@njit(error_model="numpy")
+@inner
 def _ground_occlusion(scene, x, y, z):
     """How much of the sky the ground at (x, y) sees past the things that stand on it; 1 in the open."""
     floats, ints, start, items, low, shape = scene[0], scene[1], scene[2], scene[3], scene[4], scene[6]
@@ -284,7 +284,7 @@ def _ground_occlusion(scene, x, y, z):
     return 1.0 - min(dark, 0.85)
 
 
-@njit
+@inner
 def _sky(dx, dy, dz, light):
     """Radiance of the sky: gradient, sun, clouds."""
     up = clamp(dz, 0.0, 1.0)
@@ -313,7 +313,7 @@ def _to_display(x):
     return 255.0 * math.sqrt(min(x, 1.0))
 
 
-@njit(error_model="numpy")
+@inner
 def _shade(scene, ox, oy, oz, dx, dy, dz, t, p, kerb, footprint):
     """Colour 0-255, class and sunlit share of what a ray met."""
     floats, ints, segments, crosses, ground, light = scene[0], scene[1], scene[7], scene[8], scene[9], scene[10]
@@ -390,7 +390,7 @@ def _shade(scene, ox, oy, oz, dx, dy, dz, t, p, kerb, footprint):
 # ---- kernels that Python calls -------------------------------------------------------------------------------------
 
 
-@njit(error_model="numpy")
+@inner
 def _is_edge(identity, row, column):
     """Whether a pixel differs from one of its four neighbours."""
     height, width = identity.shape
@@ -403,7 +403,7 @@ def _is_edge(identity, row, column):
     )
 
 
-@cached_kernel(*_SOURCES, error_model="numpy", nogil=True)
+@cached_kernel(*_SOURCES, error_model="numpy", nogil=True, _nrt=False)  # as `inner`
 def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, label, colour, identity):
     """One ray per pixel of some rows; when `smoothing`, three more where `identity` shows an outline or shadow.
 

@@ -20,31 +20,37 @@ from gaussianocc_core.errors import DatasetError, GaussianOccError
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.train import in_label_frame
 
+MASKS = ("mask_camera", "whole_grid")  # voxels that cameras see, as Occ3D counts; every voxel, as planners need
+
 
 def evaluate(predictor: OccupancyPredictor, source: NuScenesSource, scenes: Sequence[str]) -> dict[str, Any]:
-    """Metrics over the voxels that cameras see (mask_camera), for the model and for flat ground."""
-    classes = len(CLASS_NAMES)
-    model_confusion = np.zeros((classes, classes), dtype=np.int64)
-    flat_confusion = np.zeros_like(model_confusion)
+    """Metrics of the model and of flat ground, over the voxels that cameras see and over the whole grid."""
     flat = metrics.flat_ground(predictor.grid)
+    everywhere = np.ones(predictor.grid.shape, dtype=bool)
+    zeros = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)
+    confusions = {(who, mask): zeros.copy() for who in ("model", "flat_ground") for mask in MASKS}
     count = 0
     for scene in scenes:
         for sample in tqdm(source.samples(scene), desc=scene, unit="keyframe", disable=None):
             labels = sample.occupancy
             if labels is None:
                 raise DatasetError(f"{scene}: keyframe {sample.token} has no labels.npz under gts/")
-            prediction = predictor(sample.images, in_label_frame(sample))
-            model_confusion += metrics.confusion_matrix(labels.semantics, prediction.labels, labels.mask_camera)
-            flat_confusion += metrics.confusion_matrix(labels.semantics, flat, labels.mask_camera)
+            predicted = {"model": predictor(sample.images, in_label_frame(sample)).labels, "flat_ground": flat}
+            masks = {"mask_camera": labels.mask_camera, "whole_grid": everywhere}
+            for (who, mask), confusion in confusions.items():
+                confusion += metrics.confusion_matrix(labels.semantics, predicted[who], masks[mask])
             count += 1
-    return {
-        "keyframes": count,
-        "scenes": list(scenes),
-        "mask": "camera",
-        "model": metrics.occupancy_summary(model_confusion),
-        "flat_ground": metrics.occupancy_summary(flat_confusion),
-        "class_iou": dict(zip(CLASS_NAMES[:FREE], metrics.class_iou(model_confusion)[:FREE].tolist(), strict=True)),
-    }
+    result: dict[str, Any] = {"keyframes": count, "scenes": list(scenes)}
+    for mask in MASKS:
+        iou = metrics.class_iou(confusions["model", mask])[:FREE]
+        result[mask] = {
+            "model": metrics.occupancy_summary(confusions["model", mask]),
+            "flat_ground": metrics.occupancy_summary(confusions["flat_ground", mask]),
+            "class_iou": {
+                name: value for name, value in zip(CLASS_NAMES, iou.tolist(), strict=False) if value == value
+            },
+        }
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,13 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"{result['keyframes']} keyframes of {len(result['scenes'])} scenes, voxels in mask_camera")
-    print(f"{'':22}{'model':>8}{'flat ground':>14}")
-    for name, value in result["model"].items():
-        print(f"{name:22}{value:8.3f}{result['flat_ground'][name]:14.3f}")
-    for name, value in result["class_iou"].items():
-        if not np.isnan(value):
-            print(f"  {name:20}{value:8.3f}")
+    print(f"{result['keyframes']} keyframes of {len(result['scenes'])} scenes")
+    for mask in MASKS:
+        table = result[mask]
+        print(f"\n{mask:24}{'model':>8}{'flat ground':>14}")
+        for name, value in table["model"].items():
+            print(f"{name:24}{value:8.3f}{table['flat_ground'][name]:14.3f}")
+        for name, value in table["class_iou"].items():
+            print(f"  {name:22}{value:8.3f}")
     return 0
 
 

@@ -246,12 +246,13 @@ def train(config: TrainConfig) -> Path:
 
 @torch.no_grad()
 def calibrate_free_space(model: GaussianOcc, samples: Sequence[PreparedSample], config: TrainConfig) -> float:
-    """Finds the shift of the free logit that makes the most of IoU and off-the-ground IoU, builds it in, returns it.
+    """Finds the shift of the free logit with the highest IoU over the whole grid, builds it in and returns it.
 
     Training draws surfaces far more often than they occur, so the raw network claims too much.
     """
-    shifts = np.arange(0.0, 6.01, 0.5)
+    shifts = np.arange(-4.0, 6.01, 0.5)
     confusions = [np.zeros((FREE + 1, FREE + 1), dtype=np.int64) for _ in shifts]
+    everywhere = np.ones(config.model.grid.shape, dtype=bool)
     device = model.points.device
     for sample in samples[:: max(1, len(samples) // config.calibration_samples)]:
         images = torch.from_numpy(sample.images).to(device).permute(0, 3, 1, 2)[None].float() / 255.0
@@ -260,9 +261,8 @@ def calibrate_free_space(model: GaussianOcc, samples: Sequence[PreparedSample], 
         free, (best, label) = logits[FREE], logits[:FREE].max(dim=0)
         for shift, confusion in zip(shifts, confusions, strict=True):
             labels = torch.where(best > free + shift, label, FREE).to(torch.uint8).cpu().numpy()
-            confusion += metrics.confusion_matrix(sample.semantics, labels, sample.mask_camera)
-    scores = [metrics.occupancy_summary(confusion) for confusion in confusions]
-    shift = float(shifts[int(np.argmax([score["iou"] + score["non_ground_iou"] for score in scores]))])
+            confusion += metrics.confusion_matrix(sample.semantics, labels, everywhere)
+    shift = float(shifts[int(np.argmax([metrics.occupancy_summary(each)["iou"] for each in confusions]))])
     model.voxel_decoder.class_offset[FREE] += shift
     return shift
 

@@ -11,6 +11,7 @@ from gaussianocc_core.checkpoint import Provenance, default_checkpoint, load_mod
 from gaussianocc_core.config import to_dict
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.models.gaussianocc import build_model
+from gaussianocc_core.models.lifting import POSITION_CHANNELS
 
 PROVENANCE = Provenance("random, for a test", commit="abc", seed=1, steps=0, metrics={"iou": 0.5})
 
@@ -32,7 +33,7 @@ def test_saved_model_loads_to_equal_outputs(tmp_path, model):
     save_model(path, model, SMALL, PROVENANCE)
     loaded = load_model(path)
     assert loaded.config == SMALL and loaded.provenance == PROVENANCE
-    volume = torch.rand(1, 8, 16, 16, 8)
+    volume = torch.rand(1, 8 + POSITION_CHANNELS, 16, 16, 8)
     with torch.no_grad():
         torch.testing.assert_close(loaded.model.voxel_decoder(volume), model.voxel_decoder(volume), atol=0, rtol=0)
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]

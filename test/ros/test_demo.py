@@ -22,6 +22,7 @@ def test_demo_and_launch_file_share_one_parameter_file():
 
 
 def test_demo_reads_messages_as_they_are_documented():
+    from gaussianocc_core.data.labels import CLASS_NAMES
     from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
     from gaussianocc_ros import demo
     from gaussianocc_ros.conversions import encode_occupancy
@@ -30,7 +31,7 @@ def test_demo_reads_messages_as_they_are_documented():
     labels = np.full(grid.shape, 17, dtype=np.uint8)
     labels[2, 1, 1] = 4
     prediction = OccupancyPrediction(
-        labels, np.ones(grid.shape, np.float32), np.ones(grid.shape, bool), grid, ("a",) * 18, True, ("c",), "m"
+        labels, np.ones(grid.shape, np.float32), np.ones(grid.shape, bool), grid, CLASS_NAMES, True, ("c",), "m"
     )
     decoded, decoded_grid = demo._decode(encode_occupancy(prediction, 0, "base_link"))
     np.testing.assert_array_equal(decoded, labels)

@@ -36,6 +36,7 @@ from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid
 STAGES = 4
 PARAMETERS = Path("config") / "ros" / "occupancy_node.yaml"
 TOPICS = ("occupancy", "points", "markers")  # of the node
+CAMERA_HZ = 12  # of the street world; the video runs in real time
 RENDER_WIDTH = 240  # pixels of the rendered depth and semantics of each camera
 VIDEO_SIZE = (1600, 900)
 
@@ -50,7 +51,7 @@ class Recording:
     stage_ms: dict[str, float] = field(default_factory=dict)  # of the node, from /diagnostics
 
 
-def run(output: Path, keyframes: int, seed: int, checkpoint: str, fps: float) -> dict[str, Any]:
+def run(output: Path, keyframes: int, seed: int, checkpoint: str, every: int) -> dict[str, Any]:
     """Everything; returns what is also written to report.json."""
     output.mkdir(parents=True, exist_ok=True)
     stages: dict[str, float] = {}
@@ -64,7 +65,7 @@ def run(output: Path, keyframes: int, seed: int, checkpoint: str, fps: float) ->
     with _stage("node and replay over DDS", stages):
         recording = _replay(output / "bag" / scene, output / "node.log", checkpoint)
     with _stage("pictures", stages):
-        scores = _draw(output, source, scene, recording, seed, fps)
+        scores = _draw(output, source, scene, recording, seed, every)
 
     stamps = [message.header.stamp.sec + message.header.stamp.nanosec * 1e-9 for message in recording.occupancy]
     period = (stamps[-1] - stamps[0]) / max(len(stamps) - 1, 1)
@@ -233,18 +234,19 @@ def _last_line(log: Path) -> str:
 
 
 def _draw(
-    output: Path, source: NuScenesSource, scene: str, recording: Recording, seed: int, fps: float
+    output: Path, source: NuScenesSource, scene: str, recording: Recording, seed: int, every: int
 ) -> dict[str, dict[str, float]]:
     images = _images_by_stamp(output / "bag" / scene)
     cameras = source.rig(scene).cameras
     truths = _Truth(source, scene, seed)
     confusion = np.zeros((FREE + 1, FREE + 1), dtype=np.int64)
     seen = np.zeros_like(confusion)
-    middle = len(recording.occupancy) // 2
+    shown = recording.occupancy[::every]
+    middle = len(shown) // 2
 
     def frames() -> Iterator[np.ndarray]:
         nonlocal confusion, seen
-        for number, message in enumerate(tqdm(recording.occupancy, unit="frame", disable=None)):
+        for number, message in enumerate(tqdm(shown, unit="frame", disable=None)):
             stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
             truth = truths.at(stamp_ns)
             labels, grid = _decode(message)
@@ -257,7 +259,7 @@ def _draw(
                 viz.write_png(output / "demo.png", viz.compose_frame(frame))
             yield picture
 
-    viz.write_video(output / "demo.mp4", frames(), fps)
+    viz.write_video(output / "demo.mp4", frames(), CAMERA_HZ / every)
     return {
         mask: {name: round(value, 4) for name, value in metrics.occupancy_summary(counts).items()}
         for mask, counts in (("whole_grid", confusion), ("mask_camera", seen))
@@ -344,17 +346,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gaussianocc_ros.demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder to write (default: %(default)s)")
     parser.add_argument(
-        "--keyframes", type=int, default=8, help="length of the drive, 2 a second (default: %(default)s)"
+        "--keyframes", type=int, default=6, help="length of the drive, 2 a second (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=7, help="which street (default: %(default)s)")
     parser.add_argument("--checkpoint", default="", help="model file (default: the shipped one)")
-    parser.add_argument("--fps", type=float, default=8.0, help="of the video; the drive has 12 (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=2, help="draw every n-th set (default: %(default)s)")
     parser.add_argument("--fresh", action="store_true", help="make the street anew even if it is there")
     options = parser.parse_args(arguments)
     if options.fresh:
         shutil.rmtree(options.output / "data", ignore_errors=True)
     try:
-        result = run(options.output, options.keyframes, options.seed, options.checkpoint, options.fps)
+        result = run(options.output, options.keyframes, options.seed, options.checkpoint, max(1, options.every))
     except GaussianOccError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

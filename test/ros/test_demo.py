@@ -50,7 +50,7 @@ def test_demo_ends_with_a_video_a_picture_and_a_report(tmp_path):
     assert (tmp_path / "demo.png").stat().st_size > 100_000
     import imageio_ffmpeg
 
-    assert imageio_ffmpeg.count_frames_and_secs(tmp_path / "demo.mp4")[0] == 7
+    assert imageio_ffmpeg.count_frames_and_secs(tmp_path / "demo.mp4")[0] == 4  # every second
 
     again = subprocess.run([*command, "--checkpoint", "nothing.safetensors"], cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 2

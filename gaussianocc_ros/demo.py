@@ -185,6 +185,7 @@ class _Recorder:
         self._node = rclpy.create_node("demo_recorder")
         self.recording = Recording()
         self._times: list[float] = []
+        self._reports = 0  # of the node on /diagnostics, one a second
         qos = QoSProfile(depth=100)
         for kind, topic in zip((SemanticOccupancy, PointCloud2, MarkerArray), TOPICS, strict=True):
             name = f"/occupancy_node/{topic}"
@@ -201,14 +202,16 @@ class _Recorder:
             self._times.append(time.monotonic())
 
     def _on_diagnostics(self, message: Any) -> None:
+        self._reports += 1
         for status in message.status:
             for item in status.values:
                 if item.key.endswith(" ms") and item.value.replace(".", "").isdigit():
                     self.recording.stage_ms[item.key.removesuffix(" ms")] = float(item.value)
 
     def sees_the_node(self) -> bool:
-        """Whether every topic has its publisher; the node computes points and markers only for those who listen."""
-        return all(self._node.count_publishers(f"/occupancy_node/{topic}") for topic in TOPICS)
+        """Whether every topic is offered and data of the node arrives; a set before that would be lost here."""
+        offered = all(self._node.count_publishers(f"/occupancy_node/{topic}") for topic in TOPICS)
+        return offered and self._reports > 1
 
     def spin_once(self) -> None:
         self._rclpy.spin_once(self._node, timeout_sec=0.1)

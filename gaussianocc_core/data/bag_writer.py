@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 import shutil
+import sqlite3
 import struct
 import tempfile
 import time
@@ -176,8 +177,9 @@ def _appear_when_complete(path: Path) -> Iterator[Path]:
     try:
         yield hidden / path.name
         _replace(path, hidden / path.name, hidden / f"{path.name}.replaced")
-    except OSError as error:  # sources turn theirs into DatasetErrors: this one is the output's
-        raise BagError(f"writing {path} failed: {error.strerror or error}; nothing was left behind") from error
+    except (OSError, sqlite3.Error) as error:  # sources turn theirs into DatasetErrors: this one is the output's
+        reason = getattr(error, "strerror", None) or error
+        raise BagError(f"writing {path} failed: {reason}; nothing was left behind") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
 

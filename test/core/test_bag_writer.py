@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import resource
+import subprocess
 import tracemalloc
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -280,6 +283,41 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BagError, match="cannot write to .*file"):
         write_bag(tmp_path / "file" / "bag", make_rig(), [pose(T0)])
+
+
+@contextmanager
+def full_disk(folder):
+    """A file system of 1 MB, which only root may mount."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no small file system to fill: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        # Lazily: the error that a test holds keeps SQLite's file open.
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@contextmanager
+def file_size_limit(folder):
+    """No file of this process may pass 1 MB; what that does to a write is EFBIG instead of ENOSPC."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("megabytes", [1.5, 8])  # SQLite keeps 2 MB in memory: it fails at the end, or on the way
+@pytest.mark.parametrize("limit", [full_disk, file_size_limit])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, storage, limit, megabytes):
+    records = [image(T0 + k, data=JPEG + b"\0" * 200_000) for k in range(round(megabytes * 5))]
+    with limit(tmp_path):
+        with pytest.raises(BagError, match=f"^writing {tmp_path}/bag failed: .*; nothing was left behind$"):
+            write_bag(tmp_path / "bag", make_rig(), records, storage=storage)
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

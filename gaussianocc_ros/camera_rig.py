@@ -140,3 +140,12 @@ class CameraRig:
         return wait_for_transform(
             self._transforms, self._fixed_frame, self._ego_frame, stamp_ns, self._odometry_timeout
         )
+
+
+def plausible_cameras(names: tuple[str, ...]) -> Cameras:
+    """For a warm-up before any calibration is known: 640x360 pixels each, all looking forward from 1.5 m."""
+    K = torch.tensor([[400.0, 0, 320], [0, 400.0, 180], [0, 0, 1]], dtype=torch.float64)
+    T_ego_cam = torch.eye(4, dtype=torch.float64)
+    T_ego_cam[:3] = torch.tensor([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.5]], dtype=torch.float64)
+    count = len(names)
+    return Cameras(names, K.repeat(count, 1, 1), T_ego_cam.repeat(count, 1, 1), (640,) * count, (360,) * count)

@@ -14,48 +14,40 @@ import time
 import traceback
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import numpy as np
 import rclpy
-import torch
-from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from visualization_msgs.msg import MarkerArray
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from gaussianocc_core.checkpoint import default_checkpoint
 from gaussianocc_core.config import load_rig
 from gaussianocc_core.data.sets import SetBuilder, SynchronizedSet
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.predictor import OccupancyPredictor
-from gaussianocc_core.types import Cameras, OccupancyPrediction
+from gaussianocc_core.types import OccupancyPrediction
 from gaussianocc_ros import conversions, ros_compat
-from gaussianocc_ros.camera_rig import CameraRig, RigIncomplete
-from gaussianocc_ros.diagnostics import NodeStatistics, diagnostic_array
-from gaussianocc_ros.msg import SemanticOccupancy
+from gaussianocc_ros.camera_rig import CameraRig, RigIncomplete, plausible_cameras
+from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameters import declare_parameters
+from gaussianocc_ros.reporting import Reporter
 from gaussianocc_ros.stamps import stamp_ns
 
-_WARN_PERIOD = 5.0  # s between two warnings of one kind
 _REPLAY_QUEUE = 8  # sets; one image can complete several
-_SILENT_AFTER = 3.0  # s without an image until a camera is called silent
 
 
 class OccupancyNode(LifecycleNode):
     def __init__(self, **options: Any) -> None:
-        # Before anything can fail: rclpy destroys even a half-built node at shutdown.
-        self._inference: ThreadPoolExecutor | None = None
-        self._subscriptions_active: list[Any] = []
+        # What transitions have made, undone in reverse. Before anything can fail: rclpy destroys a half-built node too.
+        self._configured, self._activated = ExitStack(), ExitStack()
         super().__init__("occupancy_node", **options)
         self.parameters = declare_parameters(self)
         self.failure = ""  # why the last transition failed
-        self._warned: dict[str, float] = {}
-        self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # timers keep running while a paused bag holds /clock
 
     # ---- lifecycle -------------------------------------------------------------------------------------------------
 
@@ -105,12 +97,13 @@ class OccupancyNode(LifecycleNode):
         # One thread for warm-up and every prediction: torch keeps a thread pool, numba its kernels, per calling thread.
         self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._decoders = ThreadPoolExecutor(min(4, len(self._cameras)), thread_name_prefix="decode")
+        for release in (self._transforms.close, self._decoders.shutdown, self._inference.shutdown):
+            self._configured.callback(release)
         self._predictor = self._inference.submit(self._load_predictor).result()
-        offer = partial(self.create_lifecycle_publisher, qos_profile=QoSProfile(depth=1))
-        self._occupancy = offer(SemanticOccupancy, "~/occupancy")
-        self._points = offer(PointCloud2, "~/points") if parameters.publish_points else None
-        self._markers = offer(MarkerArray, "~/markers") if parameters.publish_markers else None
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._outputs = Outputs(self, parameters)
+        self._reporter = Reporter(self, parameters, self._cameras, str(self._predictor.device))
+        self._configured.callback(self._outputs.close)
+        self._configured.callback(self._reporter.close)
 
     def _load_predictor(self) -> OccupancyPredictor:
         path = self.parameters.checkpoint or default_checkpoint()
@@ -120,21 +113,17 @@ class OccupancyNode(LifecycleNode):
             predictor = OccupancyPredictor.untrained(device=self.parameters.device)
             self.get_logger().warning("no checkpoint is shipped or given: UNTRAINED, the occupancy means nothing")
         if self.parameters.warm_up:
-            predictor([np.zeros((360, 640, 3), np.uint8)] * len(self._cameras), _some_cameras(self._cameras))
+            predictor([np.zeros((360, 640, 3), np.uint8)] * len(self._cameras), plausible_cameras(self._cameras))
         self.get_logger().info(f"{predictor.summary}; cameras {', '.join(self._cameras)}")
         return predictor
 
     def _activate(self) -> None:
         parameters = self.parameters
-        self._statistics = NodeStatistics()
         self._builder = SetBuilder(self._cameras, int(parameters.slop * 1e9), anchor=parameters.anchor)
         self._waiting: deque[tuple[SynchronizedSet, float]] = deque(maxlen=_REPLAY_QUEUE if parameters.reliable else 1)
-        self._active_since = time.monotonic()
-        self._last_arrival: dict[str, float] = {}
-        self._last_log = time.monotonic()
-        self._set_problem = ""
-        self._in_work = False
-        self._timer = self.create_timer(1.0, self._report, clock=self._steady)
+        self._activated.callback(self._finish_set)
+        self._reporter.start(self._rig, self._builder.statistics)
+        self._activated.callback(self._reporter.stop)
         reliability = ReliabilityPolicy.RELIABLE if parameters.reliable else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=parameters.image_queue_size, reliability=reliability)
         kind = CompressedImage if parameters.compressed else Image
@@ -146,30 +135,21 @@ class OccupancyNode(LifecycleNode):
             self._listen(kind, parameters.image_topic_of(camera), partial(self._on_image, camera), qos)
 
     def _listen(self, kind: Any, topic: str, callback: Any, qos: QoSProfile) -> None:
-        self._subscriptions_active.append(self.create_subscription(kind, topic, callback, qos))
+        subscription = self.create_subscription(kind, topic, callback, qos)
+        self._activated.callback(self.destroy_subscription, subscription)
+
+    def _finish_set(self) -> None:
+        """The set in work is finished before publishers go; those that wait are not begun."""
+        self._waiting.clear()
+        self._inference.submit(lambda: None).result()
 
     def _deactivate(self) -> None:
-        while self._subscriptions_active:
-            self.destroy_subscription(self._subscriptions_active.pop())
-        if getattr(self, "_timer", None) is not None:
-            self.destroy_timer(self._timer)
-            self._timer = None
-        if self._inference is not None and hasattr(self, "_waiting"):
-            self._waiting.clear()
-            self._inference.submit(lambda: None).result()  # the set in work is finished before publishers go
+        self._activated.close()
 
     def _cleanup(self) -> None:
-        self._deactivate()
-        if self._inference is None:
-            return
-        self._inference.shutdown()
-        self._decoders.shutdown()
-        self._inference = self._predictor = None
-        self._transforms.close()
-        for name in ("_occupancy", "_points", "_markers", "_diagnostics"):
-            publisher = self.__dict__.pop(name, None)
-            if publisher is not None:
-                self.destroy_lifecycle_publisher(publisher)
+        self._activated.close()
+        self._configured.close()
+        self._predictor = None
 
     def destroy_node(self) -> None:
         self._cleanup()
@@ -182,45 +162,13 @@ class OccupancyNode(LifecycleNode):
             self.get_logger().info(f"calibration of {camera} changed; the new one is in use")
 
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
-        self._last_arrival[camera] = time.monotonic()
+        self._reporter.image_arrived(camera)
         for complete in self._builder.add(camera, stamp_ns(message.header), message):
             full = len(self._waiting) == self._waiting.maxlen
             self._waiting.append((complete, time.perf_counter()))  # drops the oldest if full
             if full:
-                self._statistics.count_drop("superseded")
+                self._reporter.statistics.count_drop("superseded")
             self._inference.submit(self._process_next)
-
-    def _silent_cameras(self, now: float) -> list[str]:
-        """One phrase for each camera that sends nothing, or one for all."""
-        if self.parameters.reliable and self._in_work:  # a lossless replay waits for the result
-            return []
-        topics = {camera: self.parameters.image_topic_of(camera) for camera in self._cameras}
-        since = {camera: now - self._last_arrival.get(camera, self._active_since) for camera in self._cameras}
-        silent = [camera for camera, age in since.items() if age > _SILENT_AFTER]
-        if len(silent) == len(topics) > 1:
-            return [f"no image from any camera for {min(since.values()):.0f} s, on {', '.join(topics.values())}"]
-        return [f"{camera}: no image on {topics[camera]} for {since[camera]:.0f} s" for camera in silent]
-
-    def _report(self) -> None:
-        now = time.monotonic()
-        silent = self._silent_cameras(now)
-        missing = [] if silent or now - self._active_since < _SILENT_AFTER else list(self._rig.missing().values())
-        problem = "; ".join(silent or missing) or self._set_problem
-        if silent:
-            self._warn("silent", f"{problem}; check the topic, its QoS and the parameters cameras and image_topic")
-        elif missing:
-            self._warn("missing", problem)
-        values = self._statistics.summary()
-        for reason, count in sorted(self._builder.statistics.dropped.items()):
-            values[f"dropped: {reason}"] = str(count)
-        for camera, count in sorted(self._builder.statistics.missing.items()):
-            values[f"incomplete without {camera}"] = str(count)
-        stamp = self.get_clock().now().to_msg()
-        hardware = str(self._predictor.device)
-        self._diagnostics.publish(diagnostic_array(stamp, self.get_fully_qualified_name(), hardware, problem, values))
-        if self.parameters.log_period and now - self._last_log >= self.parameters.log_period:
-            self._last_log = now
-            self.get_logger().info(", ".join(f"{key} {value}" for key, value in values.items()))
 
     # ---- inference thread ------------------------------------------------------------------------------------------
 
@@ -229,38 +177,39 @@ class OccupancyNode(LifecycleNode):
             newest, completed = self._waiting.popleft()
         except IndexError:  # superseded before its turn, or deactivated
             return
-        self._statistics.record("queue", time.perf_counter() - completed)
-        self._in_work = True
-        try:
-            prediction = self._predict(newest)
-            if not self.context.ok():  # Ctrl-C during inference
+        reporter = self._reporter
+        reporter.statistics.record("queue", time.perf_counter() - completed)
+        with reporter.at_work():
+            try:
+                self._predict_and_publish(newest)
+                reporter.set_published(newest.stamp_ns, completed)
+            except ExternalShutdownException:  # Ctrl-C during inference
                 return
-            with self._statistics.timed("encode"):
-                self._publish(prediction, newest.stamp_ns)
-        except GaussianOccError as error:
-            self._drop(getattr(error, "reason", type(error).__name__), str(error))
-        except Exception as error:  # a fault of ours must not end the node: it is counted and logged in full
-            self.get_logger().error(traceback.format_exc(), throttle_duration_sec=_WARN_PERIOD)
-            self._drop("internal error", repr(error))
-        else:
-            self._set_problem = ""
-            self._statistics.record("total", time.perf_counter() - completed)
-            self._statistics.count_set((self.get_clock().now().nanoseconds - newest.stamp_ns) * 1e-9)
-        finally:
-            self._in_work = False
+            except GaussianOccError as error:
+                reporter.set_dropped(getattr(error, "reason", type(error).__name__), str(error))
+            except Exception as error:
+                if self.context.ok():  # otherwise Ctrl-C closed it under a call
+                    reporter.set_failed(error)
+
+    def _predict_and_publish(self, newest: SynchronizedSet) -> None:
+        prediction = self._predict(newest)
+        if not self.context.ok():
+            raise ExternalShutdownException
+        with self._reporter.statistics.timed("encode"):
+            self._outputs.publish(prediction, newest.stamp_ns)
 
     def _predict(self, newest: SynchronizedSet) -> OccupancyPrediction:
-        with self._statistics.timed("calibrate"):
+        with self._reporter.statistics.timed("calibrate"):
             cameras = self._rig.lookup(newest.stamp_ns, newest.stamps_ns)
         if self._rig.motion_problem:
-            self._warn("motion", f"motion between images is not compensated: {self._rig.motion_problem}")
-        with self._statistics.timed("decode"):
+            self._reporter.warn("motion", f"motion between images is not compensated: {self._rig.motion_problem}")
+        with self._reporter.statistics.timed("decode"):
             images = list(self._decoders.map(self._decode, self._cameras, newest.items.values()))
         for camera, image, width, height in zip(self._cameras, images, cameras.width, cameras.height, strict=True):
             if image.shape[:2] != (height, width):
                 found = f"image is {image.shape[1]}x{image.shape[0]}, its calibration {width}x{height}"
                 raise RigIncomplete("image size", f"camera {camera}: {found}")
-        with self._statistics.timed("predict"):
+        with self._reporter.statistics.timed("predict"):
             return self._predictor(images, cameras)
 
     def _decode(self, camera: str, message: Image | CompressedImage) -> np.ndarray:
@@ -268,35 +217,6 @@ class OccupancyNode(LifecycleNode):
             return conversions.decode_image(message, self.parameters.max_image_pixels)
         except conversions.ImageError as error:
             raise RigIncomplete("undecodable image", f"camera {camera}: {error}") from None
-
-    def _publish(self, prediction: OccupancyPrediction, stamp: int) -> None:
-        where = (stamp, self.parameters.ego_frame)
-        self._occupancy.publish(conversions.encode_occupancy(prediction, *where))
-        if self._points is not None and self._points.get_subscription_count():
-            self._points.publish(conversions.encode_points(prediction, *where))
-        if self._markers is not None and self._markers.get_subscription_count():
-            self._markers.publish(conversions.serialize_markers(prediction, *where))
-
-    def _drop(self, reason: str, text: str) -> None:
-        self._statistics.count_drop(reason)
-        self._set_problem = text
-        self._warn(reason, f"set dropped ({self._statistics.drops[reason]} so far, {reason}): {text}")
-
-    def _warn(self, kind: str, text: str) -> None:
-        """At most one line per kind and period; rclpy throttles by source line and would mix the kinds."""
-        now = time.monotonic()
-        if now - self._warned.get(kind, -_WARN_PERIOD) >= _WARN_PERIOD:
-            self._warned[kind] = now
-            self.get_logger().warning(" ".join(text.split()))
-
-
-def _some_cameras(names: tuple[str, ...]) -> Cameras:
-    """Plausible cameras for the warm-up: 640x360, all looking forward."""
-    K = torch.tensor([[400.0, 0, 320], [0, 400.0, 180], [0, 0, 1]], dtype=torch.float64)
-    T_ego_cam = torch.eye(4, dtype=torch.float64)
-    T_ego_cam[:3] = torch.tensor([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.5]], dtype=torch.float64)
-    count = len(names)
-    return Cameras(names, K.repeat(count, 1, 1), T_ego_cam.repeat(count, 1, 1), (640,) * count, (360,) * count)
 
 
 def main(args: list[str] | None = None) -> None:

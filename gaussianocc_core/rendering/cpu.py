@@ -205,6 +205,31 @@ def _exp_negative(s):
     return p * p
 
 
+@numba.njit(inline="always", **JIT)
+def _place_tile(tile, width, height):
+    """Camera of a tile, its top and left border (px), and how many of its rows and columns lie inside the image."""
+    columns, rows = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
+    top, left = (tile // columns) % rows * TILE, tile % columns * TILE
+    return tile // (rows * columns), top, left, min(TILE, height - top), min(TILE, width - left)
+
+
+@numba.njit(inline="always", **JIT)
+def _start_tile(tile_columns, transmittance, live, row_live):
+    """Nothing composited yet; columns outside the image have stopped from the start."""
+    transmittance[:] = _ONE
+    live[:] = _ZERO
+    live[:, :tile_columns] = _ONE
+    row_live[:] = True
+
+
+@numba.njit(inline="always", **JIT)
+def _place_footprint(p, centers, reach, left, top, tile_rows):
+    """u, v relative to the centre of the tile's first pixel, and the first and the end row that it can reach."""
+    u = centers[p, 0] - np.float32(left) - _HALF
+    v = centers[p, 1] - np.float32(top) - _HALF
+    return u, v, max(0, int(np.ceil(v - reach[p]))), min(tile_rows, int(np.floor(v + reach[p])) + 1)
+
+
 @numba.njit(**JIT)
 def _composite_tiles(
     first, end, start, entries, gaussian, reach, centers, conics, depth, opacities, features,
@@ -213,7 +238,6 @@ def _composite_tiles(
     """Composite tiles first..end into image (N, C + 2, H, W): features, depth, alpha."""
     height, width = image.shape[2], image.shape[3]
     channels = features.shape[1]
-    columns, rows = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     sums = np.empty((TILE, channels + 1, TILE), dtype=np.float32)  # features, depth
     transmittance = np.empty((TILE, TILE), dtype=np.float32)
     live = np.empty((TILE, TILE), dtype=np.float32)  # 1 until the pixel has stopped
@@ -222,25 +246,15 @@ def _composite_tiles(
     offset = np.arange(TILE).astype(np.float32)
 
     for tile in range(first, end):
-        camera = tile // (rows * columns)
-        top = (tile // columns) % rows * TILE
-        left = tile % columns * TILE
-        tile_rows = min(TILE, height - top)
-        tile_columns = min(TILE, width - left)
+        camera, top, left, tile_rows, tile_columns = _place_tile(tile, width, height)
         sums[:] = _ZERO
-        transmittance[:] = _ONE
-        live[:] = _ZERO
-        live[:, :tile_columns] = _ONE
-        row_live[:] = True
+        _start_tile(tile_columns, transmittance, live, row_live)
         rows_left = tile_rows
 
         for entry in range(start[tile], start[tile + 1]):
             p = entries[entry]
             g = gaussian[p]
-            u = centers[p, 0] - np.float32(left) - _HALF  # relative to the centre of the tile's first pixel
-            v = centers[p, 1] - np.float32(top) - _HALF
-            first_row = max(0, int(np.ceil(v - reach[p])))
-            end_row = min(tile_rows, int(np.floor(v + reach[p])) + 1)
+            u, v, first_row, end_row = _place_footprint(p, centers, reach, left, top, tile_rows)
             half_uu, uv, half_vv = _HALF * conics[p, 0], conics[p, 1], _HALF * conics[p, 2]
             opacity = opacities[g]
             z = depth[p]
@@ -298,7 +312,6 @@ def _backward_tiles(
     """
     height, width = image.shape[2], image.shape[3]
     channels = features.shape[1]
-    columns, rows = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     grad = np.empty((TILE, channels + 2, TILE), dtype=np.float32)  # of the image: features, depth, alpha
     behind = np.empty((TILE, TILE), dtype=np.float32)  # Q - P
     transmittance = np.empty((TILE, TILE), dtype=np.float32)
@@ -314,11 +327,7 @@ def _backward_tiles(
     base = start[first]
 
     for tile in range(first, end):
-        camera = tile // (rows * columns)
-        top = (tile // columns) % rows * TILE
-        left = tile % columns * TILE
-        tile_rows = min(TILE, height - top)
-        tile_columns = min(TILE, width - left)
+        camera, top, left, tile_rows, tile_columns = _place_tile(tile, width, height)
         grad[:] = _ZERO
         behind[:] = _ZERO
         for row in range(tile_rows):
@@ -327,19 +336,13 @@ def _backward_tiles(
                     g_pixel = grad_image[camera, c, top + row, left + i]
                     grad[row, c, i] = g_pixel
                     behind[row, i] += g_pixel * image[camera, c, top + row, left + i]
-        transmittance[:] = _ONE
-        live[:] = _ZERO
-        live[:, :tile_columns] = _ONE
-        row_live[:] = True
+        _start_tile(tile_columns, transmittance, live, row_live)
         rows_left = tile_rows
 
         for entry in range(start[tile], start[tile + 1]):
             p = entries[entry]
             g = gaussian[p]
-            u = centers[p, 0] - np.float32(left) - _HALF
-            v = centers[p, 1] - np.float32(top) - _HALF
-            first_row = max(0, int(np.ceil(v - reach[p])))
-            end_row = min(tile_rows, int(np.floor(v + reach[p])) + 1)
+            u, v, first_row, end_row = _place_footprint(p, centers, reach, left, top, tile_rows)
             uu, uv, vv = conics[p, 0], conics[p, 1], conics[p, 2]
             opacity = opacities[g]
             z = depth[p]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one ray march of the project: Amanatides and Woo's voxel traversal (Eurographics 1987), compiled with Numba.
 
-The synthetic world walks its acceleration grid with `clip_to_box`, `dda_start` and `dda_axis`; visibility masks and
+The synthetic world walks its acceleration grid with `clip_to_box`, `dda_start` and `dda_step`; visibility masks and
 RayIoU walk label volumes with `march_labels`. Importing this module imports Numba: import it where it is used.
 """
 
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from numba import njit, prange
 
 from gaussianocc_core.data.labels import FREE
+from gaussianocc_core.geometry.kernels import inner
 from gaussianocc_core.types import VoxelGrid
 
 
@@ -29,7 +30,7 @@ class MarchResult:
     visited: Bool[np.ndarray, "X Y Z"]  # true where any ray passed, up to and including its first occupied voxel
 
 
-@njit(error_model="numpy")
+@inner
 def clip_axis(t0, t1, origin, direction, low, high):
     """[t0, t1] cut to where the ray is between the planes low and high of one axis."""
     if direction == 0.0:
@@ -40,7 +41,7 @@ def clip_axis(t0, t1, origin, direction, low, high):
     return max(t0, min(a, b)), min(t1, max(a, b))
 
 
-@njit(error_model="numpy")
+@inner
 def clip_to_box(ox, oy, oz, dx, dy, dz, low, high):
     """Ray parameters at which the ray enters (not below 0) and leaves the box; enter >= leave means it misses."""
     t0, t1 = clip_axis(0.0, np.inf, ox, dx, low[0], high[0])
@@ -48,58 +49,64 @@ def clip_to_box(ox, oy, oz, dx, dy, dz, low, high):
     return clip_axis(t0, t1, oz, dz, low[2], high[2])
 
 
-@njit(error_model="numpy")
-def dda_start(origin, direction, t, low, size, count):
-    """Cell at parameter t along one axis: index, step, parameter of its next border, parameter per cell."""
+@inner
+def dda_axis(origin, direction, t, low, size, count):
+    """Cell at parameter t along one axis: index, parameter of its next border, step, parameter per cell."""
     cell = int(np.floor((origin + t * direction - low) / size))
     cell = min(max(cell, 0), count - 1)  # rounding at the border must not leave the grid
     if direction > 0.0:
-        return cell, 1, (low + (cell + 1) * size - origin) / direction, size / direction
+        return cell, (low + (cell + 1) * size - origin) / direction, 1, size / direction
     if direction < 0.0:
-        return cell, -1, (low + cell * size - origin) / direction, -size / direction
-    return cell, 0, np.inf, np.inf
+        return cell, (low + cell * size - origin) / direction, -1, -size / direction
+    return cell, np.inf, 0, np.inf
 
 
-@njit
-def dda_axis(tx, ty, tz):
-    """Axis whose border comes next; the order of ties is the one that RayIoU's reference uses."""
-    if tx < ty:
-        return 0 if tx < tz else 2
-    return 1 if ty < tz else 2
+@inner
+def dda_start(ox, oy, oz, dx, dy, dz, t, low, size, shape):
+    """The walk at parameter t: cell (i, j, k), parameters of its next borders, steps, parameters per cell."""
+    i, tx, si, ddx = dda_axis(ox, dx, t, low[0], size[0], shape[0])
+    j, ty, sj, ddy = dda_axis(oy, dy, t, low[1], size[1], shape[1])
+    k, tz, sk, ddz = dda_axis(oz, dz, t, low[2], size[2], shape[2])
+    return (i, j, k), (tx, ty, tz), (si, sj, sk), (ddx, ddy, ddz)
 
 
-@njit(error_model="numpy")
+@inner
+def dda_step(cell, borders, steps, per_cell):
+    """The next cell and its borders; the order of ties is the one that RayIoU's reference uses."""
+    i, j, k = cell
+    tx, ty, tz = borders
+    if tx < ty and tx < tz:
+        return (i + steps[0], j, k), (tx + per_cell[0], ty, tz)
+    if ty <= tx and ty < tz:
+        return (i, j + steps[1], k), (tx, ty + per_cell[1], tz)
+    return (i, j, k + steps[2]), (tx, ty, tz + per_cell[2])
+
+
+@inner
+def dda_inside(cell, shape):
+    """Whether a cell belongs to the grid."""
+    i, j, k = cell
+    return 0 <= i < shape[0] and 0 <= j < shape[1] and 0 <= k < shape[2]
+
+
+@inner
 def _march_one(ray, origins, directions, labels, free, low, high, size, visited, index, label, entry, leave):
     ox, oy, oz = origins[ray, 0], origins[ray, 1], origins[ray, 2]
     dx, dy, dz = directions[ray, 0], directions[ray, 1], directions[ray, 2]
-    nx, ny, nz = labels.shape
     t, end = clip_to_box(ox, oy, oz, dx, dy, dz, low, high)
     if not t < end:
         return False
-    i, si, tx, ddx = dda_start(ox, dx, t, low[0], size, nx)
-    j, sj, ty, ddy = dda_start(oy, dy, t, low[1], size, ny)
-    k, sk, tz, ddz = dda_start(oz, dz, t, low[2], size, nz)
-    while True:
-        axis = dda_axis(tx, ty, tz)
-        t_next = tx if axis == 0 else (ty if axis == 1 else tz)
-        visited[i, j, k] = True
-        value = labels[i, j, k]
-        index[ray, 0], index[ray, 1], index[ray, 2] = i, j, k
-        entry[ray], leave[ray], label[ray] = t, t_next, value
-        if value != free:
+    cell, borders, steps, per_cell = dda_start(ox, oy, oz, dx, dy, dz, t, low, (size, size, size), labels.shape)
+    while dda_inside(cell, labels.shape):
+        t_next = min(borders)
+        visited[cell] = True
+        index[ray, 0], index[ray, 1], index[ray, 2] = cell
+        entry[ray], leave[ray], label[ray] = t, t_next, labels[cell]
+        if label[ray] != free:
             return True
         t = t_next
-        if axis == 0:
-            i += si
-            tx += ddx
-        elif axis == 1:
-            j += sj
-            ty += ddy
-        else:
-            k += sk
-            tz += ddz
-        if i < 0 or j < 0 or k < 0 or i >= nx or j >= ny or k >= nz:
-            return False
+        cell, borders = dda_step(cell, borders, steps, per_cell)
+    return False
 
 
 @njit(parallel=True, cache=True)

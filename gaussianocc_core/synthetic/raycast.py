@@ -18,7 +18,7 @@ from numba import njit
 from gaussianocc_core.data.labels import FREE
 from gaussianocc_core.geometry import raymarch
 from gaussianocc_core.geometry.kernels import cached_kernel, inner
-from gaussianocc_core.geometry.raymarch import clip_to_box, dda_axis, dda_start
+from gaussianocc_core.geometry.raymarch import clip_to_box, dda_inside, dda_start, dda_step
 from gaussianocc_core.synthetic import ground as ground_module
 from gaussianocc_core.synthetic import intersect as intersect_module
 from gaussianocc_core.synthetic import materials, noise, shapes
@@ -173,31 +173,17 @@ def _cast_primitives(scene, ox, oy, oz, dx, dy, dz, limit, footprint):
     end = min(end, limit)
     if not t < end:
         return best, found
-    i, si, tx, ddx = dda_start(ox, dx, t, low[0], CELL[0], shape[0])
-    j, sj, ty, ddy = dda_start(oy, dy, t, low[1], CELL[1], shape[1])
-    k, sk, tz, ddz = dda_start(oz, dz, t, low[2], CELL[2], shape[2])
-    while True:
-        cell = (i * shape[1] + j) * shape[2] + k
-        for n in range(start[cell], start[cell + 1]):
+    cell, borders, steps, per_cell = dda_start(ox, oy, oz, dx, dy, dz, t, low, CELL, shape)
+    while t < best and t < end and dda_inside(cell, shape):
+        at = (cell[0] * shape[1] + cell[1]) * shape[2] + cell[2]
+        for n in range(start[at], start[at + 1]):
             p = items[n]
             hit = intersect(floats, ints, p, ox, oy, oz, dx, dy, dz, footprint)
             if hit < best:
                 best, found = hit, p
-        axis = dda_axis(tx, ty, tz)
-        if axis == 0:
-            t = tx
-            i += si
-            tx += ddx
-        elif axis == 1:
-            t = ty
-            j += sj
-            ty += ddy
-        else:
-            t = tz
-            k += sk
-            tz += ddz
-        if t >= best or t >= end or i < 0 or j < 0 or k < 0 or i >= shape[0] or j >= shape[1] or k >= shape[2]:
-            return best, found
+        t = min(borders)
+        cell, borders = dda_step(cell, borders, steps, per_cell)
+    return best, found
 
 
 @inner
@@ -208,35 +194,23 @@ def _cast_shadow(scene, ox, oy, oz, dx, dy, dz):
     if not t < end:
         return 1.0
     light = 1.0
-    i, si, tx, ddx = dda_start(ox, dx, t, low[0], CELL[0], shape[0])
-    j, sj, ty, ddy = dda_start(oy, dy, t, low[1], CELL[1], shape[1])
-    k, sk, tz, ddz = dda_start(oz, dz, t, low[2], CELL[2], shape[2])
-    while True:
-        cell = (i * shape[1] + j) * shape[2] + k
-        axis = dda_axis(tx, ty, tz)
-        t_next = tx if axis == 0 else (ty if axis == 1 else tz)
-        for n in range(start[cell], start[cell + 1]):
+    cell, borders, steps, per_cell = dda_start(ox, oy, oz, dx, dy, dz, t, low, CELL, shape)
+    while dda_inside(cell, shape):
+        at = (cell[0] * shape[1] + cell[1]) * shape[2] + cell[2]
+        t_next = min(borders)
+        for n in range(start[at], start[at + 1]):
             p = items[n]
             hit = intersect(floats, ints, p, ox, oy, oz, dx, dy, dz, 1.0)
             if hit < MISS:
                 if ints[p, MATERIAL] != FOLIAGE:
                     return 0.0
-                if t <= hit < t_next:  # each crown counts in one cell only
+                if t <= hit < t_next:  # t stays at the entry: also in later cells that list the crown, so shade is deep
                     x, y, z = ox + hit * dx, oy + hit * dy, oz + hit * dz
                     light *= mix(0.30, 1.0, smoothstep(-0.15, 0.45, noise3(x * 2.4, y * 2.4, z * 2.4, 77)))
                     if light < 0.02:
                         return 0.02
-        if axis == 0:
-            i += si
-            tx += ddx
-        elif axis == 1:
-            j += sj
-            ty += ddy
-        else:
-            k += sk
-            tz += ddz
-        if i < 0 or j < 0 or k < 0 or i >= shape[0] or j >= shape[1] or k >= shape[2]:
-            return light
+        cell, borders = dda_step(cell, borders, steps, per_cell)
+    return light
 
 
 @inner

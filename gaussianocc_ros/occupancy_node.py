@@ -197,6 +197,8 @@ class OccupancyNode(LifecycleNode):
             raise ExternalShutdownException
         with self._reporter.statistics.timed("encode"):
             self._outputs.publish(prediction, newest.stamp_ns)
+        if (topics := self._outputs.undelivered()) and self.context.ok():
+            self._reporter.warn("delivery", f"a subscriber does not take {', '.join(topics)} and may lose messages")
 
     def _predict(self, newest: SynchronizedSet) -> OccupancyPrediction:
         with self._reporter.statistics.timed("calibrate"):

@@ -54,7 +54,9 @@ class NodeParameters:
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N.")
     slop: float = _parameter(0.05, "Largest time between the anchor's image and the others, s.", range=(0.0, 1.0))
     reliable: bool = _parameter(
-        False, "Reliable image subscriptions and a short queue of sets instead of the newest only: for lossless replay."
+        False,
+        "For lossless replay: reliable image subscriptions, a short queue of sets instead of the newest only, and "
+        "each set's outputs delivered before the next is begun.",
     )
     image_queue_size: int = _parameter(5, "Images that DDS keeps per camera.", range=(1, 100))
     max_image_pixels: int = _parameter(1 << 26, "Images that claim more pixels are dropped.", range=(1, 1 << 30))
@@ -66,6 +68,9 @@ class NodeParameters:
     )
     publish_points: bool = _parameter(True, "Offer ~/points, computed while somebody subscribes.")
     publish_markers: bool = _parameter(True, "Offer ~/markers, computed while somebody subscribes.")
+    markers_exposed_only: bool = _parameter(
+        True, "Leave out of ~/markers what occupied voxels cover on all six sides: unseen, and most of the message."
+    )
     autostart: bool = _parameter(True, "Configure and activate at start; false leaves that to a lifecycle manager.")
     warm_up: bool = _parameter(True, "Run the network once at configure, so that the first set is not late.")
     log_period: float = _parameter(10.0, "Seconds between log lines of rates and latencies; 0 turns them off.",

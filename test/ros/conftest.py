@@ -89,13 +89,12 @@ def graph(ros):
     graph.close()
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    """A model file with random weights: 16 x 16 x 4 voxels of 1 m, some milliseconds a set."""
+def save_untrained(path, grid):
+    """A model file with random weights and a network of some milliseconds a set."""
     from gaussianocc_core.checkpoint import Provenance, save_model
     from gaussianocc_core.config import DecoderConfig, EncoderConfig, ModelConfig
     from gaussianocc_core.models.gaussianocc import build_model
-    from gaussianocc_core.types import Lattice, VoxelGrid
+    from gaussianocc_core.types import Lattice
 
     config = ModelConfig(
         name="wiring",
@@ -104,11 +103,27 @@ def checkpoint(tmp_path_factory):
         encoder=EncoderConfig(width=0.25, up_channels=(8, 8), feature_channels=8),
         lattice=Lattice(low=(-8.0, -8.0, -1.0), high=(8.0, 8.0, 3.0), shape=(16, 16, 8)),
         decoder=DecoderConfig(channels=4, hourglasses=1),
-        grid=VoxelGrid((-8.0, -8.0, -1.0), 1.0, (16, 16, 4)),
+        grid=grid,
     )
-    path = tmp_path_factory.mktemp("model") / "wiring.safetensors"
     save_model(path, build_model(config), config, Provenance("random weights, for tests of the wiring"))
     return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Publishes 16 x 16 x 4 voxels of 1 m."""
+    from gaussianocc_core.types import VoxelGrid
+
+    path = tmp_path_factory.mktemp("model") / "wiring.safetensors"
+    return save_untrained(path, VoxelGrid((-8.0, -8.0, -1.0), 1.0, (16, 16, 4)))
+
+
+@pytest.fixture(scope="session")
+def full_size_checkpoint(tmp_path_factory):
+    """Publishes the default grid, in messages of megabytes."""
+    from gaussianocc_core.types import VoxelGrid
+
+    return save_untrained(tmp_path_factory.mktemp("model") / "full_size.safetensors", VoxelGrid())
 
 
 def header(stamp_ns, frame_id):

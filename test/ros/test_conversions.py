@@ -298,14 +298,41 @@ def test_cloud_holds_every_observed_voxel_that_is_not_free():
     assert len(cloud.data) == cloud.row_step == cloud.width * cloud.point_step
 
 
+def test_exposed_voxels_are_those_that_some_neighbour_does_not_cover():
+    labels = np.full(GRID.shape, CLASS_ID["free"], np.uint8)
+    labels[3:8, 2:7, :] = CLASS_ID["manmade"]  # 5 x 5 x 6, from the floor of the grid to its top
+    labels[5, 4, 3] = 255  # a hole in it
+    exposed = conversions.exposed(labels == CLASS_ID["manmade"])
+    expected = np.zeros(GRID.shape, bool)
+    for x, y, z in np.ndindex(GRID.shape):
+        steps = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
+        around = [(x + a, y + b, z + c) for a, b, c in steps]
+        inside = [place for place in around if all(0 <= i < n for i, n in zip(place, GRID.shape, strict=True))]
+        solid = [labels[place] == CLASS_ID["manmade"] for place in inside]
+        expected[x, y, z] = labels[x, y, z] == CLASS_ID["manmade"] and sum(solid) < 6
+    np.testing.assert_array_equal(exposed, expected)
+    np.testing.assert_array_equal(conversions.exposed(np.asfortranarray(labels == CLASS_ID["manmade"])), expected)
+    assert 0 < np.count_nonzero(exposed) < 149
+
+
+def test_markers_may_hold_exposed_voxels_only_and_points_hold_all():
+    labels = np.full(GRID.shape, CLASS_ID["manmade"], np.uint8)
+    solid = prediction(labels)
+    all_markers = conversions.encode_markers(solid, 0, "base_link").markers[0]
+    exposed = conversions.encode_markers(solid, 0, "base_link", exposed_only=True).markers[0]
+    assert len(all_markers.points) == conversions.encode_points(solid, 0, "base_link").width == 12 * 10 * 6
+    assert len(exposed.points) == len(exposed.colors) == 12 * 10 * 6 - 10 * 8 * 4
+
+
+@pytest.mark.parametrize("exposed_only", [False, True])
 @pytest.mark.parametrize("frame", ["a", "base_link", "base_link1", "base_link12", "base_link123"])
 @pytest.mark.parametrize("share", [0.0, 0.2])
-def test_markers_written_by_numpy_equal_serialised_objects(frame, share):
+def test_markers_written_by_numpy_equal_serialised_objects(frame, share, exposed_only):
     """Frame names of all lengths modulo the alignment; an empty list is not padded."""
     rng = np.random.default_rng(3)
     labels = np.where(rng.random(GRID.shape) < share, rng.integers(0, 17, GRID.shape), 17).astype(np.uint8)
-    fast = conversions.serialize_markers(prediction(labels), 7, frame)
-    slow = serialize_message(conversions.encode_markers(prediction(labels), 7, frame))
+    fast = conversions.serialize_markers(prediction(labels), 7, frame, exposed_only)
+    slow = serialize_message(conversions.encode_markers(prediction(labels), 7, frame, exposed_only))
     assert len(fast) == len(slow)
     # Bytes cannot be compared: rclpy leaves the padding as it finds it.
     assert deserialize_message(fast, MarkerArray) == deserialize_message(slow, MarkerArray)

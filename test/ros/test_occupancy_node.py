@@ -97,7 +97,7 @@ def rig(graph, make, checkpoint, capfd):
 
 
 def test_one_set_gives_one_output_with_the_anchor_stamp_and_the_ego_frame(rig, make):
-    rig = rig().start()
+    rig = rig(markers_exposed_only=False).start()
     rig.place()
     points = rig.graph.record(PointCloud2, "/occupancy_node/points")
     markers = rig.graph.record(MarkerArray, "/occupancy_node/markers")

@@ -5,6 +5,8 @@ import sys
 from importlib.machinery import ModuleSpec
 from pkgutil import extend_path
 
+from gaussianocc_ros.startup import quit_on_interrupt, runs_a_program
+
 # The messages are installed elsewhere than the source tree, which would otherwise hide them.
 __path__ = extend_path(__path__, __name__)
 
@@ -23,3 +25,6 @@ class _MessagesMissing:
 
 
 sys.meta_path.append(_MessagesMissing)
+
+if runs_a_program():
+    quit_on_interrupt()  # until its main() begins

@@ -37,6 +37,7 @@ from gaussianocc_core.errors import BagError, GaussianOccError
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.parameters import NodeParameters
 from gaussianocc_ros.stamps import cdr_stamp_ns, time_message
+from gaussianocc_ros.startup import raise_on_interrupt
 
 _STEP_PARAMETERS = ("cameras", "rig_file", "image_topic", "anchor_camera", "slop")
 _GIVE_UP_AFTER = 3  # unanswered sets in a row: the node is gone, or can do nothing with this bag
@@ -376,6 +377,7 @@ def main(args: list[str] | None = None) -> None:
     options = _parse(remove_ros_args(args)[1:])
     player, executor, spinner, status = None, None, None, 0
     try:
+        raise_on_interrupt()
         rclpy.init(args=args)
         player = BagPlayer(options.bag, options)
         executor = SingleThreadedExecutor()

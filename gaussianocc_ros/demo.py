@@ -32,6 +32,7 @@ from gaussianocc_core.geometry import voxels
 from gaussianocc_core.models.gaussian_head import label_gaussians
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid
+from gaussianocc_ros.startup import raise_on_interrupt
 
 STAGES = 4
 PARAMETERS = Path("config") / "ros" / "occupancy_node.yaml"
@@ -359,6 +360,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.fresh:
         shutil.rmtree(options.output / "data", ignore_errors=True)
     try:
+        raise_on_interrupt()
         result = run(options.output, options.keyframes, options.seed, options.checkpoint, max(1, options.every))
     except GaussianOccError as error:
         print(f"error: {error}", file=sys.stderr)

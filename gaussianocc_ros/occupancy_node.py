@@ -37,6 +37,7 @@ from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameters import declare_parameters
 from gaussianocc_ros.reporting import Reporter
 from gaussianocc_ros.stamps import stamp_ns
+from gaussianocc_ros.startup import raise_on_interrupt
 
 _REPLAY_QUEUE = 8  # sets; one image can complete several
 
@@ -224,6 +225,7 @@ class OccupancyNode(LifecycleNode):
 def main(args: list[str] | None = None) -> None:
     node = None
     try:
+        raise_on_interrupt()
         rclpy.init(args=args)
         node = OccupancyNode()
         if node.parameters.autostart:

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ctrl-C while a program still loads: importing torch takes seconds, and an interrupt in it is a page of traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+_SCRIPTS = ("occupancy_node", "bag_player")  # the entry points of setup.cfg
+
+
+def runs_a_program() -> bool:
+    """Whether this package is imported to run one of its modules (python says "-m" until it found it) or scripts."""
+    return bool(sys.argv) and (sys.argv[0] == "-m" or os.path.basename(sys.argv[0]) in _SCRIPTS)
+
+
+def quit_on_interrupt() -> None:
+    """From now on Ctrl-C ends the process at once, silently, with status 130.
+
+    Not by an exception: extension modules turn one that is raised while they load into another, or lose it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a parent has it ignored
+        signal.signal(signal.SIGINT, _quit)
+
+
+def raise_on_interrupt() -> None:
+    """Everything is loaded: Ctrl-C is a KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _quit:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _quit(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)

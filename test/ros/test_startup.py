@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ctrl-C at every stage of a program's start, in real processes: never a traceback."""
+
+import re
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="no ROS 2")
+pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
+
+ROOT = Path(__file__).resolve().parents[2]
+TRACE = ("-X", "importtime")  # Python then writes a line for each module that it has loaded
+
+
+def loaded(module):
+    return rf"import time: .*\| +{re.escape(module)}\n"
+
+
+def said(process):
+    """The output without Python's own lines about imports."""
+    return [line for line in process.output.splitlines() if not line.startswith("import time:")]
+
+
+@pytest.mark.parametrize(
+    "program, module",
+    [
+        ("occupancy_node", "gaussianocc_ros"),
+        ("occupancy_node", "numpy"),
+        ("occupancy_node", "torch._C"),
+        ("bag_player", "gaussianocc_ros"),
+        ("bag_player", "numpy"),
+        ("demo", "gaussianocc_ros"),
+        ("demo", "torch._C"),
+    ],
+)
+def test_ctrl_c_while_modules_load_ends_silently_with_130(spawn, program, module):
+    process = spawn(*TRACE, "-m", f"gaussianocc_ros.{program}")
+    process.wait_for(loaded(module))
+    assert process.stop() == 130
+    assert said(process) == []
+
+
+@pytest.mark.parametrize("program", ["occupancy_node", "bag_player"])
+def test_ctrl_c_while_an_installed_script_loads_ends_silently_with_130(spawn, program, tmp_path):
+    text = (ROOT / "tools" / "setup" / "executable.py.in").read_text()
+    script = tmp_path / program
+    script.write_text(text.replace("@module@", f"gaussianocc_ros.{program}").replace("@function@", "main"))
+    process = spawn(*TRACE, script)
+    process.wait_for(loaded("gaussianocc_ros"))
+    assert process.stop() == 130
+    assert said(process) == []
+
+
+@pytest.mark.parametrize("code", ["import gaussianocc_ros.bag_player", "import gaussianocc_ros"])
+def test_importing_the_package_leaves_a_program_s_own_ctrl_c_alone(code):
+    check = "; import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-c", code + check], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_parent_s_wish_to_ignore_ctrl_c_is_kept():
+    """As a shell script does for what it starts with `&`."""
+    code = (
+        "import sys; sys.argv[0] = 'bag_player'; import gaussianocc_ros, signal; "
+        "sys.exit(signal.getsignal(signal.SIGINT) is not signal.SIG_IGN)"
+    )
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, preexec_fn=ignore).returncode == 0

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gaussianocc_core.synthetic import ground as gr
-from gaussianocc_core.synthetic import raycast as rc
+from gaussianocc_core.synthetic import scene
 
 START = 60.0  # m along the road where the ego stands at time 0; the road goes on behind it
 
@@ -152,23 +152,23 @@ def draw_light(rng, seed: int, heading: float) -> Float[np.ndarray, 16]:
     e = np.zeros(16)
     azimuth = heading + math.radians(rng.uniform(25, 155)) * (1 if rng.random() < 0.5 else -1)
     elevation = math.radians(rng.uniform(30, 58))
-    e[rc.SUN_X : rc.SUN_Z + 1] = (
+    e[scene.SUN_X : scene.SUN_Z + 1] = (
         math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation),
     )  # fmt: skip
     overcast = rng.random() < 0.2
     warm = rng.uniform(0.0, 1.0)
     strength = 0.9 if overcast else rng.uniform(2.7, 3.3)
-    e[rc.SUN_R : rc.SUN_B + 1] = strength * np.array([1.0, 0.95 - 0.05 * warm, 0.86 - 0.14 * warm])
+    e[scene.SUN_R : scene.SUN_B + 1] = strength * np.array([1.0, 0.95 - 0.05 * warm, 0.86 - 0.14 * warm])
     if overcast:
         zenith, horizon = np.array([0.80, 0.85, 0.92]), np.array([1.05, 1.07, 1.10])
     else:
         zenith = np.array([0.26, 0.44, 0.80]) * rng.uniform(0.85, 1.15)
         horizon = np.array([0.86, 0.94, 1.02])
-    e[rc.ZENITH_R : rc.ZENITH_B + 1], e[rc.HORIZON_R : rc.HORIZON_B + 1] = zenith, horizon
-    e[rc.CLOUDS] = 0.75 if overcast else rng.uniform(0.25, 0.62)
-    e[rc.HAZE] = 1.0 / rng.uniform(500, 1100)
-    e[rc.EXPOSURE] = 0.95 if overcast else 0.66
-    e[rc.SKY_SEED] = float(seed % 65521)
+    e[scene.ZENITH_R : scene.ZENITH_B + 1], e[scene.HORIZON_R : scene.HORIZON_B + 1] = zenith, horizon
+    e[scene.CLOUDS] = 0.75 if overcast else rng.uniform(0.25, 0.62)
+    e[scene.HAZE] = 1.0 / rng.uniform(500, 1100)
+    e[scene.EXPOSURE] = 0.95 if overcast else 0.66
+    e[scene.SKY_SEED] = float(seed % 65521)
     return e
 
 

@@ -59,7 +59,7 @@ class World:
         # Numba is imported on first use of a world, never with the package.
         from gaussianocc_core.synthetic.ground import LANE
         from gaussianocc_core.synthetic.layout import Layout
-        from gaussianocc_core.synthetic.raycast import Caster
+        from gaussianocc_core.synthetic.scene import Caster
         from gaussianocc_core.synthetic.shapes import PrimitiveTable
         from gaussianocc_core.synthetic.streets import (
             START,
@@ -111,7 +111,7 @@ class World:
         return make_transform(np.array([[c, -sn, 0.0], [sn, c, 0.0], [0.0, 0.0, 1.0]]), np.array([x, y, 0.0]))
 
     def scene(self, time: float):
-        """Everything that a ray can meet at this time (raycast.Scene)."""
+        """Everything that a ray can meet at this time (scene.Scene)."""
         from gaussianocc_core.synthetic.shapes import PrimitiveTable
 
         key = round(time, 6)
@@ -277,7 +277,7 @@ def occupancy(
     A voxel is visible if a ray passes it up to and including the first occupied one. Shared voxels: see PRIORITY.
     """
     from gaussianocc_core.geometry.raymarch import march_labels
-    from gaussianocc_core.synthetic.raycast import voxelize
+    from gaussianocc_core.synthetic.voxelize import voxelize
 
     grid, lidar = grid or VoxelGrid(), lidar or Lidar()
     cameras = default_rig() if cameras is None else cameras

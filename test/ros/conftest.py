@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A ROS graph per test process, nodes that one thread spins, and a network small enough to run in milliseconds."""
 
+import re
 import time
 from array import array
 
@@ -179,3 +180,50 @@ def make():
 
     names = ("CAMERAS", "WIDTH", "HEIGHT", "FORWARD", "START_NS", "header", "jpeg", "camera_info", "transform")
     return types.SimpleNamespace(**{name: globals()[name] for name in (*names, "translation")})
+
+
+RECORDER = """
+import rclpy
+from sensor_msgs.msg import PointCloud2
+from visualization_msgs.msg import MarkerArray
+from gaussianocc_ros.msg import SemanticOccupancy
+from gaussianocc_ros.stamps import cdr_stamp_ns
+rclpy.init()
+node = rclpy.create_node("recorder")
+for kind, topic in ((SemanticOccupancy, "occupancy"), (PointCloud2, "points"), (MarkerArray, "markers")):
+    def note(data, topic=topic):
+        if topic == "markers":  # the number of markers stands before the first one's header
+            data = data[:4] + data[8:16]
+        print(f"<{topic} {cdr_stamp_ns(data)}>", flush=True)
+    node.create_subscription(kind, f"/occupancy_node/{topic}", note, 100, raw=True)
+try:
+    rclpy.spin(node)
+except KeyboardInterrupt:
+    pass
+"""
+
+
+class Recorder:
+    """Subscribes to the node's outputs in a process of its own."""
+
+    TOPICS = ("occupancy", "points", "markers")
+
+    def __init__(self, process):
+        self.process = process
+
+    def connect(self, graph, timeout):
+        """Wait until node and recorder have found each other; the test's own node sees both."""
+        topics = [f"/occupancy_node/{topic}" for topic in self.TOPICS]
+        probe = graph.probe
+        graph.until(lambda: all(probe.count_publishers(t) for t in topics), timeout, "the node's topics")
+        graph.until(lambda: all(probe.count_subscribers(t) for t in topics), timeout, "the recorder's subscriptions")
+
+    def stamps_until(self, topic, last):
+        """Stamps of a topic's messages in order of arrival, once this one has come."""
+        self.process.wait_for(f"<{topic} {last}>", 180)
+        return [int(stamp) for stamp in re.findall(rf"<{topic} (\d+)>", self.process.output)]
+
+
+@pytest.fixture
+def recorder(spawn):
+    return Recorder(spawn("-c", RECORDER))

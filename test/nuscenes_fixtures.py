@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gaussianocc_core.data.nuscenes import TABLES
+from gaussianocc_core.data.nuscenes_tables import TABLES
 from gaussianocc_core.geometry import transforms
 
 RING = ("CAM_FRONT", "CAM_FRONT_LEFT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT", "CAM_FRONT_RIGHT")

@@ -6,16 +6,12 @@ Tables are read by nuscenes-devkit. Stamps are integer nanoseconds, exact from t
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import io
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,30 +26,24 @@ from gaussianocc_core.data.bag_writer import (
     Record,
     write_bag,
 )
-from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
+from gaussianocc_core.data.nuscenes_tables import (
+    TABLES,
+    check_fields,
+    diagnose_references,
+    open_database,
+    read_intrinsics,
+    read_lens,
+    read_stamp_ns,
+    read_transform,
+)
+from gaussianocc_core.errors import CalibrationError, DatasetError
 from gaussianocc_core.geometry import transforms
-from gaussianocc_core.types import EQUIDISTANT, PINHOLE, Cameras, OccupancyLabels, Sample
+from gaussianocc_core.types import Cameras, OccupancyLabels, Sample
 
 logger = logging.getLogger(__name__)
 
-TABLES = (
-    "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene",
-    "sample", "sample_data", "sample_annotation", "map",
-)  # fmt: skip
-# (table, field, table it points to): what a scene cannot be read without.
-_REFERENCES = (
-    ("calibrated_sensor", "sensor_token", "sensor"),
-    ("sample_data", "calibrated_sensor_token", "calibrated_sensor"),
-    ("sample_data", "sample_token", "sample"),
-    ("sample_data", "ego_pose_token", "ego_pose"),
-    ("sample", "scene_token", "scene"),
-    ("sample_annotation", "sample_token", "sample"),
-    ("sample_annotation", "instance_token", "instance"),
-    ("instance", "category_token", "category"),
-)
 _NEEDED_FIELDS = ("timestamp", "filename", "ego_pose_token", "calibrated_sensor_token")
 _LIDAR_COLUMNS = 5  # x y z intensity ring, float32
-_US_TO_NS = 1000
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,7 @@ class NuScenesSource:
         self.dataroot = Path(dataroot)
         self.version = version
         self._wanted_cameras = tuple(cameras) if cameras is not None else None
-        self._db = _open_database(self.dataroot, version)
+        self._db = open_database(self.dataroot, version)
 
     def scene_names(self) -> tuple[str, ...]:
         return tuple(row["name"] for row in self._db.scene)
@@ -120,7 +110,7 @@ class NuScenesSource:
             cameras=cameras,
             image_tokens=tuple(row["token"] for row in rows),
             image_paths=tuple(self.dataroot / row["filename"] for row in rows),
-            camera_stamps_ns=tuple(_stamp_ns(row) for row in rows),
+            camera_stamps_ns=tuple(read_stamp_ns(row) for row in rows),
             T_world_ego=np.stack([self._T_world_ego(row) for row in rows]),
             occupancy_path=self.dataroot / "gts" / scene / token / "labels.npz",
             # Occ3D labels are in the ego frame at the lidar's stamp, which is the keyframe's.
@@ -138,7 +128,7 @@ class NuScenesSource:
             if row["calibrated_sensor_token"] != first["calibrated_sensor_token"]:
                 self._refuse_changed_calibration(scene, first, row)
         T_ego_lidar = {
-            name: _transform(self._calibration(row), "calibrated_sensor")
+            name: read_transform(self._calibration(row), "calibrated_sensor")
             for name, row in channels.items()
             if row["sensor_modality"] == "lidar"
         }
@@ -154,7 +144,7 @@ class NuScenesSource:
         T_odom_map = transforms.invert_matrix(rig.T_map_odom)
         posed_ns = None
         for row in self._rows(scene, sweeps):
-            stamp_ns, modality, channel = _stamp_ns(row), row["sensor_modality"], row["channel"]
+            stamp_ns, modality, channel = read_stamp_ns(row), row["sensor_modality"], row["channel"]
             if stamp_ns != posed_ns:
                 yield PoseRecord(stamp_ns, T_odom_map @ self._T_world_ego(row))
                 posed_ns = stamp_ns
@@ -179,7 +169,7 @@ class NuScenesSource:
         for row in self._db.sample_data:
             scene = scene_of_sample.get(row.get("sample_token"))
             if scene not in rows:
-                reason = _diagnose_references({name: getattr(self._db, name) for name in TABLES})
+                reason = diagnose_references({name: getattr(self._db, name) for name in TABLES})
                 raise DatasetError(f"cannot read {self.dataroot / self.version}: {reason}")
             rows[scene].append(row)
         return rows
@@ -198,7 +188,7 @@ class NuScenesSource:
             raise DatasetError(f"scene {scene} has no rows in sample_data.json of {self.dataroot / self.version}")
         for row in rows:
             is_camera = row["sensor_modality"] == "camera"
-            _check_fields(row, "sample_data", (*_NEEDED_FIELDS, "width", "height") if is_camera else _NEEDED_FIELDS)
+            check_fields(row, "sample_data", (*_NEEDED_FIELDS, "width", "height") if is_camera else _NEEDED_FIELDS)
         return sorted(rows, key=lambda row: (row["timestamp"], row["sensor_modality"], row["channel"]))
 
     def _lookup(self, row: dict, table: str) -> dict:
@@ -216,18 +206,20 @@ class NuScenesSource:
         return self._lookup(row, "calibrated_sensor")
 
     def _T_world_ego(self, row: dict) -> np.ndarray:
-        return _transform(self._lookup(row, "ego_pose"), "ego_pose")
+        return read_transform(self._lookup(row, "ego_pose"), "ego_pose")
 
     def _cameras(self, scene: str, rows: dict[str, dict]) -> Cameras:
-        T_ego_cam = {name: _transform(self._calibration(row), "calibrated_sensor") for name, row in rows.items()}
+        T_ego_cam = {name: read_transform(self._calibration(row), "calibrated_sensor") for name, row in rows.items()}
         names = self._wanted_cameras or counter_clockwise(T_ego_cam)
         missing = [name for name in names if name not in rows]
         if missing or not names:
             raise DatasetError(f"scene {scene} has no camera {', '.join(missing)}; it has {', '.join(rows) or 'none'}")
-        lenses = [_lens(self._calibration(rows[name]), name) for name in names]
+        lenses = [read_lens(self._calibration(rows[name]), name) for name in names]
         return Cameras(
             names=names,
-            intrinsics=torch.from_numpy(np.stack([_intrinsics(self._calibration(rows[name]), name) for name in names])),
+            intrinsics=torch.from_numpy(
+                np.stack([read_intrinsics(self._calibration(rows[name]), name) for name in names])
+            ),
             T_ego_cam=torch.from_numpy(np.stack([T_ego_cam[name] for name in names])),
             width=tuple(int(rows[name]["width"]) for name in names),
             height=tuple(int(rows[name]["height"]) for name in names),
@@ -327,56 +319,7 @@ def counter_clockwise(T_ego_cam: dict[str, np.ndarray]) -> tuple[str, ...]:
     return tuple(sorted(yaw, key=lambda name: ((yaw[name] - yaw[front]) % (2 * np.pi), name)))
 
 
-# ---- rows and files ------------------------------------------------------------------------------------------------
-
-
-def _stamp_ns(row: dict) -> int:
-    return int(row["timestamp"]) * _US_TO_NS
-
-
-def _check_fields(row: dict, table: str, fields: Sequence[str]) -> None:
-    missing = [field for field in fields if field not in row]
-    if missing:
-        raise DatasetError(f"{table} {row['token']} has no field {', '.join(missing)}; restore the table")
-
-
-def _transform(row: dict, table: str) -> np.ndarray:
-    """T_ego_sensor of a calibrated_sensor row, T_world_ego of an ego_pose row."""
-    _check_fields(row, table, ("rotation", "translation"))
-    rotation, translation = np.array(row["rotation"], np.float64), np.array(row["translation"], np.float64)
-    if rotation.shape != (4,) or translation.shape != (3,):
-        raise CalibrationError(f"{table} {row['token']}: expected a quaternion w x y z and a position in metres")
-    if not (np.isfinite(rotation).all() and np.isfinite(translation).all() and np.linalg.norm(rotation) > 0.5):
-        raise CalibrationError(f"{table} {row['token']}: rotation {row['rotation']} or translation is not usable")
-    return transforms.make_transform(transforms.quat_to_matrix(rotation), translation)
-
-
-def _intrinsics(row: dict, camera: str) -> np.ndarray:
-    _check_fields(row, "calibrated_sensor", ("camera_intrinsic",))
-    intrinsics = np.array(row["camera_intrinsic"], np.float64)
-    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
-        raise CalibrationError(
-            f"calibrated_sensor {row['token']} of {camera}: expected a finite 3x3 camera_intrinsic with positive focal "
-            f"lengths, got {row['camera_intrinsic']}; correct the table"
-        )
-    return intrinsics
-
-
-def _lens(row: dict, camera: str) -> tuple[str, tuple[float, ...]]:
-    """Model and coefficients as `Cameras` wants them.
-
-    nuScenes' images are undistorted and its schema has no lens. Other rigs in that schema may add the two fields.
-    """
-    model = row.get("camera_model", PINHOLE)
-    distortion = np.array(row.get("camera_distortion", ()), np.float64)
-    counts = {PINHOLE: (0, 4, 5, 8), EQUIDISTANT: (0, 4)}.get(model, ())
-    if distortion.ndim != 1 or len(distortion) not in counts or not np.isfinite(distortion).all():
-        raise CalibrationError(
-            f"calibrated_sensor {row['token']} of {camera}: camera_model {model!r} with camera_distortion "
-            f"{row.get('camera_distortion')} is not usable; expected pinhole with 0, 4, 5 or 8 finite coefficients, or "
-            "equidistant with 0 or 4"
-        )
-    return model, tuple(distortion.tolist())
+# ---- files ---------------------------------------------------------------------------------------------------------
 
 
 def _image_format(row: dict) -> str:
@@ -404,70 +347,3 @@ def _decode(path: Path, token: str, size: tuple[int, int]) -> UInt8[np.ndarray, 
     if (width, height) != size:
         raise DatasetError(f"sample_data {token}: {path} has {width}x{height} pixels, its row says {size[0]}x{size[1]}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-# ---- opening -------------------------------------------------------------------------------------------------------
-
-
-def _open_database(dataroot: Path, version: str) -> Any:
-    folder = dataroot / version
-    if not dataroot.is_dir():
-        raise DatasetError(f"data root {dataroot} is not a folder; give the one that holds samples/ and {version}/")
-    if not folder.is_dir():
-        versions = sorted(path.parent.name for path in dataroot.glob("*/sample_data.json"))
-        hint = f"versions there: {', '.join(versions)}" if versions else "it holds no version at all"
-        if (dataroot / "sample_data.json").is_file():
-            hint = f"this is a version's folder itself: give {dataroot.parent} and --version {dataroot.name}"
-        raise DatasetError(f"version {version} is not in {dataroot}; {hint}")
-    try:
-        from nuscenes.nuscenes import NuScenes
-    except ImportError as error:
-        raise GaussianOccError(
-            f"reading nuScenes needs nuscenes-devkit: pip install --no-deps nuscenes-devkit==1.2.0 ({error})"
-        ) from error
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            database = NuScenes(version=version, dataroot=str(dataroot), verbose=False)
-    except Exception as error:  # the devkit asserts, indexes and looks up: find out what it stumbled over
-        reason = _diagnose(dataroot, folder) or f"the devkit says {type(error).__name__}: {error}"
-        raise DatasetError(f"cannot read {folder}: {reason}") from error
-    return database
-
-
-def _diagnose(dataroot: Path, folder: Path) -> str | None:
-    """What is wrong with the tables of a version that the devkit cannot open; None if nothing can be found."""
-    tables: dict[str, list[dict]] = {}
-    for name in TABLES:
-        path = folder / f"{name}.json"
-        try:
-            tables[name] = json.loads(path.read_bytes())
-        except OSError as error:
-            return f"table {path.name} is missing or unreadable ({error.strerror}); restore it from the data set"
-        except ValueError as error:
-            return f"table {path.name} is not valid JSON ({error}); restore it from the data set"
-        if not isinstance(tables[name], list) or not all(isinstance(row, dict) for row in tables[name]):
-            return f"table {path.name} is not a list of rows; restore it from the data set"
-        nameless = next((i for i, row in enumerate(tables[name]) if "token" not in row), None)
-        if nameless is not None:
-            return f"table {path.name}: row {nameless} has no token"
-    return _diagnose_references(tables) or _diagnose_maps(tables, dataroot)
-
-
-def _diagnose_references(tables: dict[str, list[dict]]) -> str | None:
-    for table, field, target in _REFERENCES:
-        known = {row["token"] for row in tables[target]}
-        for row in tables[table]:
-            if row.get(field) not in known:
-                return f"{table} {row['token']}: its {field} {row.get(field)!r} is not in table {target}.json"
-    return None
-
-
-def _diagnose_maps(tables: dict[str, list[dict]], dataroot: Path) -> str | None:
-    if not tables["map"]:
-        return "table map.json is empty; the devkit needs one row whose log_tokens name every log"
-    for row in tables["map"]:
-        if not (dataroot / row.get("filename", "?")).is_file():
-            return f"map {row['token']}: its file {dataroot / row.get('filename', '?')} is missing"
-    mapped = {token for row in tables["map"] for token in row.get("log_tokens", ())}
-    unmapped = next((row["token"] for row in tables["log"] if row["token"] not in mapped), None)
-    return unmapped and f"log {unmapped} is in no log_tokens of map.json"

@@ -13,15 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gaussianocc_core.data.nuscenes_tables import TABLES
 from gaussianocc_core.geometry.transforms import matrix_to_quat
 from gaussianocc_core.synthetic.rig import Lidar
 from gaussianocc_core.synthetic.world import Annotation
 from gaussianocc_core.types import Cameras
-
-TABLES = (
-    "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene",
-    "sample", "sample_data", "sample_annotation", "map",
-)  # fmt: skip
 
 CATEGORIES = (
     "human.pedestrian.adult", "movable_object.barrier", "movable_object.trafficcone", "vehicle.bicycle",

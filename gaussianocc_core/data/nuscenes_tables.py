@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of the nuScenes v1.0 schema: opening them, saying what is wrong with them, and reading single rows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
+from gaussianocc_core.geometry import transforms
+from gaussianocc_core.types import EQUIDISTANT, PINHOLE
+
+TABLES = (
+    "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene",
+    "sample", "sample_data", "sample_annotation", "map",
+)  # fmt: skip
+# (table, field, table it points to): what a scene cannot be read without.
+_REFERENCES = (
+    ("calibrated_sensor", "sensor_token", "sensor"),
+    ("sample_data", "calibrated_sensor_token", "calibrated_sensor"),
+    ("sample_data", "sample_token", "sample"),
+    ("sample_data", "ego_pose_token", "ego_pose"),
+    ("sample", "scene_token", "scene"),
+    ("sample_annotation", "sample_token", "sample"),
+    ("sample_annotation", "instance_token", "instance"),
+    ("instance", "category_token", "category"),
+)
+_US_TO_NS = 1000
+
+
+def open_database(dataroot: Path, version: str) -> Any:
+    folder = dataroot / version
+    if not dataroot.is_dir():
+        raise DatasetError(f"data root {dataroot} is not a folder; give the one that holds samples/ and {version}/")
+    if not folder.is_dir():
+        versions = sorted(path.parent.name for path in dataroot.glob("*/sample_data.json"))
+        hint = f"versions there: {', '.join(versions)}" if versions else "it holds no version at all"
+        if (dataroot / "sample_data.json").is_file():
+            hint = f"this is a version's folder itself: give {dataroot.parent} and --version {dataroot.name}"
+        raise DatasetError(f"version {version} is not in {dataroot}; {hint}")
+    try:
+        from nuscenes.nuscenes import NuScenes
+    except ImportError as error:
+        raise GaussianOccError(
+            f"reading nuScenes needs nuscenes-devkit: pip install --no-deps nuscenes-devkit==1.2.0 ({error})"
+        ) from error
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            database = NuScenes(version=version, dataroot=str(dataroot), verbose=False)
+    except Exception as error:  # the devkit asserts, indexes and looks up: find out what it stumbled over
+        reason = _diagnose(dataroot, folder) or f"the devkit says {type(error).__name__}: {error}"
+        raise DatasetError(f"cannot read {folder}: {reason}") from error
+    return database
+
+
+def _diagnose(dataroot: Path, folder: Path) -> str | None:
+    """What is wrong with the tables of a version that the devkit cannot open; None if nothing can be found."""
+    tables: dict[str, list[dict]] = {}
+    for name in TABLES:
+        path = folder / f"{name}.json"
+        try:
+            tables[name] = json.loads(path.read_bytes())
+        except OSError as error:
+            return f"table {path.name} is missing or unreadable ({error.strerror}); restore it from the data set"
+        except ValueError as error:
+            return f"table {path.name} is not valid JSON ({error}); restore it from the data set"
+        if not isinstance(tables[name], list) or not all(isinstance(row, dict) for row in tables[name]):
+            return f"table {path.name} is not a list of rows; restore it from the data set"
+        nameless = next((i for i, row in enumerate(tables[name]) if "token" not in row), None)
+        if nameless is not None:
+            return f"table {path.name}: row {nameless} has no token"
+    return diagnose_references(tables) or _diagnose_maps(tables, dataroot)
+
+
+def diagnose_references(tables: dict[str, list[dict]]) -> str | None:
+    for table, field, target in _REFERENCES:
+        known = {row["token"] for row in tables[target]}
+        for row in tables[table]:
+            if row.get(field) not in known:
+                return f"{table} {row['token']}: its {field} {row.get(field)!r} is not in table {target}.json"
+    return None
+
+
+def _diagnose_maps(tables: dict[str, list[dict]], dataroot: Path) -> str | None:
+    if not tables["map"]:
+        return "table map.json is empty; the devkit needs one row whose log_tokens name every log"
+    for row in tables["map"]:
+        if not (dataroot / row.get("filename", "?")).is_file():
+            return f"map {row['token']}: its file {dataroot / row.get('filename', '?')} is missing"
+    mapped = {token for row in tables["map"] for token in row.get("log_tokens", ())}
+    unmapped = next((row["token"] for row in tables["log"] if row["token"] not in mapped), None)
+    return unmapped and f"log {unmapped} is in no log_tokens of map.json"
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+def read_stamp_ns(row: dict) -> int:
+    return int(row["timestamp"]) * _US_TO_NS
+
+
+def check_fields(row: dict, table: str, fields: Sequence[str]) -> None:
+    missing = [field for field in fields if field not in row]
+    if missing:
+        raise DatasetError(f"{table} {row['token']} has no field {', '.join(missing)}; restore the table")
+
+
+def read_transform(row: dict, table: str) -> np.ndarray:
+    """T_ego_sensor of a calibrated_sensor row, T_world_ego of an ego_pose row."""
+    check_fields(row, table, ("rotation", "translation"))
+    rotation, translation = np.array(row["rotation"], np.float64), np.array(row["translation"], np.float64)
+    if rotation.shape != (4,) or translation.shape != (3,):
+        raise CalibrationError(f"{table} {row['token']}: expected a quaternion w x y z and a position in metres")
+    if not (np.isfinite(rotation).all() and np.isfinite(translation).all() and np.linalg.norm(rotation) > 0.5):
+        raise CalibrationError(f"{table} {row['token']}: rotation {row['rotation']} or translation is not usable")
+    return transforms.make_transform(transforms.quat_to_matrix(rotation), translation)
+
+
+def read_intrinsics(row: dict, camera: str) -> np.ndarray:
+    check_fields(row, "calibrated_sensor", ("camera_intrinsic",))
+    intrinsics = np.array(row["camera_intrinsic"], np.float64)
+    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
+        raise CalibrationError(
+            f"calibrated_sensor {row['token']} of {camera}: expected a finite 3x3 camera_intrinsic with positive focal "
+            f"lengths, got {row['camera_intrinsic']}; correct the table"
+        )
+    return intrinsics
+
+
+def read_lens(row: dict, camera: str) -> tuple[str, tuple[float, ...]]:
+    """Model and coefficients as `Cameras` wants them.
+
+    nuScenes' images are undistorted and its schema has no lens. Other rigs in that schema may add the two fields.
+    """
+    model = row.get("camera_model", PINHOLE)
+    distortion = np.array(row.get("camera_distortion", ()), np.float64)
+    counts = {PINHOLE: (0, 4, 5, 8), EQUIDISTANT: (0, 4)}.get(model, ())
+    if distortion.ndim != 1 or len(distortion) not in counts or not np.isfinite(distortion).all():
+        raise CalibrationError(
+            f"calibrated_sensor {row['token']} of {camera}: camera_model {model!r} with camera_distortion "
+            f"{row.get('camera_distortion')} is not usable; expected pinhole with 0, 4, 5 or 8 finite coefficients, or "
+            "equidistant with 0 or 4"
+        )
+    return model, tuple(distortion.tolist())

@@ -7,16 +7,13 @@ python benchmarks/render.py [--active 0.09 0.2 1] [--json FILE]
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from report import write_report
 
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.rendering.rasterize import rasterize
@@ -107,8 +104,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results here")
     arguments = parser.parse_args()
 
-    import numba
-
     grid = VoxelGrid(shape=tuple(arguments.grid))
     cameras = surround(*arguments.size)
     results = []
@@ -119,23 +114,8 @@ def main() -> None:
             results.append({"stage": stage, "backend": "cpu", "active": active, **timing})
             print(f"{stage}, cpu, {active:.0%} active: {timing['wall_s']:.3f} s wall, {timing['cpu_s']:.3f} s CPU")
     if arguments.json:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        report = {
-            "commit": commit,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numba": numba.__version__,
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "shapes": {"grid": arguments.grid, "cameras": 6, "image": arguments.size, "features": arguments.features},
-            "dtype": "float32",
-            "results": results,
-        }
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        shapes = {"grid": arguments.grid, "cameras": 6, "image": arguments.size, "features": arguments.features}
+        write_report(arguments.json, shapes, results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every benchmark records beside its figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def write_report(path: Path, shapes: dict[str, Any], results: list[dict[str, Any]], dtype: str = "float32") -> None:
+    """Write results with commit, versions, machine and shapes."""
+    import numba
+    import torch
+
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    report = {
+        "commit": commit,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numba": numba.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg(),
+        "shapes": shapes,
+        "dtype": dtype,
+        "results": results,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")

@@ -17,6 +17,8 @@ from torch import Tensor
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.types import Cameras
 
+PIXEL_CENTER = 0.5  # where the centre of pixel (0, 0) lies; published code: 0 (spec section g)
+
 # Columns are the optical axes (x right, y down, z forward) of a camera that looks along ego x, in the ego frame.
 _OPTICAL_IN_EGO = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
@@ -77,11 +79,11 @@ def project(
 
 
 def in_view(
-    pixels: Float[Tensor, "*batch P 2"], depth: Float[Tensor, "*batch P"], width: int, height: int
+    pixels: Float[Tensor, "*batch P 2"], depth: Float[Tensor, "*batch P"], width: int, height: int, near: float = 1e-3
 ) -> Bool[Tensor, "*batch P"]:
-    """True where a projected point lies in front of the camera and inside the image."""
+    """True where a projected point lies farther than `near` (m) in front of the camera and inside the image."""
     u, v = pixels.unbind(-1)
-    return (depth > 1e-3) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    return (depth > near) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
 
 
 def unproject(
@@ -94,10 +96,12 @@ def unproject(
     return rotated + T_ego_cam[:, None, None, :3, 3]
 
 
-def pixel_rays(intrinsics: Float[Tensor, "N 3 3"], width: int, height: int) -> Float[Tensor, "N H W 3"]:
+def pixel_rays(
+    intrinsics: Float[Tensor, "N 3 3"], width: int, height: int, pixel_center: float = PIXEL_CENTER
+) -> Float[Tensor, "N H W 3"]:
     """Directions through the pixel centres in the camera frame with z = 1, so that point = ray * z-depth."""
-    rows = torch.arange(height, device=intrinsics.device, dtype=intrinsics.dtype) + 0.5
-    columns = torch.arange(width, device=intrinsics.device, dtype=intrinsics.dtype) + 0.5
+    rows = torch.arange(height, device=intrinsics.device, dtype=intrinsics.dtype) + pixel_center
+    columns = torch.arange(width, device=intrinsics.device, dtype=intrinsics.dtype) + pixel_center
     v, u = torch.meshgrid(rows, columns, indexing="ij")
     pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1)  # (H, W, 3)
     return torch.einsum("nij,hwj->nhwi", torch.linalg.inv(intrinsics), pixels)

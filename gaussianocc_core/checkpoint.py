@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One model file: a `.safetensors` whose metadata hold the configuration, the class list and the provenance.
 
+A file may hold two networks, each complete or absent: the occupancy network and, under `pose_net.`, the one for ego
+motion, which only training needs.
+
 safetensors holds arrays and strings only, so an untrusted file can be read without running anything in it.
 """
 
@@ -8,20 +11,24 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from gaussianocc_core.config import ModelConfig, from_dict, to_dict
 from gaussianocc_core.errors import CheckpointError, ConfigError
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
+from gaussianocc_core.models.pose_net import PoseNet
 
 FORMAT = "gaussianocc-model/1"
 _DEFAULT_NAME = "tiny.safetensors"
+_POSE_PREFIX = "pose_net."
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,13 @@ class LoadedModel:
     provenance: Provenance
 
 
+@dataclass(frozen=True)
+class LoadedPoseNet:
+    pose_net: PoseNet
+    config: ModelConfig
+    provenance: Provenance
+
+
 def default_checkpoint() -> Path | None:
     """The checkpoint that ships with the package; None in a tree without weights."""
     path = Path(__file__).parent / "weights" / _DEFAULT_NAME
@@ -49,13 +63,26 @@ def default_checkpoint() -> Path | None:
 
 
 def save_model(
-    path: str | Path, model: GaussianOcc, config: ModelConfig, provenance: Provenance, half: bool = False
+    path: str | Path,
+    model: GaussianOcc | None,
+    config: ModelConfig,
+    provenance: Provenance,
+    half: bool = False,
+    pose_net: PoseNet | None = None,
 ) -> None:
-    """Write a model file atomically; `half` stores floating point weights in 16 bits."""
+    """Write a model file atomically; `half` stores floating point weights in 16 bits.
+
+    Either network may be left out: most files hold no pose network, a first training stage leaves nothing else.
+    """
     path = Path(path)
+    state = dict(model.state_dict()) if model is not None else {}
+    if pose_net is not None:
+        state |= {f"{_POSE_PREFIX}{name}": value for name, value in pose_net.state_dict().items()}
+    if not state:
+        raise ValueError("model, pose_net: expected at least one network to save")
     tensors = {
         name: value.detach().cpu().contiguous().to(torch.float16 if half and value.is_floating_point() else value.dtype)
-        for name, value in model.state_dict().items()
+        for name, value in state.items()
     }
     metadata = {
         "format": FORMAT,
@@ -75,12 +102,41 @@ def save_model(
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
     """The network in eval mode with the file's weights; CheckpointError says what does not fit and where."""
     path = Path(path)
+    content = _read(path, pose=False)
+    if not content.tensors:
+        raise CheckpointError(f"{path}: holds no occupancy network, only one for ego motion; give a full model file")
+    model = _build(path, lambda: build_model(content.config))
+    _load_strict(path, model, content.tensors)
+    return LoadedModel(model.to(device).eval(), content.config, content.provenance)
+
+
+def load_pose_net(path: str | Path, device: torch.device | str = "cpu") -> LoadedPoseNet:
+    """The ego-motion network of a model file, in eval mode; CheckpointError if the file has none."""
+    path = Path(path)
+    content = _read(path, pose=True)
+    if not content.tensors:
+        raise CheckpointError(f"{path}: holds no ego-motion network; give a file that was saved with one")
+    pose = content.config.pose
+    pose_net = _build(path, lambda: PoseNet(pose.backbone, pose.width, pose.channels))
+    _load_strict(path, pose_net, content.tensors)
+    return LoadedPoseNet(pose_net.to(device).eval(), content.config, content.provenance)
+
+
+@dataclass(frozen=True)
+class _Content:
+    config: ModelConfig
+    provenance: Provenance
+    tensors: dict[str, Tensor]  # of one of the two networks, by its own names
+
+
+def _read(path: Path, pose: bool) -> _Content:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; give the path of a .safetensors model file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            names = [name for name in file.keys() if name.startswith(_POSE_PREFIX) == pose]  # noqa: SIM118  not a dict
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path}: not a readable .safetensors file ({error}); was the download complete?"
@@ -88,16 +144,22 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedMo
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: holds weights but not in the format {FORMAT!r} (found {metadata.get('format')!r}); "
-            "released .pth weights must be imported first"
+            "released .pth weights: tools/import_reference_checkpoint.py converts them"
         )
     config = _read_metadata(path, metadata, "config", ModelConfig)
     provenance = _read_metadata(path, metadata, "provenance", Provenance)
+    prefix = _POSE_PREFIX if pose else ""
+    return _Content(config, provenance, {name.removeprefix(prefix): value for name, value in tensors.items()})
+
+
+T = TypeVar("T", bound=nn.Module)
+
+
+def _build(path: Path, construct: Callable[[], T]) -> T:
     try:
-        model = build_model(config)
+        return construct()
     except ValueError as error:
         raise CheckpointError(f"{path}: its configuration is impossible: {error}") from error
-    _load_strict(path, model, tensors)
-    return LoadedModel(model.to(device).eval(), config, provenance)
 
 
 def _read_metadata(path: Path, metadata: dict[str, str], key: str, cls: type[Any]) -> Any:
@@ -107,7 +169,7 @@ def _read_metadata(path: Path, metadata: dict[str, str], key: str, cls: type[Any
         raise CheckpointError(f"{path}: the {key} in its metadata cannot be used ({error})") from error
 
 
-def _load_strict(path: Path, model: GaussianOcc, tensors: dict[str, torch.Tensor]) -> None:
+def _load_strict(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     expected = model.state_dict()
     missing = sorted(set(expected) - set(tensors))
     unknown = sorted(set(tensors) - set(expected))

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from gaussianocc_core.data.labels import CLASS_NAMES
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.cameras import view_rotation
+from gaussianocc_core.quirks import NAMED_QUIRKS, Quirks
 from gaussianocc_core.types import Cameras, Lattice, VoxelGrid
 
 
@@ -58,6 +59,15 @@ class GaussianConfig:
 
 
 @dataclass(frozen=True)
+class PoseConfig:
+    """Network for the ego motion between two frames (spec section f); needed in training only."""
+
+    backbone: str = "resnet18"  # resnet18 or resnet34; published: resnet34
+    width: float = 0.5  # factor on the backbone's channel counts; published: 1
+    channels: int = 64  # of the decoder; published: 256
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     name: str = "tiny"
     image_height: int = 128  # of the network's input, pixels
@@ -71,6 +81,8 @@ class ModelConfig:
     grid: VoxelGrid = field(default_factory=VoxelGrid)  # what is published and evaluated
     class_names: tuple[str, ...] = CLASS_NAMES  # the last one is free space
     fisheye_fov_deg: float = 110.0  # of the rectified view of equidistant lenses
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    quirks: Quirks = field(default_factory=Quirks)  # in files a section or a name: `quirks: published`
 
 
 T = TypeVar("T")
@@ -101,7 +113,7 @@ def from_dict(cls: type[T], data: dict[str, Any], origin: str = "configuration")
     """A configuration dataclass from plain data; lists become tuples and integers floats where the field says so."""
     _check_keys(cls, data, origin)
     try:
-        return dacite.from_dict(cls, data, dacite.Config(strict=True, cast=[tuple], type_hooks={float: _to_float}))
+        return dacite.from_dict(cls, data, dacite.Config(strict=True, cast=[tuple], type_hooks=_TYPE_HOOKS))
     except (dacite.DaciteError, ValueError, TypeError) as error:
         raise ConfigError(f"{origin}: {error}") from error
 
@@ -143,6 +155,13 @@ def _to_float(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _to_quirks(value: Any) -> Any:
+    return NAMED_QUIRKS.get(value, value) if isinstance(value, str) else value
+
+
+_TYPE_HOOKS: dict[type[Any], Callable[[Any], Any]] = {float: _to_float, Quirks: _to_quirks}
+
+
 def _check_keys(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") -> None:
     hints = typing.get_type_hints(cls)
     for key, value in data.items():
@@ -154,6 +173,8 @@ def _check_keys(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") -
         if isinstance(inner, types.UnionType):
             continue
         if dataclasses.is_dataclass(inner):
+            if inner is Quirks and isinstance(value, str) and value in NAMED_QUIRKS:
+                continue
             if not isinstance(value, dict):
                 raise ConfigError(f"{origin}: {prefix}{key} is a section; expected `key: value` lines, got {value!r}")
             _check_keys(inner, value, origin, f"{prefix}{key}.")

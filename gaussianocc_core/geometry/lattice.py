@@ -7,6 +7,9 @@ That makes resampling onto a voxel grid three one-dimensional interpolations ins
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -53,6 +56,16 @@ def fractional_index(lattice: Lattice, coordinates: Float[np.ndarray, " n"], axi
     return (w / (t + 1.0) + 1.0) / 2.0 * (count - 1)
 
 
+def mean_cell_size(lattice: Lattice) -> float:
+    """Edge of the cube (m) that fills low..high as many times as there are lattice points inside (spec section e.1).
+
+    The published code takes it for the voxel size: 0.399998 m for the default lattice. The count is rounded down.
+    """
+    volume = math.prod(high - low for low, high in zip(lattice.low, lattice.high, strict=True))
+    inside = math.prod(lattice.shape) * (1.0 if lattice.contraction is None else lattice.contraction**3)
+    return (volume / int(inside)) ** (1.0 / 3.0)
+
+
 def points(lattice: Lattice, device: torch.device | str | None = None) -> Float[Tensor, "X Y Z 3"]:
     """Metric position of every lattice point, ego frame, metres, float32."""
     axes = [torch.from_numpy(axis_coordinates(lattice, axis)).to(device, torch.float32) for axis in range(3)]
@@ -82,6 +95,13 @@ def sample(
     grid = grid.view(1, 1, 1, -1, 3).expand(volume.shape[0], -1, -1, -1, -1)
     values = F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=True)
     return values[:, :, 0, 0]
+
+
+def shifted_grid(grid: VoxelGrid, shift: float) -> VoxelGrid:
+    """The grid whose voxel centres stand `shift` metres above the low corners of this grid's voxels, on every axis."""
+    offset = shift - 0.5 * grid.voxel_size
+    x, y, z = grid.origin
+    return replace(grid, origin=(x + offset, y + offset, z + offset))
 
 
 def resample(volume: Float[Tensor, "B C X Y Z"], lattice: Lattice, grid: VoxelGrid) -> Float[Tensor, "B C X2 Y2 Z2"]:

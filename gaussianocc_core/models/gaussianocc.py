@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -10,11 +12,13 @@ from torch import Tensor, nn
 from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.geometry import lattice as lattice_geometry
 from gaussianocc_core.models.gaussian_head import GaussianHead
+from gaussianocc_core.models.half_space import half_space_masks
 from gaussianocc_core.models.image_encoder import ImageEncoder
 from gaussianocc_core.models.lifting import POSITION_CHANNELS, LiftPlan, encode_positions, lift_features, plan_lift
 from gaussianocc_core.models.voxel_decoder import VoxelDecoder
+from gaussianocc_core.quirks import Quirks
 from gaussianocc_core.rendering.rasterize import rasterize
-from gaussianocc_core.types import Cameras, Lattice, OccupancyField, RenderedViews
+from gaussianocc_core.types import Cameras, Gaussians, Lattice, OccupancyField, RenderedViews, VoxelGrid
 
 
 class GaussianOcc(nn.Module):
@@ -29,10 +33,12 @@ class GaussianOcc(nn.Module):
         voxel_decoder: VoxelDecoder,
         gaussian_head: GaussianHead,
         position: bool,
+        quirks: Quirks,
     ) -> None:
         """position: whether the 3D decoder expects `encode_positions` beside the lifted features."""
         super().__init__()
         self.position = position
+        self.quirks = quirks
         self.image_encoder = image_encoder
         self.lattice = lattice
         self.voxel_decoder = voxel_decoder
@@ -41,7 +47,7 @@ class GaussianOcc(nn.Module):
 
     def plan(self, cameras: Cameras, valid_mask: Bool[Tensor, "N H W"] | None = None) -> LiftPlan:
         """Where the lattice points fall in these cameras; compute once per calibration."""
-        return plan_lift(cameras, self.points, valid_mask)
+        return plan_lift(cameras, self.points, valid_mask, self.quirks.lift)
 
     def forward(self, images: Float[Tensor, "B N 3 H W"], plans: list[LiftPlan]) -> OccupancyField:
         """images: RGB 0-1 at network size; plans: one per batch element, for its cameras.
@@ -59,11 +65,46 @@ class GaussianOcc(nn.Module):
         lifted = lift_features(features, plan)
         return torch.cat([lifted, encode_positions(plan.places)]) if self.position else lifted
 
-    def render(self, field: OccupancyField, cameras: Cameras, normalize_depth: bool = False) -> list[RenderedViews]:
-        """Class logits, z-depth (m) and alpha composited into N cameras, per batch element."""
-        return [
-            rasterize(gaussians, cameras, normalize_depth=normalize_depth) for gaussians in self.gaussian_head(field)
+    def render(
+        self, field: OccupancyField, cameras: Cameras, normalize_depth: bool | None = None
+    ) -> list[RenderedViews]:
+        """Class logits, z-depth (m) and alpha composited into N cameras of one size, per batch element.
+
+        normalize_depth: depth divided by alpha; None: as this model's quirks say.
+        """
+        normalize = self.quirks.normalize_depth if normalize_depth is None else normalize_depth
+        return [render_gaussians(each, cameras, self.quirks, normalize) for each in self.gaussian_head(field)]
+
+    def sample_grid(self, field: OccupancyField, grid: VoxelGrid) -> Float[Tensor, "B K X2 Y2 Z2"]:
+        """Logits at the voxels of a published grid (spec sections d and i)."""
+        if self.quirks.lattice_shift:
+            grid = lattice_geometry.shifted_grid(grid, 0.5 * lattice_geometry.mean_cell_size(self.lattice))
+        return lattice_geometry.resample(field.logits, self.lattice, grid)
+
+
+def render_gaussians(gaussians: Gaussians, cameras: Cameras, quirks: Quirks, normalize_depth: bool) -> RenderedViews:
+    """Gaussians composited into N cameras of one size; depth is z-depth in metres."""
+    if quirks.half_spaces:
+        masks = half_space_masks(gaussians.means, cameras, quirks.half_spaces)  # (N, M)
+        single = [
+            rasterize(
+                gaussians.select(mask),
+                cameras.select((name,)),
+                normalize_depth=normalize_depth,
+                constants=quirks.raster,
+            )
+            for name, mask in zip(cameras.names, masks, strict=True)
         ]
+        views = RenderedViews(
+            torch.cat([view.features for view in single]),
+            torch.cat([view.depth for view in single]),
+            torch.cat([view.alpha for view in single]),
+        )
+    else:
+        views = rasterize(gaussians, cameras, normalize_depth=normalize_depth, constants=quirks.raster)
+    if quirks.depth_range is not None:
+        views = replace(views, depth=views.depth.clamp(*quirks.depth_range))
+    return views
 
 
 def build_model(config: ModelConfig) -> GaussianOcc:
@@ -84,11 +125,13 @@ def build_model(config: ModelConfig) -> GaussianOcc:
             decoder.hourglasses,
             decoder.head_blocks,
             len(config.class_names),
+            config.quirks.skipping_hourglasses,
         ),
         GaussianHead(
             lattice_geometry.points(config.lattice), gaussians.scale, gaussians.far_radius, gaussians.far_factor
         ),
         decoder.position,
+        config.quirks,
     )
     for module in model.voxel_decoder.modules():
         if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):  # as the volume, see forward

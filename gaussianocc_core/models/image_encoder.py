@@ -62,13 +62,13 @@ def _downsample(channels_in: int, channels_out: int, stride: int) -> nn.Module |
     return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))
 
 
-_Block = type[BasicBlock] | type[Bottleneck]
-# Block type and blocks in layer1, layer2, layer3.
-BACKBONES: dict[str, tuple[_Block, tuple[int, int, int]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6)),
-    "resnet50": (Bottleneck, (3, 4, 6)),
-    "resnet101": (Bottleneck, (3, 4, 23)),
+Block = type[BasicBlock] | type[Bottleneck]
+# Block type and blocks in layer1 to layer4; the image encoder has no layer4.
+BACKBONES: dict[str, tuple[Block, tuple[int, int, int, int]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
 }
 
 
@@ -87,9 +87,9 @@ class ImageEncoder(nn.Module):
         self.conv1 = nn.Conv2d(3, base, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(base)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        self.layer1 = _stage(block, base, base, depths[0], stride=1)
-        self.layer2 = _stage(block, base * block.expansion, base * 2, depths[1], stride=2)
-        self.layer3 = _stage(block, base * 2 * block.expansion, base * 4, depths[2], stride=2)
+        self.layer1 = resnet_stage(block, base, base, depths[0], stride=1)
+        self.layer2 = resnet_stage(block, base * block.expansion, base * 2, depths[1], stride=2)
+        self.layer3 = resnet_stage(block, base * 2 * block.expansion, base * 4, depths[2], stride=2)
         channels_8, channels_16 = base * 2 * block.expansion, base * 4 * block.expansion
         self.up8 = _fuse(channels_8 + channels_16, up_channels[0])
         self.up4 = _fuse(up_channels[0], up_channels[1])
@@ -112,7 +112,8 @@ class ImageEncoder(nn.Module):
         return self.project(x).unflatten(0, (batch, count))
 
 
-def _stage(block: _Block, channels_in: int, channels: int, depth: int, stride: int) -> nn.Sequential:
+def resnet_stage(block: Block, channels_in: int, channels: int, depth: int, stride: int) -> nn.Sequential:
+    """One of a ResNet's layer1 to layer4: `depth` blocks, the first with the stride."""
     blocks = [block(channels_in, channels, stride)]
     blocks += [block(channels * block.expansion, channels, 1) for _ in range(depth - 1)]
     return nn.Sequential(*blocks)

@@ -33,6 +33,35 @@ def encode_positions(positions: Float[Tensor, "*shape 3"]) -> Float[Tensor, "C .
 
 
 @dataclass(frozen=True)
+class LiftConstants:
+    """Every number in which ways to lift differ. Defaults: ours; `PUBLISHED_LIFT` is the released weights' way.
+
+    Lengths are pixels of the input image; one pixel of the stride-4 feature map is 4 of them.
+    """
+
+    near: float = 1e-3  # m; a camera sees no point at this z-depth or nearer
+    view_shift: float = 0.0  # px; the seen area is the image moved left and up by this
+    stretch: float = 0.0  # px; pixel u is sampled at 2 u / (width - stretch) - 1, where -1..1 is from edge to edge
+    padding: str = "border"  # of the feature map: "border" repeats its edge, "zeros" fades to zero beyond its outer row
+    mean_of_nonzero: bool = False  # per channel, over the cameras whose sample is not zero, instead of all that see
+    count_epsilon: float = 0.0  # added to the number of those cameras, only with mean_of_nonzero
+
+    def __post_init__(self) -> None:
+        if self.padding not in ("border", "zeros"):
+            raise ValueError(f"padding: expected 'border' or 'zeros', got {self.padding!r}")
+        if self.mean_of_nonzero and not self.count_epsilon > 0:
+            raise ValueError(f"count_epsilon: expected more than 0 with mean_of_nonzero, got {self.count_epsilon}")
+
+
+OUR_LIFT = LiftConstants()
+# Spec section b: valid strictly within -0.5..w-0.5 of the feature map; normalised as if -1 and 1 were the centres of
+# its outer pixels, sampled as if they were its edges: u lands on u w / (w - 1) - 0.5 instead of u - 0.5.
+PUBLISHED_LIFT = LiftConstants(
+    near=0.0, view_shift=2.0, stretch=4.0, padding="zeros", mean_of_nonzero=True, count_epsilon=1e-6
+)
+
+
+@dataclass(frozen=True)
 class LiftPlan:
     """Which points each camera sees and where, for one calibration."""
 
@@ -40,6 +69,7 @@ class LiftPlan:
     points: tuple[Int[Tensor, " _"], ...]  # per camera, flat indices of the points it sees
     positions: tuple[Float[Tensor, "_ 2"], ...]  # per camera, where: -1..1 from edge to edge of the image
     weight: Float[Tensor, "*shape"]  # 1 / number of cameras that see the point; 0 where none does
+    constants: LiftConstants = OUR_LIFT
 
     @property
     def seen(self) -> Bool[Tensor, "*shape"]:
@@ -47,33 +77,57 @@ class LiftPlan:
 
 
 def plan_lift(
-    cameras: Cameras, positions: Float[Tensor, "*shape 3"], valid_mask: Bool[Tensor, "N H W"] | None = None
+    cameras: Cameras,
+    positions: Float[Tensor, "*shape 3"],
+    valid_mask: Bool[Tensor, "N H W"] | None = None,
+    constants: LiftConstants = OUR_LIFT,
 ) -> LiftPlan:
     """Projects ego-frame points (metres) into N pinhole cameras of equal size; invalid pixels see nothing."""
     width, height = cameras.width[0], cameras.height[0]
     flat = positions.reshape(-1, 3)
     pixels, depth = camera_geometry.project(flat, cameras.intrinsics, cameras.T_ego_cam)  # (N, P, 2), (N, P)
-    visible = camera_geometry.in_view(pixels, depth, width, height)
+    shifted = pixels + constants.view_shift
+    visible = camera_geometry.in_view(shifted, depth, width, height, constants.near)
     if valid_mask is not None:
         column = pixels[..., 0].clamp(0, width - 1).long()
         row = pixels[..., 1].clamp(0, height - 1).long()
         visible &= valid_mask.flatten(1).gather(1, row * width + column)
     size = torch.tensor([width, height], device=pixels.device, dtype=pixels.dtype)
     index = tuple(camera.nonzero().squeeze(1) for camera in visible)
-    where = tuple(2.0 * pixels[n, index[n]] / size - 1.0 for n in range(len(cameras)))
+    where = tuple(2.0 * pixels[n, index[n]] / (size - constants.stretch) - 1.0 for n in range(len(cameras)))
     count = visible.sum(dim=0)
     weight = torch.where(count > 0, 1.0 / count.clamp(min=1), 0.0).to(positions.dtype)
-    return LiftPlan(positions, index, where, weight.view(positions.shape[:-1]))
+    return LiftPlan(positions, index, where, weight.view(positions.shape[:-1]), constants)
 
 
 def lift_features(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[Tensor, "C ..."]:
     """Mean over the seeing cameras of the features at each point of the plan."""
+    if plan.constants.mean_of_nonzero:
+        return _lift_nonzero(features, plan)
     # One row of channels per point, so that index_add moves contiguous memory.
     lifted = features.new_zeros(plan.weight.numel(), features.shape[1])
-    for n, (index, where) in enumerate(zip(plan.points, plan.positions, strict=True)):
-        sampled = F.grid_sample(
-            features[n : n + 1], where.to(features.dtype)[None, None], padding_mode="border", align_corners=False
-        )  # (1, C, 1, V); border: the outer half pixel of the map repeats its edge
-        lifted = lifted.index_add(0, index, sampled[0, :, 0].T)
+    for n, index in enumerate(plan.points):
+        lifted = lifted.index_add(0, index, _sample(features, plan, n))
     lifted = lifted * plan.weight.to(features.dtype).reshape(-1, 1)
     return lifted.T.unflatten(1, plan.weight.shape)
+
+
+def _lift_nonzero(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[Tensor, "C ..."]:
+    """Per channel, the sum over cameras / (epsilon + number of cameras whose sample is not zero) (spec section b)."""
+    total = features.new_zeros(plan.weight.numel(), features.shape[1])
+    count = torch.zeros(total.shape, dtype=torch.uint8, device=features.device)
+    for n, index in enumerate(plan.points):
+        sampled = _sample(features, plan, n)
+        total = total.index_add(0, index, sampled)
+        count.index_add_(0, index, (sampled != 0).to(torch.uint8))
+    lifted = total / (count + plan.constants.count_epsilon)
+    return lifted.T.unflatten(1, plan.weight.shape)
+
+
+def _sample(features: Float[Tensor, "N C h w"], plan: LiftPlan, camera: int) -> Float[Tensor, "V C"]:
+    """Bilinear features of one camera at the V points it sees."""
+    where = plan.positions[camera].to(features.dtype)[None, None]  # (1, 1, V, 2)
+    sampled = F.grid_sample(
+        features[camera : camera + 1], where, padding_mode=plan.constants.padding, align_corners=False
+    )  # (1, C, 1, V)
+    return sampled[0, :, 0].T

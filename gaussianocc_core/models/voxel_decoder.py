@@ -51,8 +51,18 @@ class VoxelDecoder(nn.Module):
     The last class is free space; there is no separate density (the published `last_free`).
     """
 
-    def __init__(self, channels_in: int, channels: int, hourglasses: int, head_blocks: int, classes: int) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        hourglasses: int,
+        head_blocks: int,
+        classes: int,
+        skipping: int | None = None,
+    ) -> None:
+        """skipping: only the first so many hourglasses add the skip from the input; None: all (spec section c.3)."""
         super().__init__()
+        self.skipping = hourglasses if skipping is None else skipping
         self.dres0 = nn.Sequential(_conv_bn(channels_in, channels), nn.ReLU(), _conv_bn(channels, channels), nn.ReLU())
         self.dres1 = nn.Sequential(_conv_bn(channels, channels), nn.ReLU(), _conv_bn(channels, channels))
         self.hourglasses = nn.ModuleList(Hourglass(channels) for _ in range(hourglasses))
@@ -79,6 +89,5 @@ class VoxelDecoder(nn.Module):
             # Every hourglass after the first takes the first one's inner map and the previous one's outer map.
             result, pre, post = hourglass(out, pre1, post)
             pre1 = pre if pre1 is None else pre1
-            # The published third hourglass adds no skip from x0 (spec section c.3).
-            out = result + x0 if i < 2 else result
+            out = result + x0 if i < self.skipping else result
         return self.head(out)

@@ -14,6 +14,15 @@ from gaussianocc_core.geometry import warp
 from gaussianocc_core.geometry.cameras import pixel_rays
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors of a few dozen numbers: finite differences spend minutes on handing them to threads of a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def random(*shape, seed=0):
     return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
@@ -141,11 +150,11 @@ def test_the_warp_shows_a_shifted_scene_where_it_was():
 
 
 def test_gradients_are_those_of_finite_differences():
-    a, b = random(1, 2, 5, 6, seed=5).requires_grad_(), random(1, 2, 5, 6, seed=6).requires_grad_()
+    a, b = random(1, 2, 3, 4, seed=5).requires_grad_(), random(1, 2, 3, 4, seed=6).requires_grad_()
     assert gradcheck(losses.photometric_error, (a, b))
-    depth = (1 + random(1, 5, 6, seed=7)).requires_grad_()
+    depth = (1 + random(1, 3, 4, seed=7)).requires_grad_()
     assert gradcheck(lambda d: losses.smoothness(d, b.detach()), (depth,))
-    pair = [random(2, 1, 5, 6, seed=seed).requires_grad_() for seed in (8, 9)]
+    pair = [random(2, 1, 3, 4, seed=seed).requires_grad_() for seed in (8, 9)]
     assert gradcheck(lambda i, w: losses.least_error(i, w, torch.zeros_like(i))[0], pair)
     logits, labels = random(2, 4, 3, seed=10).requires_grad_(), torch.tensor([[0, 1, 9], [3, 2, 0]])
     weights = torch.tensor([0.5, 1.0, 2.0, 0.0], dtype=torch.float64)

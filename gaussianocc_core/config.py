@@ -146,6 +146,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
+def find_model_config(name: str) -> Path:
+    """The file of a named model in a clone (`config/model/`) or an installed ROS package (`share/`)."""
+    for parent in Path(__file__).resolve().parents:
+        for folder in ("config/model", "share/gaussianocc_ros/config/model"):
+            path = parent / folder / f"{name}.yaml"
+            if path.is_file():
+                return path
+    raise ConfigError(f"model {name!r}: no config/model/{name}.yaml near this package; copy it from the repository")
+
+
 def _to_float(value: Any) -> Any:
     if isinstance(value, str):  # YAML 1.1 reads 4e-3, without a point, as text
         try:

@@ -11,7 +11,7 @@ from gaussianocc_core.data.labels import (
     generator_to_occ3d,
     occ3d_to_generator,
 )
-from gaussianocc_core.types import VoxelGrid
+from gaussianocc_core.types import OccupancyLabels, VoxelGrid
 
 CAR, ROAD = CLASS_ID["car"], CLASS_ID["driveable_surface"]
 
@@ -45,12 +45,42 @@ def test_flat_ground_is_one_layer_at_its_height_and_scores_zero_off_the_ground()
     assert summary["non_ground_iou"] == 0.0 and summary["iou"] > 0.99
 
 
+def test_each_voxel_mask_is_what_it_says():
+    camera, lidar = np.array([[[True, True, False]]]), np.array([[[True, False, False]]])
+    labels = OccupancyLabels(np.zeros((1, 1, 3), dtype=np.uint8), camera, lidar)
+    counts = {name: metrics.voxel_mask(labels, name).sum() for name in metrics.VOXEL_MASKS}
+    assert counts == {"camera": 2, "lidar": 1, "camera_and_lidar": 1, "none": 3}
+    with pytest.raises(ValueError, match="radar"):
+        metrics.voxel_mask(labels, "radar")
+
+
+def test_a_class_that_never_occurs_is_skipped_or_spoils_the_mean_as_asked():
+    iou = np.array([0.2, np.nan, 0.6])
+    assert metrics.mean_iou(iou, (0, 1, 2)) == pytest.approx(0.4)
+    assert np.isnan(metrics.mean_iou(iou, (0, 1, 2), skip_absent=False))
+    assert metrics.mean_iou(iou, (0, 2), skip_absent=False) == pytest.approx(0.4)
+    assert np.isnan(metrics.mean_iou(iou, (1,)))
+
+
+def test_samples_accumulate_into_one_confusion():
+    scores, everywhere = metrics.OccupancyScores(), np.ones(4, dtype=bool)
+    scores.update(np.array([CAR, CAR, FREE, FREE], np.uint8), np.array([CAR, FREE, FREE, FREE], np.uint8), everywhere)
+    scores.update(np.array([CAR, FREE, FREE, FREE], np.uint8), np.array([CAR, CAR, FREE, FREE], np.uint8), everywhere)
+    scores.reduce()  # one process: nothing to add
+    assert scores.samples == 2 and scores.summary()["iou"] == pytest.approx(2 / 4)  # the mean of IoUs would be 1/2 too
+    scores.update(np.array([CAR] * 4, np.uint8), np.array([CAR] * 4, np.uint8), everywhere)
+    assert scores.summary()["iou"] == pytest.approx(6 / 8)  # and here 2/3
+
+
 def test_golden_miou_is_reproduced(shared_data):
     golden = np.load(shared_data / "golden" / "metrics.npz")
     truth, prediction = golden["occ_gt"], golden["occ_pred"]
     mask = np.unpackbits(golden["occ_mask"])[: truth.size].astype(bool).reshape(truth.shape)
     iou = metrics.class_iou(metrics.confusion_matrix(truth, prediction, mask))
     np.testing.assert_allclose(iou, golden["iou18"], atol=1e-12)
+    assert metrics.mean_iou(iou, range(17)) == pytest.approx(golden["miou17"], abs=1e-12)
+    star = metrics.mean_iou(iou, metrics.STAR_CLASSES, skip_absent=False)
+    assert star == pytest.approx(golden["miou_star15"], abs=1e-12)
 
 
 def test_published_class_weights():

@@ -3,14 +3,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch.distributed as dist
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE, GROUND_CLASSES
-from gaussianocc_core.types import VoxelGrid
+from gaussianocc_core.metrics.pooling import sum_over_processes
+from gaussianocc_core.types import OccupancyLabels, VoxelGrid
 
 # Paper mIoU* leaves out the two classes that self-supervision never sees (spec section i).
 UNSUPERVISED_CLASSES = (CLASS_ID["others"], CLASS_ID["other_flat"])
+STAR_CLASSES = tuple(k for k in range(FREE) if k not in UNSUPERVISED_CLASSES)
+VOXEL_MASKS = ("camera", "lidar", "camera_and_lidar", "none")
+
+
+def voxel_mask(labels: OccupancyLabels, name: str) -> Bool[np.ndarray, "X Y Z"]:
+    """True in the voxels that count: one of VOXEL_MASKS. The published evaluation uses camera_and_lidar."""
+    if name not in VOXEL_MASKS:
+        raise ValueError(f"mask: expected one of {VOXEL_MASKS}, got {name!r}")
+    mask = np.ones(labels.semantics.shape, dtype=bool)
+    if "camera" in name:
+        mask &= labels.mask_camera
+    if "lidar" in name:
+        mask &= labels.mask_lidar
+    return mask
 
 
 def confusion_matrix(
@@ -42,6 +60,17 @@ def group_iou(confusion: Int64[np.ndarray, "K K"], group: tuple[int, ...]) -> fl
     return float(hits / union) if union else float("nan")
 
 
+def mean_iou(iou: Float[np.ndarray, " K"], classes: Sequence[int], skip_absent: bool = True) -> float:
+    """Mean over some classes. One that occurs nowhere (NaN) is left out, or else makes the mean NaN.
+
+    Published (spec section i): miou over 0..16 skips, miou_star over STAR_CLASSES does not.
+    """
+    values = iou[list(classes)]
+    if skip_absent:
+        values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
 def occupancy_summary(confusion: Int64[np.ndarray, "K K"]) -> dict[str, float]:
     """iou (occupied against free), non_ground_iou (occupied and not ground), miou (17 classes), miou_star (15).
 
@@ -49,13 +78,37 @@ def occupancy_summary(confusion: Int64[np.ndarray, "K K"]) -> dict[str, float]:
     """
     iou = class_iou(confusion)
     occupied = tuple(range(FREE))
-    star = [k for k in occupied if k not in UNSUPERVISED_CLASSES]
     return {
         "iou": group_iou(confusion, occupied),
         "non_ground_iou": group_iou(confusion, tuple(k for k in occupied if k not in GROUND_CLASSES)),
-        "miou": _mean(iou[list(occupied)]),
-        "miou_star": _mean(iou[star]),
+        "miou": mean_iou(iou, occupied),
+        "miou_star": mean_iou(iou, STAR_CLASSES),
     }
+
+
+class OccupancyScores:
+    """Confusion of a run's samples under one mask; pooled over processes, where the published code averages IoUs."""
+
+    def __init__(self) -> None:
+        self.confusion = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)
+        self.samples = 0
+
+    def update(
+        self,
+        truth: UInt8[np.ndarray, "*shape"],
+        prediction: UInt8[np.ndarray, "*shape"],
+        mask: Bool[np.ndarray, "*shape"],
+    ) -> None:
+        self.confusion += confusion_matrix(truth, prediction, mask)
+        self.samples += 1
+
+    def reduce(self, group: dist.ProcessGroup | None = None) -> None:
+        """Adds what the other processes counted; once, at the end."""
+        pooled = sum_over_processes(np.append(self.confusion, self.samples), group)
+        self.confusion, self.samples = pooled[:-1].reshape(self.confusion.shape), int(pooled[-1])
+
+    def summary(self) -> dict[str, float]:
+        return occupancy_summary(self.confusion)
 
 
 def flat_ground(grid: VoxelGrid, ground_z: float = 0.0) -> UInt8[np.ndarray, "X Y Z"]:
@@ -65,8 +118,3 @@ def flat_ground(grid: VoxelGrid, ground_z: float = 0.0) -> UInt8[np.ndarray, "X 
     if 0 <= layer < grid.shape[2]:
         labels[:, :, layer] = CLASS_ID["driveable_surface"]
     return labels
-
-
-def _mean(values: Float[np.ndarray, " n"]) -> float:
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if present.size else float("nan")

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: accumulate, pool over processes, summarise (spec section i).
+
+Each kind has a class with `update` (one sample), `reduce` (sums over all processes) and `summary` (plain floats).
+"""
+
+from gaussianocc_core.metrics.depth import DEPTH_ERRORS, DepthScores, depth_errors
+from gaussianocc_core.metrics.occupancy import (
+    STAR_CLASSES,
+    UNSUPERVISED_CLASSES,
+    VOXEL_MASKS,
+    OccupancyScores,
+    class_iou,
+    confusion_matrix,
+    flat_ground,
+    group_iou,
+    mean_iou,
+    occupancy_summary,
+    voxel_mask,
+)
+from gaussianocc_core.metrics.ray_iou import RayIoU, RayIoUConfig, cast_rays, ray_directions, ray_origins
+
+__all__ = [
+    "DEPTH_ERRORS",
+    "STAR_CLASSES",
+    "UNSUPERVISED_CLASSES",
+    "VOXEL_MASKS",
+    "DepthScores",
+    "OccupancyScores",
+    "RayIoU",
+    "RayIoUConfig",
+    "cast_rays",
+    "class_iou",
+    "confusion_matrix",
+    "depth_errors",
+    "flat_ground",
+    "group_iou",
+    "mean_iou",
+    "occupancy_summary",
+    "ray_directions",
+    "ray_origins",
+    "voxel_mask",
+]

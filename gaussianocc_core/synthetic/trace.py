@@ -55,11 +55,12 @@ def cast_shadow(scene, ox, oy, oz, dx, dy, dz):
             if hit < MISS:
                 if ints[p, MATERIAL] != FOLIAGE:
                     return 0.0
-                if t <= hit < t_next:  # t stays at the entry: also in later cells that list the crown, so shade is deep
+                if t <= hit < t_next:  # a crown stands in several cells; it dims the sun in the one where it is hit
                     x, y, z = ox + hit * dx, oy + hit * dy, oz + hit * dz
                     light *= mix(0.30, 1.0, smoothstep(-0.15, 0.45, noise3(x * 2.4, y * 2.4, z * 2.4, 77)))
                     if light < 0.02:
                         return 0.02
+        t = t_next
         cell, borders = dda_step(cell, borders, steps, per_cell)
     return light
 

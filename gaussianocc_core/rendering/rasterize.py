@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from gaussianocc_core.errors import BackendError
@@ -34,7 +36,7 @@ def rasterize(
     cameras' intrinsics and T_ego_cam.
     """
     _check_gaussians(gaussians)
-    cameras = _render_cameras(cameras, width, height)
+    cameras = render_cameras(cameras, width, height)
     _check_backend(backend)
     from gaussianocc_core.rendering import cpu, cpu_projection  # here: they import numba, which nothing else needs
 
@@ -49,12 +51,17 @@ def rasterize(
     features, depth, alpha = cpu.composite(
         footprints, gaussians.opacities, gaussians.features, len(cameras), width, height, constants
     )
-    if normalize_depth:
-        depth = depth / alpha.clamp(min=1e-10)  # gsplat's floor
-    return RenderedViews(features=features.to(device), depth=depth.to(device), alpha=alpha.to(device))
+    return normalize(RenderedViews(features.to(device), depth.to(device), alpha.to(device)), normalize_depth)
 
 
-def _render_cameras(cameras: Cameras, width: int | None, height: int | None) -> Cameras:
+def normalize(views: RenderedViews, normalize_depth: bool) -> RenderedViews:
+    """The views with their accumulated depth divided by alpha (0 where alpha is 0), or as they are."""
+    if not normalize_depth:
+        return views
+    return replace(views, depth=views.depth / views.alpha.clamp(min=1e-10))  # gsplat's floor
+
+
+def render_cameras(cameras: Cameras, width: int | None, height: int | None) -> Cameras:
     """The cameras at the size to render; they must be undistorted pinholes that share it."""
     if cameras.intrinsics.ndim != 3:
         raise ValueError(f"intrinsics: expected (N, 3, 3), got {tuple(cameras.intrinsics.shape)}")

@@ -51,20 +51,29 @@ def read_release(folder: str | Path, config: ModelConfig) -> Release:
         files = ", ".join(f"{name}.pth" for name in NETWORKS)
         raise CheckpointError(f"{folder}: holds none of {files}; give the folder with the released files")
     states = {name: _read_state_dict(folder / f"{name}.pth") for name in present}
-    return fill_networks(states, config, str(folder))
+    model = build_model(config) if "encoder" in present else None
+    pose = config.pose
+    pose_net = PoseNet(pose.backbone, pose.width, pose.channels) if "pose" in present else None
+    networks = {name: module for name, module in ((OCCUPANCY, model), (POSE, pose_net)) if module is not None}
+    used, ignored = fill_networks(networks, states, str(folder))
+    return Release(model, pose_net, used, ignored)
 
 
-def fill_networks(states: Mapping[str, Mapping[str, Any]], config: ModelConfig, origin: str) -> Release:
-    """Our networks from released state dicts by the name of their network; `origin` begins the error messages."""
+def fill_networks(
+    networks: Mapping[str, nn.Module], states: Mapping[str, Mapping[str, Any]], origin: str
+) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
+    """Load released state dicts, by their networks' names, into ours; returns the entries used and ignored.
+
+    The networks are put in eval mode. `origin` begins the error messages.
+    """
     used, ignored = [], []
-    tensors: dict[str, dict[str, Tensor]] = {}
+    tensors: dict[str, dict[str, Tensor]] = {ours: {} for ours in networks}
     for network, state in states.items():
-        ours = tensors.setdefault(NETWORKS[network], {})
         for name, value in state.items():
             source = Source(network, name)
             target = our_name(source)
             if target is not None and isinstance(value, Tensor):
-                ours[target] = value
+                tensors[NETWORKS[network]][target] = value
                 used.append(source)
             elif is_dead(source):
                 ignored.append(source)
@@ -72,13 +81,9 @@ def fill_networks(states: Mapping[str, Mapping[str, Any]], config: ModelConfig, 
                 raise CheckpointError(
                     f"{origin}: {network}.pth has {name}, which the published network has not; is this its release?"
                 )
-    model = build_model(config) if OCCUPANCY in tensors else None
-    pose = config.pose
-    pose_net = PoseNet(pose.backbone, pose.width, pose.channels) if POSE in tensors else None
-    for ours_name, module in ((OCCUPANCY, model), (POSE, pose_net)):
-        if module is not None:
-            _fill(module.eval(), tensors[ours_name], ours_name, origin)
-    return Release(model, pose_net, tuple(used), tuple(ignored))
+    for ours, module in networks.items():
+        _fill(module.eval(), tensors[ours], ours, origin)
+    return tuple(used), tuple(ignored)
 
 
 def import_release(folder: str | Path, output: str | Path, config: ModelConfig) -> Release:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does this implementation compute what the published network computes? Compares every stage with recorded arrays."""

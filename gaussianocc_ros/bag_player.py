@@ -151,16 +151,20 @@ class BagPlayer(Node):
             self._last_clock_ns = log_ns
 
     def _wait_for_subscribers(self, timeout: float) -> None:
-        """Until somebody listens and no further listener has come for a moment."""
-        deadline, seen, since = time.monotonic() + timeout, 0, time.monotonic()
+        """Until somebody listens, the awaited topic is there, and neither has changed for a moment."""
+        awaited = self._options.wait_for
+        deadline, before, since = time.monotonic() + timeout, (0, False), time.monotonic()
         while time.monotonic() < deadline:
             count = sum(publisher.get_subscription_count() for publisher in self._publishers_by_topic.values())
-            if count != seen:
-                seen, since = count, time.monotonic()
-            if count and time.monotonic() - since >= _SETTLE:
+            state = count, not awaited or self.count_publishers(awaited) > 0
+            if state != before:
+                before, since = state, time.monotonic()
+            if all(state) and time.monotonic() - since >= _SETTLE:
                 return
             self._pause()
-        if not seen and timeout > 0:
+        if awaited and not before[1]:
+            _say(f"nobody publishes {awaited} after {timeout:g} s; playing anyway")
+        elif not before[0] and timeout > 0:
             _say(f"nobody listens to any of {len(self.topics)} topics after {timeout:g} s; playing anyway")
 
     def unmatched(self, topics: list[str]) -> list[str]:
@@ -359,6 +363,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--start-offset", type=float, default=0.0, metavar="S", help="begin this far into the bag")
     parser.add_argument("--wait", type=float, metavar="S",
                         help="longest wait for subscribers before the start (default 5; with --step 60)")  # fmt: skip
+    parser.add_argument("--wait-for", default="", metavar="TOPIC",
+                        help="wait until somebody publishes this as well, such as the results of a node")  # fmt: skip
     parser.add_argument("--step", action="store_true", help="wait for the occupancy node's result of each image set")
     parser.add_argument("--step-topic", default="/occupancy_node/occupancy", metavar="TOPIC", help="the results")
     parser.add_argument("--step-timeout", type=float, default=30.0, metavar="S", help="longest wait for one result")

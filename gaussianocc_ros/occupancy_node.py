@@ -90,21 +90,22 @@ class OccupancyNode(LifecycleNode):
         parameters = self.parameters
         rig = load_rig(parameters.rig_file) if parameters.rig_file else None
         self._cameras = parameters.camera_names
+        # One thread for warm-up and every prediction: torch keeps a thread pool, numba its kernels, per calling thread.
+        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._decoders = ThreadPoolExecutor(min(4, len(self._cameras)), thread_name_prefix="decode")
+        self._configured.callback(self._decoders.shutdown)
+        self._configured.callback(self._inference.shutdown)
+        self._predictor = self._inference.submit(self._load_predictor).result()
+        # Seconds later: nothing subscribes before the node is about ready, because a replay may wait for that.
         self._transforms = ros_compat.listen_to_transforms(self, conversions.decode_transform)
         self._rig = CameraRig(
             self._cameras, self._transforms, parameters.ego_frame, parameters.fixed_frame, rig,
             parameters.calibration_timeout, parameters.odometry_timeout,
         )  # fmt: skip
-        # One thread for warm-up and every prediction: torch keeps a thread pool, numba its kernels, per calling thread.
-        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._decoders = ThreadPoolExecutor(min(4, len(self._cameras)), thread_name_prefix="decode")
-        for release in (self._transforms.close, self._decoders.shutdown, self._inference.shutdown):
-            self._configured.callback(release)
-        self._predictor = self._inference.submit(self._load_predictor).result()
         self._outputs = Outputs(self, parameters)
         self._reporter = Reporter(self, parameters, self._cameras, str(self._predictor.device))
-        self._configured.callback(self._outputs.close)
-        self._configured.callback(self._reporter.close)
+        for release in (self._transforms.close, self._outputs.close, self._reporter.close):
+            self._configured.callback(release)
 
     def _load_predictor(self) -> OccupancyPredictor:
         path = self.parameters.checkpoint or default_checkpoint()

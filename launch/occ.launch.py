@@ -41,8 +41,12 @@ def generate_launch_description():
 
 def _processes(context, share):
     given = {name: value for name, value in context.launch_configurations.items() if value != ""}
+    if not os.path.isfile(given["params_file"]):
+        raise RuntimeError(f"params_file: no file {given['params_file']!r}")  # launch_ros would only warn
     bag = given.get("bag")
     sim_time = _is_true(given.get("use_sim_time", "true" if bag else "false"))
+    namespace = given.get("namespace", "").strip("/")
+    node = f"/{namespace}/occupancy_node".replace("//", "/")
     overrides = {name: given[name] for name in ("checkpoint", "device") if name in given}
     if "autostart" in given:
         overrides["autostart"] = _is_true(given["autostart"])
@@ -52,11 +56,11 @@ def _processes(context, share):
             package=PACKAGE,
             executable="occupancy_node",
             name="occupancy_node",
-            namespace=given.get("namespace", ""),
+            namespace=namespace,
             parameters=[given["params_file"], {**overrides, "use_sim_time": sim_time}],
             # Threads that wait must not spin: on a robot other processes need the cores.
             additional_env={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")},
-            on_exit=Shutdown(reason="the occupancy node ended"),  # a bad start-up state ends the launch too
+            on_exit=_node_ended,
             **common,
         ),
         Node(
@@ -64,6 +68,7 @@ def _processes(context, share):
             executable="rviz2",
             arguments=["--display-config", os.path.join(share, "config", "rviz", "occ.rviz")],
             parameters=[{"use_sim_time": sim_time}],
+            remappings=[(f"/occupancy_node/{topic}", f"{node}/{topic}") for topic in ("points", "markers")],
             condition=IfCondition(LaunchConfiguration("rviz")),
             **common,
         ),
@@ -72,8 +77,29 @@ def _processes(context, share):
         options = ["--rate", given["rate"]] if "rate" in given else []
         options += ["--loop"] if _is_true(given["loop"]) else []
         options += ["--clock"] if sim_time else []
-        processes.append(Node(package=PACKAGE, executable="bag_player", arguments=[bag, *options], **common))
+        # The node needs seconds for torch and its warm-up, and would miss the beginning.
+        options += ["--wait-for", f"{node}/occupancy", "--wait", "120"]
+        player = Node(
+            package=PACKAGE, executable="bag_player", arguments=[bag, *options], on_exit=_player_ended, **common
+        )
+        processes.append(player)
     return processes
+
+
+def _node_ended(event, context):
+    _fail_with(event, context, "the occupancy node")
+    return Shutdown(reason="the occupancy node ended")
+
+
+def _player_ended(event, context):
+    """The end of a bag leaves the node and RViz to look at; a replay that failed does not."""
+    _fail_with(event, context, "the replay")
+
+
+def _fail_with(event, context, who):
+    """An exception in a handler is what makes `ros2 launch` end with status 1."""
+    if event.returncode and not context.is_shutdown:
+        raise RuntimeError(f"{who} ended with status {event.returncode}; its last line says why")
 
 
 def _is_true(text):

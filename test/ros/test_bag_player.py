@@ -192,6 +192,24 @@ def test_nobody_listening_is_said_and_does_not_stop_the_replay(replay, make, tmp
     assert "nobody listens to any of 8 topics after 0.3 s" in capfd.readouterr().err
 
 
+def test_replay_waits_for_a_topic_that_it_was_told_to(graph, replay, make, tmp_path):
+    graph.record(TFMessage, "/tf", QoSProfile(depth=50))
+    run = replay(record_drive(tmp_path / "drive", make), "--rate", 0, "--wait-for", "/results", "--wait", 60)
+    run._thread.start()
+    graph.until(lambda: not run.player.unmatched(["/tf"]), what="a subscription")
+    graph.spin_for(1.0)
+    assert run.player.published.total() == 0
+    graph.publisher(String, "/results")
+    graph.until(lambda: not run._thread.is_alive(), what="the end of the bag")
+    assert run.player.published.total() == 46
+
+
+def test_topic_that_never_comes_is_named_and_does_not_stop_the_replay(replay, make, tmp_path, capfd):
+    arguments = ("--rate", 0, "--wait", 0.3, "--wait-for", "/results")
+    assert replay(record_drive(tmp_path / "drive", make), *arguments).run().player.published.total() == 46
+    assert "nobody publishes /results after 0.3 s; playing anyway" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "spoil, complaint",
     [

@@ -12,6 +12,7 @@ pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.parameters import NodeParameters
+from gaussianocc_ros.stamps import stamp_ns
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "launch" / "occ.launch.py"
@@ -69,26 +70,51 @@ def installed():
     return path
 
 
-def test_launch_starts_node_and_replay_and_occupancy_arrives(installed, graph, spawn, checkpoint, tmp_path):
+@pytest.fixture
+def bag(tmp_path):
+    """Two keyframes and four sets between them, in half a second."""
     from nuscenes_fixtures import MadeUpDatabase
 
     from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
 
     source = NuScenesSource(MadeUpDatabase().write(tmp_path / "made-up"))
     write_scene_bag(source, "scene-0001", tmp_path / "bag")
+    return tmp_path / "bag"
+
+
+def test_launch_starts_node_and_replay_and_the_first_set_of_the_bag_arrives(installed, graph, spawn, checkpoint, bag):
+    from rosbags.rosbag2 import Reader
+
+    with Reader(bag) as reader:
+        images = [c for c in reader.connections if c.topic == "/CAM_FRONT/image_raw/compressed"]
+        first = min(log_ns for _, log_ns, _ in reader.messages(images))
     outputs = graph.record(SemanticOccupancy, "/robot/occupancy_node/occupancy", 10)
-    given = (f"bag:={tmp_path / 'bag'}", f"checkpoint:={checkpoint}", "device:=cpu", "namespace:=robot", "loop:=true")
-    process = spawn("-c", RUN, installed, *given, "rate:=0.5")
-    graph.until(lambda: outputs or process.popen.poll() is not None, 60, "an output")
+    given = (f"bag:={bag}", f"checkpoint:={checkpoint}", "device:=cpu", "namespace:=robot", "rate:=0.5")
+    process = spawn("-c", RUN, installed, *given)
+    graph.until(lambda: outputs or process.popen.poll() is not None, 120, "an output")
     assert outputs, process.output
     assert outputs[0].header.frame_id == "base_link"
     assert outputs[0].model == "wiring"
-    process.stop(30)
+    assert stamp_ns(outputs[0].header) == first
+    process.wait_for("bag_player-2.*process has finished cleanly")
+    assert process.popen.poll() is None  # the node stays, to look at the last result
+    assert process.stop(30) == 0
     assert "Traceback" not in process.output
 
 
-def test_launch_ends_when_the_node_cannot_start(installed, spawn):
-    process = spawn("-c", RUN, installed, "device:=abacus")
-    process.wait(60)
-    assert "parameter device: expected auto, cpu, cuda or cuda:N, got 'abacus'" in process.output
+@pytest.mark.parametrize(
+    "given, complaint",
+    [
+        ("device:=abacus", "parameter device: expected auto, cpu, cuda or cuda:N, got 'abacus'"),
+        ("checkpoint:=/nowhere.safetensors", "parameter checkpoint: no file '/nowhere.safetensors'"),
+        ("params_file:=/nowhere.yaml", "params_file: no file '/nowhere.yaml'"),
+        ("bag:=/nowhere", "bag_player: /nowhere: no such bag"),
+    ],
+)
+def test_launch_of_something_impossible_ends_with_status_1_and_one_line_that_says_why(
+    installed, spawn, given, complaint
+):
+    process = spawn("-c", RUN, installed, given)
+    assert process.wait(120) == 1
+    assert process.output.count(complaint) == 1
     assert "Traceback" not in process.output

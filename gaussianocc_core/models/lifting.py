@@ -3,12 +3,13 @@
 
 A point's feature is the mean over the cameras that see it of the bilinearly sampled feature map; zero where none does.
 Only about a sixth of all (camera, point) pairs are visible, so the visible ones are found once per calibration
-(`LiftPlan`) and only those are sampled.
+(`LiftPlan`) and only those are sampled: on the CPU by `sparse_lift`, elsewhere by grid_sample.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.types import Cameras
+
+if TYPE_CHECKING:
+    from gaussianocc_core.models.sparse_lift import LiftMatrix
 
 POSITION_CHANNELS = 4
 
@@ -70,10 +74,25 @@ class LiftPlan:
     positions: tuple[Float[Tensor, "_ 2"], ...]  # per camera, where: -1..1 from edge to edge of the image
     weight: Float[Tensor, "*shape"]  # 1 / number of cameras that see the point; 0 where none does
     constants: LiftConstants = OUR_LIFT
+    # Built on first use for one size and type of feature maps; a plan made with dataclasses.replace starts without.
+    _matrices: dict[tuple[int, int, torch.dtype], LiftMatrix] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def seen(self) -> Bool[Tensor, "*shape"]:
         return self.weight > 0
+
+    def matrix(self, height: int, width: int, dtype: torch.dtype) -> LiftMatrix:
+        """The lift from feature maps of this size as a sparse matrix; a few hundredths of a second the first time."""
+        from gaussianocc_core.models import sparse_lift  # here: it imports Numba
+
+        key = (height, width, dtype)
+        if key not in self._matrices:
+            self._matrices[key] = sparse_lift.build_matrix(
+                self.points, self.positions, self.weight.flatten(), height, width, self.constants.padding, dtype
+            )
+        return self._matrices[key]
 
 
 def plan_lift(
@@ -104,6 +123,16 @@ def lift_features(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[T
     """Mean over the seeing cameras of the features at each point of the plan."""
     if plan.constants.mean_of_nonzero:
         return _lift_nonzero(features, plan)
+    if features.device.type == "cpu" and features.dtype in (torch.float32, torch.float64):
+        from gaussianocc_core.models import sparse_lift  # here: it imports Numba
+
+        lifted = sparse_lift.apply_matrix(features, plan.matrix(features.shape[2], features.shape[3], features.dtype))
+        return lifted.T.unflatten(1, plan.weight.shape)
+    return _lift_by_sampling(features, plan)
+
+
+def _lift_by_sampling(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[Tensor, "C ..."]:
+    """`lift_features` by grid_sample, which every device and number type has."""
     # One row of channels per point, so that index_add moves contiguous memory.
     lifted = features.new_zeros(plan.weight.numel(), features.shape[1])
     for n, index in enumerate(plan.points):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`geometry.project_gaussians` as one compiled pass, for calls that want no gradient in where the Gaussians lie.
+"""`geometry.project_gaussians` as compiled passes, for calls that want no gradient in where the Gaussians lie.
 
 Same result; ten times less CPU time, and no parallel regions that stall when other processes keep the cores busy.
+The first pass projects and sorts and does not depend on the opacities: for fixed Gaussians and cameras it is done once
+(`plan`). The second finds which pairs an opacity keeps and which tiles they touch (`fit`).
 """
 
 from __future__ import annotations
@@ -9,20 +11,20 @@ from __future__ import annotations
 import numba
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.rendering.cpu import JIT, as_array, run_in_threads
-from gaussianocc_core.rendering.geometry import TILE, Footprints, RasterConstants, lens_parameters
+from gaussianocc_core.rendering.geometry import TILE, Footprints, RasterConstants, SplatPlan, lens_parameters
 from gaussianocc_core.types import Gaussians
 
 _BLOCK = 8192  # Gaussians a work item
+_PAIRS = 65536  # pairs a work item of the second pass
 _ZERO, _HALF, _ONE, _TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
 _TILE = np.float32(TILE)
 
 
-@torch.no_grad()
 def project_gaussians(
     gaussians: Gaussians,
     intrinsics: Float[Tensor, "N 3 3"],
@@ -31,13 +33,50 @@ def project_gaussians(
     height: int,
     near: float,
     constants: RasterConstants,
+    visible: Bool[Tensor, "N M"] | None = None,
 ) -> Footprints:
     """Footprints of the Gaussians that can reach a pixel of some camera, without gradients."""
-    opacities = as_array(gaussians.opacities)
-    active = np.flatnonzero(opacities >= np.float32(constants.min_alpha)).astype(np.int32)
-    inputs = (active, as_array(gaussians.means), as_array(gaussians.quats), as_array(gaussians.scales), opacities)
+    opacities = gaussians.opacities.detach()
+    active = torch.nonzero(opacities >= constants.min_alpha)[:, 0].to(torch.int32)
+    poses = (gaussians.means, gaussians.quats, gaussians.scales)
+    projected = plan(*poses, intrinsics, T_ego_cam, width, height, near, constants, visible, active)
+    footprints = fit(projected, opacities)
+    rows = torch.nonzero(footprints.tiles[:, 2] > 0)[:, 0]  # some pairs are visible at full opacity only
+    return footprints if len(rows) == len(footprints) else _select(footprints, rows)
+
+
+def _select(footprints: Footprints, rows: Tensor) -> Footprints:
+    return Footprints(
+        footprints.camera[rows],
+        footprints.gaussian[rows],
+        footprints.centers[rows],
+        footprints.conics[rows],
+        footprints.depth[rows],
+        footprints.reach[rows],
+        footprints.tiles[rows],
+    )
+
+
+@torch.no_grad()
+def plan(
+    means: Float[Tensor, "M 3"],
+    quats: Float[Tensor, "M 4"],
+    scales: Float[Tensor, "M 3"],
+    intrinsics: Float[Tensor, "N 3 3"],
+    T_ego_cam: Float[Tensor, "N 4 4"],
+    width: int,
+    height: int,
+    near: float,
+    constants: RasterConstants,
+    visible: Bool[Tensor, "N M"] | None = None,
+    active: Tensor | None = None,
+) -> SplatPlan:
+    """All pairs that can reach a pixel at full opacity, nearest first; of the Gaussians in `active`, or of all."""
+    chosen = np.arange(len(means), dtype=np.int32) if active is None else as_array(active, np.int32)
+    inputs = (chosen, as_array(means), as_array(quats), as_array(scales))
     T_cam_ego, K = as_array(transforms.invert(T_ego_cam)), as_array(intrinsics)
     lens = as_array(lens_parameters(intrinsics, width, height, constants))
+    mask = np.ones((len(K), 0), dtype=np.bool_) if visible is None else as_array(visible, np.bool_)
     numbers = np.array(
         [
             width, height, near, constants.divide_epsilon, constants.blur, constants.min_alpha, constants.extent,
@@ -48,34 +87,101 @@ def project_gaussians(
     options = (constants.opacity_extent, constants.square_extent)
 
     def work(camera: int, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        integers, floats = np.empty((end - first, 6), np.int32), np.empty((end - first, 7), np.float32)
+        integers, floats = np.empty((end - first, 2), np.int32), np.empty((end - first, 9), np.float32)
         count = _project(
-            camera, first, end, *inputs, T_cam_ego[camera], K[camera], lens[camera], numbers, *options, integers, floats
-        )
+            camera, first, end, *inputs, T_cam_ego[camera], K[camera], lens[camera], mask[camera], numbers, *options,
+            integers, floats,
+        )  # fmt: skip
         return integers[:count].copy(), floats[:count].copy()
 
-    blocks = range(0, len(active), _BLOCK)
-    items = [(camera, first, min(first + _BLOCK, len(active))) for camera in range(len(K)) for first in blocks]
+    blocks = range(0, len(chosen), _BLOCK)
+    items = [(camera, first, min(first + _BLOCK, len(chosen))) for camera in range(len(K)) for first in blocks]
     found = list(run_in_threads(work, items or [(0, 0, 0)]))
     integers, floats = (np.concatenate(part) for part in zip(*found, strict=True))
     # The bits of positive floats order like integers: one stable sort by (camera, depth).
     key = integers[:, 0].astype(np.int64) << 32 | np.ascontiguousarray(floats[:, 5]).view(np.int32)
     order = np.argsort(key, kind="stable")
-    ids, values = torch.from_numpy(integers[order]), torch.from_numpy(floats[order])
-    return Footprints(
-        camera=ids[:, 0],
-        gaussian=ids[:, 1],
-        centers=values[:, :2],
-        conics=values[:, 2:5],
-        depth=values[:, 5],
-        reach=values[:, 6],
-        tiles=ids[:, 2:],
+
+    def column(values: np.ndarray, index: int | slice) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values[:, index][order]))
+
+    return SplatPlan(
+        camera=column(integers, 0),
+        gaussian=column(integers, 1),
+        centers=column(floats, slice(0, 2)),
+        conics=column(floats, slice(2, 5)),
+        depth=column(floats, 5),
+        spread=column(floats, slice(6, 9)),
+        gaussians=len(means),
+        cameras=len(K),
+        width=width,
+        height=height,
+        constants=constants,
     )
+
+
+@torch.no_grad()
+def fit(plan: SplatPlan, opacities: Float[Tensor, " M"]) -> Footprints:
+    """The planned pairs with the tiles that they touch at these opacities; none where they cannot be seen."""
+    constants = plan.constants
+    count = len(plan)
+    reach, tiles = np.empty(count, np.float32), np.empty((count, 4), np.int32)
+    inputs = (as_array(plan.gaussian, np.int32), as_array(plan.centers), as_array(plan.spread), as_array(opacities))
+    numbers = np.array(
+        [plan.width, plan.height, constants.min_alpha, constants.extent, constants.tile_low_shift,
+         constants.tile_high_shift],
+        dtype=np.float32,
+    )  # fmt: skip
+    items = [(first, min(first + _PAIRS, count)) for first in range(0, count, _PAIRS)]
+
+    def work(first: int, end: int) -> None:
+        _fit(first, end, *inputs, numbers, constants.opacity_extent, reach, tiles)
+
+    for _ in run_in_threads(work, items):
+        pass
+    return Footprints(
+        plan.camera, plan.gaussian, plan.centers, plan.conics, plan.depth,
+        torch.from_numpy(reach), torch.from_numpy(tiles),
+    )  # fmt: skip
+
+
+@numba.njit(inline="always", **JIT)
+def _touched(center, radius, low_shift, high_shift, limit):
+    """First and end tile along one image axis."""
+    first = min(max(np.floor((center - radius + low_shift) / _TILE), _ZERO), limit)
+    end = min(max(np.floor((center + radius + high_shift) / _TILE), _ZERO), limit)
+    return int(first), int(end)
+
+
+@numba.njit(inline="always", **JIT)
+def _standard_deviations(opacity, min_alpha):
+    """At which alpha falls to min_alpha."""
+    return np.sqrt(_TWO * np.log(max(opacity / min_alpha, _ONE)))
+
+
+@numba.njit(**JIT)
+def _fit(first, end, gaussian, centers, spread, opacities, numbers, opacity_extent, reach, tiles):
+    columns, rows = np.ceil(numbers[0] / _TILE), np.ceil(numbers[1] / _TILE)
+    min_alpha, max_extent, low_shift, high_shift = numbers[2], numbers[3], numbers[4], numbers[5]
+    for p in range(first, end):
+        opacity = opacities[gaussian[p]]
+        tiles[p, :] = 0
+        reach[p] = _ZERO
+        if not opacity >= min_alpha:
+            continue
+        sigmas = _standard_deviations(opacity, min_alpha)
+        extent = min(sigmas, max_extent) if opacity_extent else max_extent
+        left, right = _touched(centers[p, 0], np.ceil(extent * spread[p, 0]), low_shift, high_shift, columns)
+        top, bottom = _touched(centers[p, 1], np.ceil(extent * spread[p, 1]), low_shift, high_shift, rows)
+        if right > left and bottom > top:
+            tiles[p, 0], tiles[p, 1], tiles[p, 2], tiles[p, 3] = left, top, right, bottom
+            # The margin covers float32 rounding of the test alpha < min_alpha.
+            reach[p] = sigmas * spread[p, 2] * np.float32(1.001) + np.float32(0.01)
 
 
 @numba.njit(**JIT)
 def _project(
-    camera, first, end, active, means, quats, scales, opacities, T_cam_ego, K, lens, numbers,
+    camera, first, end, active, means, quats, scales, T_cam_ego, K, lens, visible, numbers,
     opacity_extent, square_extent, integers, floats,
 ):  # fmt: skip
     """Rows of visible active[first:end] in one camera; returns their number. Steps as in geometry.project_gaussians."""
@@ -83,13 +189,16 @@ def _project(
     min_alpha, max_extent, eigenvalue_floor = numbers[5], numbers[6], numbers[7]
     low_shift, high_shift = numbers[8], numbers[9]
     focal_x, focal_y = lens[0], lens[1]
-    end_column, end_row = np.ceil(width / _TILE), np.ceil(height / _TILE)
+    columns, rows = np.ceil(width / _TILE), np.ceil(height / _TILE)
     steepest = max(max(abs(lens[2]), abs(lens[3])), max(abs(lens[4]), abs(lens[5])))
     stretch = max(focal_x, focal_y) * np.sqrt(_ONE + _TWO * steepest * steepest)
+    extent = min(_standard_deviations(_ONE, min_alpha), max_extent) if opacity_extent else max_extent
     rotation = np.empty((3, 3), dtype=np.float32)
     count = 0
     for k in range(first, end):
         g = active[k]
+        if visible.shape[0] > 0 and not visible[g]:
+            continue
         a, b, c = means[g, 0], means[g, 1], means[g, 2]
         z = T_cam_ego[2, 0] * a + T_cam_ego[2, 1] * b + T_cam_ego[2, 2] * c + T_cam_ego[2, 3]
         if not z >= near:
@@ -135,28 +244,21 @@ def _project(
         if not determinant > _ZERO:
             continue
 
-        sigmas = np.sqrt(_TWO * np.log(max(opacities[g] / min_alpha, _ONE)))
-        extent = min(sigmas, max_extent) if opacity_extent else max_extent
+        spread_u, spread_v = np.sqrt(uu), np.sqrt(vv)
+        reach = spread_v
         if square_extent:
             half_trace = _HALF * (uu + vv)
             spread = np.sqrt(max(half_trace * half_trace - determinant, eigenvalue_floor))
-            radius_u = np.ceil(extent * np.sqrt(half_trace + spread))
-            radius_v = radius_u
-        else:
-            radius_u, radius_v = np.ceil(extent * np.sqrt(uu)), np.ceil(extent * np.sqrt(vv))
-        left = min(max(np.floor((u - radius_u + low_shift) / _TILE), _ZERO), end_column)
-        right = min(max(np.floor((u + radius_u + high_shift) / _TILE), _ZERO), end_column)
-        top = min(max(np.floor((v - radius_v + low_shift) / _TILE), _ZERO), end_row)
-        bottom = min(max(np.floor((v + radius_v + high_shift) / _TILE), _ZERO), end_row)
+            spread_u = np.sqrt(half_trace + spread)
+            spread_v = spread_u
+        left, right = _touched(u, np.ceil(extent * spread_u), low_shift, high_shift, columns)
+        top, bottom = _touched(v, np.ceil(extent * spread_v), low_shift, high_shift, rows)
         if not (right > left and bottom > top):
             continue
         integers[count, 0], integers[count, 1] = camera, g
-        integers[count, 2], integers[count, 3] = int(left), int(top)
-        integers[count, 4], integers[count, 5] = int(right), int(bottom)
         floats[count, 0], floats[count, 1] = u, v
         floats[count, 2], floats[count, 3], floats[count, 4] = vv / determinant, -uv / determinant, uu / determinant
         floats[count, 5] = z
-        # The margin covers float32 rounding of the test alpha < min_alpha.
-        floats[count, 6] = sigmas * np.sqrt(vv) * np.float32(1.001) + np.float32(0.01)
+        floats[count, 6], floats[count, 7], floats[count, 8] = spread_u, spread_v, reach
         count += 1
     return count

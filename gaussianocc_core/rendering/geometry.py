@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gaussianocc_core.geometry import transforms
@@ -83,6 +83,29 @@ class Footprints:
         return int(self.camera.shape[0])
 
 
+@dataclass(frozen=True)
+class SplatPlan:
+    """Where fixed Gaussians fall in fixed cameras: P pairs visible at full opacity, sorted as in `Footprints`.
+
+    What is left for a frame is which of them its opacities keep, and how many tiles those touch.
+    """
+
+    camera: Int[Tensor, " P"]
+    gaussian: Int[Tensor, " P"]
+    centers: Float[Tensor, "P 2"]  # as in Footprints
+    conics: Float[Tensor, "P 3"]
+    depth: Float[Tensor, " P"]
+    spread: Float[Tensor, "P 3"]  # px per standard deviation: tile test along u, along v; vertical extent
+    gaussians: int  # M
+    cameras: int  # N
+    width: int
+    height: int
+    constants: RasterConstants
+
+    def __len__(self) -> int:
+        return int(self.camera.shape[0])
+
+
 def covariances(quats: Float[Tensor, "P 4"], scales: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3 3"]:
     """R S S R^T in the ego frame, m^2; quaternions are w x y z and are normalised first."""
     w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
@@ -106,14 +129,18 @@ def project_gaussians(
     height: int,
     near: float,
     constants: RasterConstants = GSPLAT,
+    visible: Bool[Tensor, "N M"] | None = None,
 ) -> Footprints:
-    """Footprints of the Gaussians that can reach a pixel of some camera.
+    """Footprints of the Gaussians that can reach a pixel of some camera; `visible` rules pairs out beforehand.
 
     Differentiable in means, quats, scales and T_ego_cam; which pairs are kept is not.
     """
     T_cam_ego = transforms.invert(T_ego_cam)
     lens = lens_parameters(intrinsics, width, height, constants)
     camera, index = _candidates(gaussians, T_cam_ego, intrinsics, lens, width, height, near, constants)
+    if visible is not None:
+        allowed = visible[camera, index]
+        camera, index = camera[allowed], index[allowed]
 
     # Positions in the camera, then u, v.
     rotation = T_cam_ego[camera, :3, :3]  # (P, 3, 3)

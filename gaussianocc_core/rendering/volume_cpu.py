@@ -215,9 +215,9 @@ def _weigh_ray(
         if density:
             weight[s] = p * passed
             passed *= max(_ONE - p, _LEAST_TRANSMITTANCE)
-            ended = passed < _NEGLIGIBLE
+            ended = bool(passed < _NEGLIGIBLE)
         else:
-            ended = total + p > _ONE
+            ended = bool(total + p > _ONE)
             weight[s] = min(p, _ONE - total)
             total += p
             if ended:

@@ -32,7 +32,7 @@ def _ratio(lattice: Lattice) -> float:
 def axis_coordinates(lattice: Lattice, axis: int, precision: type = np.float64) -> Float[np.ndarray, " n"]:
     """Metric coordinate of each index along one axis (0 x, 1 y, 2 z), ego frame; computed in float64 or float32."""
     low, high, count = lattice.low[axis], lattice.high[axis], lattice.shape[axis]
-    index = np.arange(count, dtype=precision)
+    index: np.ndarray = np.arange(count, dtype=precision)
     if lattice.contraction is None:
         return low + (index + 0.5) * ((high - low) / count)
     index = np.clip(index, _BORDER_INSET[axis], count - 1 - _BORDER_INSET[axis])

@@ -16,7 +16,8 @@ class GaussianHead(nn.Module):
     """Means at the lattice points (ego frame, m), opacity 1 - sigmoid(free logit), features = all K logits.
 
     Points farther from the ego origin than `far_radius[i]` (m) get scales times `far_factor[i]`: the contracted
-    lattice is coarse there.
+    lattice is coarse there. Their order is the published flat one, x fastest: among Gaussians at equal depth the
+    renderer draws the first one first, and cameras that look along an axis see whole layers at equal depth.
     """
 
     means: Tensor
@@ -31,7 +32,7 @@ class GaussianHead(nn.Module):
         far_factor: tuple[float, float],
     ) -> None:
         super().__init__()
-        means = points.reshape(-1, 3)
+        means = points.transpose(0, 2).reshape(-1, 3)
         factor = torch.ones(len(means), 1)
         distance = means.norm(dim=-1, keepdim=True)
         for radius, value in zip(far_radius, far_factor, strict=True):
@@ -41,8 +42,8 @@ class GaussianHead(nn.Module):
         self.register_buffer("quats", torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(means), 4), persistent=False)
 
     def forward(self, field: OccupancyField) -> list[Gaussians]:
-        """One set of M = X*Y*Z Gaussians per batch element, in the flat order of the lattice (z fastest)."""
-        logits = field.logits.flatten(2).transpose(1, 2)  # (B, M, K)
+        """One set of M = X*Y*Z Gaussians per batch element."""
+        logits = field.logits.permute(0, 4, 3, 2, 1).flatten(1, 3)  # (B, M, K)
         return [
             Gaussians(self.means, self.quats, self.scales, 1.0 - torch.sigmoid(sample[:, -1]), sample)
             for sample in logits

@@ -81,32 +81,25 @@ def network(run: Pipeline) -> Iterator[Row]:
 
 
 def gaussians(run: Pipeline) -> Iterator[Row]:
-    """Centres, scales, opacities and features in the published flat order: z slowest, then y, then x."""
+    """Centres, scales, opacities and features in their flat order: z slowest, then y, then x."""
     base = run.config.gaussians.scale[0]
-
-    def published_order(values: Tensor) -> Tensor:
-        return values.unflatten(0, run.lattice.shape).transpose(0, 2).flatten(0, 2)
 
     def recorded(name: str) -> np.ndarray | None:
         return run.golden.array("gaussians", name)
 
     # The outermost centres are kilometres away, where float32 resolves 1e-4 m.
-    yield compare(
-        "Gaussians xyz", recorded("xyz"), lambda: published_order(run.gaussians(base).means), 1e-6, relative=True
-    )
+    yield compare("Gaussians xyz", recorded("xyz"), lambda: run.gaussians(base).means, 1e-6, relative=True)
     scale = recorded("scale")  # negative as recorded: only squares matter
     yield compare(
         "Gaussians scale",
         None if scale is None else np.abs(scale),
-        lambda: published_order(run.gaussians(base).scales[:, 0]),
+        lambda: run.gaussians(base).scales[:, 0],
         1e-6,
     )
-    yield compare(
-        "Gaussians opacity", recorded("opacity"), lambda: published_order(run.gaussians(base).opacities), 1e-4
-    )
+    yield compare("Gaussians opacity", recorded("opacity"), lambda: run.gaussians(base).opacities, 1e-4)
     features = recorded("feature_first500")
     count = 0 if features is None else len(features)
-    yield compare("Gaussians feature", features, lambda: published_order(run.gaussians(base).features)[:count], 1e-4)
+    yield compare("Gaussians feature", features, lambda: run.gaussians(base).features[:count], 1e-4)
 
 
 def full_grid(run: Pipeline) -> Iterator[Row]:
@@ -122,14 +115,14 @@ def full_grid(run: Pipeline) -> Iterator[Row]:
     def recorded(name: str) -> np.ndarray | None:
         return run.golden.array(file, name)
 
-    for axis, name in enumerate("xyz"):
-        yield compare(
-            f"full grid axis {name}",
-            recorded(f"axis_{name}"),
-            lambda axis=axis: lattice_geometry.axis_coordinates(lattice, axis, np.float32),
-            1e-6,
-            relative=True,
-        )
+    def axis(number: int) -> Row:
+        recorded_axis = recorded(f"axis_{'xyz'[number]}")
+        stage = f"full grid axis {'xyz'[number]}"
+        # The outermost points are kilometres away, where float32 resolves 1e-4 m: hence relative.
+        coordinates = lattice_geometry.axis_coordinates(lattice, number, np.float32)
+        return compare(stage, recorded_axis, lambda: coordinates, 1e-6, relative=True)
+
+    yield from map(axis, range(3))
     index = recorded("index_zyx_flat")
     if index is None:
         yield Row("full grid points", ABSENT)
@@ -140,8 +133,8 @@ def full_grid(run: Pipeline) -> Iterator[Row]:
     yield compare("full grid xyz", recorded("xyz"), lambda: chosen, 1e-6, relative=True)
     default = GaussianConfig()
     head = GaussianHead(points, (0.2, 0.2, 0.2), run.far_radius, default.far_factor)
-    scales = head.scales[:, 0].view(X, Y, Z)
-    yield compare("full grid scale", recorded("scale"), lambda: scales[x, y, z], 1e-6)
+    scales = head.scales[:, 0].view(Z, Y, X)
+    yield compare("full grid scale", recorded("scale"), lambda: scales[z, y, x], 1e-6)
     counts = [int((scales == value).sum()) for value in scales.unique()]
     yield compare("full grid scale counts", recorded("scale_counts"), lambda: counts, 0)
 
@@ -161,27 +154,27 @@ def full_grid(run: Pipeline) -> Iterator[Row]:
 
 def occupancy(run: Pipeline) -> Iterator[Row]:
     """Logits and classes on the published grid, for both query offsets."""
-    low, high = np.array(run.lattice.low), np.array(run.lattice.high)
-    own_shift = {"offset02": None, "offset_ref": 0.5 * lattice_geometry.mean_cell_size(run.lattice)}
-    for tag, shift in own_shift.items():
-        recorded_shift = run.golden.array("occupancy", f"shift_{tag}")
-        labels = run.golden.array("occupancy", f"argmax_{tag}")
-        logits = run.golden.array("occupancy", f"logits_{tag}")
-        if shift is None:
-            shift = 0.2
-        yield compare(f"query {tag} shift", recorded_shift, lambda shift=shift: shift, 1e-5)
-        if labels is None and logits is None:
-            yield Row(f"query {tag}", ABSENT)
-            continue
-        shape = (200, 200, 16) if labels is None else labels.shape
-        axes = [
-            torch.from_numpy(low[a] + np.arange(shape[a]) * (high[a] - low[a]) / shape[a] + shift) for a in range(3)
-        ]
-        positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).float().flatten(0, 2)
-        queried = lattice_geometry.sample(run.field.logits, run.lattice, positions)[0].unflatten(1, shape)
-        yield compare(f"query {tag} logits", logits, lambda q=queried: q[:, ::8, ::8, ::2], 1e-4)
-        # Where two logits tie to 1e-5, rounding decides.
-        yield compare(f"query {tag} argmax", labels, lambda q=queried: q.argmax(0), 0, least_share=0.9999)
+    yield from _query(run, "offset02", 0.2)
+    yield from _query(run, "offset_ref", 0.5 * lattice_geometry.mean_cell_size(run.lattice))
+
+
+def _query(run: Pipeline, tag: str, shift: float) -> Iterator[Row]:
+    """shift: from a voxel's low corner to the query point, on every axis, m."""
+    yield compare(f"query {tag} shift", run.golden.array("occupancy", f"shift_{tag}"), lambda: shift, 1e-5)
+    labels, logits = run.golden.array("occupancy", f"argmax_{tag}"), run.golden.array("occupancy", f"logits_{tag}")
+    if labels is None and logits is None:
+        yield Row(f"query {tag}", ABSENT)
+        return
+    shape = (200, 200, 16) if labels is None else labels.shape
+    axes = [
+        torch.from_numpy(low + np.arange(count) * ((high - low) / count) + shift)
+        for low, high, count in zip(run.lattice.low, run.lattice.high, shape, strict=True)
+    ]
+    positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).float().flatten(0, 2)
+    queried = lattice_geometry.sample(run.field.logits, run.lattice, positions)[0].unflatten(1, shape)
+    yield compare(f"query {tag} logits", logits, lambda: queried[:, ::8, ::8, ::2], 1e-4)
+    # Where two logits tie to 1e-5, rounding decides.
+    yield compare(f"query {tag} argmax", labels, lambda: queried.argmax(0), 0, least_share=0.9999)
 
 
 def motion(run: Pipeline) -> Iterator[Row]:
@@ -195,21 +188,13 @@ def motion(run: Pipeline) -> Iterator[Row]:
 
     yield compare("pose encoder", recorded("feat_last_m1"), encoded, 1e-4)
     for neighbour in NEIGHBOURS:
-        yield compare(
-            f"axis-angle {neighbour}",
-            recorded(f"axisangle_{neighbour}"),
-            lambda n=neighbour: run.motion(n).axis_angle[:, :, None],
-            1e-7,
-        )
-        yield compare(
-            f"translation {neighbour}",
-            recorded(f"translation_{neighbour}"),
-            lambda n=neighbour: run.motion(n).translation[:, :, None],
-            1e-7,
-        )
-        yield compare(
-            f"camera motion {neighbour}",
-            recorded(f"cam_T_cam_{neighbour}"),
-            lambda n=neighbour: run.camera_motion(n),
-            1e-6,
-        )
+        yield from _motions(run, neighbour)
+
+
+def _motions(run: Pipeline, neighbour: str) -> Iterator[Row]:
+    axis_angle, translation, matrices = (
+        run.golden.array("pose", f"{name}_{neighbour}") for name in ("axisangle", "translation", "cam_T_cam")
+    )
+    yield compare(f"axis-angle {neighbour}", axis_angle, lambda: run.motion(neighbour).axis_angle[:, :, None], 1e-7)
+    yield compare(f"translation {neighbour}", translation, lambda: run.motion(neighbour).translation[:, :, None], 1e-7)
+    yield compare(f"camera motion {neighbour}", matrices, lambda: run.camera_motion(neighbour), 1e-6)

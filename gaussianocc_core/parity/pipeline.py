@@ -159,7 +159,7 @@ class Pipeline:
 
     @cache  # noqa: B019
     def gaussians(self, scale: float) -> Gaussians:
-        """In the lattice's own flat order (z fastest); scale: standard deviation near the ego vehicle, m."""
+        """scale: standard deviation near the ego vehicle, m."""
         head = GaussianHead(
             lattice_geometry.points(self.lattice), (scale,) * 3, self.far_radius, self.config.gaussians.far_factor
         )

@@ -57,8 +57,10 @@ def compare(
         return Row(stage, PASS if greatest <= tolerance else FAIL, greatest, tolerance, note=note)
     within = error <= tolerance
     if pixel_axis is not None:
-        within = within.all(axis=pixel_axis)
+        within = np.asarray(within.all(axis=pixel_axis))
     share = float(within.mean())
+    if not within.all():
+        note = f"{int((~within).sum())} of {within.size} beyond"
     return Row(stage, PASS if share >= least_share else FAIL, greatest, tolerance, share, note)
 
 

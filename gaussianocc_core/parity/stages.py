@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from gaussianocc_core.config import ModelConfig
-from gaussianocc_core.parity import network
+from gaussianocc_core.parity import network, rendering, scores, training
 from gaussianocc_core.parity.golden import Golden
 from gaussianocc_core.parity.pipeline import Pipeline
 from gaussianocc_core.parity.report import Row
@@ -21,6 +21,11 @@ STAGES = (
     network.full_grid,
     network.occupancy,
     network.motion,
+    rendering.splatting,
+    rendering.splatting_scene,
+    rendering.volume,
+    training.loss_values,
+    scores.scores,
 )
 
 

@@ -251,25 +251,29 @@ class StepGate:
                 self._silent = 0
                 continue
             self._silent += 1
-            publishers = self._player.count_publishers(self.topic)
-            _say(
-                f"no result on {self.topic} for the set at {stamp * 1e-9:.6f} s within {self._timeout:g} s; "
-                + ("the node is gone" if not publishers else "the node's log and /diagnostics say why it was dropped")
-            )
-            if self._silent >= _GIVE_UP_AFTER or not publishers:
+            missing = f"no result on {self.topic} for the set at {stamp * 1e-9:.6f} s"
+            if gone := self._is_gone():
+                _say(f"{missing}; the node is gone")
+            else:
+                why = "the node's log and /diagnostics say why it was dropped"
+                _say(f"{missing} within {self._timeout:g} s; {why}")
+            if self._silent >= _GIVE_UP_AFTER or gone:
                 raise ReplayError(f"gave up: {self._silent} sets in a row without a result on {self.topic}")
         return time.monotonic() - begin
 
     def _is_answered(self, stamp: int) -> bool:
         deadline = time.monotonic() + self._timeout
         with self._arrived:
-            while stamp not in self._results and time.monotonic() < deadline:
+            while stamp not in self._results and time.monotonic() < deadline and not self._is_gone():
                 if not self._player.context.ok():
                     raise ExternalShutdownException
                 self._arrived.wait(0.1)
             found = stamp in self._results
             self._results.discard(stamp)  # a looping bag brings the same stamp again
             return found
+
+    def _is_gone(self) -> bool:
+        return not self._player.count_publishers(self.topic)
 
     def _on_result(self, data: bytes) -> None:
         with self._arrived:

@@ -96,6 +96,7 @@ class OccupancyNode(LifecycleNode):
         self._configured.callback(self._decoders.shutdown)
         self._configured.callback(self._inference.shutdown)
         self._predictor = self._inference.submit(self._load_predictor).result()
+        self.get_logger().info(f"{self._predictor.summary}; cameras {', '.join(self._cameras)}")
         # Seconds later: nothing subscribes before the node is about ready, because a replay may wait for that.
         self._transforms = ros_compat.listen_to_transforms(self, conversions.decode_transform)
         self._rig = CameraRig(
@@ -114,9 +115,8 @@ class OccupancyNode(LifecycleNode):
         else:
             predictor = OccupancyPredictor.untrained(device=self.parameters.device)
             self.get_logger().warning("no checkpoint is shipped or given: UNTRAINED, the occupancy means nothing")
-        if self.parameters.warm_up:
+        if self.parameters.warm_up and self.context.ok():  # otherwise Ctrl-C came while it was loaded
             predictor([np.zeros((360, 640, 3), np.uint8)] * len(self._cameras), plausible_cameras(self._cameras))
-        self.get_logger().info(f"{predictor.summary}; cameras {', '.join(self._cameras)}")
         return predictor
 
     def _activate(self) -> None:

@@ -295,6 +295,25 @@ def test_step_loses_none_of_the_three_outputs(graph, spawn, recorder, make, full
     assert "does not take" not in node.output
 
 
+@pytest.mark.medium
+def test_ctrl_c_of_the_node_while_a_set_is_in_work_ends_node_and_replay(
+    graph, spawn, make, full_size_checkpoint, tmp_path
+):
+    outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
+    node = spawn(
+        "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "-p", f"cameras:=[{', '.join(make.CAMERAS)}]",
+        "-p", f"checkpoint:={full_size_checkpoint}", "-p", "device:=cpu", "-p", "reliable:=true",
+    )  # fmt: skip
+    bag = record_drive(tmp_path / "drive", make, sets=50)
+    player = spawn("-m", "gaussianocc_ros.bag_player", bag, "--step", "--rate", 0, "--wait", 180)
+    graph.until(lambda: len(outputs) >= 2, 240, "outputs")
+    assert node.stop(60) == 0
+    assert [line for line in node.output.splitlines() if "[INFO]" not in line] == []
+    assert player.wait(60) == 3
+    assert "the node is gone" in player.output
+    assert "Traceback" not in player.output
+
+
 def test_set_that_the_node_cannot_complete_is_named_and_the_replay_goes_on(graph, node, replay, make, tmp_path, capfd):
     bag = record_drive(tmp_path / "drive", make, sets=4, broken={(1, "left")})
     run = replay(bag, "--step", "--rate", 0, "--step-timeout", 6).run()

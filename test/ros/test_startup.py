@@ -70,3 +70,15 @@ def test_a_parent_s_wish_to_ignore_ctrl_c_is_kept():
     )
     ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, preexec_fn=ignore).returncode == 0
+
+
+@pytest.mark.medium
+def test_ctrl_c_while_the_network_warms_up_ends_cleanly(spawn, graph):
+    process = spawn(
+        "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "--params-file", "config/ros/occupancy_node.yaml",
+        "-p", "device:=cpu",
+    )  # fmt: skip
+    # Discovered while configure is under way: loading and warming up the shipped model takes seconds.
+    graph.until(lambda: "occupancy_node" in graph.probe.get_node_names(), 180, "the node")
+    assert process.stop(60) == 0
+    assert [line for line in process.output.splitlines() if "[INFO]" not in line] == []

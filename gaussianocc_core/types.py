@@ -149,12 +149,6 @@ class Gaussians:
     def __len__(self) -> int:
         return int(self.means.shape[0])
 
-    def select(self, mask: Bool[Tensor, " M"]) -> Gaussians:
-        """Those where the mask is true, in their order."""
-        return Gaussians(
-            self.means[mask], self.quats[mask], self.scales[mask], self.opacities[mask], self.features[mask]
-        )
-
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Gaussians:
         return Gaussians(
             *(

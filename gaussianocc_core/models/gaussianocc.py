@@ -17,7 +17,8 @@ from gaussianocc_core.models.image_encoder import ImageEncoder
 from gaussianocc_core.models.lifting import POSITION_CHANNELS, LiftPlan, encode_positions, lift_features, plan_lift
 from gaussianocc_core.models.voxel_decoder import VoxelDecoder
 from gaussianocc_core.quirks import Quirks
-from gaussianocc_core.rendering.rasterize import rasterize
+from gaussianocc_core.rendering.geometry import SplatPlan
+from gaussianocc_core.rendering.rasterize import plan_splat, rasterize
 from gaussianocc_core.types import Cameras, Gaussians, Lattice, OccupancyField, RenderedViews, VoxelGrid
 
 
@@ -65,15 +66,25 @@ class GaussianOcc(nn.Module):
         lifted = lift_features(features, plan)
         return torch.cat([lifted, encode_positions(plan.places)]) if self.position else lifted
 
+    def plan_render(self, cameras: Cameras) -> SplatPlan:
+        """Where the Gaussians fall in these cameras of one size; compute once per calibration, for `render`."""
+        head, quirks = self.gaussian_head, self.quirks
+        visible = half_space_masks(head.means, cameras, quirks.half_spaces)
+        return plan_splat(head.means, head.quats, head.scales, cameras, constants=quirks.raster, visible=visible)
+
     def render(
-        self, field: OccupancyField, cameras: Cameras, normalize_depth: bool | None = None
+        self,
+        field: OccupancyField,
+        cameras: Cameras,
+        normalize_depth: bool | None = None,
+        plan: SplatPlan | None = None,
     ) -> list[RenderedViews]:
         """Class logits, z-depth (m) and alpha composited into N cameras of one size, per batch element.
 
-        normalize_depth: depth divided by alpha; None: as this model's quirks say.
+        normalize_depth: depth divided by alpha; None: as this model's quirks say. plan: `plan_render` of these cameras.
         """
         normalize = self.quirks.normalize_depth if normalize_depth is None else normalize_depth
-        return [render_gaussians(each, cameras, self.quirks, normalize) for each in self.gaussian_head(field)]
+        return [render_gaussians(each, cameras, self.quirks, normalize, plan) for each in self.gaussian_head(field)]
 
     def sample_grid(self, field: OccupancyField, grid: VoxelGrid) -> Float[Tensor, "B K X2 Y2 Z2"]:
         """Logits at the voxels of a published grid (spec sections d and i)."""
@@ -82,26 +93,18 @@ class GaussianOcc(nn.Module):
         return lattice_geometry.resample(field.logits, self.lattice, grid)
 
 
-def render_gaussians(gaussians: Gaussians, cameras: Cameras, quirks: Quirks, normalize_depth: bool) -> RenderedViews:
+def render_gaussians(
+    gaussians: Gaussians, cameras: Cameras, quirks: Quirks, normalize_depth: bool, plan: SplatPlan | None = None
+) -> RenderedViews:
     """Gaussians composited into N cameras of one size; depth is z-depth in metres."""
-    if quirks.half_spaces:
-        masks = half_space_masks(gaussians.means, cameras, quirks.half_spaces)  # (N, M)
-        single = [
-            rasterize(
-                gaussians.select(mask),
-                cameras.select((name,)),
-                normalize_depth=normalize_depth,
-                constants=quirks.raster,
-            )
-            for name, mask in zip(cameras.names, masks, strict=True)
-        ]
-        views = RenderedViews(
-            torch.cat([view.features for view in single]),
-            torch.cat([view.depth for view in single]),
-            torch.cat([view.alpha for view in single]),
-        )
-    else:
-        views = rasterize(gaussians, cameras, normalize_depth=normalize_depth, constants=quirks.raster)
+    views = rasterize(
+        gaussians,
+        cameras,
+        normalize_depth=normalize_depth,
+        constants=quirks.raster,
+        visible=None if plan is not None else half_space_masks(gaussians.means, cameras, quirks.half_spaces),
+        plan=plan,
+    )
     if quirks.depth_range is not None:
         views = replace(views, depth=views.depth.clamp(*quirks.depth_range))
     return views

@@ -14,12 +14,16 @@ _AXIS = {"x": 0, "y": 1}
 
 def half_space_masks(
     means: Float[Tensor, "M 3"], cameras: Cameras, half_spaces: tuple[tuple[str, str], ...]
-) -> Bool[Tensor, "N M"]:
+) -> Bool[Tensor, "N M"] | None:
     """True where a camera draws a Gaussian: strictly beyond the camera's centre along its half space's axis.
+
+    None, for all of them, without half spaces.
 
     means: ego frame, m; half_spaces: camera name -> "+x", "-x", "+y" or "-y" of the ego frame. A camera that is not
     named there takes the one its optical axis is closest to.
     """
+    if not half_spaces:
+        return None
     named = dict(half_spaces)
     masks = []
     for name, T_ego_cam in zip(cameras.names, cameras.T_ego_cam, strict=True):

@@ -53,22 +53,22 @@ def _views(run: Pipeline, tag: str, scale: float, horizontal: bool) -> Iterator[
     yield compare(f"render {tag} visible", counts, lambda: _visible_counts(run, scale, horizontal), 0)
 
 
-def _visible_counts(run: Pipeline, scale: float, horizontal: bool) -> list[int]:
+def _visible_counts(run: Pipeline, scale: float, horizontal: bool) -> Tensor:
     """Gaussians per camera whose footprint touches a tile, after the half-space filter, transparent ones included."""
     gaussians = run.gaussians(scale)
-    gaussians = replace(gaussians, opacities=torch.ones_like(gaussians.opacities))
     cameras = run.render_cameras
     masks = half_space_masks(gaussians.means, cameras, run.quirks.half_spaces)
     raster = replace(run.quirks.raster, horizontal_focal=horizontal)
-    return [
-        len(_project(gaussians.select(mask), cameras.select((name,)), raster))
-        for name, mask in zip(cameras.names, masks, strict=True)
-    ]
+    return torch.bincount(_project(gaussians, cameras, raster, masks).camera, minlength=len(cameras))
 
 
-def _project(gaussians: Gaussians, cameras: Cameras, raster: RasterConstants) -> Footprints:
+def _project(
+    gaussians: Gaussians, cameras: Cameras, raster: RasterConstants, visible: Tensor | None = None
+) -> Footprints:
+    """Footprints as if all Gaussians were opaque."""
+    opaque = replace(gaussians, opacities=torch.ones_like(gaussians.opacities))
     width, height = cameras.width[0], cameras.height[0]
-    return project_gaussians(gaussians, cameras.intrinsics, cameras.T_ego_cam, width, height, NEAR, raster)
+    return project_gaussians(opaque, cameras.intrinsics, cameras.T_ego_cam, width, height, NEAR, raster, visible)
 
 
 def splatting_scene(run: Pipeline) -> Iterator[Row]:
@@ -105,9 +105,8 @@ def _scene(
     yield compare(f"scene {tag} alpha", alpha, lambda: views.alpha[0, 0], 1e-5)
 
     def visible() -> Tensor:
-        opaque = replace(gaussians, opacities=torch.ones_like(gaussians.opacities))
-        mask = torch.zeros(len(opaque))
-        mask[_project(opaque, cameras, raster).gaussian.long()] = 1
+        mask = torch.zeros(len(gaussians))
+        mask[_project(gaussians, cameras, raster).gaussian.long()] = 1
         return mask
 
     yield compare(f"scene {tag} visible", None if radii is None else radii > 0, visible, 0)

@@ -26,7 +26,7 @@ def weights(run: Pipeline) -> Iterator[Row]:
     """Are the regenerated weights the recorded ones, and do our names cover every entry of a release?"""
     recorded = run.golden.json("weights_crc32")
     if recorded is None:
-        yield Row("weights crc32", ABSENT, tolerance=0)
+        yield Row("weights crc32", ABSENT, tolerance=0.0)
     else:
         live = {
             (network, name): value
@@ -37,10 +37,10 @@ def weights(run: Pipeline) -> Iterator[Row]:
         ours = {(network, name): value for network, values in run.checksums.items() for name, value in values.items()}
         wrong = sorted(key for key in live.keys() | ours.keys() if live.get(key) != ours.get(key))
         note = f"first: {'/'.join(wrong[0])}" if wrong else f"{len(live)} tensors"
-        yield Row("weights crc32", FAIL if wrong else PASS, len(wrong), 0, note=note)
+        yield Row("weights crc32", FAIL if wrong else PASS, float(len(wrong)), 0.0, note=note)
     layout = run.golden.json(_LAYOUT)
     if layout is None:
-        yield Row("state-dict layout", ABSENT, tolerance=0)
+        yield Row("state-dict layout", ABSENT, tolerance=0.0)
         return
     theirs = {
         Source(network, name): tuple(shape)
@@ -56,7 +56,7 @@ def weights(run: Pipeline) -> Iterator[Row]:
         if theirs.get(source) != mine.get(source) and not (classes != 18 and ".classif_semantic.8." in source.name)
     )
     note = f"first: {unlike[0]}" if unlike else f"{len(theirs)} entries"
-    yield Row("state-dict layout", FAIL if unlike else PASS, len(unlike), 0, note=note)
+    yield Row("state-dict layout", FAIL if unlike else PASS, float(len(unlike)), 0.0, note=note)
 
 
 def network(run: Pipeline) -> Iterator[Row]:
@@ -136,7 +136,7 @@ def full_grid(run: Pipeline) -> Iterator[Row]:
     scales = head.scales[:, 0].view(Z, Y, X)
     yield compare("full grid scale", recorded("scale"), lambda: scales[z, y, x], 1e-6)
     counts = [int((scales == value).sum()) for value in scales.unique()]
-    yield compare("full grid scale counts", recorded("scale_counts"), lambda: counts, 0)
+    yield compare("full grid scale counts", recorded("scale_counts"), lambda: counts, 0.0)
 
     cameras = run.network_cameras
 
@@ -149,7 +149,7 @@ def full_grid(run: Pipeline) -> Iterator[Row]:
         single = [lift(run.features[n : n + 1, :1], (name,)) for n, name in enumerate(cameras.names)]
         return (torch.cat(single) != 0).sum(dim=0)
 
-    yield compare("full grid cameras seeing", recorded("n_cams_seeing"), seeing, 0)
+    yield compare("full grid cameras seeing", recorded("n_cams_seeing"), seeing, 0.0)
 
 
 def occupancy(run: Pipeline) -> Iterator[Row]:
@@ -174,7 +174,7 @@ def _query(run: Pipeline, tag: str, shift: float) -> Iterator[Row]:
     queried = lattice_geometry.sample(run.field.logits, run.lattice, positions)[0].unflatten(1, shape)
     yield compare(f"query {tag} logits", logits, lambda: queried[:, ::8, ::8, ::2], 1e-4)
     # Where two logits tie to 1e-5, rounding decides.
-    yield compare(f"query {tag} argmax", labels, lambda: queried.argmax(0), 0, least_share=0.9999)
+    yield compare(f"query {tag} argmax", labels, lambda: queried.argmax(0), 0.0, least_share=0.9999)
 
 
 def motion(run: Pipeline) -> Iterator[Row]:

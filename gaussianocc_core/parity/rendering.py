@@ -50,7 +50,7 @@ def _views(run: Pipeline, tag: str, scale: float, horizontal: bool) -> Iterator[
     yield row("alpha", lambda: run.views(scale, horizontal).alpha[:, 0], _FEATURE_TOLERANCE)
     yield row("semantic", lambda: run.views(scale, horizontal).features[:, ::step], _FEATURE_TOLERANCE, pixel_axis=1)
     counts = run.golden.array("render", f"nvis_{tag}")
-    yield compare(f"render {tag} visible", counts, lambda: _visible_counts(run, scale, horizontal), 0)
+    yield compare(f"render {tag} visible", counts, lambda: _visible_counts(run, scale, horizontal), 0.0)
 
 
 def _visible_counts(run: Pipeline, scale: float, horizontal: bool) -> Tensor:
@@ -109,7 +109,7 @@ def _scene(
         mask[_project(gaussians, cameras, raster).gaussian.long()] = 1
         return mask
 
-    yield compare(f"scene {tag} visible", None if radii is None else radii > 0, visible, 0)
+    yield compare(f"scene {tag} visible", None if radii is None else radii > 0, visible, 0.0)
 
 
 def volume(run: Pipeline) -> Iterator[Row]:

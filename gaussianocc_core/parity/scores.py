@@ -64,7 +64,7 @@ def _occupancy(run: Pipeline, truth: np.ndarray, prediction: np.ndarray) -> Iter
 
 def _rays(run: Pipeline, truth: np.ndarray, prediction: np.ndarray) -> Iterator[Row]:
     origins, step = run.golden.array(_FILE, "ray_origins"), run.golden.array(_FILE, "ray_subset_step")
-    yield compare("ray count", run.golden.array(_FILE, "ray_count"), lambda: len(ray_directions()), 0)
+    yield compare("ray count", run.golden.array(_FILE, "ray_count"), lambda: len(ray_directions()), 0.0)
     yield compare("ray directions", run.golden.array(_FILE, "ray_dirs_first"), lambda: ray_directions()[:5], 1e-7)
     if origins is None or step is None:
         yield Row("RayIoU", ABSENT)

@@ -21,7 +21,7 @@ _PIXEL_CENTER = 0.0  # the published warp puts pixel centres at integers (spec s
 _SMOOTHNESS, _SEMANTICS, _ENTROPY, _VARIATION = 0.001, 0.02, 0.1, 0.1  # weights of the losses (spec section k)
 
 
-class _Chain:
+class LossChain:
     """The losses of one sample with the depth, logits and motions of a pipeline."""
 
     def __init__(self, run: Pipeline) -> None:
@@ -101,7 +101,7 @@ class _Chain:
 
 def loss_values(run: Pipeline) -> Iterator[Row]:
     """Images of the photometric chain, then every scalar."""
-    chain = _Chain(run)
+    chain = LossChain(run)
 
     def row(stage: str, name: str, compute: Callable[[], object], tolerance: float, file: str = "losses") -> Row:
         return compare(stage, run.golden.array(file, name), compute, tolerance)

@@ -15,8 +15,20 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def write_report(path: Path, shapes: dict[str, Any], results: list[dict[str, Any]], dtype: str = "float32") -> None:
-    """Write results with commit, versions, machine and shapes."""
+def processor() -> str:
+    """The processor's model as Linux names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write_report(
+    path: Path, shapes: dict[str, Any], results: list[dict[str, Any]], dtype: str = "float32", **more: Any
+) -> None:
+    """Write results with commit, versions, machine and shapes; `more` goes beside them."""
     import numba
     import torch
 
@@ -26,13 +38,14 @@ def write_report(path: Path, shapes: dict[str, Any], results: list[dict[str, Any
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numba": numba.__version__,
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "load": os.getloadavg(),
         "shapes": shapes,
         "dtype": dtype,
         "results": results,
+        **more,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")

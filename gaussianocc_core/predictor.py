@@ -18,7 +18,6 @@ from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.data.labels import UNOBSERVED
 from gaussianocc_core.errors import BackendError
 from gaussianocc_core.geometry import cameras as camera_geometry
-from gaussianocc_core.geometry import lattice as lattice_geometry
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
@@ -112,7 +111,7 @@ class OccupancyPredictor:
     def decide(self, field: OccupancyField, cameras: Cameras) -> OccupancyPrediction:
         """Most probable class per voxel of the published grid; unobserved where no camera looks."""
         observed = self._view_of(cameras).observed
-        logits = lattice_geometry.resample(field.logits, self.model.lattice, self.grid)[0]  # (K, X, Y, Z)
+        logits = self.model.sample_grid(field, self.grid)[0]  # (K, X, Y, Z)
         best, labels = logits.max(dim=0)
         confidence = 1.0 / torch.exp(logits - best).sum(dim=0)  # softmax of the maximum
         labels_array = labels.to(torch.uint8).cpu().numpy()
@@ -179,6 +178,7 @@ class OccupancyPredictor:
             valid = torch.from_numpy(rectifier.valid_mask).to(self.device)
             plan = self.model.plan(pinhole, valid)
             observed = plan_lift(pinhole, voxels.centers(self.grid, self.device), valid).seen.cpu().numpy()
+            observed.setflags(write=False)  # every prediction of this view hands it out
             self._view = _View(lenses, T_ego_cam, plan, observed)
         return self._view
 

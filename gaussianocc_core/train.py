@@ -269,7 +269,7 @@ def calibrate_free_space(model: GaussianOcc, samples: Sequence[PreparedSample], 
     for sample in samples[:: max(1, len(samples) // config.calibration_samples)]:
         images = torch.from_numpy(sample.images).to(device).permute(0, 3, 1, 2)[None].float() / 255.0
         field = model(images, [model.plan(sample.cameras.to(device))])
-        logits = lattice_geometry.resample(field.logits, model.lattice, config.model.grid)[0]
+        logits = model.sample_grid(field, config.model.grid)[0]
         free, (best, label) = logits[FREE], logits[:FREE].max(dim=0)
         for shift, confusion in zip(shifts, confusions, strict=True):
             labels = torch.where(best > free + shift, label, FREE).to(torch.uint8).cpu().numpy()

@@ -24,6 +24,7 @@ import yaml
 from gaussianocc_core.data.labels import CLASS_NAMES
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry import transforms
+from gaussianocc_core.geometry.calibration import find_fault
 from gaussianocc_core.geometry.cameras import view_rotation
 from gaussianocc_core.quirks import NAMED_QUIRKS, Quirks
 from gaussianocc_core.types import Cameras, Lattice, VoxelGrid
@@ -223,19 +224,12 @@ def load_rig(path: str | Path) -> Cameras:
         if not isinstance(entry, dict):
             raise ConfigError(f"{path}: cameras.{name}: expected `key: value` lines, got {entry!r}")
         rig = from_dict(_RigCamera, entry, f"{path}: cameras.{name}")
-        if len(rig.intrinsics) != 4:
-            raise ConfigError(f"{path}: cameras.{name}.intrinsics: expected [fx, fy, cx, cy], got {rig.intrinsics}")
-        if (rig.rotation is None) == (rig.view is None):
-            raise ConfigError(
-                f"{path}: cameras.{name}: give either rotation: [w, x, y, z] or view: {{yaw, pitch, roll}}"
-            )
-        if rig.rotation is not None:
+        _check_rig_camera(rig, f"{path}: cameras.{name}")
+        if rig.view is None:
             rotation = transforms.quat_to_matrix(np.array(rig.rotation))
         else:
-            assert rig.view is not None
             rotation = view_rotation(rig.view.yaw, rig.view.pitch, rig.view.roll)
-        fx, fy, cx, cy = rig.intrinsics
-        intrinsics.append(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]))
+        intrinsics.append(_rig_matrix(rig))
         poses.append(transforms.make_transform(rotation, np.array(rig.translation)))
         rigs.append(rig)
     try:
@@ -250,6 +244,28 @@ def load_rig(path: str | Path) -> Cameras:
         )
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _rig_matrix(rig: _RigCamera) -> np.ndarray:
+    fx, fy, cx, cy = rig.intrinsics
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+
+
+def _check_rig_camera(rig: _RigCamera, origin: str) -> None:
+    if len(rig.intrinsics) != 4:
+        raise ConfigError(f"{origin}.intrinsics: expected [fx, fy, cx, cy], got {list(rig.intrinsics)}")
+    if (rig.rotation is None) == (rig.view is None):
+        raise ConfigError(f"{origin}: give either rotation: [w, x, y, z] or view: {{yaw, pitch, roll}}")
+    if rig.view is not None and not np.isfinite(dataclasses.astuple(rig.view)).all():
+        raise ConfigError(f"{origin}.view: expected finite angles in degrees, got {dataclasses.asdict(rig.view)}")
+    fault = find_fault(
+        width=rig.width, height=rig.height, intrinsics=_rig_matrix(rig), model=rig.model, distortion=rig.distortion,
+        rotation=rig.rotation, translation=rig.translation,
+    )  # fmt: skip
+    if fault is not None:
+        got = getattr(rig, fault.field)
+        got = list(got) if isinstance(got, tuple) else got
+        raise ConfigError(f"{origin}.{fault.field}: expected {fault.expected}, got {got}")
 
 
 def save_rig(cameras: Cameras, path: str | Path) -> None:

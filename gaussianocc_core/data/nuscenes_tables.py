@@ -14,7 +14,8 @@ import numpy as np
 
 from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
 from gaussianocc_core.geometry import transforms
-from gaussianocc_core.types import EQUIDISTANT, PINHOLE
+from gaussianocc_core.geometry.calibration import find_fault
+from gaussianocc_core.types import PINHOLE
 
 TABLES = (
     "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene",
@@ -114,23 +115,23 @@ def check_fields(row: dict, table: str, fields: Sequence[str]) -> None:
 def read_transform(row: dict, table: str) -> np.ndarray:
     """T_ego_sensor of a calibrated_sensor row, T_world_ego of an ego_pose row."""
     check_fields(row, table, ("rotation", "translation"))
+    fault = find_fault(rotation=row["rotation"], translation=row["translation"])
+    if fault is not None:
+        got = row[fault.field]
+        raise CalibrationError(f"{table} {row['token']}: {fault.field}: expected {fault.expected}, got {got}")
     rotation, translation = np.array(row["rotation"], np.float64), np.array(row["translation"], np.float64)
-    if rotation.shape != (4,) or translation.shape != (3,):
-        raise CalibrationError(f"{table} {row['token']}: expected a quaternion w x y z and a position in metres")
-    if not (np.isfinite(rotation).all() and np.isfinite(translation).all() and np.linalg.norm(rotation) > 0.5):
-        raise CalibrationError(f"{table} {row['token']}: rotation {row['rotation']} or translation is not usable")
     return transforms.make_transform(transforms.quat_to_matrix(rotation), translation)
 
 
 def read_intrinsics(row: dict, camera: str) -> np.ndarray:
     check_fields(row, "calibrated_sensor", ("camera_intrinsic",))
-    intrinsics = np.array(row["camera_intrinsic"], np.float64)
-    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
+    fault = find_fault(intrinsics=row["camera_intrinsic"])
+    if fault is not None:
         raise CalibrationError(
-            f"calibrated_sensor {row['token']} of {camera}: expected a finite 3x3 camera_intrinsic with positive focal "
-            f"lengths, got {row['camera_intrinsic']}; correct the table"
+            f"calibrated_sensor {row['token']} of {camera}: camera_intrinsic: expected a 3x3 matrix of "
+            f"{fault.expected}, got {row['camera_intrinsic']}; correct the table"
         )
-    return intrinsics
+    return np.array(row["camera_intrinsic"], np.float64)
 
 
 def read_lens(row: dict, camera: str) -> tuple[str, tuple[float, ...]]:
@@ -138,13 +139,11 @@ def read_lens(row: dict, camera: str) -> tuple[str, tuple[float, ...]]:
 
     nuScenes' images are undistorted and its schema has no lens. Other rigs in that schema may add the two fields.
     """
-    model = row.get("camera_model", PINHOLE)
-    distortion = np.array(row.get("camera_distortion", ()), np.float64)
-    counts = {PINHOLE: (0, 4, 5, 8), EQUIDISTANT: (0, 4)}.get(model, ())
-    if distortion.ndim != 1 or len(distortion) not in counts or not np.isfinite(distortion).all():
+    model, distortion = row.get("camera_model", PINHOLE), row.get("camera_distortion", ())
+    fault = find_fault(model=model, distortion=distortion)
+    if fault is not None:
         raise CalibrationError(
-            f"calibrated_sensor {row['token']} of {camera}: camera_model {model!r} with camera_distortion "
-            f"{row.get('camera_distortion')} is not usable; expected pinhole with 0, 4, 5 or 8 finite coefficients, or "
-            "equidistant with 0 or 4"
+            f"calibrated_sensor {row['token']} of {camera}: camera_{fault.field}: expected {fault.expected}, got "
+            f"camera_model {model!r} with camera_distortion {distortion}; correct the table"
         )
-    return model, tuple(distortion.tolist())
+    return model, tuple(float(value) for value in distortion)

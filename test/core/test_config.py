@@ -6,7 +6,7 @@ import pytest
 import torch
 from core.rigs import ring
 
-from gaussianocc_core.config import ModelConfig, from_dict, load_config, load_rig, save_rig, to_dict
+from gaussianocc_core.config import ModelConfig, find_model_config, from_dict, load_config, load_rig, save_rig, to_dict
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.train import TrainConfig
 
@@ -18,6 +18,12 @@ def test_every_model_file_loads_and_is_named_after_itself(path):
     config = load_config(path, ModelConfig)
     assert config.name == path.stem
     assert from_dict(ModelConfig, to_dict(config)) == config
+
+
+def test_a_named_model_is_found_and_an_unknown_one_named():
+    assert find_model_config("reference").samefile(CONFIG / "model" / "reference.yaml")
+    with pytest.raises(ConfigError, match="'largest'"):
+        find_model_config("largest")
 
 
 @pytest.mark.parametrize("path", sorted((CONFIG / "train").glob("*.yaml")), ids=lambda path: path.stem)
@@ -100,4 +106,40 @@ def test_view_angles_turn_left_and_up(tmp_path):
 def test_a_bad_rig_entry_names_the_camera(tmp_path, entry, message):
     (tmp_path / "rig.yaml").write_text(f"cameras:\n  A: {entry}\n")
     with pytest.raises(ConfigError, match=message):
+        load_rig(tmp_path / "rig.yaml")
+
+
+USABLE = {
+    "width": "10", "height": "10", "intrinsics": "[5, 5, 5, 5]", "translation": "[0, 0, 1]", "rotation": "[1, 0, 0, 0]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "more"),
+    [
+        ("intrinsics", "[.nan, 5, 5, 5]", {}),
+        ("intrinsics", "[5, 5, .inf, 5]", {}),
+        ("intrinsics", "[5, 0, 5, 5]", {}),
+        ("width", "0", {}),
+        ("height", "-3", {}),
+        ("rotation", "[0, 0, 0, 0]", {}),
+        ("rotation", "[.nan, 0, 0, 0]", {}),
+        ("translation", "[0, .nan, 1]", {}),
+        ("distortion", "[0.1, 0, 0]", {}),
+        ("distortion", "[0.1, 0, 0, .nan]", {}),
+        ("distortion", "[0.1, 0, 0, 0, 0]", {"model": "equidistant"}),
+        ("model", "omnidirectional", {}),
+    ],
+)
+def test_an_unusable_value_of_a_rig_names_file_camera_and_field(tmp_path, field, value, more):
+    entry = "".join(f"    {key}: {text}\n" for key, text in {**USABLE, **more, field: value}.items())
+    (tmp_path / "rig.yaml").write_text(f"cameras:\n  A:\n{entry}")
+    with pytest.raises(ConfigError, match=rf"rig\.yaml: cameras\.A\.{field}: expected .*, got "):
+        load_rig(tmp_path / "rig.yaml")
+
+
+def test_view_angles_must_be_finite(tmp_path):
+    entry = "{width: 10, height: 10, intrinsics: [5, 5, 5, 5], translation: [0, 0, 1], view: {yaw: .nan}}"
+    (tmp_path / "rig.yaml").write_text(f"cameras:\n  A: {entry}\n")
+    with pytest.raises(ConfigError, match=r"cameras\.A\.view: expected finite angles"):
         load_rig(tmp_path / "rig.yaml")

@@ -5,16 +5,19 @@
 holds one, so a checkpoint always runs the way it was trained; functions take the values they need.
 
 Not here, because they are settings elsewhere: the contracted lattice with its moved border (`types.Lattice`), the fixed
-scales (`config.GaussianConfig`) and the position channels (`config.DecoderConfig.position`).
+scales (`config.GaussianConfig`) and the position channels (`config.DecoderConfig.position`). Not reproduced at all:
+what went wrong around the networks (spec section m), such as batch norms of frozen pose networks that keep changing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gaussianocc_core.geometry.cameras import PIXEL_CENTER
 from gaussianocc_core.models.lifting import OUR_LIFT, PUBLISHED_LIFT, LiftConstants
 from gaussianocc_core.rendering.geometry import GSPLAT, RasterConstants
 from gaussianocc_core.rendering.geometry import PUBLISHED as PUBLISHED_RASTER
+from gaussianocc_core.rendering.volume import DEFAULT_MARCH, PUBLISHED_PROB, MarchSettings
 
 HALF_SPACES = ("+x", "-x", "+y", "-y")
 
@@ -36,6 +39,10 @@ class Quirks:
     # Spec e: Gaussians a camera draws, as camera name -> half space of the ego frame beyond the camera's centre ("+x":
     # x greater). Cameras of other names draw the half space that they look into most. (): every camera draws all.
     half_spaces: tuple[tuple[str, str], ...] = ()
+    # Spec e, volume rendering: rays that end at a wall, dropped samples that read ones.
+    march: MarchSettings = DEFAULT_MARCH
+    # Spec g.1: where the photometric warp takes pixel centres to lie; everything else has them at 0.5. Published: 0.
+    warp_pixel_center: float = PIXEL_CENTER
     # Spec i: the occupancy query stands half a mean lattice cell above a voxel's low corner, whatever the voxel size.
     lattice_shift: bool = False
 
@@ -62,6 +69,8 @@ PUBLISHED = Quirks(
     normalize_depth=False,
     depth_range=(0.1, 80.0),
     half_spaces=tuple(pair for names in _RING_NAMES for pair in zip(names, _RING, strict=True)),
+    march=PUBLISHED_PROB,
+    warp_pixel_center=0.0,
     lattice_shift=True,
 )
 

@@ -15,7 +15,7 @@ from gaussianocc_core.parity.pipeline import Pipeline
 from gaussianocc_core.parity.report import ABSENT, FAIL, Row, compare
 from gaussianocc_core.rendering.geometry import Footprints, RasterConstants, project_gaussians
 from gaussianocc_core.rendering.rasterize import rasterize
-from gaussianocc_core.rendering.volume import PUBLISHED_PROB, render_volume, sample_depths
+from gaussianocc_core.rendering.volume import render_volume, sample_depths
 from gaussianocc_core.types import Cameras, Gaussians, OccupancyField
 
 NEAR = 0.2  # m, where the published rasteriser drops Gaussians (spec section e.1)
@@ -118,7 +118,7 @@ def volume(run: Pipeline) -> Iterator[Row]:
     yield compare(
         "volume sample depths",
         None if recorded_depths is None else recorded_depths.reshape(-1),
-        lambda: sample_depths(run.lattice, PUBLISHED_PROB),
+        lambda: sample_depths(run.lattice, run.quirks.march),
         1e-5,
         relative=True,
     )
@@ -148,7 +148,7 @@ def _marched(
         return
     logits = run.field.logits.clone()
     logits[:, -1] += free_shift
-    settings = replace(PUBLISHED_PROB, feature_stride=stride)
+    settings = replace(run.quirks.march, feature_stride=stride)
     views = render_volume(OccupancyField(logits), run.lattice, run.render_cameras, settings=settings)
     if not (free_shift and stride > 1):  # which no directory records: the ratio does not touch depth
         yield compare(

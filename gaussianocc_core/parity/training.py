@@ -17,7 +17,6 @@ from gaussianocc_core.parity.pipeline import NEIGHBOURS, Pipeline
 from gaussianocc_core.parity.report import Row, compare
 
 _SCALE = 1.0  # m, base scale of the views that the recorded losses are of
-_PIXEL_CENTER = 0.0  # the published warp puts pixel centres at integers (spec section g.1)
 _SMOOTHNESS, _SEMANTICS, _ENTROPY, _VARIATION = 0.001, 0.02, 0.1, 0.1  # weights of the losses (spec section k)
 
 
@@ -27,6 +26,7 @@ class LossChain:
     def __init__(self, run: Pipeline) -> None:
         self.run = run
         self.cameras = run.network_cameras
+        self.pixel_center = run.quirks.warp_pixel_center
 
     @cached_property
     def depth(self) -> Float[Tensor, "N H W"]:
@@ -37,20 +37,21 @@ class LossChain:
         """Where each neighbour sees the points of frame 0, per neighbour (N, H, W, 2)."""
         K = self.cameras.intrinsics
         return tuple(
-            warp.reproject(self.depth, K, self.run.camera_motion(neighbour), K, _PIXEL_CENTER)[0]
+            warp.reproject(self.depth, K, self.run.camera_motion(neighbour), K, self.pixel_center)[0]
             for neighbour in NEIGHBOURS
         )
 
     def sampling_grid(self, neighbour: int) -> Float[Tensor, "N H W 2"]:
         height, width = self.depth.shape[-2:]
-        return warp.to_sampling_grid(self.pixels[neighbour], width, height, _PIXEL_CENTER)
+        return warp.to_sampling_grid(self.pixels[neighbour], width, height, self.pixel_center)
 
     @cached_property
     def warped(self) -> tuple[Tensor, ...]:
         """Each neighbour's image as frame 0 would see it, per neighbour (N, 3, H, W)."""
         images = [self.run.images(f"t{neighbour}")[0] for neighbour in NEIGHBOURS]
         return tuple(
-            warp.sample_pixels(image, pixels, _PIXEL_CENTER) for image, pixels in zip(images, self.pixels, strict=True)
+            warp.sample_pixels(image, pixels, self.pixel_center)
+            for image, pixels in zip(images, self.pixels, strict=True)
         )
 
     @cached_property

@@ -7,11 +7,12 @@ from core.test_models import SMALL
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from gaussianocc_core.checkpoint import Provenance, default_checkpoint, load_model, save_model
+from gaussianocc_core.checkpoint import Provenance, default_checkpoint, load_model, load_pose_net, save_model
 from gaussianocc_core.config import to_dict
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.models.gaussianocc import build_model
 from gaussianocc_core.models.lifting import POSITION_CHANNELS
+from gaussianocc_core.models.pose_net import PoseNet
 
 PROVENANCE = Provenance("random, for a test", commit="abc", seed=1, steps=0, metrics={"iou": 0.5})
 
@@ -47,6 +48,32 @@ def test_half_precision_storage_halves_the_file(tmp_path, model):
     for (name, a), b in zip(model.state_dict().items(), half.state_dict().values(), strict=True):
         assert b.dtype == a.dtype
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_a_pose_net_travels_in_the_same_file_and_nothing_else_notices(tmp_path, model):
+    path, pose = tmp_path / "model.safetensors", SMALL.pose
+    pose_net = PoseNet(pose.backbone, pose.width, pose.channels).eval()
+    save_model(path, model, SMALL, PROVENANCE, pose_net=pose_net)
+    loaded = load_pose_net(path)
+    assert loaded.config == SMALL and loaded.provenance == PROVENANCE and not loaded.pose_net.training
+    for name, value in pose_net.state_dict().items():
+        assert torch.equal(loaded.pose_net.state_dict()[name], value), name
+    assert load_model(path).model.state_dict().keys() == model.state_dict().keys()
+    rewrite(path, lambda t: {k: v for k, v in t.items() if k != "pose_net.head.3.bias"})
+    with pytest.raises(CheckpointError, match=r"1 weights missing \(first: head.3.bias\)"):
+        load_pose_net(path)
+
+
+def test_a_file_with_one_network_says_which_is_not_there(tmp_path, model):
+    path, pose = tmp_path / "model.safetensors", SMALL.pose
+    save_model(path, model, SMALL, PROVENANCE)
+    with pytest.raises(CheckpointError, match="no ego-motion network"):
+        load_pose_net(path)
+    save_model(path, None, SMALL, PROVENANCE, pose_net=PoseNet(pose.backbone, pose.width, pose.channels))
+    with pytest.raises(CheckpointError, match="no occupancy network"):
+        load_model(path)
+    with pytest.raises(ValueError, match="at least one network"):
+        save_model(path, None, SMALL, PROVENANCE)
 
 
 def test_class_names_stand_in_the_metadata(tmp_path, model):

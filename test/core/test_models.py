@@ -116,6 +116,16 @@ def test_gaussians_stand_on_the_lattice_and_free_space_is_transparent():
         torch.testing.assert_close(chosen, torch.full_like(chosen, scale))
 
 
+def test_gaussians_come_in_the_published_flat_order():
+    kind = Lattice(low=(0.0, 0.0, 0.0), high=(4.0, 3.0, 2.0), shape=(4, 3, 2))
+    logits = torch.arange(24.0).view(1, 1, 4, 3, 2)
+    gaussians = GaussianHead(lattice.points(kind), (0.2, 0.2, 0.2), (60.0, 80.0), (4.0, 8.0))(OccupancyField(logits))[0]
+    # x fastest, then y, then z; it decides which of two Gaussians at the same depth is drawn first
+    assert gaussians.means[:5].tolist() == [[0.5, 0.5, 0.5], [1.5, 0.5, 0.5], [2.5, 0.5, 0.5], [3.5, 0.5, 0.5],
+                                            [0.5, 1.5, 0.5]]  # fmt: skip
+    assert gaussians.features[:5, 0].tolist() == [0, 6, 12, 18, 2] and gaussians.features[12, 0] == 1
+
+
 def test_forward_has_the_documented_shape_and_trains_every_weight():
     torch.manual_seed(0)
     model = build_model(SMALL)

@@ -13,12 +13,13 @@ from core.test_models import SMALL
 from gaussianocc_core.config import ModelConfig, from_dict, load_config, to_dict
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry import cameras as camera_geometry
-from gaussianocc_core.geometry import lattice
+from gaussianocc_core.geometry import lattice, warp
 from gaussianocc_core.models.gaussianocc import build_model, render_gaussians
 from gaussianocc_core.models.half_space import half_space_masks
 from gaussianocc_core.models.lifting import PUBLISHED_LIFT, LiftConstants, lift_features, plan_lift
 from gaussianocc_core.models.voxel_decoder import VoxelDecoder
 from gaussianocc_core.quirks import PUBLISHED, Quirks
+from gaussianocc_core.rendering.volume import render_volume
 from gaussianocc_core.types import Gaussians, Lattice, OccupancyField, VoxelGrid
 
 REFERENCE = Path(__file__).parents[2] / "config" / "model" / "reference.yaml"
@@ -136,6 +137,17 @@ def test_the_model_renders_depth_as_its_quirks_say():
     assert (ours.depth - theirs.depth).abs().max() > 0.01
 
 
+def test_views_from_a_plan_are_the_same_views():
+    torch.manual_seed(0)
+    rig = camera_geometry.resize(ring(), 40, 24).to(dtype=torch.float32)
+    field = OccupancyField(torch.randn(1, 18, 16, 16, 8))
+    model = build_model(replace(SMALL, quirks=PUBLISHED))
+    planned, direct = model.render(field, rig, plan=model.plan_render(rig))[0], model.render(field, rig)[0]
+    torch.testing.assert_close(planned.features, direct.features, atol=1e-5, rtol=0)
+    torch.testing.assert_close(planned.depth, direct.depth, atol=1e-4, rtol=0)
+    assert direct.alpha.max() > 0.5
+
+
 def test_depth_is_clamped_or_not():
     cameras, near = front_camera(), replace(wall(), means=wall().means + torch.tensor([95.0, 0.0, 0.0]))
     ours = render_gaussians(near, cameras, Quirks(), False).depth
@@ -205,6 +217,30 @@ def test_occupancy_is_read_at_voxel_centres_or_at_half_a_lattice_cell():
     assert ours[0, 0, :, 0, 0].tolist() == pytest.approx([-3.75 + 0.5 * i for i in range(8)], abs=1e-5)
     shift = 0.5 * (16 * 16 * 4 / int(16 * 16 * 8 * 0.66667**3)) ** (1 / 3)  # 0.597 m
     assert theirs[0, 0, :, 0, 0].tolist() == pytest.approx([-4 + shift + 0.5 * i for i in range(8)], abs=1e-5)
+
+
+def test_rays_through_nothing_end_nowhere_or_at_a_wall():
+    kind = Lattice(low=(-40.0, -40.0, -1.0), high=(40.0, 40.0, 5.4), shape=(40, 48, 8), contraction=0.66667)
+    logits = torch.zeros(1, 3, 40, 48, 8)
+    logits[:, -1] = 30.0  # free
+    field, cameras = OccupancyField(logits), front_camera()
+    ours, theirs = (
+        render_volume(field, kind, cameras, settings=quirks.march, backend="torch") for quirks in (Quirks(), PUBLISHED)
+    )
+    assert ours.alpha.max() < 1e-6 and ours.depth.max() < 1e-3
+    ended = theirs.alpha[0, 0] > 0.5  # where the last sample had been dropped
+    assert ended.any() and theirs.depth[0, 0][ended].min() > 1000
+    torch.testing.assert_close(theirs.features[0, :, ended], torch.ones(3, int(ended.sum())))  # and reads ones
+
+
+def test_the_photometric_warp_takes_pixel_centres_at_a_half_or_at_integers():
+    K = torch.tensor([[[20.0, 0, 8], [0, 20, 6], [0, 0, 1]]])
+    turn = torch.eye(4)[None].clone()
+    turn[0, 0, 3] = 1.0  # one metre to the side: a wall 10 m ahead moves by 2 pixels
+    depth = torch.full((1, 12, 16), 10.0)
+    ours, theirs = (warp.reproject(depth, K, turn, K, q.warp_pixel_center)[0] for q in (Quirks(), PUBLISHED))
+    assert ours[0, 3, 5].tolist() == pytest.approx([5.5 + 2, 3.5])
+    assert theirs[0, 3, 5].tolist() == pytest.approx([5.0 + 2, 3.0])
 
 
 def test_the_published_shift_of_the_default_lattice_is_a_fifth_of_a_metre():

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import ParameterException, ParameterUninitializedException
+from rclpy.exceptions import NameValidationException, ParameterException, ParameterUninitializedException
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from gaussianocc_core.errors import ConfigError
 
@@ -82,6 +84,11 @@ class NodeParameters:
         names = self.camera_names
         if not names:
             raise ConfigError("parameter cameras: name at least one camera, or give a rig_file that does")
+        if self.cameras and self.rig_file and (missing := [name for name in names if name not in self._rig_names()]):
+            raise ConfigError(
+                f"parameter cameras: rig_file {self.rig_file!r} has no {', '.join(missing)}; "
+                f"it has {', '.join(self._rig_names())}"
+            )
         if len(set(names)) != len(names) or len(names) > MAX_CAMERAS:
             raise ConfigError(f"parameter cameras: expected up to {MAX_CAMERAS} different names, got {list(names)}")
         if self.anchor_camera and self.anchor_camera not in names:
@@ -94,8 +101,8 @@ class NodeParameters:
             if len(names) > 1 and "{camera}" not in topic:
                 raise ConfigError(f"parameter {name}: {topic!r} needs {{camera}} in it to name {len(names)} cameras")
             for camera in names:
-                if not re.fullmatch(r"[~/]?[A-Za-z_~][A-Za-z0-9_/]*", topic.replace("{camera}", camera)):
-                    raise ConfigError(f"parameter {name}: {topic!r} with camera {camera!r} is not a topic name")
+                if why := _not_a_topic(topic.replace("{camera}", camera)):
+                    raise ConfigError(f"parameter {name}: {topic!r} with camera {camera!r} is not a topic name: {why}")
         if self.checkpoint and not Path(self.checkpoint).is_file():
             raise ConfigError(f"parameter checkpoint: no file {self.checkpoint!r}; empty means the shipped model")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
@@ -105,6 +112,9 @@ class NodeParameters:
     def camera_names(self) -> tuple[str, ...]:
         if self.cameras or not self.rig_file:
             return self.cameras
+        return self._rig_names()
+
+    def _rig_names(self) -> tuple[str, ...]:
         from gaussianocc_core.config import load_rig  # imports torch; the bag player reads parameters without it
 
         return load_rig(self.rig_file).names
@@ -124,6 +134,17 @@ class NodeParameters:
 
     def camera_info_topic_of(self, camera: str) -> str:
         return self.camera_info_topic.replace("{camera}", camera)
+
+
+def _not_a_topic(name: str) -> str:
+    """Why ROS would refuse the name; "" if it would not. Any node name and namespace do: ROS checks the whole."""
+    try:
+        validate_full_topic_name(expand_topic_name(name, "node", "/"))
+    except NameValidationException as error:
+        return str(error).splitlines()[0].removeprefix("Invalid topic name: ").rstrip(":")  # then the name and a "^"
+    except (ValueError, RuntimeError) as error:
+        return re.sub(r"^topic name '.*' is invalid: |, at \S+:\d+$", "", " ".join(str(error).split()))
+    return ""
 
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:

@@ -59,6 +59,11 @@ def test_transport_follows_the_topic_unless_it_is_given():
         ({"cameras": ["a"], "anchor_camera": "b"}, "parameter anchor_camera: 'b' is not among"),
         ({"cameras": ["a", "b"], "image_topic": "/image"}, "parameter image_topic: .*needs {camera}"),
         ({"cameras": ["a b"]}, "parameter image_topic: .*not a topic name"),
+        ({"cameras": ["a"], "image_topic": "/{camera}//x"}, "parameter image_topic: .*not a topic name: .*repeated"),
+        ({"cameras": ["a"], "image_topic": "/{camera}/"}, "parameter image_topic: .*not a topic name: .*end with"),
+        ({"cameras": ["a"], "image_topic": "/{other}/x"}, "parameter image_topic: .*not a topic name: "),
+        ({"cameras": ["1"], "image_topic": "/c{camera}", "camera_info_topic": "{camera}/i"},
+         "parameter camera_info_topic: .*not a topic name: topic name token must not start with a number$"),
         ({"cameras": ["a"], "slop": 7.0}, "parameter slop: .*range"),
         ({"cameras": ["a"], "slop": "wide"}, "parameter slop: .*type"),
         ({"cameras": ["a"], "image_transport": "carrier pigeon"}, "parameter image_transport: expected one of auto"),
@@ -71,6 +76,24 @@ def test_impossible_value_is_one_line_that_names_the_parameter(graph, values, co
     with pytest.raises(ConfigError, match=complaint) as error:
         declare(graph, **{name: value for name, value in values.items() if value != []})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("topic", ["{camera}/image", "/{camera}/image", "~/{camera}/image", "/rig/{camera}"])
+def test_relative_absolute_and_private_topics_are_accepted(topic):
+    assert NodeParameters(cameras=("a",), image_topic=topic).image_topic_of("a") == topic.replace("{camera}", "a")
+
+
+def test_camera_that_the_rig_file_lacks_is_one_line_that_names_the_file_and_its_cameras(tmp_path):
+    entry = {
+        "width": 96, "height": 64, "intrinsics": [60.0, 60.0, 48.0, 32.0],
+        "translation": [1.0, 0.0, 1.5], "rotation": [0.5, -0.5, 0.5, -0.5],
+    }  # fmt: skip
+    path = tmp_path / "rig.yaml"
+    path.write_text(yaml.safe_dump({"cameras": {"front": entry, "left": dict(entry)}}))
+    with pytest.raises(ConfigError) as error:
+        NodeParameters(cameras=("front", "rear"), rig_file=str(path))
+    assert str(error.value) == f"parameter cameras: rig_file '{path}' has no rear; it has front, left"
+    assert NodeParameters(cameras=("left",), rig_file=str(path)).camera_names == ("left",)
 
 
 def test_shipped_parameter_file_holds_only_known_names_and_differences():

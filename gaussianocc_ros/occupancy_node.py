@@ -90,23 +90,25 @@ class OccupancyNode(LifecycleNode):
         parameters = self.parameters
         rig = load_rig(parameters.rig_file) if parameters.rig_file else None
         self._cameras = parameters.camera_names
-        # One thread for warm-up and every prediction: torch keeps a thread pool, numba its kernels, per calling thread.
-        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        # Each undo is registered as soon as there is something to undo: what comes next may fail.
         self._decoders = ThreadPoolExecutor(min(4, len(self._cameras)), thread_name_prefix="decode")
         self._configured.callback(self._decoders.shutdown)
+        # One thread for warm-up and every prediction: torch keeps a thread pool, numba its kernels, per calling thread.
+        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._configured.callback(self._inference.shutdown)
         self._predictor = self._inference.submit(self._load_predictor).result()
         self.get_logger().info(f"{self._predictor.summary}; cameras {', '.join(self._cameras)}")
         # Seconds later: nothing subscribes before the node is about ready, because a replay may wait for that.
         self._transforms = ros_compat.listen_to_transforms(self, conversions.decode_transform)
+        self._configured.callback(self._transforms.close)
         self._rig = CameraRig(
             self._cameras, self._transforms, parameters.ego_frame, parameters.fixed_frame, rig,
             parameters.calibration_timeout, parameters.odometry_timeout,
         )  # fmt: skip
         self._outputs = Outputs(self, parameters)
+        self._configured.callback(self._outputs.close)
         self._reporter = Reporter(self, parameters, self._cameras, str(self._predictor.device))
-        for release in (self._transforms.close, self._outputs.close, self._reporter.close):
-            self._configured.callback(release)
+        self._configured.callback(self._reporter.close)
 
     def _load_predictor(self) -> OccupancyPredictor:
         path = self.parameters.checkpoint or default_checkpoint()

@@ -17,6 +17,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
+from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.msg import SemanticOccupancy
@@ -43,7 +44,7 @@ class Rig:
         self.diagnostics = graph.record(DiagnosticArray, "/diagnostics")
         values = {
             "cameras": list(make.CAMERAS), "device": "cpu", "reliable": True,
-            "image_topic": f"/{{camera}}/{suffix}", "calibration_timeout": 0.2, "warm_up": False, **parameters,
+            "image_topic": f"/{{camera}}/{suffix}", "calibration_timeout": 10.0, "warm_up": False, **parameters,
         }  # fmt: skip
         overrides = [Parameter(name, value=value) for name, value in values.items()]
         self.node = graph.add(OccupancyNode(parameter_overrides=overrides))
@@ -179,7 +180,7 @@ def test_undecodable_image_drops_its_set_with_a_reason_and_the_next_one_passes(r
 
 
 def test_set_without_camera_info_is_dropped_until_it_comes(rig):
-    rig = rig().start()
+    rig = rig(calibration_timeout=0.2).start()
     rig.place()
     rig.send(0, info=False)
     rig.graph.until(lambda: rig.logged("camera front: no CameraInfo yet"), what="a warning")
@@ -189,7 +190,7 @@ def test_set_without_camera_info_is_dropped_until_it_comes(rig):
 
 
 def test_camera_without_tf_is_never_assumed_at_the_origin(rig):
-    rig = rig().start()
+    rig = rig(calibration_timeout=0.2).start()
     rig.place(("front", "left"))
     rig.send(0)
     rig.graph.until(lambda: rig.logged("camera right: TF does not connect base_link and right"), what="a warning")
@@ -293,6 +294,24 @@ def test_broken_checkpoint_fails_at_configure_with_one_line(rig, tmp_path):
     assert "\n" not in rig.node.failure
 
 
+def test_configure_that_fails_half_way_leaves_nothing_behind(rig, monkeypatch):
+    from gaussianocc_ros import occupancy_node
+
+    def broken(*arguments):
+        raise ConfigError("the outputs cannot be made")
+
+    rig = rig()
+    idle = len(list(rig.node.subscriptions))
+    with monkeypatch.context() as patch:
+        patch.setattr(occupancy_node, "Outputs", broken)
+        for _ in range(2):
+            assert rig.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+            assert rig.node.failure == "the outputs cannot be made"
+            assert len(list(rig.node.subscriptions)) == idle
+    assert rig.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+
+
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "arguments, complaint",
     [

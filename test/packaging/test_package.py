@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import ast
 import configparser
 import importlib
 import os
@@ -98,6 +99,17 @@ def test_an_executable_without_torch_names_the_interpreter_and_the_command(tmp_p
     result = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.startswith(f"{sys.executable} has no torch; run: {sys.executable} -m pip install torch ")
+
+
+def test_an_executable_names_every_requirement_that_ros_does_not_bring():
+    text = (ROOT / "tools/setup/executable.py.in").read_text()
+    named = re.findall(r'"(\w+)"', re.search(r"from_pip = \((.*)\)", text).group(1))
+    from_ros = {"numpy": "python3-numpy", "opencv-python-headless": "python3-opencv", "pyyaml": "python3-yaml"}
+    manifest = ElementTree.parse(ROOT / "package.xml").getroot()
+    assert set(from_ros.values()) <= {element.text for element in manifest.iter("exec_depend")}
+    lists = re.search(r"install_requires=(\[.*?\])", (ROOT / "setup.py").read_text(), re.DOTALL)
+    required = {re.split(r"[<>=]", requirement)[0] for requirement in ast.literal_eval(lists.group(1))}
+    assert sorted(named) == sorted(required - set(from_ros) | {"rosbags"})  # the bag player reads with rosbags
 
 
 def test_tools_are_executable_programs():

@@ -102,7 +102,7 @@ def test_an_interrupted_part_leaves_no_stamp_and_the_next_attempt_knows(bootstra
         assert not cut_short
 
 
-def test_a_second_run_costs_less_than_a_third_of_a_second():
+def test_a_second_run_costs_less_than_a_second():
     module = load_bootstrap()
     plan = module.Plan(os.environ)
     if not (
@@ -114,7 +114,7 @@ def test_a_second_run_costs_less_than_a_third_of_a_second():
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     # Processor time, not wall time: other programs share the machine.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 # Prerequisites: one line that names what to install

@@ -40,6 +40,7 @@ def real_full_size(folder, request):
     return join_real_full_size_keyframe(request.getfixturevalue("shared_data"), root), "scene-0061", 1
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("database", [made_up, real_small, real_full_size])
 def test_database_becomes_one_output_per_set(database, request, graph, spawn, checkpoint, tmp_path):
     root, scene, expected_sets = database(tmp_path, request)

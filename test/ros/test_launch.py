@@ -82,6 +82,7 @@ def bag(tmp_path):
     return tmp_path / "bag"
 
 
+@pytest.mark.medium
 def test_launch_starts_node_and_replay_and_the_first_set_of_the_bag_arrives(installed, graph, spawn, checkpoint, bag):
     from rosbags.rosbag2 import Reader
 
@@ -102,6 +103,7 @@ def test_launch_starts_node_and_replay_and_the_first_set_of_the_bag_arrives(inst
     assert "Traceback" not in process.output
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "given, complaint",
     [

@@ -26,6 +26,7 @@ def said(process):
     return [line for line in process.output.splitlines() if not line.startswith("import time:")]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "program, module",
     [
@@ -45,6 +46,7 @@ def test_ctrl_c_while_modules_load_ends_silently_with_130(spawn, program, module
     assert said(process) == []
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("program", ["occupancy_node", "bag_player"])
 def test_ctrl_c_while_an_installed_script_loads_ends_silently_with_130(spawn, program, tmp_path):
     text = (ROOT / "tools" / "setup" / "executable.py.in").read_text()
@@ -56,12 +58,14 @@ def test_ctrl_c_while_an_installed_script_loads_ends_silently_with_130(spawn, pr
     assert said(process) == []
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("code", ["import gaussianocc_ros.bag_player", "import gaussianocc_ros"])
 def test_importing_the_package_leaves_a_program_s_own_ctrl_c_alone(code):
     check = "; import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is not signal.default_int_handler)"
     assert subprocess.run([sys.executable, "-c", code + check], cwd=ROOT, check=False).returncode == 0
 
 
+@pytest.mark.medium
 def test_a_parent_s_wish_to_ignore_ctrl_c_is_kept():
     """As a shell script does for what it starts with `&`."""
     code = (

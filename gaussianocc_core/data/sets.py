@@ -37,6 +37,7 @@ class SetStatistics:
     sets: int = 0
     dropped: Counter[str] = field(default_factory=Counter)  # anchor frames without a set: incomplete, overflow, rewind
     missing: Counter[str] = field(default_factory=Counter)  # incomplete sets per camera that was not there
+    reused: Counter[str] = field(default_factory=Counter)  # frames per camera that served one more set
     discarded: Counter[str] = field(default_factory=Counter)  # frames turned away on arrival: duplicate, late, stale
     rewinds: int = 0
 
@@ -50,7 +51,14 @@ _by_stamp = itemgetter(0)
 
 
 class SetBuilder:
-    """Forms sets around the anchor camera's stamps, in their order, using each frame at most once.
+    """Forms sets around the anchor camera's stamps, in their order; no camera's stamps ever step back.
+
+    Each anchor stamp takes the nearest frame that no set has had, and only where none lies within the slop the
+    camera's last used one once more. Cameras that fire half a period off the anchor need that: with jitter the nearest
+    frame is now before, now after the anchor, and each change of side from after to before finds its frame taken.
+    Keeping to one side would lose the sets whose frame there falls outside the slop. For a robot a set more is worth
+    more than a picture of its own: a used frame is no farther from its stamp than the slop allows any other to be,
+    and a lost set is a whole period without a result.
 
     A set leaves as soon as no better frame can arrive: for every other camera either a frame at or after the anchor's
     stamp has been seen, or the nearest earlier one is closer than half of that camera's shortest recent interval, so
@@ -58,8 +66,9 @@ class SetBuilder:
 
     A camera without a frame within the slop is given up when it delivers a later one, or when the anchor's next frame
     is there and the stamps seen have passed the slop, under `policy="wait"` by `patience_ns` more. The incomplete set
-    is then dropped and counted under that camera's name. Memory is bounded by `depth` frames per camera. When a
-    camera's stamps step back (a recording that loops) what came from the abandoned future is forgotten.
+    is then dropped and counted under that camera's name. Memory is bounded by `depth` waiting frames and a used one
+    per camera. When a camera's stamps step back (a recording that loops) what came from the abandoned future is
+    forgotten.
     """
 
     def __init__(
@@ -89,6 +98,7 @@ class SetBuilder:
         self._rewind_ns = max(2 * self.slop_ns, _MIN_REWIND_NS)
         self._depth = depth
         self._frames: dict[str, list[_Frame]] = {name: [] for name in self.cameras}  # unused ones, sorted by stamp
+        self._used: dict[str, _Frame] = {}  # last one of each camera but the anchor, while it can serve again
         self._latest: dict[str, int] = {}  # newest stamp seen per camera
         self._done: dict[str, int] = {}  # newest stamp used per camera; for the anchor: decided
         self._behind: dict[str, int] = {}  # after a step back: cameras still on the old run, frames of them to refuse
@@ -123,6 +133,7 @@ class SetBuilder:
         for name in self.cameras:
             self._frames[name].clear()
             self._intervals[name].clear()
+        self._used.clear()
         self._latest.clear()
         self._done.clear()
         self._behind.clear()
@@ -153,6 +164,7 @@ class SetBuilder:
             if name == self.anchor:
                 self.statistics.dropped["rewind"] += len(frames) - kept
             del frames[kept:]
+        self._used.clear()
         self._latest.clear()
         self._done.clear()
         self._behind = {name: self._depth for name in self.cameras if name != camera}
@@ -198,12 +210,16 @@ class SetBuilder:
             frame = self._nearest(name, anchor_ns)
             if not (final or overdue or self._is_settled(name, anchor_ns, frame)):
                 return None
-            chosen[name] = frame
+            chosen[name] = frame or self._reusable(name, anchor_ns)
         return chosen
 
     def _nearest(self, camera: str, anchor_ns: int) -> _Frame | None:
         within = [frame for frame in self._frames[camera] if abs(frame.stamp_ns - anchor_ns) <= self.slop_ns]
         return min(within, key=lambda frame: abs(frame.stamp_ns - anchor_ns), default=None)
+
+    def _reusable(self, camera: str, anchor_ns: int) -> _Frame | None:
+        frame = self._used.get(camera)
+        return frame if frame is not None and abs(frame.stamp_ns - anchor_ns) <= self.slop_ns else None
 
     def _is_settled(self, camera: str, anchor_ns: int, frame: _Frame | None) -> bool:
         """True when no later frame of this camera can be nearer than `frame`, or within the slop if it is None."""
@@ -219,6 +235,9 @@ class SetBuilder:
 
     def _take(self, stamp_ns: int, frames: dict[str, _Frame]) -> SynchronizedSet:
         for name, frame in frames.items():
+            if name != self.anchor:
+                self.statistics.reused[name] += frame is self._used.get(name)
+                self._used[name] = frame
             self._done[name] = frame.stamp_ns
             del self._frames[name][: bisect.bisect_right(self._frames[name], frame.stamp_ns, key=_by_stamp)]
         self.statistics.sets += 1
@@ -236,3 +255,5 @@ class SetBuilder:
         for name, frames in self._frames.items():
             if name != self.anchor:
                 del frames[: bisect.bisect_right(frames, decided - self.slop_ns, key=_by_stamp)]
+                if name in self._used and self._used[name].stamp_ns <= decided - self.slop_ns:
+                    del self._used[name]

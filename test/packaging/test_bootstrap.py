@@ -51,6 +51,13 @@ def test_a_sourced_ros_is_used_instead_of_the_wheels(bootstrap):
     assert plan.venv_options == ["--system-site-packages"]
 
 
+def test_numpy_stays_below_2_only_beside_a_ros_whose_cv_bridge_needs_that(bootstrap):
+    plans = {distro: bootstrap.Plan({"ROS_DISTRO": distro}, "x86_64") for distro in ("humble", "kilted", "rolling")}
+    used = {distro: [lock.name for lock in plan.locks] for distro, plan in plans.items()}
+    assert used["humble"] == used["kilted"] == ["requirements-ros.lock"]
+    assert used["rolling"] == ["requirements.lock"]
+
+
 def test_a_machine_without_ros_wheels_is_told_to_source_a_ros(bootstrap):
     with pytest.raises(bootstrap.SetupError, match="this machine is aarch64: install ROS 2 and source it first"):
         bootstrap.Plan({}, machine="aarch64")
@@ -59,6 +66,33 @@ def test_a_machine_without_ros_wheels_is_told_to_source_a_ros(bootstrap):
 @pytest.mark.parametrize("change", [{"ROS_DISTRO": "jazzy"}, {"TORCH": "torch==2.4.0"}])
 def test_what_decides_the_packages_is_in_the_key(bootstrap, change):
     assert bootstrap.Plan(change, "x86_64").packages_key() != bootstrap.Plan({}, "x86_64").packages_key()
+
+
+def test_another_python_means_other_packages(bootstrap, monkeypatch):
+    keys = set()
+    for version in ("3.11", "3.12"):
+        monkeypatch.setattr(bootstrap, "likely_version", lambda ros_distro, version=version: version)
+        keys.add(bootstrap.Plan({}, "x86_64").packages_key())
+    assert len(keys) == 2
+
+
+def test_the_likely_version_is_the_one_that_is_chosen(bootstrap):
+    assert bootstrap.likely_version("") == bootstrap.find_python(sys.executable, "")[1]
+
+
+def test_a_venv_made_anew_gets_its_packages_although_the_old_one_had_them(bootstrap, monkeypatch):
+    plan = bootstrap.Plan({}, "x86_64")
+    with bootstrap.stamped("packages", plan.packages_key()):
+        pass
+    done = []
+    monkeypatch.setattr(bootstrap, "Plan", lambda environ: plan)
+    monkeypatch.setattr(bootstrap, "find_python", lambda *arguments: (sys.executable, "3.11"))
+    monkeypatch.setattr(bootstrap, "make_venv", lambda *arguments: shutil.rmtree(bootstrap.STAMPS))  # as --clear does
+    monkeypatch.setattr(bootstrap, "install", lambda *arguments, **options: done.append(arguments[-1]))
+    for name in ("check_prerequisites", "install_hook", "install_torch", "build_messages", "check_imports"):
+        monkeypatch.setattr(bootstrap, name, lambda *arguments: None)
+    bootstrap.set_up({}, sys.executable)
+    assert done == plan.locks
 
 
 def test_a_changed_message_changes_only_the_messages_key(bootstrap, tmp_path, monkeypatch):
@@ -134,6 +168,14 @@ def test_no_suitable_python_is_one_line(bootstrap, tmp_path, monkeypatch):
         bootstrap.find_python(old, "")
 
 
+def test_a_sourced_ros_whose_python_is_too_new_is_one_line_that_says_what_is_supported(bootstrap, tmp_path):
+    new = executable(tmp_path / "python3", "echo 3.14")
+    with pytest.raises(bootstrap.SetupError, match="its Python is 3.14; supported are Python 3.10 to 3.12") as error:
+        bootstrap.find_python(new, "lyrical")
+    assert "a shell that has not sourced ROS" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_another_installed_python_is_found(bootstrap, tmp_path, monkeypatch):
     old = executable(tmp_path / "python3", "echo 3.13")
     right = executable(tmp_path / "python3.12", "echo 3.12")
@@ -163,6 +205,7 @@ def test_beside_a_sourced_ros_cmake_and_rclpy_are_needed(bootstrap, tmp_path, mo
     plan = bootstrap.Plan({"ROS_DISTRO": "jazzy"})
     python = executable(tmp_path / "python", 'case "$2" in *rclpy*) exit 1;; esac')
     assert "ROS 2 jazzy is sourced but" in prerequisite_error(bootstrap, python, plan)
+    assert prerequisite_error(bootstrap, python, plan).endswith("in a shell that has not sourced ROS")
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name, path=None: name if name == "g++" else None)
     assert "sudo apt-get install cmake" in prerequisite_error(bootstrap, python, plan)
 

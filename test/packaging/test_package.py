@@ -112,6 +112,26 @@ def test_an_executable_names_every_requirement_that_ros_does_not_bring():
     assert sorted(named) == sorted(required - set(from_ros) | {"rosbags"})  # the bag player reads with rosbags
 
 
+def test_package_xml_names_every_ros_package_that_is_imported():
+    manifest = ElementTree.parse(ROOT / "package.xml").getroot()
+    named = {element.text for kind in ("depend", "exec_depend") for element in manifest.iter(kind)}
+    imported = set()
+    for path in tracked("gaussianocc_ros/*.py", "launch/*.py"):
+        text = path.read_text()
+        ros = r"\w+_msgs|\w+_interfaces|rclpy|launch\w*|ament\w+"
+        imported |= set(re.findall(rf"^ *(?:from|import) ({ros})\b", text, re.MULTILINE))
+        imported |= set(re.findall(r'package="(\w+)"', text))
+    assert len(imported) > 10
+    assert sorted(imported - named - {"gaussianocc_ros"}) == []
+
+
+@pytest.mark.ros
+def test_ctrl_c_is_quiet_in_every_executable():
+    from gaussianocc_ros import startup
+
+    assert sorted(startup._SCRIPTS) == sorted(entry_points())
+
+
 def test_tools_are_executable_programs():
     # `ros2 run` starts them as they are; with a symlinked install the mode of the source counts.
     for tool in sorted((ROOT / "tools").glob("*.py")):

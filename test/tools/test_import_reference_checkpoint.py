@@ -14,8 +14,8 @@ import torch
 from core.rigs import ring
 
 from gaussianocc_core.checkpoint import load_model, load_pose_net
-from gaussianocc_core.config import ModelConfig, find_model_config, load_config
-from gaussianocc_core.errors import CheckpointError, ConfigError
+from gaussianocc_core.config import ModelConfig, load_config
+from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.models.gaussianocc import build_model
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.predictor import OccupancyPredictor
@@ -213,12 +213,6 @@ def test_every_name_of_the_published_layout_is_ours_or_known_to_be_dead():
     assert len(sources) == 570 + 222 + 218 + 24  # spec section l
     for source in sources:
         assert (our_name(source) is not None) != is_dead(source), source
-
-
-def test_a_named_model_is_found_and_an_unknown_one_named():
-    assert find_model_config("reference").samefile(REFERENCE)
-    with pytest.raises(ConfigError, match="'largest'"):
-        find_model_config("largest")
 
 
 MEASURE = """

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 from geometry_msgs.msg import Transform
+from rclpy.clock import JumpThreshold, TimeJump
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
@@ -31,8 +33,9 @@ from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.geometry.transforms import interpolate, invert_matrix
 
 try:
-    # The cv_bridge of Humble and Jazzy is built against numpy 1 and aborts the process under numpy 2.
-    if int(np.__version__.split(".")[0]) >= 2 and os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy"):
+    # The cv_bridge of these is built against the numpy 1 of their Ubuntu and aborts the process under numpy 2.
+    numpy_1 = os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy", "kilted")
+    if numpy_1 and int(np.__version__.split(".")[0]) >= 2:
         raise ImportError("cv_bridge needs numpy < 2 here")
     from cv_bridge import CvBridge
 except ImportError:
@@ -197,10 +200,18 @@ def listen_to_transforms(node: Node, decode: DecodeTransform) -> TransformSource
 class _Tf2Transforms:
     def __init__(self, node: Node, decode: DecodeTransform) -> None:
         self._decode = decode
-        self._buffer = tf2_ros.Buffer(node=node)
+        self._buffer = tf2_ros.Buffer()  # without the node, for which it makes a service that it never destroys
         self._listener = tf2_ros.TransformListener(self._buffer, node)
+        # Here, because without the node it does not notice that /clock went back (a recording that loops), and Humble's
+        # never does. Static transforms survive clear().
+        back = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-1), on_clock_change=True)
+        self._jumps = node.get_clock().create_jump_callback(back, post_callback=self._forget)
+
+    def _forget(self, jump: TimeJump) -> None:
+        self._buffer.clear()
 
     def lookup(self, target: str, source: str, stamp_ns: int | None = None) -> np.ndarray:
+        target, source = target.lstrip("/"), source.lstrip("/")  # as it stores them; it refuses to look for others
         try:
             found = self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp_ns or 0))
         except tf2_ros.TransformException as error:
@@ -208,9 +219,10 @@ class _Tf2Transforms:
         return self._decode(found.transform)
 
     def knows(self, frame: str) -> bool:
-        return self._buffer._frameExists(frame)
+        return self._buffer._frameExists(frame.lstrip("/"))
 
     def close(self) -> None:
+        self._jumps.unregister()
         self._listener.unregister()
 
 
@@ -248,10 +260,12 @@ class TransformTree:
             del stamps[:expired], poses[:expired]
 
     def knows(self, frame: str) -> bool:
+        frame = frame.lstrip("/")
         with self._lock:
             return frame in self._parent or frame in self._parent.values()
 
     def lookup(self, target: str, source: str, stamp_ns: int | None = None) -> np.ndarray:
+        target, source = target.lstrip("/"), source.lstrip("/")  # as `add` stores them
         with self._lock:
             up_target, up_source = self._ancestors(target), self._ancestors(source)
             common = next((frame for frame in up_source if frame in up_target), None)

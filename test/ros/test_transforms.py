@@ -106,6 +106,52 @@ def test_transforms_arrive_over_topics_and_a_broken_one_is_ignored(graph, make):
     transforms.close()
 
 
+def test_leading_slash_of_a_frame_means_nothing(tree):
+    np.testing.assert_allclose(tree.lookup("/base_link", "/camera"), tree.lookup("base_link", "camera"))
+    assert tree.knows("/base_link") and not tree.knows("/nowhere")
+
+
+def test_tf2_s_buffer_is_cleared_when_time_goes_back_until_it_is_closed(graph, monkeypatch):
+    """With a double of tf2_ros: what it is given, and that nothing of it stays on the node."""
+    import types
+
+    from rclpy.node import Node
+    from rclpy.time import Time
+
+    class Buffer:
+        def __init__(self, *arguments, **options):
+            assert not arguments and not options  # given a node, it makes a service that it never destroys
+            self.cleared = 0
+
+        def clear(self):
+            self.cleared += 1
+
+    class TransformListener:
+        def __init__(self, buffer, node):
+            self.open = True
+
+        def unregister(self):
+            self.open = False
+
+    monkeypatch.setattr(
+        ros_compat, "tf2_ros", types.SimpleNamespace(Buffer=Buffer, TransformListener=TransformListener)
+    )
+    node = graph.add(Node("listens"))
+    services = len(list(node.services))
+    transforms = ros_compat.listen_to_transforms(node, conversions.decode_transform)
+    clock = node.get_clock()
+    clock._set_ros_time_is_active(True)
+    before = transforms._buffer.cleared
+    for seconds, cleared in ((100, 0), (101, 0), (50, 1), (51, 1), (10, 2)):
+        clock.set_ros_time_override(Time(seconds=seconds))
+        assert transforms._buffer.cleared - before == cleared, seconds
+    transforms.close()
+    clock.set_ros_time_override(Time(seconds=1))
+    assert transforms._buffer.cleared - before == 2
+    assert not transforms._listener.open
+    assert len(list(node.services)) == services
+
+
 def test_tf2_and_its_stand_in_agree(tree, make):
     tf2_ros = pytest.importorskip("tf2_ros", reason="no tf2_ros in this environment")
     from rclpy.time import Time

@@ -36,6 +36,7 @@ from gaussianocc_ros.startup import raise_on_interrupt
 
 STAGES = 4
 PARAMETERS = Path("config") / "ros" / "occupancy_node.yaml"
+NODE_TIMEOUT = 300.0  # s until the node is up: it compiles its kernels and runs the network once, on any machine
 TOPICS = ("occupancy", "points", "markers")  # of the node
 CAMERA_HZ = 12  # of the street world; the video runs in real time
 RENDER_WIDTH = 240  # pixels of the rendered depth and semantics of each camera
@@ -134,11 +135,21 @@ def parameter_file() -> Path:
     return Path(get_package_share_directory("gaussianocc_ros")) / PARAMETERS
 
 
+def isolated_graph() -> dict[str, str]:
+    """Environment variables of a ROS graph that stays on this machine and is, most likely, nobody else's.
+
+    Domains above 101 overlap the ephemeral ports of Linux; Humble knows the older variable only.
+    """
+    local = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    if os.environ.get("ROS_DISTRO") == "humble":
+        local = {"ROS_LOCALHOST_ONLY": "1"}
+    return {"ROS_DOMAIN_ID": str(random.SystemRandom().randint(1, 101)), **local}
+
+
 def _replay(bag: Path, log: Path, checkpoint: str) -> Recording:
     """Node and player in processes of their own; this process subscribes to what the node publishes."""
     # A graph of its own: nothing else on this network takes part, or sees it.
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ.update(isolated_graph())
     node = [sys.executable, "-m", "gaussianocc_ros.occupancy_node", "--ros-args"]
     node += ["--params-file", str(parameter_file()), "-p", "reliable:=true"]
     node += ["-p", f"checkpoint:={checkpoint}"] if checkpoint else []
@@ -148,8 +159,14 @@ def _replay(bag: Path, log: Path, checkpoint: str) -> Recording:
         player_process = None
         try:
             recorder = _Recorder()
+            deadline = time.monotonic() + NODE_TIMEOUT
             while not recorder.sees_the_node():
                 recorder.spin_once()
+                if time.monotonic() > deadline:
+                    raise GaussianOccError(
+                        f"the node was not seen over DDS within {NODE_TIMEOUT:.0f} s (does a firewall stop multicast "
+                        f"here?); it says: {_last_line(log)} (all of it: {log})"
+                    )
                 if node_process.poll() is not None:
                     raise GaussianOccError(f"the node ended: {_last_line(log)} (all of it: {log})")
             player_process = subprocess.Popen(player, stdout=subprocess.PIPE, text=True)
@@ -164,9 +181,18 @@ def _replay(bag: Path, log: Path, checkpoint: str) -> Recording:
             return recorder.finish()
         finally:
             for process in (player_process, node_process):
-                if process is not None and process.poll() is None:
-                    process.terminate()
-                    process.wait(timeout=20)
+                if process is not None:
+                    _stop(process)
+
+
+def _stop(process: subprocess.Popen[Any], patience: float = 20.0) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 class _Recorder:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,59 @@ def test_demo_reads_messages_as_they_are_documented():
     decoded, decoded_grid = demo._decode(encode_occupancy(prediction, 0, "base_link"))
     np.testing.assert_array_equal(decoded, labels)
     assert decoded_grid == grid
+
+
+@pytest.mark.parametrize("distro, variable", [("humble", "ROS_LOCALHOST_ONLY"), ("", "ROS_AUTOMATIC_DISCOVERY_RANGE")])
+def test_demo_keeps_to_this_machine_in_every_distribution(monkeypatch, distro, variable):
+    from gaussianocc_ros import demo
+
+    monkeypatch.setenv("ROS_DISTRO", distro)
+    graph = demo.isolated_graph()
+    assert set(graph) == {"ROS_DOMAIN_ID", variable}
+    assert 1 <= int(graph["ROS_DOMAIN_ID"]) <= 101
+
+
+def test_demo_gives_up_on_a_node_that_is_never_seen(monkeypatch, tmp_path):
+    from gaussianocc_core.errors import GaussianOccError
+    from gaussianocc_ros import demo
+
+    class Recorder:
+        def sees_the_node(self):
+            return False
+
+        def spin_once(self):
+            pass
+
+    started = []
+    script = "print('still loading', flush=True); import time; time.sleep(600)"
+
+    def start(command, **options):
+        started.append(popen([sys.executable, "-S", "-c", script], **options))
+        while "still loading" not in (tmp_path / "log").read_text():
+            pass
+        return started[-1]
+
+    popen = subprocess.Popen
+    for name in demo.isolated_graph():  # what the demo sets is undone after the test
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setattr(demo, "_Recorder", Recorder)
+    monkeypatch.setattr(demo, "NODE_TIMEOUT", 0.2)
+    monkeypatch.setattr(demo.subprocess, "Popen", start)
+    with pytest.raises(GaussianOccError, match="not seen over DDS within 0 s .*it says: still loading") as error:
+        demo._replay(tmp_path / "bag", tmp_path / "log", "")
+    assert "\n" not in str(error.value)
+    assert [process.returncode is not None for process in started] == [True]
+
+
+def test_demo_kills_a_process_that_does_not_heed_being_asked(tmp_path):
+    from gaussianocc_ros import demo
+
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "up\n"
+    demo._stop(process, patience=0.2)
+    process.stdout.close()
+    assert process.returncode == -9
 
 
 @pytest.mark.slow

@@ -9,6 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a clone uses the package beside it
+
+from gaussianocc_core.command_line import run_tool
+
 EXAMPLE = """\
 example:
   python tools/nuscenes_to_rosbag.py --dataroot ~/data/nuscenes --version v1.0-mini --scene scene-0061 --output bags
@@ -90,4 +94,4 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tools that are started with a Python which lacks what they need."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ARGUMENTS = {
+    "make_synthetic_nuscenes.py": ["--output", "data"],
+    "nuscenes_to_rosbag.py": ["--dataroot", "data", "--output", "bags"],
+}
+
+
+@pytest.mark.parametrize("tool", ARGUMENTS)
+def test_a_python_without_the_libraries_gets_one_line_with_the_command(tool, tmp_path):
+    # -S leaves site-packages out, and with them numpy and an installed gaussianocc_core.
+    command = [sys.executable, "-E", "-S", ROOT / "tools" / tool, *ARGUMENTS[tool]]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert f"{sys.executable} has no module " in result.stderr and f".venv/bin/python tools/{tool}" in result.stderr
+    assert "gaussianocc_core" not in result.stderr  # that one is beside the tool
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("tool", ARGUMENTS)
+def test_help_needs_no_library(tool, tmp_path):
+    command = [sys.executable, "-E", "-S", ROOT / "tools" / tool, "--help"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.startswith("usage:")

@@ -32,7 +32,12 @@ def write_report(
     import numba
     import torch
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except OSError:  # a lent machine may have no git
+        commit = ""
     report = {
         "commit": commit,
         "python": platform.python_version(),

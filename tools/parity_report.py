@@ -54,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     except GaussianOccError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ValueError as error:  # sizes, grid or camera names that cannot be
+        print(f"error: {options.folder}: {error}; see its config.json and inputs.npz", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -362,6 +362,17 @@ def test_a_folder_that_is_no_recording_is_one_line(tmp_path, capsys, content, me
     assert message in captured.err and captured.err.count("\n") == 1 and not captured.out
 
 
+def test_a_camera_without_a_name_is_one_line(small, tmp_path, capsys):
+    folder = tmp_path / "golden"
+    write_inputs(folder, ["front", "back"], (0.0, 180.0), [32, 64], [18, 32], [4, 8, 12], "")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "cameras": ["front"]}))
+    shutil.copy(small / "golden" / "network.npz", folder)
+    assert tool.main([str(folder), "--config", str(small / "small.yaml")]) == 2
+    captured = capsys.readouterr().err
+    assert "intrinsics: expected (..., 1, 3, 3), got (2, 3, 3)" in captured and captured.count("\n") == 1
+
+
 def test_a_recording_with_a_broken_archive_is_one_line(small, tmp_path, capsys):
     shutil.copytree(small / "golden", tmp_path / "golden")
     (tmp_path / "golden" / "network.npz").write_bytes(b"PK not an archive")

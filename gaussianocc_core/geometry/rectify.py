@@ -7,6 +7,7 @@ Pixel centres lie at +0.5; OpenCV's maps count them from 0, hence the half pixel
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,15 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 
 from gaussianocc_core.errors import CalibrationError
+from gaussianocc_core.geometry.calibration import find_fault
 from gaussianocc_core.types import EQUIDISTANT, Cameras
 
 DEFAULT_FISHEYE_FOV_DEG = 110.0
 # A remap reads 2x2 source pixels; beyond this reduction the source is area-averaged first, or fine texture aliases.
 _MAX_REMAP_REDUCTION = 1.5
+_NOTABLE_LOSS = 0.03  # of the source pixels; less is the rim that any undistortion cuts off
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,10 @@ class Rectifier:
     """Rectifies the images of one rig to pinhole images of width x height pixels.
 
     `cameras` describes the output (pinhole, no distortion), `valid_mask` (N, height, width) is true where a pixel has a
-    source, `lost_share` is, per camera, the share of source pixels that the output does not show.
-    Pinhole lenses keep their field of view; equidistant ones get `fisheye_fov_deg` horizontally and square pixels.
+    source, `lost_share` is, per camera, the share of source pixels that the output does not show; it is logged.
+    Pinhole lenses keep their focal lengths, scaled, and so without distortion their field of view; what a barrel
+    distortion draws in from outside of it is lost: with k1 = -0.32, 26 to 52 % of 1280x720 pixels at fx 900 to 600.
+    Equidistant lenses get `fisheye_fov_deg` horizontally and square pixels.
     """
 
     def __init__(
@@ -49,7 +56,7 @@ class Rectifier:
         intrinsics, masks, lost = [], [], []
         for i, name in enumerate(cameras.names):
             K = cameras.intrinsics[i].detach().cpu().double().numpy()
-            _check_intrinsics(name, K, cameras.distortion[i])
+            _check_calibration(name, K, cameras.model[i], cameras.distortion[i])
             source_size = (cameras.width[i], cameras.height[i])
             if cameras.model[i] == EQUIDISTANT:
                 focal = 0.5 * width / np.tan(np.radians(fisheye_fov_deg) / 2)
@@ -77,6 +84,17 @@ class Rectifier:
         )
         self.valid_mask: Bool[np.ndarray, "N h w"] = np.stack(masks)
         self.lost_share: tuple[float, ...] = tuple(lost)
+        self._report_losses()
+
+    def _report_losses(self) -> None:
+        for name, model, share in zip(self.source.names, self.source.model, self.lost_share, strict=True):
+            if share <= _NOTABLE_LOSS:
+                continue
+            if model == EQUIDISTANT:  # chosen with the field of view, and no pinhole shows all of a wide fisheye
+                _log.info("camera %s: the rectified view leaves out %.0f %% of the fisheye's pixels", name, 100 * share)
+            else:
+                _log.warning("camera %s: undistorting at its focal length leaves out %.0f %% of the pixels", name,
+                             100 * share)  # fmt: skip
 
     @staticmethod
     def _source_pixels(
@@ -113,14 +131,12 @@ class Rectifier:
         return np.stack([self.rectify(i, image) for i, image in enumerate(images)])
 
 
-def _check_intrinsics(name: str, K: np.ndarray, distortion: tuple[float, ...]) -> None:
-    if not np.isfinite(K).all() or not np.isfinite(distortion).all():
+def _check_calibration(name: str, K: np.ndarray, model: str, distortion: tuple[float, ...]) -> None:
+    fault = find_fault(intrinsics=K, model=model, distortion=distortion)
+    if fault is not None:
+        got = {"intrinsics": K.tolist(), "model": model, "distortion": list(distortion)}[fault.field]
         raise CalibrationError(
-            f"camera {name}: intrinsics or distortion are not finite; check its CameraInfo or rig file"
-        )
-    if K[0, 0] <= 0 or K[1, 1] <= 0:
-        raise CalibrationError(
-            f"camera {name}: focal lengths fx = {K[0, 0]:g}, fy = {K[1, 1]:g} must be positive; is it calibrated?"
+            f"camera {name}: {fault.field}: expected {fault.expected}, got {got}; check its CameraInfo or rig file"
         )
 
 

@@ -95,3 +95,29 @@ def test_unusable_intrinsics_name_the_camera(value):
     rig.intrinsics[0, 0, 0] = value
     with pytest.raises(CalibrationError, match="camera CAM_0"):
         Rectifier(rig, 80, 48)
+
+
+def test_coefficients_of_a_wrong_count_name_the_camera():
+    with pytest.raises(CalibrationError, match="camera CAM_0: distortion: expected 0, 4, 5 or 8"):
+        Rectifier(replace(ring(yaws=(0.0,)), distortion=((0.1, 0.0, 0.0),)), 80, 48)
+
+
+@pytest.mark.parametrize(
+    ("model", "distortion", "level"),
+    [
+        ("pinhole", (-0.32, 0.1, 0.0, 0.0, 0.0), "WARNING"),
+        ("equidistant", (0.02, -0.005, 0.001, 0.0), "INFO"),
+        ("pinhole", (-0.001, 0.0, 0.0, 0.0), None),
+        ("pinhole", (), None),
+    ],
+)
+def test_a_large_share_of_lost_pixels_is_logged_once_per_camera(caplog, model, distortion, level):
+    K = torch.tensor([[[140.0, 0, 160], [0, 140.0, 90], [0, 0, 1]]], dtype=torch.float64)
+    rig = replace(ring(yaws=(0.0,), width=320, height=180), intrinsics=K, model=(model,), distortion=(distortion,))
+    with caplog.at_level("INFO"):
+        rectifier = Rectifier(rig, 160, 90)
+        rectifier([np.zeros((180, 320, 3), np.uint8)])
+    records = [record for record in caplog.records if record.name.endswith("rectify")]
+    assert [record.levelname for record in records] == ([level] if level else [])
+    for record in records:
+        assert "camera CAM_0: " in record.message and f"{100 * rectifier.lost_share[0]:.0f} %" in record.message

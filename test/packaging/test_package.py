@@ -140,7 +140,7 @@ def test_tools_are_executable_programs():
 
 
 def test_every_source_file_names_its_licence():
-    sources = tracked("*.py", "*.msg", "*.sh", "CMakeLists.txt", "Makefile", "*.toml", "*.cfg")
+    sources = tracked("*.py", "*.msg", "*.sh", "CMakeLists.txt", "Makefile", "*.toml", "*.cfg", "*.yaml")
     assert len(sources) > 20
     unmarked = [str(p.relative_to(ROOT)) for p in sources if "SPDX-License-Identifier: Apache-2.0" not in p.read_text()]
     assert unmarked == []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from gaussianocc_core.geometry import voxels
 from gaussianocc_core.models.gaussian_head import label_gaussians
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid
+from gaussianocc_ros.isolation import isolated_graph
 from gaussianocc_ros.startup import raise_on_interrupt
 
 STAGES = 4
@@ -133,17 +133,6 @@ def parameter_file() -> Path:
     from ament_index_python.packages import get_package_share_directory
 
     return Path(get_package_share_directory("gaussianocc_ros")) / PARAMETERS
-
-
-def isolated_graph() -> dict[str, str]:
-    """Environment variables of a ROS graph that stays on this machine and is, most likely, nobody else's.
-
-    Domains above 101 overlap the ephemeral ports of Linux; Humble knows the older variable only.
-    """
-    local = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    if os.environ.get("ROS_DISTRO") == "humble":
-        local = {"ROS_LOCALHOST_ONLY": "1"}
-    return {"ROS_DOMAIN_ID": str(random.SystemRandom().randint(1, 101)), **local}
 
 
 def _replay(bag: Path, log: Path, checkpoint: str) -> Recording:

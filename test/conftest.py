@@ -4,7 +4,6 @@
 import atexit
 import inspect
 import os
-import random
 import re
 import shutil
 import signal
@@ -16,15 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from gaussianocc_ros.isolation import isolated_graph
+
 ROOT = Path(__file__).resolve().parents[1]
 
-# Before anything imports rclpy, torch or numba, which read these once. Each test process gets a ROS graph of its own;
-# domains above 101 overlap the ephemeral ports of Linux.
-os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
-if os.environ.get("ROS_DISTRO") == "humble":
-    os.environ["ROS_LOCALHOST_ONLY"] = "1"
-else:
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+# Before anything imports rclpy, torch or numba, which read these once. Each test process gets a ROS graph of its own.
+os.environ.update(isolated_graph())
 os.environ["ROS_LOG_DIR"] = tempfile.mkdtemp(prefix="gaussianocc_ros_log_")
 atexit.register(shutil.rmtree, os.environ["ROS_LOG_DIR"], ignore_errors=True)
 # The tests' tensors are small: beyond a few threads, only the overhead grows.

@@ -41,10 +41,10 @@ def test_demo_reads_messages_as_they_are_documented():
 
 @pytest.mark.parametrize("distro, variable", [("humble", "ROS_LOCALHOST_ONLY"), ("", "ROS_AUTOMATIC_DISCOVERY_RANGE")])
 def test_demo_keeps_to_this_machine_in_every_distribution(monkeypatch, distro, variable):
-    from gaussianocc_ros import demo
+    from gaussianocc_ros.isolation import isolated_graph
 
     monkeypatch.setenv("ROS_DISTRO", distro)
-    graph = demo.isolated_graph()
+    graph = isolated_graph()
     assert set(graph) == {"ROS_DOMAIN_ID", variable}
     assert 1 <= int(graph["ROS_DOMAIN_ID"]) <= 101
 

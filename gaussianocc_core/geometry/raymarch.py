@@ -118,7 +118,7 @@ def _march_kernel(origins, directions, labels, free, low, high, size, visited, h
 
 
 def march_labels(
-    origins: Float[np.ndarray, "R 3"] | Float[np.ndarray, 3],
+    origins: Float[np.ndarray, "R 3"] | Float[np.ndarray, " 3"],
     directions: Float[np.ndarray, "R 3"],
     labels: UInt8[np.ndarray, "X Y Z"],
     grid: VoxelGrid,

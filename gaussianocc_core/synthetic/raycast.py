@@ -102,7 +102,7 @@ _ROWS = 8  # per task
 
 def render(
     scene: Scene,
-    origin: Float[np.ndarray, 3],
+    origin: Float[np.ndarray, " 3"],
     directions: Float[np.ndarray, "H W 3"],
     smooth: bool = True,
 ) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
@@ -130,7 +130,7 @@ def render(
 
 
 def scan(
-    scene: Scene, origin: Float[np.ndarray, 3], directions: Float[np.ndarray, "H W 3"]
+    scene: Scene, origin: Float[np.ndarray, " 3"], directions: Float[np.ndarray, "H W 3"]
 ) -> tuple[Float[np.ndarray, "H W"], UInt8[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
     """Ray length (m, inf without a return), Occ3D class and reflected intensity 0-255 of a lidar's rays (world frame).
 

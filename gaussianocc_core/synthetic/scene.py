@@ -30,13 +30,13 @@ class Scene:
     ints: Int32[np.ndarray, "P 4"]
     start: Int32[np.ndarray, " cells_plus_1"]  # primitives of cell c are items[start[c]:start[c + 1]]
     items: Int32[np.ndarray, " entries"]
-    low: Float[np.ndarray, 3]  # corners of the acceleration grid, m
-    high: Float[np.ndarray, 3]
-    shape: Int64[np.ndarray, 3]
+    low: Float[np.ndarray, " 3"]  # corners of the acceleration grid, m
+    high: Float[np.ndarray, " 3"]
+    shape: Int64[np.ndarray, " 3"]
     segments: Float[np.ndarray, "S 7"]
     crosses: Float[np.ndarray, "X 7"]
-    ground: Float[np.ndarray, 20]
-    light: Float[np.ndarray, 16]
+    ground: Float[np.ndarray, " 20"]
+    light: Float[np.ndarray, " 16"]
 
     @property
     def arguments(self) -> tuple:

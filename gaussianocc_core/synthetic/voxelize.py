@@ -72,7 +72,7 @@ def _paint_ground(segments, crosses, ground, x0, y0, z0, c, s, size, labels):
 
 
 def voxelize(
-    scene: Scene, corner: Float[np.ndarray, 3], yaw: float, voxel_size: float, shape: tuple[int, int, int], rank
+    scene: Scene, corner: Float[np.ndarray, " 3"], yaw: float, voxel_size: float, shape: tuple[int, int, int], rank
 ) -> UInt8[np.ndarray, "X Y Z"]:
     """Occ3D class of every voxel of an upright grid whose low corner and yaw are given in the world frame.
 

@@ -5,9 +5,11 @@ import itertools
 
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from gaussianocc_core.data.labels import FREE
 from gaussianocc_core.geometry.raymarch import march_labels
+from gaussianocc_core.synthetic.scene import Scene
 from gaussianocc_core.types import VoxelGrid
 
 
@@ -77,3 +79,24 @@ def test_without_a_hit_the_last_cell_inside_the_grid_is_reported():
 def test_labels_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="expected shape"):
         march_labels(np.zeros((1, 3)), np.ones((1, 3)), np.zeros((2, 2, 2), dtype=np.uint8), VoxelGrid())
+
+
+def test_an_origin_that_is_not_a_point_is_refused():
+    grid = VoxelGrid(shape=(4, 4, 4))
+    labels = np.full(grid.shape, FREE, dtype=np.uint8)
+    directions = np.array([[1.0, 0.0, 0.0]])
+    assert not march_labels(np.zeros(3), directions, labels, grid).hit.any()
+    with pytest.raises(TypeCheckError, match="origins"):
+        march_labels(np.zeros(4), directions, labels, grid)
+
+
+def test_a_scene_with_a_vector_of_the_wrong_length_is_refused():
+    arrays = {
+        "floats": np.zeros((0, 18)), "ints": np.zeros((0, 4), np.int32), "start": np.zeros(1, np.int32),
+        "items": np.zeros(0, np.int32), "low": np.zeros(3), "high": np.ones(3), "shape": np.ones(3, np.int64),
+        "segments": np.zeros((0, 7)), "crosses": np.zeros((0, 7)), "ground": np.zeros(20), "light": np.zeros(16),
+    }  # fmt: skip
+    Scene(**arrays)
+    for name in ("low", "high", "shape", "ground", "light"):
+        with pytest.raises(TypeCheckError, match=name):
+            Scene(**{**arrays, name: arrays[name][:-1]})

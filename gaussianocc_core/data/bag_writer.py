@@ -19,7 +19,6 @@ import heapq
 import shutil
 import sqlite3
 import struct
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gaussianocc_core.data.files import make_hidden_folder, replace_folder
 from gaussianocc_core.errors import BagError, CalibrationError, DatasetError, GaussianOccError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.types import EQUIDISTANT, Cameras
@@ -170,29 +170,17 @@ def image_size(data: bytes) -> tuple[int, int]:
 def _appear_when_complete(path: Path) -> Iterator[Path]:
     # The storage file is named after its folder, so the unfinished bag already has its final name inside a hidden one.
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        hidden = make_hidden_folder(path)
     except OSError as error:
         raise BagError(f"cannot write to {path.parent}: {error.strerror}; choose another output folder") from error
     try:
         yield hidden / path.name
-        _replace(path, hidden / path.name, hidden / f"{path.name}.replaced")
+        replace_folder(path, hidden / path.name, hidden / f"{path.name}.replaced")
     except (OSError, sqlite3.Error) as error:  # sources turn theirs into DatasetErrors: this one is the output's
         reason = getattr(error, "strerror", None) or error
         raise BagError(f"writing {path} failed: {reason}; nothing was left behind") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _replace(path: Path, new: Path, aside: Path) -> None:
-    if path.exists():
-        path.rename(aside)
-    try:
-        new.rename(path)
-    except BaseException:  # also an interrupt between the two steps
-        if aside.exists() and not path.exists():
-            aside.rename(path)
-        raise
 
 
 def _in_order(streams: Iterable[Iterable[Record]]) -> Iterator[Record]:

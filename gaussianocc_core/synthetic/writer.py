@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gaussianocc_core import __version__
+from gaussianocc_core.data.files import make_hidden_folder, replace_folder
 from gaussianocc_core.data.labels import occ3d_to_generator
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.synthetic.rig import Lidar, default_rig
@@ -84,7 +84,7 @@ def write_dataset(
             for index, name in enumerate(names):
                 writer.write_scene(name, scene_world(seed, index, frames), frames, index, tick)
         (folder / "maps").mkdir()
-        cv2.imwrite(str(folder / "maps" / "blank.png"), np.full((16, 16), 255, dtype=np.uint8))
+        _write_image(folder / "maps" / "blank.png", np.full((16, 16), 255, dtype=np.uint8))
         writer.tables.write(folder / VERSION, "maps/blank.png")
         _write_notes(folder, names, frames, seed, cameras, writer.lidar, sweeps)
     return output
@@ -135,10 +135,7 @@ class _SceneWriter:
                 scene, sample, camera, start + stamps[index], f"{stem}.jpg", key_frame,
                 world.T_world_ego(stamps[index] * 1e-6), self.cameras.width[index], self.cameras.height[index],
             )  # fmt: skip
-            good, data = cv2.imencode(".jpg", frame.images[index][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            if not good:
-                raise DatasetError(f"{stem}.jpg: OpenCV could not encode the image")
-            self._path(f"{stem}.jpg").write_bytes(data.tobytes())
+            _write_image(self._path(f"{stem}.jpg"), frame.images[index][..., ::-1])
             mask = self._generator_ids[frame.labels[index]]
             self._path(f"nuscenes_semantic/{stem}_mask.bin").write_bytes(mask.tobytes())
             if key_frame:
@@ -172,6 +169,14 @@ class _SceneWriter:
         return path
 
 
+def _write_image(path: Path, image: np.ndarray) -> None:
+    # Not cv2.imwrite: it returns False, or warns, where a full disk makes write_bytes raise.
+    good, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not good:
+        raise DatasetError(f"{path.name}: OpenCV could not encode the image")
+    path.write_bytes(data.tobytes())
+
+
 def _points_in_box(points: Float[np.ndarray, "P 3"], box: Annotation) -> int:
     rel = points - np.asarray(box.centre)
     c, s = math.cos(box.yaw), math.sin(box.yaw)
@@ -188,17 +193,18 @@ def _complete_or_nothing(output: Path, overwrite: bool) -> Iterator[Path]:
             raise DatasetError(f"{output} exists: choose another --output, or pass --overwrite to replace it")
         if not output.is_dir() or (any(output.iterdir()) and not (output / MARKER).exists()):
             raise DatasetError(f"{output} is not a synthetic data set (no {MARKER} in it), so it is not overwritten")
-    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
+    hidden = None
     try:
-        partial.mkdir(parents=True)
+        hidden = make_hidden_folder(output)
+        partial = hidden / output.name
+        partial.mkdir()
         yield partial
-        if output.exists():
-            shutil.rmtree(output)
-        partial.rename(output)
+        replace_folder(output, partial, hidden / f"{output.name}.replaced")
     except OSError as error:
         raise DatasetError(f"{error.filename or output}: {error.strerror or error}; nothing was written") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if hidden is not None:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 @contextmanager

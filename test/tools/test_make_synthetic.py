@@ -181,6 +181,24 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch, capsys)
     assert "nothing was written" in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["rig.yaml"]
 
 
+def test_an_interrupt_while_an_old_data_set_is_replaced_leaves_the_old_one(tmp_path, monkeypatch):
+    output = tmp_path / "data"
+    output.mkdir()
+    (output / writer.MARKER).write_text("old")
+    real = Path.rename
+
+    def interrupted(path, target):
+        real(path, target)
+        if Path(target).suffix == ".replaced":
+            raise KeyboardInterrupt  # the old folder is out of the way, the new one not yet in its place
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), writer._complete_or_nothing(output, overwrite=True) as folder:
+        (folder / writer.MARKER).write_text("new")
+    assert (output / writer.MARKER).read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 def test_user_mistakes_are_one_line_and_an_exit_code(tmp_path, capsys):
     (tmp_path / "rig.yaml").write_text("cameras: {}")
     assert tool.main(["--output", str(tmp_path / "a"), "--rig", str(tmp_path / "rig.yaml")]) == 1

@@ -13,6 +13,8 @@ included, in a process of its own after a small call.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -184,6 +186,10 @@ def resident_mb(key: str) -> float:
 
 def grow(work: Callable[[], object]) -> float:
     """MB by which the resident set's peak over the call lies above what it was before; Linux only."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # what earlier calls freed goes back to the system, or it would be used again unseen
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = resident_mb("VmRSS")
     work()

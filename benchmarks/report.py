@@ -11,6 +11,18 @@ from pathlib import Path
 from typing import Any
 
 
+def _commit() -> str:
+    try:
+        return subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except OSError:  # a lent machine may have no git
+        return ""
+
+
+COMMIT = _commit()  # at the start: a run takes minutes, and the branch may move
+
+
 def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -32,14 +44,8 @@ def write_report(
     import numba
     import torch
 
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-        ).stdout.strip()
-    except OSError:  # a lent machine may have no git
-        commit = ""
     report = {
-        "commit": commit,
+        "commit": COMMIT,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numba": numba.__version__,

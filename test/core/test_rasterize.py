@@ -199,9 +199,15 @@ def test_bad_calls_say_what_is_wrong():
         rasterize(gaussians, cameras, width=40)
 
 
-def test_importing_the_renderer_does_not_import_numba():
-    code = "import sys, gaussianocc_core.rendering.rasterize; sys.exit('numba' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_importing_the_renderers_imports_no_numba_and_inference_no_gsplat():
+    code = (
+        "import sys, gaussianocc_core.rendering.volume, gaussianocc_core.rendering.gpu\n"
+        "if 'numba' in sys.modules: sys.exit('numba')\n"
+        "import gaussianocc_core.predictor\n"
+        "if 'gsplat' in sys.modules: sys.exit('gsplat')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("tag, horizontal_focal", [("bug", True), ("fixed", False)])

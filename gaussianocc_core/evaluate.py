@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     options = parser.parse_args(arguments)
+    if options.json and not options.json.resolve().parent.is_dir():  # said now, not after minutes of work
+        parser.error(f"--json {options.json}: no such folder {options.json.resolve().parent}")
     try:
         predictor = OccupancyPredictor.from_checkpoint(options.checkpoint, options.device)
         source = NuScenesSource(options.dataroot, options.version)

@@ -29,7 +29,7 @@ from gaussianocc_core.checkpoint import Provenance, save_model
 from gaussianocc_core.config import ModelConfig, load_config, to_dict
 from gaussianocc_core.data.labels import FREE
 from gaussianocc_core.data.nuscenes import NuScenesSource
-from gaussianocc_core.errors import DatasetError, GaussianOccError
+from gaussianocc_core.errors import ConfigError, DatasetError, GaussianOccError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import lattice as lattice_geometry
 from gaussianocc_core.geometry import voxels
@@ -210,14 +210,19 @@ def balanced_class_weights(samples: Sequence[PreparedSample], power: float) -> F
 
 def train(config: TrainConfig) -> Path:
     """Runs the training; returns the model file. The run folder holds config.yaml, metrics.jsonl, model.safetensors."""
+    if config.steps < 1:
+        raise ConfigError(f"steps: expected at least 1, got {config.steps}")
     device = resolve_device(config.device)
     torch.manual_seed(config.seed)
     random = np.random.default_rng(config.seed)
+    samples = _load_samples(config)  # first: a mistake in the data leaves no run folder
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output: {output} cannot be a folder ({error.strerror}); choose another") from error
     (output / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
-    samples = _load_samples(config)
     weights = torch.from_numpy(balanced_class_weights(samples, config.balance)).to(device)
     model = build_model(config.model).to(device).train()
     for module in model.modules():
@@ -281,9 +286,13 @@ def calibrate_free_space(model: GaussianOcc, samples: Sequence[PreparedSample], 
 
 def _load_samples(config: TrainConfig) -> list[PreparedSample]:
     source = NuScenesSource(config.data.dataroot, config.data.version)
-    scenes = source.scene_names()[: -config.data.held_out or None]
+    available = source.scene_names()
+    scenes = available[: -config.data.held_out or None]
     if not scenes:
-        raise DatasetError(f"{config.data.dataroot}: no scene is left after data.held_out={config.data.held_out}")
+        raise DatasetError(
+            f"{config.data.dataroot}: {len(available)} scenes, none left after data.held_out={config.data.held_out}; "
+            "hold out fewer, e.g. data.held_out=0"
+        )
     scenes_bar = tqdm(scenes, desc="reading scenes", unit="scene", disable=None)
     return [prepare(sample, config.model) for scene in scenes_bar for sample in source.samples(scene)]
 

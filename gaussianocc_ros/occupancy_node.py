@@ -226,6 +226,13 @@ class OccupancyNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> None:
+    try:
+        _run(args)
+    except KeyboardInterrupt:  # one that arrived while another exception was being handled
+        pass
+
+
+def _run(args: list[str] | None) -> None:
     node = None
     try:
         raise_on_interrupt()
@@ -240,9 +247,12 @@ def main(args: list[str] | None = None) -> None:
         pass
     except GaussianOccError as error:
         sys.exit(f"occupancy_node: {' '.join(str(error).split())}")
-    except Exception:
+    except Exception as error:
         if rclpy.ok():
-            raise  # otherwise Ctrl-C closed the context in the middle of a call
+            raise
+        if node is None:  # unreadable ROS arguments: a --params-file that is absent or no YAML, a bad -p or -r
+            sys.exit(f"occupancy_node: ROS arguments {sys.argv[1:]}: {' '.join(str(error).split())}")
+        # Otherwise Ctrl-C closed the context in the middle of a call.
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch and a terminal may both send one; tidying up is under way
         if node is not None:

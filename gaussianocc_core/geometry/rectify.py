@@ -125,9 +125,22 @@ class Rectifier:
             image = cv2.resize(image, remap.reduction, interpolation=cv2.INTER_AREA)
         return cv2.remap(image, remap.map_x, remap.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
+    def _check_image(self, index: int, image: Any) -> None:
+        width, height = self.source.width[index], self.source.height[index]
+        good = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        # A reduced decode rounds each side up, so the aspect may be off by a pixel.
+        if not good or abs(image.shape[0] * width - image.shape[1] * height) > max(width, height):
+            got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ValueError(
+                f"images: camera {self.source.names[index]} expects uint8 RGB of shape ({height}, {width}, 3) or a "
+                f"reduction of it, got {got}"
+            )
+
     def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "N h w 3"]:
         if len(images) != len(self.source):
             raise ValueError(f"images: expected {len(self.source)}, one per camera, got {len(images)}")
+        for i, image in enumerate(images):
+            self._check_image(i, image)
         return np.stack([self.rectify(i, image) for i, image in enumerate(images)])
 
 

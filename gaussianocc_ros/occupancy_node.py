@@ -8,6 +8,7 @@ them lies a slot for the newest set, so a slow network skips sets instead of fal
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
@@ -226,10 +227,8 @@ class OccupancyNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> None:
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # one that arrives while another exception is being handled
         _run(args)
-    except KeyboardInterrupt:  # one that arrived while another exception was being handled
-        pass
 
 
 def _run(args: list[str] | None) -> None:

@@ -90,6 +90,10 @@ def shared_data() -> Path:
     return folder
 
 
+# Where a script runs the tests with `&`, Ctrl-C is ignored, and every program under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class SpawnedProcess:
     """A Python program under test, in the tests' ROS graph; output and errors go to one log file."""
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One model file: a `.safetensors` whose metadata hold the configuration, the class list and the provenance.
 
-A file may hold two networks, each complete or absent: the occupancy network and, under `pose_net.`, the one for ego
-motion, which only training needs.
+A file may hold three networks, each complete or absent: the occupancy network and, under `pose_net.` and `depth_net.`,
+those of the first training stage, which only training needs.
 
 safetensors holds arrays and strings only, so an untrusted file can be read without running anything in it.
 """
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from gaussianocc_core.config import ModelConfig, from_dict, to_dict
 from gaussianocc_core.errors import CheckpointError, ConfigError
-from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
+from gaussianocc_core.models.depth_net import DepthNet
+from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
 from gaussianocc_core.models.pose_net import PoseNet
 
 FORMAT = "gaussianocc-model/1"
 _DEFAULT_NAME = "tiny.safetensors"
-_POSE_PREFIX = "pose_net."
+_POSE_PREFIX, _DEPTH_PREFIX = "pose_net.", "depth_net."
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ class LoadedPoseNet:
     provenance: Provenance
 
 
+@dataclass(frozen=True)
+class LoadedDepthNet:
+    depth_net: DepthNet
+    config: ModelConfig
+    provenance: Provenance
+
+
 def default_checkpoint() -> Path | None:
     """The checkpoint that ships with the package; None in a tree without weights."""
     path = Path(__file__).parent / "weights" / _DEFAULT_NAME
@@ -69,17 +77,22 @@ def save_model(
     provenance: Provenance,
     half: bool = False,
     pose_net: PoseNet | None = None,
+    depth_net: DepthNet | None = None,
 ) -> None:
     """Write a model file atomically; `half` stores floating point weights in 16 bits.
 
-    Either network may be left out: most files hold no pose network, a first training stage leaves nothing else.
+    Any network may be left out: a first training stage leaves depth and ego motion, most files the occupancy alone.
     """
     path = Path(path)
-    state = dict(model.state_dict()) if model is not None else {}
-    if pose_net is not None:
-        state |= {f"{_POSE_PREFIX}{name}": value for name, value in pose_net.state_dict().items()}
+    networks = (("", model), (_POSE_PREFIX, pose_net), (_DEPTH_PREFIX, depth_net))
+    state = {
+        f"{prefix}{name}": value
+        for prefix, network in networks
+        if network is not None
+        for name, value in network.state_dict().items()
+    }
     if not state:
-        raise ValueError("model, pose_net: expected at least one network to save")
+        raise ValueError("model, pose_net, depth_net: expected at least one network to save")
     tensors = {
         name: value.detach().cpu().contiguous().to(torch.float16 if half and value.is_floating_point() else value.dtype)
         for name, value in state.items()
@@ -94,17 +107,26 @@ def save_model(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, metadata=metadata)
+        temporary.chmod(0o666 & ~_umask())  # safetensors makes it readable by its owner alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
     """The network in eval mode with the file's weights; CheckpointError says what does not fit and where."""
     path = Path(path)
-    content = _read(path, pose=False)
+    content = _read(path, "")
     if not content.tensors:
-        raise CheckpointError(f"{path}: holds no occupancy network, only one for ego motion; give a full model file")
+        raise CheckpointError(
+            f"{path}: holds no occupancy network, only those of the first training stage; give a second stage's file"
+        )
     model = _build(path, lambda: build_model(content.config))
     _load_strict(path, model, content.tensors)
     return LoadedModel(model.to(device).eval(), content.config, content.provenance)
@@ -113,13 +135,29 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedMo
 def load_pose_net(path: str | Path, device: torch.device | str = "cpu") -> LoadedPoseNet:
     """The ego-motion network of a model file, in eval mode; CheckpointError if the file has none."""
     path = Path(path)
-    content = _read(path, pose=True)
+    content = _read(path, _POSE_PREFIX)
     if not content.tensors:
         raise CheckpointError(f"{path}: holds no ego-motion network; give a file that was saved with one")
-    pose = content.config.pose
-    pose_net = _build(path, lambda: PoseNet(pose.backbone, pose.width, pose.channels))
+    pose_net = _build(path, lambda: build_pose_net(content.config))
     _load_strict(path, pose_net, content.tensors)
     return LoadedPoseNet(pose_net.to(device).eval(), content.config, content.provenance)
+
+
+def load_depth_net(path: str | Path, device: torch.device | str = "cpu") -> LoadedDepthNet:
+    """The first stage's depth network of a model file, in eval mode; CheckpointError if the file has none."""
+    path = Path(path)
+    content = _read(path, _DEPTH_PREFIX)
+    if not content.tensors:
+        raise CheckpointError(f"{path}: holds no depth network; give the file that a first stage (gsp) left")
+    depth_net = _build(path, lambda: build_depth_net(content.config))
+    _load_strict(path, depth_net, content.tensors)
+    return LoadedDepthNet(depth_net.to(device).eval(), content.config, content.provenance)
+
+
+def networks_in(path: str | Path) -> tuple[str, ...]:
+    """Which of "occupancy", "pose", "depth" a model file holds."""
+    kinds = {"occupancy": "", "pose": _POSE_PREFIX, "depth": _DEPTH_PREFIX}
+    return tuple(kind for kind, prefix in kinds.items() if _read(Path(path), prefix).tensors)
 
 
 @dataclass(frozen=True)
@@ -129,13 +167,14 @@ class _Content:
     tensors: dict[str, Tensor]  # of one of the two networks, by its own names
 
 
-def _read(path: Path, pose: bool) -> _Content:
+def _read(path: Path, prefix: str) -> _Content:
+    """The tensors of the network with this prefix; "" is the occupancy network, whose names have none."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; give the path of a .safetensors model file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            names = [name for name in file.keys() if name.startswith(_POSE_PREFIX) == pose]  # noqa: SIM118  not a dict
+            names = [name for name in file.keys() if _prefix_of(name) == prefix]  # noqa: SIM118  not a dict
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
@@ -148,8 +187,11 @@ def _read(path: Path, pose: bool) -> _Content:
         )
     config = _read_metadata(path, metadata, "config", ModelConfig)
     provenance = _read_metadata(path, metadata, "provenance", Provenance)
-    prefix = _POSE_PREFIX if pose else ""
     return _Content(config, provenance, {name.removeprefix(prefix): value for name, value in tensors.items()})
+
+
+def _prefix_of(name: str) -> str:
+    return next((prefix for prefix in (_POSE_PREFIX, _DEPTH_PREFIX) if name.startswith(prefix)), "")
 
 
 T = TypeVar("T", bound=nn.Module)

@@ -37,14 +37,18 @@ class EncoderConfig:
     backbone: str = "resnet18"  # resnet18, resnet34, resnet50 or resnet101; layer4 is never used
     width: float = 0.5  # factor on the backbone's channel counts
     up_channels: tuple[int, int] = (64, 48)  # of the decoder blocks at stride 8 and stride 4
-    feature_channels: int = 24  # of the stride-4 map that is lifted
+    feature_channels: int = 16  # of the stride-4 map that is lifted
+    norm: str = "batch"  # of the decoder blocks; published: instance
+    rays: bool = True  # the decoder blocks see where their pixels look (ego frame, no lengths); published: False
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """3D network (spec section c)."""
+    """From lifted features to logits (spec section c)."""
 
-    channels: int = 16  # at full resolution; twice as many inside the hourglasses
+    kind: str = "bev"  # "hourglass": 3D, as published; "bev": 2D over the ground plan with height in channels
+    surface: bool = True  # a depth head tells the decoder where each camera sees a surface; published: False
+    channels: int = 48  # at full resolution; more inside
     hourglasses: int = 1  # published: 3
     head_blocks: int = 1  # convolutions before the class layer; published: 4
     position: bool = True  # tells the network where each lattice point is; published: False
@@ -55,8 +59,19 @@ class GaussianConfig:
     """Voxels to Gaussians (spec section e)."""
 
     scale: tuple[float, float, float] = (0.4, 0.4, 0.2)  # standard deviations at a lattice point, m; published: 0.2
+    learned: bool = False  # one factor on all of them is learnt (the paper's "learnable" is per voxel and unreleased)
     far_radius: tuple[float, float] = (60.0, 80.0)  # m from the ego origin; beyond, scales grow
     far_factor: tuple[float, float] = (4.0, 8.0)
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    """Depth and Gaussian scale per pixel (spec section f); needed in the first stage only."""
+
+    near: float = 0.5  # m
+    far: float = 80.0  # m
+    first: float = 10.0  # m, what fresh weights say everywhere
+    max_scale: float = 0.05  # m, standard deviation of a pixel's Gaussian; published: 0.02, at 224 x 352
 
 
 @dataclass(frozen=True)
@@ -66,13 +81,15 @@ class PoseConfig:
     backbone: str = "resnet18"  # resnet18 or resnet34; published: resnet34
     width: float = 0.5  # factor on the backbone's channel counts; published: 1
     channels: int = 64  # of the decoder; published: 256
+    reduction: int = 2  # of the images it looks at, per side; published: 1
+    output_scale: tuple[float, float] = (0.02, 0.5)  # of rotation and translation; published: 0.01 for both
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     name: str = "tiny"
-    image_height: int = 128  # of the network's input, pixels
-    image_width: int = 224
+    image_height: int = 96  # of the network's input, pixels
+    image_width: int = 176
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     lattice: Lattice = field(
         default_factory=lambda: Lattice(low=(-40.0, -40.0, -1.0), high=(40.0, 40.0, 5.4), shape=(100, 100, 16))
@@ -82,6 +99,7 @@ class ModelConfig:
     grid: VoxelGrid = field(default_factory=VoxelGrid)  # what is published and evaluated
     class_names: tuple[str, ...] = CLASS_NAMES  # the last one is free space
     fisheye_fov_deg: float = 110.0  # of the rectified view of equidistant lenses
+    depth: DepthConfig = field(default_factory=DepthConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     quirks: Quirks = field(default_factory=Quirks)  # in files a section or a name: `quirks: published`
 
@@ -96,6 +114,8 @@ def load_config(path: str | Path | None, cls: type[T], overrides: Sequence[str] 
     """
     data: dict[str, Any] = read_yaml(path) if path is not None else {}
     origin = str(path) if path is not None else "defaults"
+    if isinstance(data.get("model"), str):  # a training file names its model: `model: reference`
+        data["model"] = read_yaml(find_model_config(data["model"]))
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:

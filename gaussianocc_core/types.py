@@ -131,9 +131,11 @@ class OccupancyField:
     """What the network says on its lattice; the last class is free space (spec section c)."""
 
     logits: Float[Tensor, "B K X Y Z"]  # before softmax, K classes, index K-1 is free
+    inv_depth: Float[Tensor, "B N h w"] | None = None  # 1/m per camera, where the network has a depth head
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> OccupancyField:
-        return replace(self, logits=self.logits.to(device=device, dtype=dtype))
+        inv_depth = None if self.inv_depth is None else self.inv_depth.to(device=device, dtype=dtype)
+        return replace(self, logits=self.logits.to(device=device, dtype=dtype), inv_depth=inv_depth)
 
 
 @dataclass(frozen=True)
@@ -178,8 +180,18 @@ class OccupancyLabels:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """The same rig a moment before or after a Sample, camera for camera; the calibration is the sample's."""
+
+    step: int  # -1: the frame before, +1: the one after
+    images: tuple[UInt8[np.ndarray, "_ _ 3"], ...]  # RGB at native size, one per camera
+    camera_stamps_ns: tuple[int, ...]
+    T_world_ego_per_camera: Float[np.ndarray, "N 4 4"] | None = None  # at each camera's own image time, if known
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One synchronised moment of a rig, whatever it was read from."""
+    """One synchronised moment of a rig, whatever it was read from; training asks for the moments around it as well."""
 
     token: str
     scene: str
@@ -189,6 +201,11 @@ class Sample:
     T_world_ego: Float[np.ndarray, "4 4"]  # at stamp_ns
     occupancy: OccupancyLabels | None = None
     camera_stamps_ns: tuple[int, ...] = ()
+    T_world_ego_per_camera: Float[np.ndarray, "N 4 4"] | None = None  # at each camera's own image time, if known
+    neighbours: tuple[Neighbour, ...] = ()  # in time order; those that were asked for and exist
+    semantics: tuple[UInt8[np.ndarray, "_ _"], ...] | None = None  # 2D Occ3D ids per camera, 17 is sky, 255 no label
+    static_masks: tuple[Bool[np.ndarray, "_ _"], ...] | None = None  # true where a camera does not see the robot itself
+    depths: tuple[Float[np.ndarray, "_ _"], ...] | None = None  # true z-depth, m, 0 where unknown: evaluation only
     meta: dict[str, Any] = field(default_factory=dict)
 
 
@@ -213,6 +230,7 @@ __all__ = [
     "Cameras",
     "Gaussians",
     "Lattice",
+    "Neighbour",
     "OccupancyField",
     "OccupancyLabels",
     "OccupancyPrediction",

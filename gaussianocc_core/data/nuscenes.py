@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from gaussianocc_core.data.bag_writer import (
     BagReport,
@@ -26,6 +27,7 @@ from gaussianocc_core.data.bag_writer import (
     Record,
     write_bag,
 )
+from gaussianocc_core.data.labels import GENERATOR_TO_OCC3D, GENERATOR_UNDETECTED, IGNORE, generator_to_occ3d
 from gaussianocc_core.data.nuscenes_tables import (
     TABLES,
     check_fields,
@@ -36,9 +38,11 @@ from gaussianocc_core.data.nuscenes_tables import (
     read_stamp_ns,
     read_transform,
 )
+from gaussianocc_core.data.sets import SetBuilder
 from gaussianocc_core.errors import CalibrationError, DatasetError
+from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
-from gaussianocc_core.types import Cameras, OccupancyLabels, Sample
+from gaussianocc_core.types import Cameras, Neighbour, OccupancyLabels, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -47,18 +51,37 @@ _LIDAR_COLUMNS = 5  # x y z intensity ring, float32
 
 
 @dataclass(frozen=True)
-class KeyframeEntry:
-    """All that `load` needs to make the Sample of one keyframe; small and picklable, for DataLoader workers."""
+class FrameEntry:
+    """One image of every camera at one moment, anchor first."""
 
-    token: str
-    scene: str
-    cameras: Cameras  # static calibration
     image_tokens: tuple[str, ...]
     image_paths: tuple[Path, ...]
     camera_stamps_ns: tuple[int, ...]
     T_world_ego: Float[np.ndarray, "N 4 4"]  # at each camera's own image time
-    occupancy_path: Path
-    T_world_labels: Float[np.ndarray, "4 4"]  # of the ego frame that the occupancy labels are in
+
+
+@dataclass(frozen=True)
+class SampleEntry:
+    """All that `load` needs to make one Sample; small and picklable, for DataLoader workers."""
+
+    token: str  # of the keyframe, or of the anchor camera's image where the moment is none
+    scene: str
+    cameras: Cameras  # static calibration
+    frame: FrameEntry
+    occupancy_path: Path | None = None  # Occ3D labels; only keyframes have them
+    T_world_labels: Float[np.ndarray, "4 4"] | None = None  # of the ego frame that those are in
+    neighbours: tuple[tuple[int, FrameEntry], ...] = ()  # (step, frame)
+    semantic_paths: tuple[Path, ...] = ()  # 2D labels, published format
+    depth_paths: tuple[Path, ...] = ()  # true depth, published format
+    mask_paths: tuple[Path, ...] = ()  # non-zero where a camera does not see the robot itself
+    undetected: int = IGNORE  # what pixels without a 2D label become: 255 ignored, 17 free as published
+
+    @property
+    def gap_s(self) -> float:
+        """Longest time between an image and its neighbour in s; 0 without neighbours."""
+        stamps = self.frame.camera_stamps_ns
+        gaps = [abs(a - b) for _, f in self.neighbours for a, b in zip(f.camera_stamps_ns, stamps, strict=True)]
+        return max(gaps, default=0) * 1e-9
 
 
 class NuScenesSource:
@@ -74,47 +97,136 @@ class NuScenesSource:
     def scene_names(self) -> tuple[str, ...]:
         return tuple(row["name"] for row in self._db.scene)
 
-    # ---- keyframes -------------------------------------------------------------------------------------------------
+    # ---- samples ---------------------------------------------------------------------------------------------------
 
-    def index(self, scene: str) -> tuple[KeyframeEntry, ...]:
-        """The keyframes of a scene in time order; one that lacks a wanted camera is left out with a warning."""
-        keyframes: dict[str, dict[str, dict]] = {}
-        lidar_rows: dict[str, dict] = {}
-        for row in self._rows(scene):
-            if row["is_key_frame"] and row["sensor_modality"] == "camera":
-                keyframes.setdefault(row["sample_token"], {})[row["channel"]] = row
-            elif row["is_key_frame"] and row["sensor_modality"] == "lidar":
-                lidar_rows[row["sample_token"]] = row
+    def index(
+        self,
+        scene: str,
+        *,
+        sweeps: bool = False,
+        neighbours: bool = False,
+        semantics: bool = False,
+        depths: bool = False,
+        masks: str | Path | None = None,
+        undetected: int = IGNORE,
+    ) -> tuple[SampleEntry, ...]:
+        """The moments of a scene in time order; one that lacks a wanted camera is left out with a warning.
+
+        sweeps: every image of the anchor camera is a moment, not only keyframes (sets are formed by `SetBuilder`).
+        neighbours: with the images before and after of each camera: the nearest whose files exist, so 12 Hz sweeps
+            where they were downloaded and keyframes where not; `SampleEntry.gap_s` says how far away. A moment at a
+            scene's end has fewer.
+        semantics, depths: with the published 2D label and depth files (nuscenes_semantic/, depth_full/) where all
+            cameras have one. masks: a folder of `<camera>_mask.png`, or None; a missing file is a DatasetError.
+        """
         cameras = self.rig(scene).cameras
+        by_camera: dict[str, list[dict]] = {name: [] for name in cameras.names}
+        for row in self._rows(scene):
+            if row["channel"] in by_camera and row["sensor_modality"] == "camera":
+                by_camera[row["channel"]].append(row)
+        sets = self._swept_sets(scene, by_camera) if sweeps else self._keyframe_sets(scene, cameras.names)
+        lidar_rows = {row["sample_token"]: row for row in self._rows(scene, sweeps=False)
+                      if row["sensor_modality"] == "lidar"}  # fmt: skip
+        mask_paths = self._mask_paths(masks, cameras.names)
+        places = {name: {row["token"]: i for i, row in enumerate(rows)} for name, rows in by_camera.items()}
         entries = []
+        for rows in sets:
+            entry = self._entry(scene, cameras, rows, lidar_rows)
+            around = {step: self._beside(by_camera, places, rows, step) for step in (-1, 1)} if neighbours else {}
+            entry = replace(
+                entry,
+                neighbours=tuple((step, frame) for step, frame in around.items() if frame is not None),
+                semantic_paths=self._existing(rows, "nuscenes_semantic", "_mask.bin") if semantics else (),
+                depth_paths=self._existing(rows, "depth_full", ".npy") if depths else (),
+                mask_paths=mask_paths,
+                undetected=undetected,
+            )
+            entries.append(entry)
+        return tuple(sorted(entries, key=lambda entry: entry.frame.camera_stamps_ns[0]))
+
+    def samples(self, scene: str, **options: Any) -> Iterator[Sample]:
+        """The moments of a scene (options as for `index`), read as they are asked for."""
+        return map(load, self.index(scene, **options))
+
+    def _keyframe_sets(self, scene: str, names: Sequence[str]) -> list[list[dict]]:
+        keyframes: dict[str, dict[str, dict]] = {}
+        for row in self._rows(scene, sweeps=False):
+            if row["sensor_modality"] == "camera":
+                keyframes.setdefault(row["sample_token"], {})[row["channel"]] = row
+        sets = []
         for token, rows in keyframes.items():
-            missing = [name for name in cameras.names if name not in rows]
+            missing = [name for name in names if name not in rows]
             if missing:
                 logger.warning("%s: keyframe %s has no image of %s and is left out", scene, token, ", ".join(missing))
-                continue
-            entries.append(
-                self._entry(scene, token, cameras, [rows[name] for name in cameras.names], lidar_rows.get(token))
-            )
-        return tuple(sorted(entries, key=lambda entry: entry.camera_stamps_ns[0]))
+            else:
+                sets.append([rows[name] for name in names])
+        return sets
 
-    def samples(self, scene: str) -> Iterator[Sample]:
-        """The keyframes of a scene, read as they are asked for."""
-        return map(load, self.index(scene))
+    def _swept_sets(self, scene: str, by_camera: dict[str, list[dict]]) -> list[list[dict]]:
+        names = tuple(by_camera)
+        builder = SetBuilder(names)
+        rows = sorted((row for rows in by_camera.values() for row in rows), key=lambda row: row["timestamp"])
+        sets = []
+        for row in rows:
+            if (self.dataroot / row["filename"]).is_file():
+                for each in builder.add(row["channel"], read_stamp_ns(row), row):
+                    sets.append([each.items[name] for name in names])
+        if builder.statistics.dropped:
+            logger.warning("%s: %d moments lack a camera and are left out", scene, builder.statistics.dropped.total())
+        return sets
 
-    def _entry(
-        self, scene: str, token: str, cameras: Cameras, rows: list[dict], lidar_row: dict | None
-    ) -> KeyframeEntry:
-        return KeyframeEntry(
-            token=token,
-            scene=scene,
-            cameras=cameras,
+    def _beside(
+        self, by_camera: dict[str, list[dict]], places: dict[str, dict[str, int]], rows: list[dict], step: int
+    ) -> FrameEntry | None:
+        """The nearest earlier (-1) or later (+1) image of each camera; None where a camera has none."""
+        found = []
+        for row in rows:
+            series = by_camera[row["channel"]]
+            place = places[row["channel"]][row["token"]] + step
+            while 0 <= place < len(series) and not (self.dataroot / series[place]["filename"]).is_file():
+                place += step
+            if not 0 <= place < len(series):
+                return None
+            found.append(series[place])
+        return self._frame(found)
+
+    def _existing(self, rows: list[dict], folder: str, ending: str) -> tuple[Path, ...]:
+        """Companion files of the images, if every camera has one."""
+        names = [Path(row["filename"]) for row in rows]
+        paths = tuple(self.dataroot / folder / f"{name.with_suffix('')}{ending}" for name in names)
+        return paths if all(path.is_file() for path in paths) else ()
+
+    def _mask_paths(self, folder: str | Path | None, names: Sequence[str]) -> tuple[Path, ...]:
+        if folder is None:
+            return ()
+        paths = tuple(Path(folder) / f"{name}_mask.png" for name in names)
+        for path in paths:
+            if not path.is_file():
+                raise DatasetError(f"mask {path} does not exist; give a folder with one <camera>_mask.png per camera")
+        return paths
+
+    def _frame(self, rows: Sequence[dict]) -> FrameEntry:
+        return FrameEntry(
             image_tokens=tuple(row["token"] for row in rows),
             image_paths=tuple(self.dataroot / row["filename"] for row in rows),
             camera_stamps_ns=tuple(read_stamp_ns(row) for row in rows),
             T_world_ego=np.stack([self._T_world_ego(row) for row in rows]),
+        )
+
+    def _entry(
+        self, scene: str, cameras: Cameras, rows: list[dict], lidar_rows: dict[str, dict]
+    ) -> SampleEntry:
+        frame, token = self._frame(rows), rows[0]["sample_token"]
+        if not all(row["is_key_frame"] for row in rows):
+            return SampleEntry(rows[0]["token"], scene, cameras, frame)
+        return SampleEntry(
+            token,
+            scene,
+            cameras,
+            frame,
             occupancy_path=self.dataroot / "gts" / scene / token / "labels.npz",
             # Occ3D labels are in the ego frame at the lidar's stamp, which is the keyframe's.
-            T_world_labels=self._T_world_ego(lidar_row or rows[0]),
+            T_world_labels=self._T_world_ego(lidar_rows.get(token) or rows[0]),
         )
 
     # ---- the raw stream --------------------------------------------------------------------------------------------
@@ -247,30 +359,57 @@ class NuScenesSource:
         return np.frombuffer(data, dtype="<f4").reshape(-1, _LIDAR_COLUMNS)
 
 
-def load(entry: KeyframeEntry) -> Sample:
-    """The Sample of a keyframe: images decoded to RGB, Occ3D labels where the data set has them.
+def load(entry: SampleEntry) -> Sample:
+    """The Sample of an entry: images decoded to RGB, and what else the entry names.
 
     `cameras.T_ego_cam` is the static calibration: camera i relative to the ego frame at *its own* image time. The ego
-    poses at those times are in `meta["T_world_ego_per_camera"]` (N, 4, 4); `T_world_ego` is the anchor camera's.
+    poses at those times are `T_world_ego_per_camera`; `T_world_ego` is the anchor camera's.
     """
-    occupancy = load_occupancy(entry.occupancy_path, entry.T_world_labels) if entry.occupancy_path.is_file() else None
-    images = tuple(
-        _decode(path, token, (width, height))
-        for path, token, width, height in zip(
-            entry.image_paths, entry.image_tokens, entry.cameras.width, entry.cameras.height, strict=True
-        )
-    )
+    sizes = tuple(zip(entry.cameras.width, entry.cameras.height, strict=True))
+    occupancy = None
+    if entry.occupancy_path is not None and entry.occupancy_path.is_file():
+        occupancy = load_occupancy(entry.occupancy_path, entry.T_world_labels)
+    meta: dict[str, Any] = {}
+    semantics = None
+    if entry.semantic_paths:
+        loaded = [_read_semantics(path, size, entry.undetected) for path, size in zip(entry.semantic_paths, sizes,
+                                                                                        strict=True)]  # fmt: skip
+        semantics = tuple(labels for labels, _ in loaded)
+        unknown = {str(path): n for path, (_, n) in zip(entry.semantic_paths, loaded, strict=True) if n}
+        if unknown:
+            meta["unknown_label_pixels"] = unknown
     return Sample(
         token=entry.token,
         scene=entry.scene,
-        stamp_ns=entry.camera_stamps_ns[0],
-        images=images,
+        stamp_ns=entry.frame.camera_stamps_ns[0],
+        images=_decode_frame(entry.frame, sizes),
         cameras=entry.cameras,
-        T_world_ego=entry.T_world_ego[0],
+        T_world_ego=entry.frame.T_world_ego[0],
         occupancy=occupancy,
-        camera_stamps_ns=entry.camera_stamps_ns,
-        meta={"T_world_ego_per_camera": entry.T_world_ego},
+        camera_stamps_ns=entry.frame.camera_stamps_ns,
+        T_world_ego_per_camera=entry.frame.T_world_ego,
+        neighbours=tuple(
+            Neighbour(step, _decode_frame(frame, sizes), frame.camera_stamps_ns, frame.T_world_ego)
+            for step, frame in entry.neighbours
+        ),
+        semantics=semantics,
+        static_masks=tuple(_read_mask(p, size) for p, size in zip(entry.mask_paths, sizes, strict=True))
+        if entry.mask_paths
+        else None,
+        depths=tuple(_read_depth(p, size) for p, size in zip(entry.depth_paths, sizes, strict=True))
+        if entry.depth_paths
+        else None,
+        meta=meta,
     )
+
+
+def in_label_frame(sample: Sample) -> Cameras:
+    """The sample's cameras relative to the ego frame of its labels, each from where it was at its own image time."""
+    labels = sample.occupancy
+    if labels is None or labels.T_world_ego is None or sample.T_world_ego_per_camera is None:
+        return sample.cameras
+    T_world_ego = torch.from_numpy(sample.T_world_ego_per_camera)
+    return camera_geometry.relocate(sample.cameras, T_world_ego, torch.from_numpy(labels.T_world_ego))
 
 
 def load_occupancy(path: Path, T_world_ego: Float[np.ndarray, "4 4"] | None = None) -> OccupancyLabels:
@@ -333,6 +472,46 @@ def _read_file(path: Path, token: str) -> bytes:
         raise DatasetError(
             f"sample_data {token}: cannot read {path} ({error.strerror}); restore the file or leave its scene out"
         ) from error
+
+
+def _decode_frame(frame: FrameEntry, sizes: Sequence[tuple[int, int]]) -> tuple[UInt8[np.ndarray, "H W 3"], ...]:
+    return tuple(
+        _decode(path, token, size)
+        for path, token, size in zip(frame.image_paths, frame.image_tokens, sizes, strict=True)
+    )
+
+
+def _read_semantics(path: Path, size: tuple[int, int], undetected: int) -> tuple[UInt8[np.ndarray, "H W"], int]:
+    """2D labels of the published `*_mask.bin` format, and how many pixels have an id that its table lacks."""
+    data = np.frombuffer(_read_file(path, path.name), dtype=np.int8)
+    if data.size != size[0] * size[1]:
+        raise DatasetError(f"2D labels {path}: {data.size} bytes, expected one per pixel of {size[0]}x{size[1]}")
+    data = data.reshape(size[1], size[0])
+    unknown = (data >= len(GENERATOR_TO_OCC3D)) | (data < GENERATOR_UNDETECTED)
+    labels = generator_to_occ3d(data, undetected)
+    labels[unknown] = IGNORE
+    return labels, int(unknown.sum())
+
+
+def _read_depth(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    try:
+        depth = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"true depth {path} cannot be read ({error}); restore the file") from error
+    if depth.shape != (size[1], size[0]):
+        raise DatasetError(f"true depth {path}: expected shape ({size[1]}, {size[0]}), got {depth.shape}")
+    return depth.astype(np.float32, copy=False)
+
+
+def _read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """True where the first channel is not zero, resized to the image if need be (spec section j)."""
+    import cv2
+
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise DatasetError(f"mask {path} cannot be decoded; expected a PNG, non-zero where the camera sees the world")
+    image = image if image.ndim == 2 else image[..., 2 if image.shape[2] >= 3 else 0]  # OpenCV: BGR; published: red
+    return cv2.resize(image, size, interpolation=cv2.INTER_NEAREST) != 0
 
 
 def _decode(path: Path, token: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

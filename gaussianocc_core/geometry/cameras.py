@@ -107,6 +107,24 @@ def pixel_rays(
     return torch.einsum("nij,hwj->nhwi", torch.linalg.inv(intrinsics), pixels)
 
 
+def ego_rays(
+    intrinsics: Float[Tensor, "*batch N 3 3"],
+    T_ego_cam: Float[Tensor, "*batch N 4 4"],
+    width: int,
+    height: int,
+    stride: int = 1,
+) -> Float[Tensor, "*batch N 3 h w"]:
+    """Unit viewing directions in the ego frame at the centres of the cells of a map of this stride.
+
+    They say where a camera looks, not where it is: a network that gets them knows no length.
+    """
+    factor = 1.0 / stride
+    K = scale_intrinsics(intrinsics, factor, factor).flatten(0, -3)
+    rays = pixel_rays(K, width // stride, height // stride)
+    rays = torch.einsum("nij,nhwj->nihw", T_ego_cam.flatten(0, -3)[:, :3, :3], rays / rays.norm(dim=-1, keepdim=True))
+    return rays.unflatten(0, intrinsics.shape[:-2])
+
+
 def ray_length_per_depth(rays: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
     """Distance along the ray per metre of z-depth, for rays as `pixel_rays` gives them."""
     return rays.norm(dim=-1)

@@ -125,6 +125,17 @@ class Rectifier:
             image = cv2.resize(image, remap.reduction, interpolation=cv2.INTER_AREA)
         return cv2.remap(image, remap.map_x, remap.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
+    def rectify_labels(self, index: int, labels: UInt8[np.ndarray, "H W"], fill: int) -> UInt8[np.ndarray, "h w"]:
+        """The label image of camera `index` by nearest neighbour; `fill` where the output has no source."""
+        width, height = self.cameras.width[index], self.cameras.height[index]
+        remap = self._remaps[index]
+        if remap is None:
+            return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        labels = cv2.resize(labels, remap.reduction, interpolation=cv2.INTER_NEAREST_EXACT)
+        return cv2.remap(
+            labels, remap.map_x, remap.map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=fill
+        )
+
     def _check_image(self, index: int, image: Any) -> None:
         width, height = self.source.width[index], self.source.height[index]
         good = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3

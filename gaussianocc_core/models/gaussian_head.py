@@ -30,8 +30,11 @@ class GaussianHead(nn.Module):
         scale: tuple[float, float, float],
         far_radius: tuple[float, float],
         far_factor: tuple[float, float],
+        learned: bool = False,
     ) -> None:
+        """learned: one factor on all scales is a weight; it starts at 1 and stays below 2."""
         super().__init__()
+        self.scale_factor = nn.Parameter(torch.zeros(())) if learned else None
         means = points.transpose(0, 2).reshape(-1, 3)
         factor = torch.ones(len(means), 1)
         distance = means.norm(dim=-1, keepdim=True)
@@ -43,9 +46,10 @@ class GaussianHead(nn.Module):
 
     def forward(self, field: OccupancyField) -> list[Gaussians]:
         """One set of M = X*Y*Z Gaussians per batch element."""
+        scales = self.scales if self.scale_factor is None else self.scales * 2.0 * torch.sigmoid(self.scale_factor)
         logits = field.logits.permute(0, 4, 3, 2, 1).flatten(1, 3)  # (B, M, K)
         return [
-            Gaussians(self.means, self.quats, self.scales, 1.0 - torch.sigmoid(sample[:, -1]), sample)
+            Gaussians(self.means, self.quats, scales, 1.0 - torch.sigmoid(sample[:, -1]), sample)
             for sample in logits
         ]
 

@@ -11,10 +11,21 @@ from torch import Tensor, nn
 
 from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.geometry import lattice as lattice_geometry
+from gaussianocc_core.models.bev_decoder import BevDecoder
+from gaussianocc_core.models.depth_net import DepthHead, DepthNet
 from gaussianocc_core.models.gaussian_head import GaussianHead
 from gaussianocc_core.models.half_space import half_space_masks
 from gaussianocc_core.models.image_encoder import ImageEncoder
-from gaussianocc_core.models.lifting import POSITION_CHANNELS, LiftPlan, encode_positions, lift_features, plan_lift
+from gaussianocc_core.models.lifting import (
+    POSITION_CHANNELS,
+    SURFACE_CHANNELS,
+    LiftPlan,
+    encode_positions,
+    lift_features,
+    plan_lift,
+    surface_features,
+)
+from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.models.voxel_decoder import VoxelDecoder
 from gaussianocc_core.quirks import Quirks
 from gaussianocc_core.rendering.geometry import SplatPlan
@@ -31,12 +42,14 @@ class GaussianOcc(nn.Module):
         self,
         image_encoder: ImageEncoder,
         lattice: Lattice,
-        voxel_decoder: VoxelDecoder,
+        voxel_decoder: VoxelDecoder | BevDecoder,
         gaussian_head: GaussianHead,
         position: bool,
         quirks: Quirks,
+        depth_head: DepthHead | None = None,
     ) -> None:
-        """position: whether the 3D decoder expects `encode_positions` beside the lifted features."""
+        """position: whether the decoder expects `encode_positions` beside the lifted features; with a depth head it
+        expects `surface_features` behind them."""
         super().__init__()
         self.position = position
         self.quirks = quirks
@@ -44,7 +57,13 @@ class GaussianOcc(nn.Module):
         self.lattice = lattice
         self.voxel_decoder = voxel_decoder
         self.gaussian_head = gaussian_head
+        self.depth_head = depth_head
         self.register_buffer("points", lattice_geometry.points(lattice), persistent=False)
+
+    @property
+    def learns_scale(self) -> bool:
+        """Whether the Gaussians' scale is a weight, so that no plan of them lasts."""
+        return self.gaussian_head.scale_factor is not None
 
     def plan(self, cameras: Cameras, valid_mask: Bool[Tensor, "N H W"] | None = None) -> LiftPlan:
         """Where the lattice points fall in these cameras; compute once per calibration."""
@@ -55,16 +74,29 @@ class GaussianOcc(nn.Module):
 
         The field covers the points of the plans: all of the lattice as a rule, a part of it in training.
         """
-        features = self.image_encoder(images)  # (B, N, C, h, w)
-        volume = torch.stack([self._lift(f, plan) for f, plan in zip(features, plans, strict=True)])
+        maps = self.image_encoder.encode(images, self._rays(plans))  # (B*N, C1, h, w)
+        features = self.image_encoder.project(maps).unflatten(0, images.shape[:2])  # (B, N, C, h, w)
+        inv_depth = None
+        if self.depth_head is not None:
+            inv_depth = self.depth_head(maps)[0].unflatten(0, images.shape[:2])  # (B, N, 2h, 2w)
+        volume = torch.stack([self._lift(features[b], plans[b], inv_depth, b) for b in range(len(plans))])
         # volume: (B, C, X, Y, Z), ego frame
         # 3D convolutions on CPUs run twice as fast with channels innermost (measured 2026-11).
         volume = volume.contiguous(memory_format=torch.channels_last_3d)
-        return OccupancyField(self.voxel_decoder(volume))  # logits (B, K, X, Y, Z)
+        return OccupancyField(self.voxel_decoder(volume), inv_depth)  # logits (B, K, X, Y, Z)
 
-    def _lift(self, features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[Tensor, "C2 X Y Z"]:
-        lifted = lift_features(features, plan)
-        return torch.cat([lifted, encode_positions(plan.places)]) if self.position else lifted
+    def _lift(
+        self, features: Float[Tensor, "N C h w"], plan: LiftPlan, inv_depth: Tensor | None, index: int
+    ) -> Float[Tensor, "C2 X Y Z"]:
+        lifted = [lift_features(features, plan)]
+        if self.position:
+            lifted.append(encode_positions(plan.places))
+        if inv_depth is not None:
+            lifted.append(surface_features(inv_depth[index], plan))
+        return torch.cat(lifted) if len(lifted) > 1 else lifted[0]
+
+    def _rays(self, plans: list[LiftPlan]) -> Float[Tensor, "B N 3 h w"] | None:
+        return torch.stack([plan.rays for plan in plans]) if self.image_encoder.rays else None
 
     def plan_render(self, cameras: Cameras) -> SplatPlan:
         """Where the Gaussians fall in these cameras of one size; compute once per calibration, for `render`."""
@@ -118,25 +150,61 @@ def build_model(config: ModelConfig) -> GaussianOcc:
         )
     if any(count % 4 for count in config.lattice.shape):
         raise ValueError(f"lattice.shape: expected multiples of 4, got {config.lattice.shape}")
-    encoder, decoder, gaussians = config.encoder, config.decoder, config.gaussians
+    decoder, gaussians = config.decoder, config.gaussians
     model = GaussianOcc(
-        ImageEncoder(encoder.backbone, encoder.width, encoder.up_channels, encoder.feature_channels),
+        build_image_encoder(config),
         config.lattice,
-        VoxelDecoder(
-            encoder.feature_channels + (POSITION_CHANNELS if decoder.position else 0),
-            decoder.channels,
-            decoder.hourglasses,
-            decoder.head_blocks,
-            len(config.class_names),
-            config.quirks.skipping_hourglasses,
-        ),
+        build_decoder(config),
         GaussianHead(
-            lattice_geometry.points(config.lattice), gaussians.scale, gaussians.far_radius, gaussians.far_factor
+            lattice_geometry.points(config.lattice),
+            gaussians.scale,
+            gaussians.far_radius,
+            gaussians.far_factor,
+            gaussians.learned,
         ),
         decoder.position,
         config.quirks,
+        build_depth_head(config) if decoder.surface else None,
     )
     for module in model.voxel_decoder.modules():
         if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):  # as the volume, see forward
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
     return model
+
+
+def build_decoder(config: ModelConfig) -> VoxelDecoder | BevDecoder:
+    decoder, classes = config.decoder, len(config.class_names)
+    channels_in = config.encoder.feature_channels
+    channels_in += POSITION_CHANNELS if decoder.position else 0
+    channels_in += SURFACE_CHANNELS if decoder.surface else 0
+    if decoder.kind == "bev":
+        return BevDecoder(channels_in, decoder.channels, config.lattice.shape[2], classes, decoder.surface)
+    if decoder.kind != "hourglass":
+        raise ValueError(f"decoder.kind: expected 'hourglass' or 'bev', got {decoder.kind!r}")
+    return VoxelDecoder(
+        channels_in, decoder.channels, decoder.hourglasses, decoder.head_blocks, classes,
+        config.quirks.skipping_hourglasses,
+    )  # fmt: skip
+
+
+def build_image_encoder(config: ModelConfig) -> ImageEncoder:
+    encoder = config.encoder
+    return ImageEncoder(
+        encoder.backbone, encoder.width, encoder.up_channels, encoder.feature_channels, encoder.norm, encoder.rays
+    )
+
+
+def build_depth_head(config: ModelConfig) -> DepthHead:
+    depth = config.depth
+    return DepthHead(config.encoder.up_channels[1], (depth.near, depth.far), depth.first, depth.max_scale)
+
+
+def build_depth_net(config: ModelConfig) -> DepthNet:
+    """The depth network of the first stage, with fresh weights."""
+    return DepthNet(build_image_encoder(config), build_depth_head(config))
+
+
+def build_pose_net(config: ModelConfig) -> PoseNet:
+    """The ego-motion network, with fresh weights."""
+    pose = config.pose
+    return PoseNet(pose.backbone, pose.width, pose.channels, pose.reduction, pose.output_scale)

@@ -72,13 +72,28 @@ BACKBONES: dict[str, tuple[Block, tuple[int, int, int, int]]] = {
 }
 
 
+RAY_CHANNELS = 3
+# Instance norm gives every image the same statistics per channel, so a map cannot say "all of this is near": the
+# published network makes up for it in 3D, a depth head on these maps cannot.
+NORMS: dict[str, type[nn.Module]] = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
+
+
 class ImageEncoder(nn.Module):
     """(B, N, 3, H, W) RGB in 0-1 -> (B, N, C, H/4, W/4) features; H and W must be multiples of 16."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: str, width: float, up_channels: tuple[int, int], feature_channels: int) -> None:
+    def __init__(
+        self,
+        backbone: str,
+        width: float,
+        up_channels: tuple[int, int],
+        feature_channels: int,
+        norm: str = "instance",
+        rays: bool = False,
+    ) -> None:
+        """norm: of the decoder blocks, "instance" (published) or "batch"; rays: whether forward gets viewing rays."""
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"backbone: expected one of {sorted(BACKBONES)}, got {backbone!r}")
@@ -91,8 +106,12 @@ class ImageEncoder(nn.Module):
         self.layer2 = resnet_stage(block, base * block.expansion, base * 2, depths[1], stride=2)
         self.layer3 = resnet_stage(block, base * 2 * block.expansion, base * 4, depths[2], stride=2)
         channels_8, channels_16 = base * 2 * block.expansion, base * 4 * block.expansion
-        self.up8 = _fuse(channels_8 + channels_16, up_channels[0])
-        self.up4 = _fuse(up_channels[0], up_channels[1])
+        if norm not in NORMS:
+            raise ValueError(f"norm: expected one of {sorted(NORMS)}, got {norm!r}")
+        self.rays = rays
+        extra = RAY_CHANNELS if rays else 0
+        self.up8 = _fuse(channels_8 + channels_16 + extra, up_channels[0], NORMS[norm])
+        self.up4 = _fuse(up_channels[0] + extra, up_channels[1], NORMS[norm])
         self.project = nn.Conv2d(up_channels[1], feature_channels, 1)
         # Constants, not weights: they stay out of the state dict.
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -101,15 +120,26 @@ class ImageEncoder(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, images: Float[Tensor, "B N 3 H W"]) -> Float[Tensor, "B N C H4 W4"]:
-        batch, count = images.shape[:2]
+    def forward(
+        self, images: Float[Tensor, "B N 3 H W"], rays: Float[Tensor, "B N 3 H4 W4"] | None = None
+    ) -> Float[Tensor, "B N C H4 W4"]:
+        """images: RGB 0-1; rays: unit viewing directions in the ego frame at stride 4, where the network takes them."""
+        return self.project(self.encode(images, rays)).unflatten(0, images.shape[:2])
+
+    def encode(
+        self, images: Float[Tensor, "B N 3 H W"], rays: Float[Tensor, "B N 3 H4 W4"] | None = None
+    ) -> Float[Tensor, "BN C H4 W4"]:
+        """The decoder's stride-4 maps before the last projection, all images in one dimension."""
+        if self.rays != (rays is not None):
+            raise ValueError(f"rays: this encoder {'needs' if self.rays else 'does not take'} viewing rays")
         x = (images.flatten(0, 1) - self.mean) / self.std
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))  # (B*N, 64w, H/4, W/4)
         stride8 = self.layer2(self.layer1(x))
         stride16 = self.layer3(stride8)
-        x = self.up8(torch.cat([stride8, _upsample(stride16)], dim=1))  # (B*N, up0, H/8, W/8)
-        x = self.up4(_upsample(x))  # (B*N, up1, H/4, W/4)
-        return self.project(x).unflatten(0, (batch, count))
+        rays4 = [] if rays is None else [rays.flatten(0, 1)]
+        rays8 = [F.avg_pool2d(each, 2) for each in rays4]
+        x = self.up8(torch.cat([stride8, _upsample(stride16), *rays8], dim=1))  # (B*N, up0, H/8, W/8)
+        return self.up4(torch.cat([_upsample(x), *rays4], dim=1))  # (B*N, up1, H/4, W/4)
 
 
 def resnet_stage(block: Block, channels_in: int, channels: int, depth: int, stride: int) -> nn.Sequential:
@@ -119,10 +149,10 @@ def resnet_stage(block: Block, channels_in: int, channels: int, depth: int, stri
     return nn.Sequential(*blocks)
 
 
-def _fuse(channels_in: int, channels: int) -> nn.Sequential:
+def _fuse(channels_in: int, channels: int, norm: type[nn.Module]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for source in (channels_in, channels):
-        layers += [nn.Conv2d(source, channels, 3, padding=1, bias=False), nn.InstanceNorm2d(channels), nn.ReLU()]
+        layers += [nn.Conv2d(source, channels, 3, padding=1, bias=False), norm(channels), nn.ReLU()]
     return nn.Sequential(*layers)
 
 

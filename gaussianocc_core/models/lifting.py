@@ -74,6 +74,8 @@ class LiftPlan:
     positions: tuple[Float[Tensor, "_ 2"], ...]  # per camera, where: -1..1 from edge to edge of the image
     weight: Float[Tensor, "*shape"]  # 1 / number of cameras that see the point; 0 where none does
     constants: LiftConstants = OUR_LIFT
+    depths: tuple[Float[Tensor, " _"], ...] = ()  # per camera, z of the points it sees, m
+    rays: Float[Tensor, "N 3 h w"] | None = None  # unit viewing directions in the ego frame at stride 4
     # Built on first use for one size and type of feature maps; a plan made with dataclasses.replace starts without.
     _matrices: dict[tuple[int, int, torch.dtype], LiftMatrix] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -116,7 +118,15 @@ def plan_lift(
     where = tuple(2.0 * pixels[n, index[n]] / (size - constants.stretch) - 1.0 for n in range(len(cameras)))
     count = visible.sum(dim=0)
     weight = torch.where(count > 0, 1.0 / count.clamp(min=1), 0.0).to(positions.dtype)
-    return LiftPlan(positions, index, where, weight.view(positions.shape[:-1]), constants)
+    return LiftPlan(
+        positions,
+        index,
+        where,
+        weight.view(positions.shape[:-1]),
+        constants,
+        tuple(depth[n, index[n]] for n in range(len(cameras))),
+        camera_geometry.ego_rays(cameras.intrinsics, cameras.T_ego_cam, width, height, stride=4),
+    )
 
 
 def lift_features(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[Tensor, "C ..."]:
@@ -139,6 +149,27 @@ def _lift_by_sampling(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Flo
         lifted = lifted.index_add(0, index, _sample(features, plan, n))
     lifted = lifted * plan.weight.to(features.dtype).reshape(-1, 1)
     return lifted.T.unflatten(1, plan.weight.shape)
+
+
+SURFACE_CHANNELS = 3
+
+
+def surface_features(inv_depth: Float[Tensor, "N h w"], plan: LiftPlan) -> Float[Tensor, "3 ..."]:
+    """Whether points lie at, in front of or behind the surface that each camera says it sees; mean over the cameras.
+
+    inv_depth: 1/m, over the whole image. At a surface 10 m away "at" fades over 0.7 m, and over more farther out, where
+    depth is less certain.
+    """
+    channels = inv_depth.new_zeros(plan.weight.numel(), SURFACE_CHANNELS)
+    for n, index in enumerate(plan.points):
+        where = plan.positions[n].to(inv_depth.dtype)[None, None]  # (1, 1, V, 2)
+        sampled = F.grid_sample(inv_depth[n][None, None], where, padding_mode="border", align_corners=False)[0, 0, 0]
+        surface = 1.0 / sampled
+        offset = (plan.depths[n].to(inv_depth.dtype) - surface) / (0.4 + 0.03 * surface)
+        each = torch.stack([torch.exp(-0.5 * offset**2), torch.sigmoid(-4 * offset - 6), torch.sigmoid(4 * offset - 6)])
+        channels = channels.index_add(0, index, each.T)
+    channels = channels * plan.weight.to(inv_depth.dtype).reshape(-1, 1)
+    return channels.T.unflatten(1, plan.weight.shape)
 
 
 def _lift_nonzero(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[Tensor, "C ..."]:

@@ -14,7 +14,7 @@ from gaussianocc_core.geometry import transforms
 from gaussianocc_core.models.image_encoder import BACKBONES, BasicBlock, resnet_stage
 
 _IMAGE_MEAN, _IMAGE_STD = 0.45, 0.225
-_OUTPUT_SCALE = 0.01  # on axis-angle and translation, so that fresh weights start near standstill
+OUTPUT_SCALE = (0.01, 0.01)  # published; of axis-angle and translation, so that fresh weights start near standstill
 _SLOTS = 2  # motions the head predicts; the published code uses the first only
 
 
@@ -36,8 +36,14 @@ class EgoMotion:
 class PoseNet(nn.Module):
     """Two frames of N cameras -> EgoMotion; the cameras' maps are averaged, so any number and order will do."""
 
-    def __init__(self, backbone: str, width: float, channels: int) -> None:
+    def __init__(
+        self, backbone: str, width: float, channels: int, reduction: int = 1, output_scale: tuple[float, float] = OUTPUT_SCALE
+    ) -> None:
+        """reduction: of the images per side, by averaging, before anything else; output_scale: of
+        axis-angle (rad) and translation (m): how far a step of the optimiser moves them."""
         super().__init__()
+        self.reduction = reduction
+        self.output_scale = output_scale
         shallow = sorted(name for name, (block, _) in BACKBONES.items() if block is BasicBlock)
         if backbone not in shallow:
             raise ValueError(f"backbone: expected one of {shallow}, got {backbone!r}")
@@ -61,17 +67,21 @@ class PoseNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.head[-1].weight, std=1e-3)  # every rig starts at rest
+        nn.init.zeros_(self.head[-1].bias)
 
     def forward(self, earlier: Float[Tensor, "B N 3 H W"], later: Float[Tensor, "B N 3 H W"]) -> EgoMotion:
         """earlier, later: RGB 0-1 of two moments, in temporal order whichever of them is the current frame."""
         batch, count = earlier.shape[:2]
         pairs = torch.cat([earlier, later], dim=2).flatten(0, 1)  # (B*N, 6, H, W)
+        if self.reduction > 1:
+            pairs = F.avg_pool2d(pairs, self.reduction)
         x = self.encode(pairs).unflatten(0, (batch, count)).mean(dim=1)  # (B, 8*base, H/32, W/32)
         for layer in self.head[:-1]:
             x = F.relu(layer(x))
-        out = _OUTPUT_SCALE * self.head[-1](x).mean(dim=(2, 3))  # (B, 12)
-        motions = out.view(batch, _SLOTS, 6)
-        return EgoMotion(motions[..., :3], motions[..., 3:])
+        motions = self.head[-1](x).mean(dim=(2, 3)).view(batch, _SLOTS, 6)
+        rotation, translation = self.output_scale
+        return EgoMotion(rotation * motions[..., :3], translation * motions[..., 3:])
 
     def encode(self, pairs: Float[Tensor, "P 6 H W"]) -> Float[Tensor, "P C h w"]:
         """Stride-32 maps of image pairs: two RGB images 0-1 stacked in temporal order."""

@@ -18,7 +18,7 @@ from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry import lattice as lattice_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.models.gaussian_head import GaussianHead
-from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model, render_gaussians
+from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model, build_pose_net, render_gaussians
 from gaussianocc_core.models.lifting import lift_features
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet, camera_motions
 from gaussianocc_core.parity.golden import Golden, checksum
@@ -111,8 +111,7 @@ class Pipeline:
 
     @cached_property
     def _fresh(self) -> tuple[GaussianOcc, PoseNet]:
-        pose = self.config.pose
-        return build_model(self.config), PoseNet(pose.backbone, pose.width, pose.channels)
+        return build_model(self.config), build_pose_net(self.config)
 
     @cached_property
     def _networks(self) -> tuple[GaussianOcc, PoseNet]:

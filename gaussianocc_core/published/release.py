@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gaussianocc_core.checkpoint import Provenance, save_model
 from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.errors import CheckpointError
-from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
+from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model, build_pose_net
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.published.names import NETWORKS, OCCUPANCY, POSE, Source, is_dead, our_name, their_name
 
@@ -52,8 +52,7 @@ def read_release(folder: str | Path, config: ModelConfig) -> Release:
         raise CheckpointError(f"{folder}: holds none of {files}; give the folder with the released files")
     states = {name: _read_state_dict(folder / f"{name}.pth") for name in present}
     model = build_model(config) if "encoder" in present else None
-    pose = config.pose
-    pose_net = PoseNet(pose.backbone, pose.width, pose.channels) if "pose" in present else None
+    pose_net = build_pose_net(config) if "pose" in present else None
     networks = {name: module for name, module in ((OCCUPANCY, model), (POSE, pose_net)) if module is not None}
     used, ignored = fill_networks(networks, states, str(folder))
     return Release(model, pose_net, used, ignored)

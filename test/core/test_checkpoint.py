@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from gaussianocc_core.checkpoint import Provenance, default_checkpoint, load_model, load_pose_net, save_model
 from gaussianocc_core.config import to_dict
 from gaussianocc_core.errors import CheckpointError
-from gaussianocc_core.models.gaussianocc import build_model
+from gaussianocc_core.models.gaussianocc import build_model, build_pose_net
 from gaussianocc_core.models.lifting import POSITION_CHANNELS
-from gaussianocc_core.models.pose_net import PoseNet
 
 PROVENANCE = Provenance("random, for a test", commit="abc", seed=1, steps=0, metrics={"iou": 0.5})
 
@@ -51,8 +50,8 @@ def test_half_precision_storage_halves_the_file(tmp_path, model):
 
 
 def test_a_pose_net_travels_in_the_same_file_and_nothing_else_notices(tmp_path, model):
-    path, pose = tmp_path / "model.safetensors", SMALL.pose
-    pose_net = PoseNet(pose.backbone, pose.width, pose.channels).eval()
+    path = tmp_path / "model.safetensors"
+    pose_net = build_pose_net(SMALL).eval()
     save_model(path, model, SMALL, PROVENANCE, pose_net=pose_net)
     loaded = load_pose_net(path)
     assert loaded.config == SMALL and loaded.provenance == PROVENANCE and not loaded.pose_net.training
@@ -65,11 +64,11 @@ def test_a_pose_net_travels_in_the_same_file_and_nothing_else_notices(tmp_path, 
 
 
 def test_a_file_with_one_network_says_which_is_not_there(tmp_path, model):
-    path, pose = tmp_path / "model.safetensors", SMALL.pose
+    path = tmp_path / "model.safetensors"
     save_model(path, model, SMALL, PROVENANCE)
     with pytest.raises(CheckpointError, match="no ego-motion network"):
         load_pose_net(path)
-    save_model(path, None, SMALL, PROVENANCE, pose_net=PoseNet(pose.backbone, pose.width, pose.channels))
+    save_model(path, None, SMALL, PROVENANCE, pose_net=build_pose_net(SMALL))
     with pytest.raises(CheckpointError, match="no occupancy network"):
         load_model(path)
     with pytest.raises(ValueError, match="at least one network"):

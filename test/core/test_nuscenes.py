@@ -56,14 +56,14 @@ def check_against_tables(root, sample):
         T_ego_cam = sample.cameras.T_ego_cam[i].numpy()
         assert T_ego_cam[:3, 3].tolist() == calibration["translation"]
         np.testing.assert_allclose(T_ego_cam[:3, :3], transforms.quat_to_matrix(np.array(calibration["rotation"])))
-        T_world_ego = sample.meta["T_world_ego_per_camera"][i]
+        T_world_ego = sample.T_world_ego_per_camera[i]
         assert T_world_ego[:3, 3].tolist() == pose["translation"]
         np.testing.assert_allclose(T_world_ego[:3, :3], transforms.quat_to_matrix(np.array(pose["rotation"])))
         assert (sample.cameras.width[i], sample.cameras.height[i]) == (row["width"], row["height"])
         stored = cv2.imdecode(np.fromfile(root / row["filename"], np.uint8), cv2.IMREAD_COLOR)
         np.testing.assert_array_equal(sample.images[i], stored[..., ::-1])
     assert sample.stamp_ns == sample.camera_stamps_ns[0]
-    np.testing.assert_array_equal(sample.T_world_ego, sample.meta["T_world_ego_per_camera"][0])
+    np.testing.assert_array_equal(sample.T_world_ego, sample.T_world_ego_per_camera[0])
 
 
 # ---- keyframes -----------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_samples_equal_files_and_tables(root):
 
 def test_stamps_are_exact_although_no_float64_holds_them(root):
     (first, _) = NuScenesSource(root).index(SCENE)
-    assert first.camera_stamps_ns[RING.index("CAM_FRONT_LEFT")] == 1_532_402_927_604_844_000
+    assert first.frame.camera_stamps_ns[RING.index("CAM_FRONT_LEFT")] == 1_532_402_927_604_844_000
 
 
 def test_cameras_come_as_configured_and_the_first_is_the_anchor(root):
@@ -295,7 +295,7 @@ def test_an_image_that_cannot_be_read_names_token_and_path(broken, damage, compl
     with pytest.raises(DatasetError, match=complaint) as caught:
         load(entry)
     assert str(path) in str(caught.value)
-    assert entry.image_tokens[RING.index("CAM_BACK")] in str(caught.value)
+    assert entry.frame.image_tokens[RING.index("CAM_BACK")] in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 but no zip"])

@@ -52,7 +52,7 @@ def test_fisheye_rig_gives_one_occupancy_per_set_with_the_right_stamp_and_view(g
         labels = unflatten(message.labels, predictor.grid.shape)
         cameras = relocate(
             sample.cameras,
-            torch.from_numpy(sample.meta["T_world_ego_per_camera"]),
+            torch.from_numpy(sample.T_world_ego_per_camera),
             torch.from_numpy(sample.T_world_ego),
         )
         seen = in_rectified_view(centers(predictor.grid).numpy(), cameras.T_ego_cam.numpy())

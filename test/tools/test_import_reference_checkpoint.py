@@ -16,8 +16,7 @@ from core.rigs import ring
 from gaussianocc_core.checkpoint import load_model, load_pose_net
 from gaussianocc_core.config import ModelConfig, load_config
 from gaussianocc_core.errors import CheckpointError
-from gaussianocc_core.models.gaussianocc import build_model
-from gaussianocc_core.models.pose_net import PoseNet
+from gaussianocc_core.models.gaussianocc import build_model, build_pose_net
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.published.names import OCCUPANCY, POSE, Source, is_dead, our_name, their_name
 from gaussianocc_core.quirks import PUBLISHED
@@ -66,7 +65,7 @@ def config_file(tmp_path_factory, config):
 
 def networks(config):
     torch.manual_seed(3)
-    model, pose_net = build_model(config), PoseNet(config.pose.backbone, config.pose.width, config.pose.channels)
+    model, pose_net = build_model(config), build_pose_net(config)
     for module in (*model.modules(), *pose_net.modules()):
         if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)):
             module.running_mean.normal_(std=0.1)

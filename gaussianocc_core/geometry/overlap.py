@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pixels neighbouring cameras share, from calibration alone (spec section f, overlap mask).
+
+The only source of metric scale in self-supervised training is that two cameras a known distance apart see the same
+thing at the same time. Where that can be is known before any image is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.types import Cameras
+
+
+@dataclass(frozen=True)
+class OverlapSettings:
+    """How the masks are made; the paper states the rule, not the numbers."""
+
+    near: float = 1.0  # m, nearest sample on a pixel's ray
+    far: float = 80.0  # m, farthest; published: 80 (nuScenes), 200 (DDAD)
+    samples: int = 48  # on a ray, evenly spaced in inverse depth, which is evenly spaced in the other image
+    least_hits: int = 2  # samples that the other camera must see ("more than one")
+    erosion: int = 2  # px of the masks' resolution: their rims hold what only just leaves the other image
+    least_share: float = 0.005  # of the image; less is no overlap
+
+
+def overlap_masks(cameras: Cameras, settings: OverlapSettings = OverlapSettings()) -> Bool[Tensor, "N N H W"]:
+    """[i, j]: pixels of camera i whose rays pass through the view of camera j; false everywhere for i = j.
+
+    Cameras are pinholes of one size.
+    """
+    width, height, count = cameras.width[0], cameras.height[0], len(cameras)
+    rays = camera_geometry.pixel_rays(cameras.intrinsics, width, height)  # (N, H, W, 3)
+    R, t = cameras.T_ego_cam[:, :3, :3], cameras.T_ego_cam[:, :3, 3]
+    hits = torch.zeros(count, count, height, width, dtype=torch.int32, device=rays.device)
+    for inv_depth in np.linspace(1.0 / settings.far, 1.0 / settings.near, settings.samples):
+        points = torch.einsum("nij,nhwj->nhwi", R, rays / float(inv_depth)) + t[:, None, None]
+        pixels, depth = camera_geometry.project(points.reshape(-1, 3), cameras.intrinsics, cameras.T_ego_cam)
+        seen = camera_geometry.in_view(pixels, depth, width, height)  # (N other, N*H*W)
+        hits += seen.view(count, count, height, width).transpose(0, 1)
+    masks = hits >= settings.least_hits
+    masks[torch.arange(count), torch.arange(count)] = False
+    return _erode(masks, settings)
+
+
+def _erode(masks: Bool[Tensor, "N N H W"], settings: OverlapSettings) -> Bool[Tensor, "N N H W"]:
+    size = 2 * settings.erosion + 1
+    array = masks.cpu().numpy().astype(np.uint8)
+    for each in array.reshape(-1, *array.shape[2:]):
+        if settings.erosion:
+            # Beyond the image counts as inside: its border is no rim of the overlap.
+            each[:] = cv2.erode(each, np.ones((size, size), np.uint8), borderValue=1)
+        if each.mean() < settings.least_share:
+            each[:] = 0
+    return torch.from_numpy(array.astype(bool)).to(masks.device)
+
+
+def overlapping_pairs(masks: Bool[Tensor, "N N H W"]) -> tuple[tuple[int, int], ...]:
+    """Pairs i < j of cameras that share pixels."""
+    shared = masks.flatten(2).any(dim=-1)
+    count = len(masks)
+    return tuple((i, j) for i in range(count) for j in range(i + 1, count) if bool(shared[i, j] and shared[j, i]))
+
+
+def baselines(cameras: Cameras, pairs: tuple[tuple[int, int], ...]) -> Float[np.ndarray, " P"]:
+    """Distance in m between the cameras of each pair: what metric scale is measured against."""
+    centres = cameras.T_ego_cam[:, :3, 3].double().cpu().numpy()
+    return np.array([np.linalg.norm(centres[i] - centres[j]) for i, j in pairs])

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depth and Gaussian scale of every pixel, for the first training stage (spec section f, GSP).
+
+The paper's depth network (New-CRFs on a Swin backbone) is not within reach of a package without downloads; this one is
+the image encoder of the occupancy network with a small head, so that the second stage can start from what it learnt.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gaussianocc_core.models.image_encoder import ImageEncoder
+
+DEPTH_STRIDE = 2  # of the predicted maps
+
+
+@dataclass(frozen=True)
+class DepthPrediction:
+    """Per camera, at the input's resolution."""
+
+    depth: Float[Tensor, "B N H W"]  # z-depth, m
+    scale: Float[Tensor, "B N H W"]  # standard deviation of the pixel's isotropic Gaussian, m
+
+
+class DepthHead(nn.Module):
+    """Stride-4 maps -> inverse depth (1/m) and Gaussian scale (m) at stride 2, both bounded."""
+
+    def __init__(self, channels: int, depth_range: tuple[float, float], first_depth: float, max_scale: float) -> None:
+        """depth_range: m, nearest and farthest; first_depth: m, what fresh weights say everywhere."""
+        super().__init__()
+        near, far = depth_range
+        if not 0 < near < first_depth < far:
+            raise ValueError(
+                f"depth_range, first_depth: expected 0 < near < first < far in metres, got {depth_range}, {first_depth}"
+            )
+        self.limits = (1.0 / far, 1.0 / near)
+        self.max_scale = max_scale
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 2 * 4, 3, padding=1)
+        )
+        last = self.layers[-1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.normal_(last.weight, std=1e-3)
+        share = (1.0 / first_depth - self.limits[0]) / (self.limits[1] - self.limits[0])
+        nn.init.constant_(last.bias[:4], math.log(share / (1.0 - share)))
+        nn.init.zeros_(last.bias[4:])
+
+    def forward(self, maps: Float[Tensor, "BN C h w"]) -> tuple[Float[Tensor, "BN h2 w2"], Float[Tensor, "BN h2 w2"]]:
+        raw = F.pixel_shuffle(self.layers(maps), 2)  # (B*N, 2, 2h, 2w)
+        low, high = self.limits
+        inv_depth = low + (high - low) * torch.sigmoid(raw[:, 0])
+        return inv_depth, self.max_scale * torch.sigmoid(raw[:, 1])
+
+
+class DepthNet(nn.Module):
+    """Image encoder and depth head: (B, N, 3, H, W) RGB 0-1 -> DepthPrediction."""
+
+    def __init__(self, image_encoder: ImageEncoder, head: DepthHead) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.head = head
+
+    def forward(
+        self, images: Float[Tensor, "B N 3 H W"], rays: Float[Tensor, "B N 3 H4 W4"] | None = None
+    ) -> DepthPrediction:
+        """rays: as the image encoder takes them."""
+        inv_depth, scale = self.head(self.image_encoder.encode(images, rays))
+
+        def resize(maps: Tensor) -> Tensor:
+            size = images.shape[-2:]
+            return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+        # Inverse depth is what is linear in the image over a plane.
+        depth, scale = 1.0 / resize(inv_depth), resize(scale)
+        return DepthPrediction(depth.unflatten(0, images.shape[:2]), scale.unflatten(0, images.shape[:2]))

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1, Gaussian Splatting for Projection: depth and ego motion with metric scale from the rig alone (spec f).
+
+Two constraints meet in one depth map. Over time, the right depth and motion explain each camera's neighbouring frames,
+up to one common factor. Across cameras, every pixel becomes a Gaussian; those in the region that an adjacent camera
+shares are splatted into it, and only at the true scale do they land where that camera sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from gaussianocc_core import losses
+from gaussianocc_core.data.training import STEPS, Batch
+from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry import transforms
+from gaussianocc_core.geometry.overlap import OverlapSettings, overlap_masks, overlapping_pairs
+from gaussianocc_core.geometry.warp import resize_depth
+from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction
+from gaussianocc_core.models.pose_net import PoseNet, camera_motions
+from gaussianocc_core.rendering.rasterize import rasterize
+from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
+from gaussianocc_core.types import Cameras, Gaussians
+
+
+@dataclass(frozen=True)
+class GspConfig:
+    """Stage 1. Values that the paper does not state are ours; docs/training.md lists the differences."""
+
+    temporal: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15))
+    cross: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15, auto_mask=False))
+    cross_weight: float = 1.0  # 0: without the cross-view splatting
+    mask_overlap: bool = True  # False: every pixel is splatted into every camera, so that each view draws itself
+    overlap: OverlapSettings = field(default_factory=OverlapSettings)
+    smoothness: float = 1e-3
+    # Fresh weights explain two frames best by no motion and endless depth, and stay there. For this share of the run
+    # the temporal loss teaches motion alone, against the depth that fresh weights say.
+    motion_share: float = 0.08
+    # Once there is structure, after this share, the common factor of depth and motion is searched once by the
+    # cross-view error.
+    search_at: float = 0.25
+    search_factor: float = 3.0  # from 1/3 to 3 times what the depth network says; 1: no search
+    search_steps: int = 33
+    search_batches: int = 12
+    refine_share: float = 0.2  # last share of the run: motion fixed, cross-view loss off; published: 2 of 10 epochs
+
+
+class Gsp(nn.Module):
+    """Depth network, ego-motion network and the one factor that both are multiplied with."""
+
+    log_scale: Tensor
+    search_sums: Tensor
+
+    def __init__(self, depth_net: DepthNet, pose_net: PoseNet, config: GspConfig) -> None:
+        super().__init__()
+        self.depth_net = depth_net
+        self.pose_net = pose_net
+        self.config = config
+        # Depth and translation share it, so the temporal loss does not resist when the cross-view loss moves the scale.
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.register_buffer("search_sums", torch.zeros(config.search_steps))
+        self._masks: tuple[Tensor, Tensor] | None = None
+
+    # ---- the method ------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
+        """Named losses, `total` is what is minimised; progress: share of the run that is done, 0-1."""
+        config = self.config
+        refining = progress >= 1.0 - config.refine_share
+        prediction = self.predict_depth(batch)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not refining):
+            T_target_now = self.ego_motion(batch)
+        named: dict[str, Tensor] = {}
+        colours = batch.colours()
+        for b in range(len(batch)):
+            cameras = batch_element(batch.cameras, b)
+            depth = prediction.depth[b].detach() if progress < config.motion_share else prediction.depth[b]
+            T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now[b]])
+            temporal, moved = temporal_error(
+                colours[b, 0], colours[b, 1:], depth, cameras.intrinsics, T_other_cam, batch.valid[b],
+                config.temporal,
+            )  # fmt: skip
+            smooth = losses.sum_of_means(losses.smoothness(prediction.depth[b], colours[b, 0]))
+            parts = {"temporal": temporal, "smooth": config.smoothness * smooth}
+            if config.cross_weight and not refining:
+                parts["cross"] = config.cross_weight * self.cross_view(
+                    colours[b, 0], prediction.depth[b], prediction.scale[b], cameras, batch.valid[b]
+                )
+            parts["moved"] = moved
+            for name, value in parts.items():
+                named[name] = named.get(name, 0.0) + value / len(batch)
+        named["total"] = sum(named[name] for name in ("temporal", "smooth", "cross") if name in named)
+        named["scale"] = self.log_scale.detach().exp()
+        named["speed"] = T_target_now[:, STEPS.index(1), :3, 3].norm(dim=-1).mean().detach()  # m per frame
+        return named
+
+    def predict_depth(self, batch: Batch) -> DepthPrediction:
+        """Metric depth and Gaussian scale of the current frame, (B, N, H, W)."""
+        images = batch.jittered()[:, 0]
+        return self.scaled_depth(images, batch.cameras)
+
+    def scaled_depth(self, images: Float[Tensor, "B N 3 H W"], cameras: Cameras) -> DepthPrediction:
+        rays = None
+        if self.depth_net.image_encoder.rays:
+            rays = camera_geometry.ego_rays(
+                cameras.intrinsics, cameras.T_ego_cam, images.shape[-1], images.shape[-2], stride=4
+            )
+        prediction = self.depth_net(images, rays)
+        return replace(prediction, depth=prediction.depth * self.log_scale.exp())
+
+    def ego_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:
+        """Points of the ego frame now in the ego frame at each neighbour (metres)."""
+        return predict_ego_motion(self.pose_net, batch, self.log_scale.exp())
+
+    def cross_view(
+        self,
+        images: Float[Tensor, "N 3 H W"],
+        depth: Float[Tensor, "N H W"],
+        scale: Float[Tensor, "N H W"],
+        cameras: Cameras,
+        valid: Bool[Tensor, "N H W"],
+    ) -> Float[Tensor, ""]:
+        """Error of each camera's shared pixels against what the adjacent camera's Gaussians draw there."""
+        if not self.config.mask_overlap:
+            return self._cross_view_unmasked(images, depth, scale, cameras, valid)
+        masks = self._overlap(cameras) & valid[:, None]
+        pairs = overlapping_pairs(masks)
+        # One side of every overlap is left out, or a view would draw itself; which one is a coin's toss each time.
+        directions = [pair if torch.rand(()) < 0.5 else pair[::-1] for pair in pairs]
+        levels = self.config.cross.levels
+        total, count = depth.new_zeros(()), depth.new_zeros(())
+        pyramid = reduce_images(images, levels)
+        for level, colours in enumerate(pyramid):
+            height, width = colours.shape[-2:]
+            level_cameras = camera_geometry.resize(cameras, width, height)
+            level_depth = depth if level == 0 else resize_depth(depth, height, width)
+            level_scale = scale if level == 0 else resize_depth(scale, height, width)
+            points = camera_geometry.unproject(level_depth, level_cameras.intrinsics, level_cameras.T_ego_cam)
+            for source, target in directions:
+                sent = shrink_mask(masks[source, target], height, width)
+                kept = shrink_mask(masks[target, source], height, width)
+                if not bool(sent.any() and kept.any()):
+                    continue
+                gaussians = pixel_gaussians(points[source][sent], colours[source][:, sent].T, level_scale[source][sent])
+                drawn = _draw(gaussians, level_cameras.select((cameras.names[target],)))
+                error = losses.photometric_error(
+                    drawn, colours[target : target + 1], self.config.cross.ssim_weight, self.config.cross.l1_weight
+                )[0]
+                total = total + error[kept].sum() * 4.0**level  # every level counts alike
+                count = count + float(kept.sum()) * 4.0**level
+        return total / count.clamp(min=1.0)
+
+    def _cross_view_unmasked(
+        self, images: Tensor, depth: Tensor, scale: Tensor, cameras: Cameras, valid: Tensor
+    ) -> Float[Tensor, ""]:
+        """The ablation of the paper: all Gaussians into all cameras, compared everywhere."""
+        points = camera_geometry.unproject(depth, cameras.intrinsics, cameras.T_ego_cam)
+        gaussians = pixel_gaussians(points[valid], images.permute(0, 2, 3, 1)[valid], scale[valid])
+        drawn = _draw(gaussians, cameras)
+        error = losses.photometric_error(drawn, images, self.config.cross.ssim_weight, self.config.cross.l1_weight)
+        return losses.weighted_mean(error * valid, valid.to(error.dtype))
+
+    def _overlap(self, cameras: Cameras) -> Bool[Tensor, "N N H W"]:
+        """Masks of this calibration; they follow from it alone, so they are made once."""
+        key = torch.cat([cameras.intrinsics.flatten(), cameras.T_ego_cam.flatten()])
+        if self._masks is None or self._masks[0].shape != key.shape or not torch.equal(self._masks[0], key):
+            self._masks = (key, overlap_masks(cameras, self.config.overlap))
+        return self._masks[1]
+
+    # ---- scale -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def before_step(self, batch: Batch, step: int, steps: int, all_reduce: Callable[[Tensor], None]) -> str:
+        """Looks for the scale once there is structure; returns a line for the log when it was found."""
+        config = self.config
+        first = int(config.search_at * steps)
+        if config.search_factor <= 1 or not config.cross_weight or not config.mask_overlap or step < first:
+            return ""
+        if step >= first + config.search_batches:
+            return ""
+        grid = torch.linspace(-1, 1, config.search_steps) * float(np.log(config.search_factor))
+        prediction = self.predict_depth(batch)
+        for k, log_factor in enumerate(grid):
+            torch.manual_seed(step)  # the same sides of the overlaps for every factor
+            self.search_sums[k] += sum(
+                self.cross_view(
+                    batch.colours()[b, 0], prediction.depth[b] * log_factor.exp(), prediction.scale[b],
+                    batch_element(batch.cameras, b), batch.valid[b],
+                )
+                for b in range(len(batch))
+            )  # fmt: skip
+        if step + 1 < first + config.search_batches:
+            return ""
+        sums = self.search_sums.clone()
+        all_reduce(sums)
+        best = grid[int(sums.argmin())]
+        self.log_scale += best.to(self.log_scale.device)
+        return (
+            f"scale: cross-view error is least at {best.exp():.2f} times the depth so far "
+            f"({sums.min() / sums[len(sums) // 2]:.2f} of the error there)"
+        )
+
+
+def predict_ego_motion(pose_net: PoseNet, batch: Batch, scale: Tensor | float = 1.0) -> Float[Tensor, "B S 4 4"]:
+    """Points of the ego frame now in the ego frame at each neighbour, from image pairs in temporal order."""
+    frames = batch.jittered()
+    earlier = torch.cat([frames[:, 1], frames[:, 0]])  # (before, now), (now, after)
+    later = torch.cat([frames[:, 0], frames[:, 2]])
+    motion = pose_net(earlier, later)
+    motion = replace(motion, translation=motion.translation * scale)
+    T_later_earlier = motion.T_later_earlier()
+    before, after = T_later_earlier.chunk(2)
+    return torch.stack([transforms.invert(before), after], dim=1)
+
+
+def batch_element(cameras: Cameras, index: int) -> Cameras:
+    return replace(cameras, intrinsics=cameras.intrinsics[index], T_ego_cam=cameras.T_ego_cam[index])
+
+
+def pixel_gaussians(
+    points: Float[Tensor, "M 3"], colours: Float[Tensor, "M 3"], scale: Float[Tensor, " M"]
+) -> Gaussians:
+    """Opaque isotropic Gaussians in the colour of their pixels (spec section f)."""
+    count = len(points)
+    quats = torch.tensor([1.0, 0.0, 0.0, 0.0], device=points.device).expand(count, 4)
+    return Gaussians(points, quats, scale[:, None].expand(count, 3), torch.ones_like(scale), colours)
+
+
+def _draw(gaussians: Gaussians, cameras: Cameras) -> Float[Tensor, "N 3 H W"]:
+    """Colours over what is covered: a gap between pixels that the lens spreads apart must not look like shade."""
+    views = rasterize(gaussians, cameras)
+    return views.features / views.alpha.clamp(min=0.25)
+

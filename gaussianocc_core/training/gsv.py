@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 2, Gaussian Splatting from Voxels: occupancy that, rendered, explains images and 2D labels (spec e, g).
+
+Without any true pose, depth or occupancy: the rendered depth must carry each camera's neighbouring frames over, with
+the ego motion of the first stage, and the rendered classes must be those of the 2D labels where there are any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from gaussianocc_core import losses
+from gaussianocc_core.data.labels import class_weights
+from gaussianocc_core.data.training import Batch
+from gaussianocc_core.errors import ConfigError, DatasetError
+from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry.warp import resize_depth
+from gaussianocc_core.models.gaussianocc import GaussianOcc
+from gaussianocc_core.models.lifting import LiftPlan
+from gaussianocc_core.models.pose_net import PoseNet, camera_motions
+from gaussianocc_core.rendering.geometry import SplatPlan
+from gaussianocc_core.rendering.volume import render_volume
+from gaussianocc_core.training.gsp import batch_element, predict_ego_motion
+from gaussianocc_core.training.photometric import Photometric, temporal_error
+from gaussianocc_core.types import Cameras, OccupancyField, RenderedViews
+
+EGO_MOTIONS = ("learned", "sensor", "joint")
+RENDERERS = ("splat", "volume")
+_PLANS_KEPT = 8  # calibrations: one rig, mirrored, in a few data sets
+
+
+@dataclass(frozen=True)
+class GsvConfig:
+    """Stage 2; defaults are ours for `tiny`. Published weights (spec k): config/train/gsv_published.yaml."""
+
+    ego_motion: str = "learned"  # by the frozen first stage; "sensor": poses of the data set; "joint": learnt along
+    renderer: str = "splat"  # or "volume": ray marching, the published `render_type: prob`
+    start_from_first_stage: bool = True  # image encoder and depth head begin with the first stage's weights
+    render_height: int = 48  # of the rendered images, pixels; published: 180 of 384
+    render_width: int = 88
+    photometric: Photometric = field(default_factory=Photometric)
+    photometric_weight: float = 1.0
+    smoothness: float = 1e-3
+    semantic: float = 0.1  # published: 0.02
+    entropy: float = 0.01  # on the Gaussians' opacities; published: 0.1; without labels always 0 (it would win)
+    variation: float = 0.002  # of all logits; published: 0.1; without labels always 0
+    head: float = 1.0  # weight of the same photometric error on the depth head, where the model has one
+    background_depth: float = 80.0  # m, of what rays find that leave the lattice; 0: nothing (published)
+    background_logit: float = 5.0  # of free space there
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("ego_motion", EGO_MOTIONS), ("renderer", RENDERERS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"gsv.{name}: expected one of {allowed}, got {getattr(self, name)!r}")
+
+
+class Gsv(nn.Module):
+    """The occupancy network with what renders it and compares the images."""
+
+    class_weights: Tensor
+
+    def __init__(self, model: GaussianOcc, pose_net: PoseNet | None, config: GsvConfig) -> None:
+        super().__init__()
+        if (pose_net is None) != (config.ego_motion == "sensor"):
+            raise ConfigError(
+                f"gsv.ego_motion={config.ego_motion}: "
+                + ("needs first_stage=FILE, the model file of a gsp run" if pose_net is None else "has no use for one")
+            )
+        self.model = model
+        self.pose_net = pose_net
+        self.config = config
+        self.register_buffer("class_weights", torch.from_numpy(class_weights()), persistent=False)
+        self._plans: dict[bytes, tuple[LiftPlan, SplatPlan | None, Cameras]] = {}
+
+    def train(self, mode: bool = True) -> Gsv:
+        super().train(mode)
+        if self.pose_net is not None and self.config.ego_motion == "learned":
+            self.pose_net.eval()  # frozen, batch norms included (the published code lets those drift)
+        return self
+
+    def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
+        """Named losses, `total` is what is minimised; the names are those of spec section g."""
+        config = self.config
+        plans = [self._plan(batch_element(batch.cameras, b)) for b in range(len(batch))]
+        field = self.model(batch.jittered()[:, 0], [plan for plan, _, _ in plans])
+        T_target_now = self._ego_motion(batch)
+        colours = batch.colours()
+        named: dict[str, Tensor] = {}
+        for b in range(len(batch)):
+            for name, value in self._sample_losses(batch, b, colours[b], field, plans[b], T_target_now[b]).items():
+                named[name] = named.get(name, 0.0) + value / len(batch)
+        if batch.semantics is not None:
+            opacities = torch.sigmoid(-field.logits[:, -1])
+            named["entropy"] = config.entropy * losses.opacity_entropy(opacities).mean()
+            variation = losses.sum_of_means(losses.total_variation(field.logits)) / 3
+            named["variation"] = config.variation * variation
+        added = ("photometric", "smooth", "semantic", "entropy", "variation", "head")
+        named["total"] = sum(named[name] for name in added if name in named)
+        return named
+
+    def _sample_losses(
+        self,
+        batch: Batch,
+        b: int,
+        colours: Float[Tensor, "T N 3 H W"],
+        field: OccupancyField,
+        plans: tuple[LiftPlan, SplatPlan | None, Cameras],
+        T_target_now: Float[Tensor, "S 4 4"],
+    ) -> dict[str, Tensor]:
+        config, (_, splat_plan, small) = self.config, plans
+        cameras = batch_element(batch.cameras, b)
+        height, width = colours.shape[-2:]
+        one = OccupancyField(field.logits[b : b + 1])
+        head_depth = None if field.inv_depth is None else 1.0 / field.inv_depth[b]  # (N, h2, w2)
+        views = self.render(one, small, splat_plan)
+        inside, background = self._behind(views, small, head_depth)
+        depth = resize_depth(views.depth[:, 0] + (1.0 - views.alpha[:, 0]) * background, height, width)
+        T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now])
+        center = self.model.quirks.warp_pixel_center
+
+        def carried(z: Tensor) -> tuple[Tensor, Tensor]:
+            return temporal_error(colours[0], colours[1:], z, cameras.intrinsics, T_other_cam, batch.valid[b],
+                                  config.photometric, center)  # fmt: skip
+
+        error, moved = carried(depth)
+        smooth = losses.sum_of_means(losses.smoothness(depth, colours[0]))
+        named = {
+            "photometric": config.photometric_weight * error,
+            "smooth": config.smoothness * smooth,
+            "moved": moved,
+        }
+        if head_depth is not None and config.head:
+            full = 1.0 / resize_depth(1.0 / head_depth, height, width)
+            smooth = losses.sum_of_means(losses.smoothness(full, colours[0]))
+            named["head"] = config.head * (carried(full)[0] + config.smoothness * smooth)
+        if batch.semantics is not None:
+            named["semantic"] = config.semantic * self._semantic(views, batch.semantics[b], batch.valid[b], inside)
+        return named
+
+    def render(self, field: OccupancyField, cameras: Cameras, plan: SplatPlan | None = None) -> RenderedViews:
+        """Accumulated logits, z-depth (m) and alpha of one field in cameras of the rendering size."""
+        if self.config.renderer == "volume":
+            return render_volume(field, self.model.lattice, cameras, settings=self.model.quirks.march)
+        return self.model.render(field, cameras, normalize_depth=False, plan=plan)[0]
+
+    def _behind(
+        self, views: RenderedViews, cameras: Cameras, head_depth: Float[Tensor, "N h w"] | None
+    ) -> tuple[Bool[Tensor, "N h w"], Float[Tensor, "N h w"] | float]:
+        """Pixels whose surface the lattice can hold, and the depth (m) of what is seen through it.
+
+        Where the depth head sees a surface beyond the lattice, that is the background; all else leads far away.
+        """
+        shape = views.depth[:, 0].shape
+        everywhere = torch.ones(shape, dtype=torch.bool, device=views.depth.device)
+        if head_depth is None or not self.config.background_depth:
+            return everywhere, self.config.background_depth
+        depth = 1.0 / resize_depth(1.0 / head_depth.detach(), *shape[1:])
+        points = camera_geometry.unproject(depth, cameras.intrinsics, cameras.T_ego_cam)
+        lattice = self.model.lattice
+        low = torch.tensor(lattice.low, device=points.device)
+        high = torch.tensor(lattice.high, device=points.device)
+        inside = ((points > low) & (points < high)).all(dim=-1)
+        return inside, torch.where(inside, self.config.background_depth, depth)
+
+    def _semantic(
+        self,
+        views: RenderedViews,
+        labels: Tensor,
+        valid: Bool[Tensor, "N H W"],
+        inside: Bool[Tensor, "N h w"],
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the rendered logits (spec g.3); sky counts everywhere, the rest where the lattice is."""
+        height, width = views.depth.shape[-2:]
+        free = len(self.class_weights) - 1
+        small = losses.resize_labels(labels.long(), height, width)
+        shown = losses.resize_labels(valid.to(torch.uint8), height, width) > 0
+        small = torch.where(shown & (inside | (small == free)), small, -1)
+        logits = views.features
+        if self.config.background_depth:
+            through = self.config.background_logit * (1.0 - views.alpha[:, 0])
+            logits = torch.cat([logits[:, :-1], logits[:, -1:] + through[:, None]], dim=1)
+        return losses.weighted_mean(*losses.semantic_cross_entropy(logits, small, self.class_weights))
+
+    def _ego_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:
+        if self.pose_net is None:
+            if torch.isnan(batch.T_target_now).any():
+                raise DatasetError(
+                    f"samples {', '.join(batch.tokens)} have no poses; use gsv.ego_motion=learned with a first stage"
+                )
+            return batch.T_target_now
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.ego_motion == "joint"):
+            return predict_ego_motion(self.pose_net, batch)
+
+    def _plan(self, cameras: Cameras) -> tuple[LiftPlan, SplatPlan | None, Cameras]:
+        key = torch.cat([cameras.intrinsics.flatten(), cameras.T_ego_cam.flatten()]).cpu().numpy().tobytes()
+        if key not in self._plans:
+            if len(self._plans) >= _PLANS_KEPT:
+                self._plans.pop(next(iter(self._plans)))
+            small = camera_geometry.resize(cameras, self.config.render_width, self.config.render_height)
+            on_cpu = cameras.intrinsics.device.type == "cpu" and self.config.renderer == "splat"
+            with torch.no_grad():
+                splat_plan = self.model.plan_render(small) if on_cpu and not self.model.learns_scale else None
+                self._plans[key] = (self.model.plan(cameras), splat_plan, small)
+        return self._plans[key]

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a configuration to the module of its stage, and from that to a model file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in, save_model
+from gaussianocc_core.config import ModelConfig
+from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
+from gaussianocc_core.training.config import TrainConfig
+from gaussianocc_core.training.gsp import Gsp
+from gaussianocc_core.training.gsv import Gsv
+
+NOTES = {
+    "gsp": "self-supervised: depth, ego motion and scale from the rig alone",
+    "gsv": "self-supervised: occupancy by splatting",
+}
+
+
+def build_stage(config: TrainConfig) -> Gsp | Gsv:
+    """The module to train, fresh or from what its first stage left. Batch norms get the configured momentum."""
+    try:
+        stage = _build_gsp(config) if config.stage == "gsp" else _build_gsv(config)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+    for module in stage.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = config.norm_momentum
+    return stage
+
+
+def _build_gsp(config: TrainConfig) -> Gsp:
+    return Gsp(build_depth_net(config.model), build_pose_net(config.model), config.gsp)
+
+
+def _build_gsv(config: TrainConfig) -> Gsv:
+    model = build_model(config.model)
+    motion, path = config.gsv.ego_motion, config.first_stage
+    if motion == "learned" and not path:
+        raise ConfigError("first_stage: gsv.ego_motion=learned needs the model file of a gsp run, first_stage=FILE")
+    if path and config.gsv.start_from_first_stage and "depth" in networks_in(path):
+        depth_net = load_depth_net(path)
+        model = _start_from(model, depth_net.depth_net, depth_net.config, config.model, path)
+    if motion == "sensor":
+        return Gsv(model, None, config.gsv)
+    if motion == "joint":
+        return Gsv(model, build_pose_net(config.model), config.gsv)
+    pose_net = load_pose_net(path).pose_net.requires_grad_(False)
+    return Gsv(model, pose_net, config.gsv)
+
+
+def _start_from(
+    model: GaussianOcc, depth_net: nn.Module, theirs: ModelConfig, ours: ModelConfig, path: str
+) -> GaussianOcc:
+    """The occupancy network with the depth network's encoder and head, which must be of one architecture."""
+    for part in ("encoder", "image_height", "image_width"):
+        if getattr(theirs, part) != getattr(ours, part):
+            raise ConfigError(
+                f"first_stage: {path} was trained with model.{part}={getattr(theirs, part)}, this run has "
+                f"{getattr(ours, part)}; make them equal or set gsv.start_from_first_stage=false"
+            )
+    model.image_encoder.load_state_dict(depth_net.image_encoder.state_dict())
+    if model.depth_head is not None:
+        model.depth_head = depth_net.head
+    return model
+
+
+def inherit_depth_range(config: TrainConfig) -> TrainConfig:
+    """The configuration with the depth range that the first stage ended with: it learnt the scale of it."""
+    path = config.first_stage
+    if config.stage == "gsv" and path and config.gsv.start_from_first_stage and "depth" in networks_in(path):
+        return replace(config, model=replace(config.model, depth=load_depth_net(path).config.depth))
+    return config
+
+
+def parameter_groups(stage: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
+    """Optimiser groups: what sees images at one rate, the rest at another, a learnt scale faster and undecayed."""
+    eyes, scale, rest = [], [], []
+    for name, parameter in stage.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name == "log_scale":
+            scale.append(parameter)
+        elif "image_encoder" in name or "depth_head" in name:
+            eyes.append(parameter)
+        else:
+            rest.append(parameter)
+    groups: list[dict[str, object]] = [{"params": rest, "lr": config.learning_rate}]
+    if eyes:
+        groups.append({"params": eyes, "lr": config.encoder_learning_rate})
+    if scale:
+        groups.append({"params": scale, "lr": 10 * config.learning_rate, "weight_decay": 0.0})
+    return groups
+
+
+def save_stage(stage: Gsp | Gsv, config: TrainConfig, path: Path, provenance: Provenance) -> None:
+    """The model file of a stage: depth and ego motion, or occupancy (and ego motion that was learnt along)."""
+    if isinstance(stage, Gsp):
+        model_config = fold_scale(stage, config.model)
+        save_model(path, None, model_config, provenance, config.half_weights, stage.pose_net, stage.depth_net)
+        unfold_scale(stage)
+    else:
+        pose_net = stage.pose_net if stage.config.ego_motion == "joint" else None
+        save_model(path, stage.model, config.model, provenance, config.half_weights, pose_net)
+
+
+@torch.no_grad()
+def fold_scale(stage: Gsp, config: ModelConfig) -> ModelConfig:
+    """Builds the learnt factor into translation and depth range, so that a model file needs no word of it."""
+    factor = float(stage.log_scale.exp())
+    _scale_translation(stage, factor)
+    depth = config.depth
+    return replace(
+        config,
+        depth=replace(depth, near=depth.near * factor, far=depth.far * factor, first=depth.first * factor),
+    )
+
+
+@torch.no_grad()
+def unfold_scale(stage: Gsp) -> None:
+    """Undoes `fold_scale`, for training to go on."""
+    _scale_translation(stage, float((-stage.log_scale).exp()))
+
+
+def _scale_translation(stage: Gsp, factor: float) -> None:
+    last = stage.pose_net.head[-1]
+    for tensor in (last.weight, last.bias):
+        rows = tensor.view(2, 6, *tensor.shape[1:])  # two motions of axis-angle and translation
+        rows[:, 3:] *= factor

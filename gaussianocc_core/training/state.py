@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`last.pt`: all that a run needs to go on exactly where it was; written atomically, read without unpickling code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gaussianocc_core.errors import CheckpointError
+
+FORMAT = "gaussianocc-training/1"
+LAST = "last.pt"
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write beside its place, then rename: a full disk or Ctrl-C leaves the previous file intact."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save({"format": FORMAT, **state}, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise CheckpointError(f"{path}: cannot be written ({error}); free some space, then --resume") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: nothing to resume; start the run without --resume")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and zipfile raise half a dozen kinds for a damaged file
+        raise CheckpointError(f"{path}: not a readable training state ({error}); start the run anew") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a training state of this program; start the run anew")
+    return state

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Num, UInt8
 
 from gaussianocc_core.errors import CalibrationError
 from gaussianocc_core.geometry.calibration import find_fault
@@ -125,8 +125,8 @@ class Rectifier:
             image = cv2.resize(image, remap.reduction, interpolation=cv2.INTER_AREA)
         return cv2.remap(image, remap.map_x, remap.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
-    def rectify_labels(self, index: int, labels: UInt8[np.ndarray, "H W"], fill: int) -> UInt8[np.ndarray, "h w"]:
-        """The label image of camera `index` by nearest neighbour; `fill` where the output has no source."""
+    def rectify_labels(self, index: int, labels: Num[np.ndarray, "H W"], fill: int) -> Num[np.ndarray, "h w"]:
+        """The label (or true depth) image of camera `index` by nearest neighbour; `fill` where it has no source."""
         width, height = self.cameras.width[index], self.cameras.height[index]
         remap = self._remaps[index]
         if remap is None:

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.models.image_encoder import ImageEncoder
+from gaussianocc_core.types import Cameras
 
 DEPTH_STRIDE = 2  # of the predicted maps
 
@@ -79,3 +81,12 @@ class DepthNet(nn.Module):
         # Inverse depth is what is linear in the image over a plane.
         depth, scale = 1.0 / resize(inv_depth), resize(scale)
         return DepthPrediction(depth.unflatten(0, images.shape[:2]), scale.unflatten(0, images.shape[:2]))
+
+
+def predict_depth(depth_net: DepthNet, images: Float[Tensor, "B N 3 H W"], cameras: Cameras) -> DepthPrediction:
+    """Of RGB images 0-1 from cameras of their size, with a leading dimension B."""
+    rays = None
+    if depth_net.image_encoder.rays:
+        height, width = images.shape[-2:]
+        rays = camera_geometry.ego_rays(cameras.intrinsics, cameras.T_ego_cam, width, height, stride=4)
+    return depth_net(images, rays)

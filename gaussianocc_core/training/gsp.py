@@ -22,7 +22,7 @@ from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.overlap import OverlapSettings, overlap_masks, overlapping_pairs
 from gaussianocc_core.geometry.warp import resize_depth
-from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction
+from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, predict_depth
 from gaussianocc_core.models.pose_net import PoseNet, camera_motions
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
@@ -106,12 +106,7 @@ class Gsp(nn.Module):
         return self.scaled_depth(images, batch.cameras)
 
     def scaled_depth(self, images: Float[Tensor, "B N 3 H W"], cameras: Cameras) -> DepthPrediction:
-        rays = None
-        if self.depth_net.image_encoder.rays:
-            rays = camera_geometry.ego_rays(
-                cameras.intrinsics, cameras.T_ego_cam, images.shape[-1], images.shape[-2], stride=4
-            )
-        prediction = self.depth_net(images, rays)
+        prediction = predict_depth(self.depth_net, images, cameras)
         return replace(prediction, depth=prediction.depth * self.log_scale.exp())
 
     def ego_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:

@@ -22,6 +22,7 @@ from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.pose_net import PoseNet, camera_motions
+from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.rendering.geometry import SplatPlan
 from gaussianocc_core.rendering.volume import render_volume
 from gaussianocc_core.training.gsp import batch_element, predict_ego_motion
@@ -118,7 +119,7 @@ class Gsv(nn.Module):
         head_depth = None if field.inv_depth is None else 1.0 / field.inv_depth[b]  # (N, h2, w2)
         views = self.render(one, small, splat_plan)
         inside, background = self._behind(views, small, head_depth)
-        depth = resize_depth(views.depth[:, 0] + (1.0 - views.alpha[:, 0]) * background, height, width)
+        depth = resize_depth(compose_depth(views, background), height, width)
         T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now])
         center = self.model.quirks.warp_pixel_center
 
@@ -150,21 +151,8 @@ class Gsv(nn.Module):
     def _behind(
         self, views: RenderedViews, cameras: Cameras, head_depth: Float[Tensor, "N h w"] | None
     ) -> tuple[Bool[Tensor, "N h w"], Float[Tensor, "N h w"] | float]:
-        """Pixels whose surface the lattice can hold, and the depth (m) of what is seen through it.
-
-        Where the depth head sees a surface beyond the lattice, that is the background; all else leads far away.
-        """
-        shape = views.depth[:, 0].shape
-        everywhere = torch.ones(shape, dtype=torch.bool, device=views.depth.device)
-        if head_depth is None or not self.config.background_depth:
-            return everywhere, self.config.background_depth
-        depth = 1.0 / resize_depth(1.0 / head_depth.detach(), *shape[1:])
-        points = camera_geometry.unproject(depth, cameras.intrinsics, cameras.T_ego_cam)
-        lattice = self.model.lattice
-        low = torch.tensor(lattice.low, device=points.device)
-        high = torch.tensor(lattice.high, device=points.device)
-        inside = ((points > low) & (points < high)).all(dim=-1)
-        return inside, torch.where(inside, self.config.background_depth, depth)
+        """Pixels whose surface the lattice can hold, and the depth (m) of what is seen through it."""
+        return find_background(views, cameras, self.model.lattice, head_depth, self.config.background_depth)
 
     def _semantic(
         self,

@@ -21,13 +21,19 @@ IDENTITY_NOISE = 1e-5  # standard deviation that breaks ties in `least_error` (s
 def structural_dissimilarity(a: Float[Tensor, "N C H W"], b: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
     """(1 - SSIM) / 2 clamped to 0-1, over 3x3 windows of the images reflected at their borders (spec section g.1)."""
     a, b = F.pad(a, (1, 1, 1, 1), mode="reflect"), F.pad(b, (1, 1, 1, 1), mode="reflect")
-    mean_a, mean_b = F.avg_pool2d(a, 3, 1), F.avg_pool2d(b, 3, 1)
-    variance_a = F.avg_pool2d(a * a, 3, 1) - mean_a * mean_a
-    variance_b = F.avg_pool2d(b * b, 3, 1) - mean_b * mean_b
-    covariance = F.avg_pool2d(a * b, 3, 1) - mean_a * mean_b
+    mean_a, mean_b = _mean_3x3(a), _mean_3x3(b)
+    variance_a = _mean_3x3(a * a) - mean_a * mean_a
+    variance_b = _mean_3x3(b * b) - mean_b * mean_b
+    covariance = _mean_3x3(a * b) - mean_a * mean_b
     above = (2 * mean_a * mean_b + _SSIM_C1) * (2 * covariance + _SSIM_C2)
     below = (mean_a * mean_a + mean_b * mean_b + _SSIM_C1) * (variance_a + variance_b + _SSIM_C2)
     return ((1 - above / below) / 2).clamp(0, 1)
+
+
+def _mean_3x3(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H-2 W-2"]:
+    # Two one-dimensional sums: avg_pool2d takes three times as long on a CPU, and this is most of a loss's cost.
+    rows = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
+    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) * (1.0 / 9.0)
 
 
 def photometric_error(

@@ -29,11 +29,11 @@ class BevDecoder(nn.Module):
         self.heights, self.classes, self.surface = heights, classes, surface
         self.embed = nn.Sequential(nn.Conv3d(channels_in, _EMBEDDED, 1), nn.ReLU())
         self.enter = _block(_EMBEDDED * heights, channels, kernel=1)
-        self.full = _block(channels, channels)
-        self.half = nn.Sequential(_block(channels, 2 * channels, stride=2), _block(2 * channels, 2 * channels))
-        self.quarter = nn.Sequential(_block(2 * channels, 2 * channels, stride=2), _block(2 * channels, 2 * channels))
-        self.up_half = _block(4 * channels, 2 * channels, kernel=1)
-        self.up_full = _block(3 * channels, channels)
+        self.level1 = _block(channels, channels)
+        self.level2 = nn.Sequential(_block(channels, 2 * channels, stride=2), _block(2 * channels, 2 * channels))
+        self.level3 = nn.Sequential(_block(2 * channels, 2 * channels, stride=2), _block(2 * channels, 2 * channels))
+        self.up2 = _block(4 * channels, 2 * channels, kernel=1)
+        self.up1 = _block(3 * channels, channels)
         self.leave = nn.Conv2d(channels, classes * heights, 1)
         self.pointwise = nn.Sequential(
             nn.Conv3d(channels_in, _POINTWISE, 1), nn.ReLU(), nn.Conv3d(_POINTWISE, classes, 1)
@@ -47,11 +47,11 @@ class BevDecoder(nn.Module):
 
     def forward(self, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B K X Y Z"]:
         columns = self.embed(volume).permute(0, 1, 4, 2, 3).flatten(1, 2)  # (B, E*Z, X, Y)
-        full = self.full(self.enter(columns))
-        half = self.half(full)
-        quarter = self.quarter(half)
-        half = self.up_half(torch.cat([half, _double(quarter)], dim=1))
-        full = self.up_full(torch.cat([full, _double(half)], dim=1))
+        full = self.level1(self.enter(columns))
+        half = self.level2(full)
+        quarter = self.level3(half)
+        half = self.up2(torch.cat([half, _double(quarter)], dim=1))
+        full = self.up1(torch.cat([full, _double(half)], dim=1))
         logits = self.leave(full).unflatten(1, (self.classes, self.heights)).permute(0, 1, 3, 4, 2)
         logits = logits + self.pointwise(volume) + self.class_offset.view(-1, 1, 1, 1)
         if self.surface_gain is None:

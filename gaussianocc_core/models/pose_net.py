@@ -37,7 +37,12 @@ class PoseNet(nn.Module):
     """Two frames of N cameras -> EgoMotion; the cameras' maps are averaged, so any number and order will do."""
 
     def __init__(
-        self, backbone: str, width: float, channels: int, reduction: int = 1, output_scale: tuple[float, float] = OUTPUT_SCALE
+        self,
+        backbone: str,
+        width: float,
+        channels: int,
+        reduction: int = 1,
+        output_scale: tuple[float, float] = OUTPUT_SCALE,
     ) -> None:
         """reduction: of the images per side, by averaging, before anything else; output_scale: of
         axis-angle (rad) and translation (m): how far a step of the optimiser moves them."""

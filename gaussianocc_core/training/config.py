@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 
 from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.data.training import DataConfig
-from gaussianocc_core.training.gsp import GspConfig
+from gaussianocc_core.training.gsp import PRECISIONS, GspConfig
 from gaussianocc_core.training.gsv import GsvConfig
 
 STAGES = ("gsp", "gsv", "joint")
-PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("one_cycle", "step")
 
 
@@ -46,7 +45,7 @@ class TrainConfig:
     note: str = ""  # one line for the model card; "": what the stage is
 
     def __post_init__(self) -> None:
-        for name, allowed in (("stage", STAGES), ("precision", PRECISIONS), ("schedule", SCHEDULES)):
+        for name, allowed in (("stage", STAGES), ("precision", tuple(PRECISIONS)), ("schedule", SCHEDULES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
         for name in ("steps", "batch_size", "accumulation", "save_every"):

@@ -40,7 +40,6 @@ from gaussianocc_core.training.stages import (
 from gaussianocc_core.training.state import LAST, load_state, save_state
 
 _log = logging.getLogger(__name__)
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingStopped(GaussianOccError):
@@ -158,8 +157,7 @@ class Run:
             torch.manual_seed(hash((config.seed, self.step, turn * self.processes.count + self.processes.rank)))
             last = turn == len(micro) - 1
             with contextlib.nullcontext() if last or self.processes.count == 1 else self.parallel.no_sync():
-                with torch.autocast(self.device.type, _AUTOCAST.get(config.precision), config.precision != "fp32"):
-                    named = self.parallel(batch, progress)
+                named = self.parallel(batch, progress)
                 scaled = self.scaler.scale(named["total"] / len(micro))
                 assert isinstance(scaled, Tensor)
                 scaled.backward()

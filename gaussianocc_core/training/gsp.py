@@ -23,17 +23,19 @@ from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.overlap import OverlapSettings, overlap_masks, overlapping_pairs
 from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, predict_depth
-from gaussianocc_core.models.pose_net import PoseNet, camera_motions
+from gaussianocc_core.models.pose_net import EgoMotion, PoseNet, camera_motions
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 from gaussianocc_core.types import Cameras, Gaussians
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class GspConfig:
     """Stage 1. Values that the paper does not state are ours; docs/training.md lists the differences."""
 
-    temporal: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15))
+    temporal: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15, levels=4))
     cross: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15, auto_mask=False))
     cross_weight: float = 1.0  # 0: without the cross-view splatting
     mask_overlap: bool = True  # False: every pixel is splatted into every camera, so that each view draws itself
@@ -65,6 +67,7 @@ class Gsp(nn.Module):
         # Depth and translation share it, so the temporal loss does not resist when the cross-view loss moves the scale.
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.register_buffer("search_sums", torch.zeros(config.search_steps))
+        self.precision = "fp32"  # of the networks; geometry and losses are always fp32
         self._masks: tuple[Tensor, Tensor] | None = None
 
     # ---- the method ------------------------------------------------------------------------------------------------
@@ -106,12 +109,13 @@ class Gsp(nn.Module):
         return self.scaled_depth(images, batch.cameras)
 
     def scaled_depth(self, images: Float[Tensor, "B N 3 H W"], cameras: Cameras) -> DepthPrediction:
-        prediction = predict_depth(self.depth_net, images, cameras)
-        return replace(prediction, depth=prediction.depth * self.log_scale.exp())
+        with network_precision(images.device, self.precision):
+            prediction = predict_depth(self.depth_net, images, cameras)
+        return DepthPrediction(prediction.depth.float() * self.log_scale.exp(), prediction.scale.float())
 
     def ego_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:
         """Points of the ego frame now in the ego frame at each neighbour (metres)."""
-        return predict_ego_motion(self.pose_net, batch, self.log_scale.exp())
+        return predict_ego_motion(self.pose_net, batch, self.log_scale.exp(), self.precision)
 
     def cross_view(
         self,
@@ -143,12 +147,13 @@ class Gsp(nn.Module):
                 if not bool(sent.any() and kept.any()):
                     continue
                 gaussians = pixel_gaussians(points[source][sent], colours[source][:, sent].T, level_scale[source][sent])
-                drawn = _draw(gaussians, level_cameras.select((cameras.names[target],)))
+                drawn, covered = _draw(gaussians, level_cameras.select((cameras.names[target],)))
                 error = losses.photometric_error(
                     drawn, colours[target : target + 1], self.config.cross.ssim_weight, self.config.cross.l1_weight
                 )[0]
-                total = total + error[kept].sum() * 4.0**level  # every level counts alike
-                count = count + float(kept.sum()) * 4.0**level
+                counted = kept & covered[0]
+                total = total + error[counted].sum() * 4.0**level  # every level counts alike
+                count = count + float(counted.sum()) * 4.0**level
         return total / count.clamp(min=1.0)
 
     def _cross_view_unmasked(
@@ -157,7 +162,7 @@ class Gsp(nn.Module):
         """The ablation of the paper: all Gaussians into all cameras, compared everywhere."""
         points = camera_geometry.unproject(depth, cameras.intrinsics, cameras.T_ego_cam)
         gaussians = pixel_gaussians(points[valid], images.permute(0, 2, 3, 1)[valid], scale[valid])
-        drawn = _draw(gaussians, cameras)
+        drawn, _ = _draw(gaussians, cameras)
         error = losses.photometric_error(drawn, images, self.config.cross.ssim_weight, self.config.cross.l1_weight)
         return losses.weighted_mean(error * valid, valid.to(error.dtype))
 
@@ -202,13 +207,21 @@ class Gsp(nn.Module):
         )
 
 
-def predict_ego_motion(pose_net: PoseNet, batch: Batch, scale: Tensor | float = 1.0) -> Float[Tensor, "B S 4 4"]:
+def network_precision(device: torch.device, precision: str) -> torch.autocast:
+    """Autocast for the networks of a stage; "fp32": none."""
+    return torch.autocast(device.type, PRECISIONS[precision], precision != "fp32")
+
+
+def predict_ego_motion(
+    pose_net: PoseNet, batch: Batch, scale: Tensor | float = 1.0, precision: str = "fp32"
+) -> Float[Tensor, "B S 4 4"]:
     """Points of the ego frame now in the ego frame at each neighbour, from image pairs in temporal order."""
     frames = batch.jittered()
     earlier = torch.cat([frames[:, 1], frames[:, 0]])  # (before, now), (now, after)
     later = torch.cat([frames[:, 0], frames[:, 2]])
-    motion = pose_net(earlier, later)
-    motion = replace(motion, translation=motion.translation * scale)
+    with network_precision(earlier.device, precision):
+        motion = pose_net(earlier, later)
+    motion = EgoMotion(motion.axis_angle.float(), motion.translation.float() * scale)
     T_later_earlier = motion.T_later_earlier()
     before, after = T_later_earlier.chunk(2)
     return torch.stack([transforms.invert(before), after], dim=1)
@@ -227,8 +240,13 @@ def pixel_gaussians(
     return Gaussians(points, quats, scale[:, None].expand(count, 3), torch.ones_like(scale), colours)
 
 
-def _draw(gaussians: Gaussians, cameras: Cameras) -> Float[Tensor, "N 3 H W"]:
-    """Colours over what is covered: a gap between pixels that the lens spreads apart must not look like shade."""
-    views = rasterize(gaussians, cameras)
-    return views.features / views.alpha.clamp(min=0.25)
+def _draw(gaussians: Gaussians, cameras: Cameras) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"]]:
+    """Colours over what is covered, and the pixels whose whole SSIM window is.
 
+    Rims of an overlap are shared at some depths only. Counting what nothing covers there as black would pull the depth
+    to wherever it covers more, and a gap between pixels that a lens spreads apart would look like shade.
+    """
+    views = rasterize(gaussians, cameras)
+    solid = (views.alpha > 0.5).float()
+    whole = -nn.functional.max_pool2d(-solid, 3, stride=1, padding=1)
+    return views.features / views.alpha.clamp(min=0.25), whole[:, 0] > 0.5

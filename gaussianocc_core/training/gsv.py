@@ -25,7 +25,7 @@ from gaussianocc_core.models.pose_net import PoseNet, camera_motions
 from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.rendering.geometry import SplatPlan
 from gaussianocc_core.rendering.volume import render_volume
-from gaussianocc_core.training.gsp import batch_element, predict_ego_motion
+from gaussianocc_core.training.gsp import batch_element, network_precision, predict_ego_motion
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.types import Cameras, OccupancyField, RenderedViews
 
@@ -75,6 +75,7 @@ class Gsv(nn.Module):
         self.pose_net = pose_net
         self.config = config
         self.register_buffer("class_weights", torch.from_numpy(class_weights()), persistent=False)
+        self.precision = "fp32"  # of the networks; geometry and losses are always fp32
         self._plans: dict[bytes, tuple[LiftPlan, SplatPlan | None, Cameras]] = {}
 
     def train(self, mode: bool = True) -> Gsv:
@@ -87,7 +88,9 @@ class Gsv(nn.Module):
         """Named losses, `total` is what is minimised; the names are those of spec section g."""
         config = self.config
         plans = [self._plan(batch_element(batch.cameras, b)) for b in range(len(batch))]
-        field = self.model(batch.jittered()[:, 0], [plan for plan, _, _ in plans])
+        with network_precision(batch.images.device, self.precision):
+            field = self.model(batch.jittered()[:, 0], [plan for plan, _, _ in plans])
+        field = field.to(dtype=torch.float32)
         T_target_now = self._ego_motion(batch)
         colours = batch.colours()
         named: dict[str, Tensor] = {}
@@ -181,7 +184,7 @@ class Gsv(nn.Module):
                 )
             return batch.T_target_now
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.ego_motion == "joint"):
-            return predict_ego_motion(self.pose_net, batch)
+            return predict_ego_motion(self.pose_net, batch, precision=self.precision)
 
     def _plan(self, cameras: Cameras) -> tuple[LiftPlan, SplatPlan | None, Cameras]:
         key = torch.cat([cameras.intrinsics.flatten(), cameras.T_ego_cam.flatten()]).cpu().numpy().tobytes()

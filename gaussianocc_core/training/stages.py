@@ -29,6 +29,7 @@ def build_stage(config: TrainConfig) -> Gsp | Gsv:
         stage = _build_gsp(config) if config.stage == "gsp" else _build_gsv(config)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
+    stage.precision = config.precision
     for module in stage.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = config.norm_momentum

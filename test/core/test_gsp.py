@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1 on a street whose depth, motion and scale are known: the losses are least at the truth, and only there."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from core.test_models import SMALL
+
+from gaussianocc_core.data.training import Batch, ColourJitter
+from gaussianocc_core.errors import CheckpointError
+from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.models.gaussianocc import build_depth_net, build_pose_net
+from gaussianocc_core.models.pose_net import camera_motions
+from gaussianocc_core.training.gsp import Gsp, GspConfig, pixel_gaussians
+from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
+
+WIDTH, HEIGHT = 176, 96
+EARLIER, NOW, LATER = 0.9, 1.0, 1.1  # s
+
+
+@pytest.fixture(scope="module")
+def street():
+    """Three moments of a world: images (T, N, 3, H, W), true depth now (N, H, W), cameras, ego motions (2, 4, 4)."""
+    from gaussianocc_core.synthetic.rig import default_rig
+    from gaussianocc_core.synthetic.world import World, render_frame
+
+    world, cameras = World(seed=4, duration=3.0), default_rig()
+    cameras = camera_geometry.resize(cameras, WIDTH, HEIGHT)
+    frames = [render_frame(world, cameras, camera_times=[t] * len(cameras)) for t in (EARLIER, NOW, LATER)]
+    images = torch.from_numpy(np.stack([np.stack(f.images) for f in frames])).permute(0, 1, 4, 2, 3).float() / 255
+    depth = torch.from_numpy(np.stack(frames[1].depths))
+    depth = torch.where(depth > 0, depth, 200.0)
+    motions = [np.linalg.inv(world.T_world_ego(t)) @ world.T_world_ego(NOW) for t in (EARLIER, LATER)]
+    return images, depth, cameras.to(dtype=torch.float32), torch.from_numpy(np.stack(motions)).float()
+
+
+def carried(street, depth_factor=1.0, motion_factor=1.0, levels=1):
+    images, depth, cameras, motions = street
+    motions = motions.clone()
+    motions[:, :3, 3] *= motion_factor
+    T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motions])
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    settings = Photometric(levels=levels, auto_mask=False)
+    error, _ = temporal_error(images[1], images[[0, 2]], depth * depth_factor, cameras.intrinsics, T_other_cam, valid,
+                              settings)  # fmt: skip
+    return float(error)
+
+
+@pytest.mark.medium
+def test_temporal_error_is_least_at_the_true_depth_and_motion(street):
+    truth = carried(street)
+    assert truth < 0.5 * carried(street, motion_factor=0.0)
+    assert truth < 0.8 * carried(street, motion_factor=1.5)
+    assert truth < 0.8 * carried(street, depth_factor=0.6)
+
+
+@pytest.mark.medium
+def test_temporal_error_does_not_know_the_scale(street):
+    assert carried(street, depth_factor=3.0, motion_factor=3.0) == pytest.approx(carried(street), rel=1e-3)
+
+
+def stage(**settings) -> Gsp:
+    torch.manual_seed(0)
+    config = replace(SMALL, image_width=WIDTH, image_height=HEIGHT)
+    return Gsp(build_depth_net(config), build_pose_net(config), GspConfig(**settings)).eval()
+
+
+@pytest.mark.medium
+def test_cross_view_error_knows_the_scale(street):
+    images, depth, cameras, _ = street
+    gsp, valid = stage(), torch.ones_like(depth, dtype=torch.bool)
+    scale = torch.full_like(depth, 0.02)
+
+    def error(factor):
+        torch.manual_seed(0)
+        return float(gsp.cross_view(images[1], depth * factor, scale, cameras, valid))
+
+    errors = {factor: error(factor) for factor in (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.5)}
+    assert min(errors, key=errors.get) == 1.0, errors
+    assert errors[0.5] > errors[0.7] > errors[0.85] and errors[1.2] < errors[1.5] < errors[2.5]  # a basin
+
+
+@pytest.mark.medium
+def test_cross_view_gradient_points_to_the_true_scale(street):
+    images, depth, cameras, _ = street
+    gsp, valid, scale = stage(), torch.ones_like(depth, dtype=torch.bool), torch.full_like(depth, 0.02)
+    for log_factor, sign in ((-0.3, -1), (0.3, 1)):
+        s = torch.tensor(log_factor, requires_grad=True)
+        torch.manual_seed(0)
+        gsp.cross_view(images[1], depth * s.exp(), scale, cameras, valid).backward()
+        assert s.grad * sign > 0
+
+
+@pytest.mark.medium
+def test_without_the_mask_every_view_draws_itself_and_the_scale_is_lost(street):
+    images, depth, cameras, _ = street
+    gsp, valid, scale = (
+        stage(mask_overlap=False),
+        torch.ones_like(depth, dtype=torch.bool),
+        torch.full_like(depth, 0.02),
+    )
+    with torch.no_grad():
+        errors = [float(gsp.cross_view(images[1], depth * f, scale, cameras, valid)) for f in (1.0, 2.0)]
+    assert errors[1] < 1.15 * errors[0]
+
+
+def made_up_batch(street) -> Batch:
+    images, _, cameras, motions = street
+    return Batch(
+        tokens=("a",),
+        images=(images * 255).round().to(torch.uint8)[None][:, [1, 0, 2]],
+        cameras=replace(cameras, intrinsics=cameras.intrinsics[None], T_ego_cam=cameras.T_ego_cam[None]),
+        valid=torch.ones(1, len(cameras), HEIGHT, WIDTH, dtype=torch.bool),
+        T_target_now=motions[None],
+        semantics=None,
+        jitter=(ColourJitter(),),
+    )
+
+
+@pytest.mark.medium
+def test_the_search_finds_a_scale_that_is_off(street):
+    batch = made_up_batch(street)
+    gsp = stage(search_at=0.0, search_batches=2, search_factor=4.0)
+    _, depth, _, _ = street
+    wrong = depth[None] * 2.0  # as if the depth network had learnt everything but the scale
+    gsp.predict_depth = lambda batch: replace(gsp.scaled_depth(batch.jittered()[:, 0], batch.cameras), depth=wrong)
+    assert gsp.before_step(batch, 0, 10, lambda sums: None) == ""
+    line = gsp.before_step(batch, 1, 10, lambda sums: None)
+    assert "scale" in line and float(gsp.log_scale.exp()) == pytest.approx(0.5, rel=0.12)
+    assert gsp.before_step(batch, 2, 10, lambda sums: None) == ""  # once
+
+
+@pytest.mark.medium
+def test_motion_learns_first_then_both_then_motion_rests(street):
+    gsp, batch = stage().train(), made_up_batch(street)
+
+    def learns(progress):
+        gsp.zero_grad(set_to_none=True)
+        named = gsp(batch, progress)
+        named["total"].backward()
+        return {
+            "depth": gsp.depth_net.image_encoder.conv1.weight.grad is not None,
+            "pose": gsp.pose_net.conv1.weight.grad is not None,
+            "cross": "cross" in named,
+        }
+
+    assert learns(0.5) == {"depth": True, "pose": True, "cross": True}
+    assert learns(0.95) == {"depth": True, "pose": False, "cross": False}
+
+
+def test_pyramids_halve_and_masks_shrink_only_where_all_is_true():
+    images = torch.arange(2 * 3 * 8 * 12, dtype=torch.float32).view(2, 3, 8, 12)
+    pyramid = reduce_images(images, 3)
+    assert [tuple(level.shape) for level in pyramid] == [(2, 3, 8, 12), (2, 3, 4, 6), (2, 3, 2, 3)]
+    assert pyramid[1][0, 0, 0, 0] == images[0, 0, :2, :2].mean()
+    mask = torch.ones(1, 4, 4, dtype=torch.bool)
+    mask[0, 0, 0] = False
+    assert shrink_mask(mask, 2, 2).tolist() == [[[False, True], [True, True]]]
+
+
+def test_a_pixels_gaussian_is_opaque_isotropic_and_of_its_colour():
+    gaussians = pixel_gaussians(torch.zeros(2, 3), torch.rand(2, 3), torch.tensor([0.01, 0.02]))
+    assert gaussians.opacities.tolist() == [1.0, 1.0]
+    torch.testing.assert_close(gaussians.scales, torch.tensor([[0.01] * 3, [0.02] * 3]))
+
+
+def test_the_learnt_scale_is_part_of_the_model_file(tmp_path):
+    from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_model, load_pose_net
+    from gaussianocc_core.training.config import TrainConfig
+    from gaussianocc_core.training.stages import save_stage
+
+    gsp = stage()
+    config = TrainConfig(model=replace(SMALL, image_width=WIDTH, image_height=HEIGHT), half_weights=False)
+    with torch.no_grad():
+        gsp.log_scale += np.log(1.7)
+        gsp.pose_net.head[-1].bias += 0.3
+    images = torch.rand(1, 6, 3, HEIGHT, WIDTH)
+    rays = torch.rand(1, 6, 3, HEIGHT // 4, WIDTH // 4)
+    path = tmp_path / "model.safetensors"
+    save_stage(gsp, config, path, Provenance("test"))
+    depth_net, pose_net = load_depth_net(path).depth_net, load_pose_net(path).pose_net
+    with torch.no_grad():
+        torch.testing.assert_close(depth_net(images, rays).depth, 1.7 * gsp.depth_net(images, rays).depth)
+        ours, theirs = gsp.pose_net(images, images), pose_net(images, images)
+    torch.testing.assert_close(theirs.translation, 1.7 * ours.translation)
+    torch.testing.assert_close(theirs.axis_angle, ours.axis_angle)
+    with pytest.raises(CheckpointError, match="only those of the first training stage"):
+        load_model(path)

@@ -9,10 +9,10 @@ them lies a slot for the newest set, so a slow network skips sets instead of fal
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import time
 import traceback
+import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -38,7 +38,7 @@ from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameters import declare_parameters
 from gaussianocc_ros.reporting import Reporter
 from gaussianocc_ros.stamps import stamp_ns
-from gaussianocc_ros.startup import raise_on_interrupt
+from gaussianocc_ros.startup import ignore_interrupt, leave_interrupt_to_ros
 
 _REPLAY_QUEUE = 8  # sets; one image can complete several
 
@@ -82,10 +82,18 @@ class OccupancyNode(LifecycleNode):
             self._cleanup()
             return TransitionCallbackReturn.FAILURE
         except Exception:
+            self._stop_if_closed()
             self.failure = traceback.format_exc()
             self.get_logger().error(self.failure)
             return TransitionCallbackReturn.ERROR
-        return then[0](then[1]) if then else TransitionCallbackReturn.SUCCESS
+        result = then[0](then[1]) if then else TransitionCallbackReturn.SUCCESS
+        self._stop_if_closed()
+        return result
+
+    def _stop_if_closed(self) -> None:
+        """Ctrl-C or SIGTERM closed the context: rclpy would log that it cannot complete the transition."""
+        if not self.context.ok():
+            raise KeyboardInterrupt
 
     def _configure(self) -> None:
         parameters = self.parameters
@@ -98,6 +106,7 @@ class OccupancyNode(LifecycleNode):
         self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._configured.callback(self._inference.shutdown)
         self._predictor = self._inference.submit(self._load_predictor).result()
+        self._stop_if_closed()
         self.get_logger().info(f"{self._predictor.summary}; cameras {', '.join(self._cameras)}")
         # Seconds later: nothing subscribes before the node is about ready, because a replay may wait for that.
         self._transforms = ros_compat.listen_to_transforms(self, conversions.decode_transform)
@@ -232,15 +241,16 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _run(args: list[str] | None) -> None:
-    node = None
+    node, initialized = None, False
     try:
-        raise_on_interrupt()
         rclpy.init(args=args)
+        initialized = True
+        leave_interrupt_to_ros()
+        warnings.filterwarnings("ignore", "Failed to fini", RuntimeWarning)  # Ctrl-C while rclpy makes the node
         node = OccupancyNode()
-        if node.parameters.autostart:
-            for step in (node.trigger_configure, node.trigger_activate):
-                if step() != TransitionCallbackReturn.SUCCESS:
-                    sys.exit(1)  # the transition has logged why
+        for step in (node.trigger_configure, node.trigger_activate) if node.parameters.autostart else ():
+            if rclpy.ok() and step() != TransitionCallbackReturn.SUCCESS:
+                sys.exit(1)  # the transition has logged why
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -249,14 +259,15 @@ def _run(args: list[str] | None) -> None:
     except Exception as error:
         if rclpy.ok():
             raise
-        if node is None:  # unreadable ROS arguments: a --params-file that is absent or no YAML, a bad -p or -r
+        if not initialized:  # unreadable ROS arguments: a --params-file that is absent or no YAML, a bad -p or -r
             sys.exit(f"occupancy_node: ROS arguments {sys.argv[1:]}: {' '.join(str(error).split())}")
         # Otherwise Ctrl-C closed the context in the middle of a call.
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch and a terminal may both send one; tidying up is under way
+        ignore_interrupt()
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        ignore_interrupt()
 
 
 if __name__ == "__main__":

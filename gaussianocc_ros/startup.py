@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C while a program still loads: importing torch takes seconds, and an interrupt in it is a page of traceback."""
+"""Ctrl-C from a program's first import to its end.
+
+While it loads: importing torch takes seconds, and an interrupt in it is a page of traceback. Later: a KeyboardInterrupt
+can come anywhere. Where it leaves an `eval` of text, as in an import, Python ends by the signal although it was caught.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import sys
 from types import FrameType
 
 _SCRIPTS = ("occupancy_node", "bag_player")  # the entry points of setup.cfg
+_ros_has_it = False
 
 
 def runs_a_program() -> bool:
@@ -31,5 +36,20 @@ def raise_on_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def leave_interrupt_to_ros() -> None:
+    """After rclpy.init: Ctrl-C raises nothing here any more; it closes the context, as SIGTERM does.
+
+    Installs no handler, because that would replace rclpy's, which calls ours.
+    """
+    global _ros_has_it
+    _ros_has_it = True
+
+
+def ignore_interrupt() -> None:
+    """Tidying up is under way; launch and a terminal may both send one. Again after rclpy put the old handler back."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _quit(number: int, frame: FrameType | None) -> None:
-    os._exit(128 + number)
+    if not _ros_has_it:
+        os._exit(128 + number)

@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
+import time
 from functools import partial
 from pathlib import Path
 
@@ -76,15 +78,55 @@ def test_a_parent_s_wish_to_ignore_ctrl_c_is_kept():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, preexec_fn=ignore).returncode == 0
 
 
-# Slow, which keeps it out of `make test`: on an idle machine it can end the node with the signal's status (-2)
-# instead of 0. A known fault of the node's start-up, not of the test.
-@pytest.mark.slow
-def test_ctrl_c_while_the_network_warms_up_ends_cleanly(spawn, graph):
+def warm_up(spawn, graph):
+    """A node whose network warms up, which takes seconds. Its name is its own: those of earlier tests linger."""
     process = spawn(
         "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "--params-file", "config/ros/occupancy_node.yaml",
-        "-p", "device:=cpu",
+        "-p", "device:=cpu", "-r", "__node:=warms_up",
     )  # fmt: skip
-    # Discovered while configure is under way: loading and warming up the shipped model takes seconds.
-    graph.until(lambda: "occupancy_node" in graph.probe.get_node_names(), 180, "the node")
-    assert process.stop(60) == 0
+    graph.until(lambda: "warms_up" in graph.probe.get_node_names(), 180, "the node")
+    return process
+
+
+def assert_quiet(process):
     assert [line for line in process.output.splitlines() if "[INFO]" not in line] == []
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_a_termination_while_the_network_warms_up_ends_cleanly(spawn, graph, number):
+    process = warm_up(spawn, graph)
+    process.popen.send_signal(number)
+    assert process.wait() == 0
+    assert_quiet(process)
+
+
+@pytest.mark.medium
+def test_ctrl_c_again_and_again_until_the_very_end_ends_cleanly(spawn, graph):
+    process = warm_up(spawn, graph)
+    deadline = time.monotonic() + 60
+    while process.popen.poll() is None and time.monotonic() < deadline:
+        process.popen.send_signal(signal.SIGINT)
+        time.sleep(0.002)
+    assert process.wait() == 0
+    assert_quiet(process)
+
+
+@pytest.mark.medium
+def test_ctrl_c_that_leaves_evaluated_text_ends_with_the_node_s_own_status(spawn):
+    """Python ends by the signal where a KeyboardInterrupt has left `eval` of text, which imports do, though caught."""
+    code = """
+        import sys; sys.argv[0] = "occupancy_node"
+        from gaussianocc_ros import occupancy_node
+
+        class Interrupted(occupancy_node.OccupancyNode):
+            def __init__(self):
+                eval("[__import__('os').kill(__import__('os').getpid(), 2)] + list(map(str, range(10000)))")
+                super().__init__()
+
+        occupancy_node.OccupancyNode = Interrupted
+        occupancy_node.main(["occupancy_node", "--ros-args", "-p", "cameras:=[front]"])
+    """
+    process = spawn("-c", textwrap.dedent(code))
+    assert process.wait() == 0
+    assert_quiet(process)

@@ -24,9 +24,10 @@ import numpy as np
 from tqdm import tqdm
 
 from gaussianocc_core import metrics, viz
+from gaussianocc_core.checkpoint import load_model
 from gaussianocc_core.data.labels import FREE
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
-from gaussianocc_core.errors import GaussianOccError
+from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.models.gaussian_head import label_gaussians
 from gaussianocc_core.rendering.rasterize import rasterize
@@ -361,6 +362,15 @@ def _nearest(images: dict[int, bytes], stamp_ns: int) -> np.ndarray:
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
+def _check(options: argparse.Namespace) -> None:
+    """What would else be found out after minutes of rendering, or never."""
+    for name, low in {"keyframes": 1, "seed": 0, "every": 1}.items():
+        if (value := getattr(options, name)) < low:
+            raise ConfigError(f"--{name}: expected {low} or more, got {value}")
+    if options.checkpoint:
+        load_model(options.checkpoint)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gaussianocc_ros.demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder to write (default: %(default)s)")
@@ -372,11 +382,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=2, help="draw every n-th set (default: %(default)s)")
     parser.add_argument("--fresh", action="store_true", help="make the street anew even if it is there")
     options = parser.parse_args(arguments)
-    if options.fresh:
-        shutil.rmtree(options.output / "data", ignore_errors=True)
     try:
         raise_on_interrupt()
-        result = run(options.output, options.keyframes, options.seed, options.checkpoint, max(1, options.every))
+        _check(options)
+        if options.fresh:
+            shutil.rmtree(options.output / "data", ignore_errors=True)
+        result = run(options.output, options.keyframes, options.seed, options.checkpoint, options.every)
     except GaussianOccError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -73,6 +73,8 @@ def write_dataset(
         raise DatasetError(
             f"scenes and frames: expected 1 to 1000 scenes of at least one keyframe, got {scenes} x {frames}"
         )
+    if seed < 0:
+        raise DatasetError(f"seed: expected 0 or more, got {seed}")
     output = Path(output)
     cameras = default_rig() if cameras is None else cameras
     with _complete_or_nothing(output, overwrite) as folder:

@@ -49,7 +49,14 @@ def test_demo_keeps_to_this_machine_in_every_distribution(monkeypatch, distro, v
     assert 1 <= int(graph["ROS_DOMAIN_ID"]) <= 101
 
 
-def test_demo_gives_up_on_a_node_that_is_never_seen(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "script, complaint",
+    [
+        ("import time; time.sleep(600)", "the node was not seen over DDS within 0 s .*it says: still loading"),
+        ("raise SystemExit(1)", "the node ended: still loading"),
+    ],
+)
+def test_demo_gives_up_on_a_node_that_is_never_seen_or_ends(monkeypatch, tmp_path, script, complaint):
     from gaussianocc_core.errors import GaussianOccError
     from gaussianocc_ros import demo
 
@@ -61,12 +68,13 @@ def test_demo_gives_up_on_a_node_that_is_never_seen(monkeypatch, tmp_path):
             pass
 
     started = []
-    script = "print('still loading', flush=True); import time; time.sleep(600)"
 
     def start(command, **options):
-        started.append(popen([sys.executable, "-S", "-c", script], **options))
+        started.append(popen([sys.executable, "-S", "-c", f"print('still loading', flush=True); {script}"], **options))
         while "still loading" not in (tmp_path / "log").read_text():
             pass
+        if "Exit" in script:
+            started[-1].wait()
         return started[-1]
 
     popen = subprocess.Popen
@@ -75,10 +83,32 @@ def test_demo_gives_up_on_a_node_that_is_never_seen(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "_Recorder", Recorder)
     monkeypatch.setattr(demo, "NODE_TIMEOUT", 0.2)
     monkeypatch.setattr(demo.subprocess, "Popen", start)
-    with pytest.raises(GaussianOccError, match="not seen over DDS within 0 s .*it says: still loading") as error:
+    with pytest.raises(GaussianOccError, match=complaint) as error:
         demo._replay(tmp_path / "bag", tmp_path / "log", "")
     assert "\n" not in str(error.value)
     assert [process.returncode is not None for process in started] == [True]
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["--checkpoint", "{folder}/absent.safetensors"], "absent.safetensors: no such checkpoint; "),
+        (["--checkpoint", "{folder}/broken.safetensors"], "broken.safetensors: not a readable .safetensors file "),
+        (["--every", "0"], "--every: expected 1 or more, got 0"),
+        (["--seed", "-1"], "--seed: expected 0 or more, got -1"),
+        (["--keyframes", "0"], "--keyframes: expected 1 or more, got 0"),
+    ],
+)
+def test_demo_says_in_one_line_what_it_cannot_use_before_it_makes_anything(capsys, tmp_path, arguments, complaint):
+    from gaussianocc_ros import demo
+
+    (tmp_path / "broken.safetensors").write_bytes(b"no weights")
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    arguments = [argument.format(folder=tmp_path) for argument in arguments]
+    assert demo.main(["--output", str(tmp_path / "out"), "--fresh", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and complaint in said.err and said.err.count("\n") == 1
+    assert said.out == "" and list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "data"]
 
 
 def test_demo_kills_a_process_that_does_not_heed_being_asked(tmp_path):
@@ -105,8 +135,3 @@ def test_demo_ends_with_a_video_a_picture_and_a_report(tmp_path):
     import imageio_ffmpeg
 
     assert imageio_ffmpeg.count_frames_and_secs(tmp_path / "demo.mp4")[0] == 4  # every second
-
-    again = subprocess.run([*command, "--checkpoint", "nothing.safetensors"], cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 2
-    assert again.stderr.startswith("error: the node ended: ") and "nothing.safetensors" in again.stderr
-    assert again.stderr.count("\n") == 1

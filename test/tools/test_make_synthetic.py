@@ -203,8 +203,10 @@ def test_user_mistakes_are_one_line_and_an_exit_code(tmp_path, capsys):
     (tmp_path / "rig.yaml").write_text("cameras: {}")
     assert tool.main(["--output", str(tmp_path / "a"), "--rig", str(tmp_path / "rig.yaml")]) == 1
     assert tool.main(["--output", str(tmp_path / "b"), "--frames", "0"]) == 1
+    assert tool.main(["--output", str(tmp_path / "b"), "--seed", "-1"]) == 1
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 2 and all(line.startswith("error: ") for line in lines) and not (tmp_path / "b").exists()
+    assert lines[2] == "error: seed: expected 0 or more, got -1"
+    assert len(lines) == 3 and all(line.startswith("error: ") for line in lines) and not (tmp_path / "b").exists()
 
 
 def test_the_help_text_shows_how_to_start(capsys):

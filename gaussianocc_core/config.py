@@ -78,8 +78,8 @@ class DepthConfig:
 class PoseConfig:
     """Network for the ego motion between two frames (spec section f); needed in training only."""
 
-    backbone: str = "resnet18"  # resnet18 or resnet34; published: resnet34
-    width: float = 0.5  # factor on the backbone's channel counts; published: 1
+    backbone: str = "plain"  # plain (convolutions without norms), resnet18 or resnet34; published: resnet34
+    width: float = 0.75  # factor on the backbone's channel counts; published: 1
     channels: int = 64  # of the decoder; published: 256
     reduction: int = 2  # of the images it looks at, per side; published: 1
     output_scale: tuple[float, float] = (0.02, 0.5)  # of rotation and translation; published: 0.01 for both

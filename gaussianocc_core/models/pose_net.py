@@ -18,6 +18,12 @@ OUTPUT_SCALE = (0.01, 0.01)  # published; of axis-angle and translation, so that
 _SLOTS = 2  # motions the head predicts; the published code uses the first only
 
 
+# Convolutions without norms. All pairs of a sample share one motion, so batch norm over a sample, as in training with
+# one sample a step, takes away how fast the rig moves (measured 2026-11: speeds off by a quarter, and unrelated to the
+# true ones, after 600 steps).
+PLAIN = "plain"
+
+
 @dataclass(frozen=True)
 class EgoMotion:
     """Motions of the ego frame as the network gives them; slot 0 is the one that is meant."""
@@ -50,10 +56,28 @@ class PoseNet(nn.Module):
         self.reduction = reduction
         self.output_scale = output_scale
         shallow = sorted(name for name, (block, _) in BACKBONES.items() if block is BasicBlock)
-        if backbone not in shallow:
-            raise ValueError(f"backbone: expected one of {shallow}, got {backbone!r}")
-        block, depths = BACKBONES[backbone]
+        if backbone not in (PLAIN, *shallow):
+            raise ValueError(f"backbone: expected one of {[PLAIN, *shallow]}, got {backbone!r}")
         base = round(64 * width)
+        self.plain = _plain_encoder(base) if backbone == PLAIN else None
+        if self.plain is None:
+            self._build_resnet(backbone, base)
+        self.head = nn.ModuleList(
+            [
+                nn.Conv2d(base * (4 if backbone == PLAIN else 8), channels, 1),
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.Conv2d(channels, 6 * _SLOTS, 1),
+            ]
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and (module.bias is None or self.plain is not None):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.head[-1].weight, std=1e-3)  # every rig starts at rest
+        nn.init.zeros_(self.head[-1].bias)
+
+    def _build_resnet(self, backbone: str, base: int) -> None:
+        block, depths = BACKBONES[backbone]
         self.conv1 = nn.Conv2d(6, base, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(base)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
@@ -61,19 +85,6 @@ class PoseNet(nn.Module):
         self.layer2 = resnet_stage(block, base, base * 2, depths[1], stride=2)
         self.layer3 = resnet_stage(block, base * 2, base * 4, depths[2], stride=2)
         self.layer4 = resnet_stage(block, base * 4, base * 8, depths[3], stride=2)
-        self.head = nn.ModuleList(
-            [
-                nn.Conv2d(base * 8, channels, 1),
-                nn.Conv2d(channels, channels, 3, padding=1),
-                nn.Conv2d(channels, channels, 3, padding=1),
-                nn.Conv2d(channels, 6 * _SLOTS, 1),
-            ]
-        )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is None:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.head[-1].weight, std=1e-3)  # every rig starts at rest
-        nn.init.zeros_(self.head[-1].bias)
 
     def forward(self, earlier: Float[Tensor, "B N 3 H W"], later: Float[Tensor, "B N 3 H W"]) -> EgoMotion:
         """earlier, later: RGB 0-1 of two moments, in temporal order whichever of them is the current frame."""
@@ -91,8 +102,19 @@ class PoseNet(nn.Module):
     def encode(self, pairs: Float[Tensor, "P 6 H W"]) -> Float[Tensor, "P C h w"]:
         """Stride-32 maps of image pairs: two RGB images 0-1 stacked in temporal order."""
         x = (pairs - _IMAGE_MEAN) / _IMAGE_STD
+        if self.plain is not None:
+            return self.plain(x)
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+def _plain_encoder(base: int) -> nn.Sequential:
+    """(P, 6, H, W) -> (P, 4 base, H/32, W/32)."""
+    widths, kernels = (base // 2, base, 2 * base, 4 * base, 4 * base), (7, 5, 3, 3, 3)
+    layers: list[nn.Module] = []
+    for before, after, kernel in zip((6, *widths), widths, kernels, strict=False):
+        layers += [nn.Conv2d(before, after, kernel, 2, padding=kernel // 2), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 def rodrigues(axis_angle: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:

@@ -186,19 +186,21 @@ class Gsp(nn.Module):
             return ""
         grid = torch.linspace(-1, 1, config.search_steps) * float(np.log(config.search_factor))
         prediction = self.predict_depth(batch)
+        errors = torch.zeros_like(self.search_sums)
         for k, log_factor in enumerate(grid):
             torch.manual_seed(step)  # the same sides of the overlaps for every factor
-            self.search_sums[k] += sum(
+            errors[k] = sum(
                 self.cross_view(
                     batch.colours()[b, 0], prediction.depth[b] * log_factor.exp(), prediction.scale[b],
                     batch_element(batch.cameras, b), batch.valid[b],
                 )
                 for b in range(len(batch))
             )  # fmt: skip
+        all_reduce(errors)
+        self.search_sums += errors
         if step + 1 < first + config.search_batches:
             return ""
-        sums = self.search_sums.clone()
-        all_reduce(sums)
+        sums = self.search_sums
         best = grid[int(sums.argmin())]
         self.log_scale += best.to(self.log_scale.device)
         return (

@@ -168,7 +168,7 @@ class Gsv(nn.Module):
         height, width = views.depth.shape[-2:]
         free = len(self.class_weights) - 1
         small = losses.resize_labels(labels.long(), height, width)
-        shown = losses.resize_labels(valid.to(torch.uint8), height, width) > 0
+        shown = losses.resize_labels(valid.long(), height, width) > 0
         small = torch.where(shown & (inside | (small == free)), small, -1)
         logits = views.features
         if self.config.background_depth:

@@ -35,7 +35,7 @@ SIZE = (32, 16)
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return MadeUpDatabase(keyframes=3, frames_per_keyframe=3).write(tmp_path_factory.mktemp("data") / "root")
+    return MadeUpDatabase(keyframes=3, frames_per_keyframe=6).write(tmp_path_factory.mktemp("data") / "root")
 
 
 def opened(root, **settings) -> TrainingSet:
@@ -69,7 +69,7 @@ def test_neighbours_are_the_sweeps_before_and_after_of_each_camera(root):
                  if row["calibrated_sensor_token"] == rows[now]["calibrated_sensor_token"]),
             )  # fmt: skip
             assert rows[token]["timestamp"] == same[same.index(rows[now]["timestamp"]) + step]
-    assert middle.gap_s < 0.2
+    assert middle.gap_s < 0.1
 
 
 def test_without_sweep_files_the_neighbours_are_keyframes_and_the_gap_says_so(root, tmp_path):

@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What self-supervision reaches on held-out synthetic streets, row by row: each row is a training run of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from report import COMMIT, processor, usable_cores
+
+from gaussianocc_core.config import load_config
+from gaussianocc_core.errors import GaussianOccError
+from gaussianocc_core.evaluation import evaluate
+from gaussianocc_core.training.config import TrainConfig
+from gaussianocc_core.training.engine import TrainingStopped, train
+from gaussianocc_core.training.state import LAST, load_state
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SEEN, HELD_OUT = {"scenes": 60, "frames": 3, "seed": 100}, {"scenes": 6, "frames": 3, "seed": 300}
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    says: str
+    config: str  # of config/train
+    overrides: tuple[str, ...] = ()
+    after: str = ""  # row whose model is the first stage
+
+
+ROWS = (
+    Row("stage1", "stage 1: depth, ego motion, scale", "gsp_tiny"),
+    Row("stage1_no_cross", "without the cross-view splatting", "gsp_tiny", ("gsp.cross_weight=0", "steps=900")),
+    Row("stage1_no_mask", "without its overlap mask", "gsp_tiny", ("gsp.mask_overlap=false", "steps=900")),
+    Row("stage2", "stage 2 with learned ego motion", "gsv_tiny", after="stage1"),
+    Row("stage2_true_pose", "stage 2 with true ego motion", "gsv_tiny", ("gsv.ego_motion=sensor",), after="stage1"),
+    Row("volume", "stage 2 by volume rendering", "gsv_tiny", ("gsv.renderer=volume",), after="stage1"),
+    Row("joint", "joint one-stage training, from scratch", "gsv_tiny", ("gsv.ego_motion=joint",)),
+)  # fmt: skip
+
+EPILOG = """The table under benchmarks/results/ (claims_cpu.json, claims_cpu.md) fills row by row; run again to add rows
+or to go on with one that its budget cut short. All training is without any true pose (but for the row that says so),
+depth or occupancy; stage 2 uses the synthetic world's 2D labels. Evaluation is on streets of another seed.
+
+  python benchmarks/claims.py                          # every row that is missing, in order: hours on two CPU cores
+  python benchmarks/claims.py --row stage1 --budget 30 # one row, at most half an hour of training now
+  python benchmarks/claims.py --table                  # only print what is there
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--row", choices=[row.name for row in ROWS], help="only this one (default: all that are missing)")
+    add("--budget", type=float, metavar="MINUTES", help="of training in this call; the row resumes later")
+    add("--work", type=Path, default=ROOT / "out" / "claims", help="data and runs (default: out/claims)")
+    add("--size", choices=("cpu", "gpu"), default="cpu", help="gpu: ten times the steps, batches of four")
+    add("--table", action="store_true", help="print the table and stop")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    path = RESULTS / f"claims_{options.size}.json"
+    table = json.loads(path.read_text()) if path.is_file() else {"rows": {}}
+    if not options.table:
+        try:
+            for row in ROWS:
+                if row.name == options.row or (options.row is None and not _complete(table, row)):
+                    table["rows"][row.name] = run_row(row, options, table)
+                    _write(table, path)
+        except GaussianOccError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    print(format_table(table))
+    return 0
+
+
+def _complete(table: dict[str, Any], row: Row) -> bool:
+    return table["rows"].get(row.name, {}).get("complete", False)
+
+
+def run_row(row: Row, options: argparse.Namespace, table: dict[str, Any]) -> dict[str, Any]:
+    """Trains a row within the budget and measures what it has."""
+    seen, held_out = (_data(options.work / name, made) for name, made in (("seen", SEEN), ("held_out", HELD_OUT)))
+    config = row_config(row, options, seen)
+    run = Path(config.output)
+    started = (run / LAST).is_file()
+    done = load_state(run / LAST)["step"] if started else 0
+    if done < config.steps:
+        timer = threading.Timer(60 * options.budget, os.kill, (os.getpid(), signal.SIGINT)) if options.budget else None
+        if timer:
+            timer.daemon = True
+            timer.start()
+        try:
+            train(config, resume=started)
+        except TrainingStopped as stopped:
+            print(f"{row.name}: {stopped}")
+        finally:
+            if timer:
+                timer.cancel()
+    state = load_state(run / LAST)
+    measured = evaluate(run / "model.safetensors", held_out)
+    return {
+        "says": row.says, "complete": state["step"] == config.steps, "steps": state["step"], "of": config.steps,
+        "minutes": round(state["seconds"] / 60, 1), "s_per_step": round(state["seconds"] / max(state["step"], 1), 3),
+        "commit": COMMIT, "processor": processor(), "cores": usable_cores(), "load": os.getloadavg(),
+        "size": f"{config.model.image_width} x {config.model.image_height}, six cameras, model {config.model.name}",
+        "measured": {name: measured[name] for name in
+                     ("keyframes", "depth", "ego_motion", "mask_camera", "whole_grid", "ray_iou")},
+    }  # fmt: skip
+
+
+def row_config(row: Row, options: argparse.Namespace, data: Path) -> TrainConfig:
+    path = ROOT / "config" / "train" / f"{row.config}.yaml"
+    overrides = [f"data.dataroot={data}", f"output={options.work / row.name}", *row.overrides]
+    if row.after:
+        first = options.work / row.after / "model.safetensors"
+        if not first.is_file():
+            raise GaussianOccError(f"row {row.name} starts from row {row.after}: run that first (--row {row.after})")
+        overrides.append(f"first_stage={first}")
+    config = load_config(path, TrainConfig, overrides)
+    if options.size == "gpu":
+        config = replace(config, steps=10 * config.steps, batch_size=4, data=replace(config.data, workers=8))
+    return config
+
+
+def _data(folder: Path, made: dict[str, int]) -> Path:
+    from gaussianocc_core.synthetic.writer import write_dataset
+
+    return folder if folder.is_dir() else write_dataset(folder, **made)
+
+
+def _write(table: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(table, indent=1) + "\n")
+    path.with_suffix(".md").write_text(format_table(table) + "\n")
+
+
+COLUMNS = (
+    ("scale", ("depth", "ways", "*", "mean", "scale")),
+    ("Abs Rel", ("depth", "ways", "*", "mean", "abs_rel")),
+    ("flat ground", ("depth", "ways", "flat_ground", "mean", "abs_rel")),
+    ("motion", ("ego_motion", "length_ratio")),
+    ("IoU", ("mask_camera", "model", "iou")),
+    ("flat ground", ("mask_camera", "flat_ground", "iou")),
+    ("off ground", ("mask_camera", "model", "non_ground_iou")),
+    ("mIoU*", ("mask_camera", "model", "miou_star")),
+    ("RayIoU", ("ray_iou", "model", "ray_iou")),
+)
+
+
+def format_table(table: dict[str, Any]) -> str:
+    """Markdown: a line per row of `ROWS`, dashes where nothing was measured."""
+    head = ["row", "steps", "min", "s/step", *(name for name, _ in COLUMNS)]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in ROWS:
+        entry = table["rows"].get(row.name)
+        if entry is None:
+            lines.append(f"| {row.says} | not run |" + " |" * (len(head) - 2))
+            continue
+        steps = str(entry["steps"]) if entry["complete"] else f"{entry['steps']} of {entry['of']}"
+        cells = [row.says, steps, f"{entry['minutes']:g}", f"{entry['s_per_step']:.2f}"]
+        cells += [_cell(entry["measured"], keys) for _, keys in COLUMNS]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: Any, keys: tuple[str, ...]) -> str:
+    for key in keys:
+        if key == "*":  # the first way that is no baseline
+            key = next((way for way in value or {} if way != "flat_ground"), key)
+        value = value.get(key) if isinstance(value, dict) else None
+    return "-" if value is None else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

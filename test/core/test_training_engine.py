@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine on a few made-up frames: runs that resume, stop, fail and share their work do what they promise."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from nuscenes_fixtures import MadeUpDatabase
+
+from gaussianocc_core import train as command
+from gaussianocc_core.checkpoint import load_depth_net, load_model, load_pose_net
+from gaussianocc_core.config import DecoderConfig, DepthConfig, EncoderConfig, ModelConfig, PoseConfig
+from gaussianocc_core.data.training import DataConfig
+from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
+from gaussianocc_core.training import engine, state
+from gaussianocc_core.training.config import TrainConfig
+from gaussianocc_core.training.engine import train
+from gaussianocc_core.training.gsp import GspConfig
+from gaussianocc_core.training.gsv import GsvConfig
+from gaussianocc_core.training.photometric import Photometric
+from gaussianocc_core.types import Lattice, VoxelGrid
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ModelConfig(
+    name="small",
+    image_height=32,
+    image_width=48,
+    encoder=EncoderConfig(width=0.125, up_channels=(8, 8), feature_channels=4),
+    lattice=Lattice(low=(-8.0, -8.0, -1.0), high=(8.0, 8.0, 3.0), shape=(16, 16, 4)),
+    decoder=DecoderConfig(channels=8),
+    depth=DepthConfig(first=5.0),
+    pose=PoseConfig(width=0.125, channels=8),
+    grid=VoxelGrid(origin=(-8.0, -8.0, -1.0), voxel_size=0.5, shape=(32, 32, 8)),
+)
+PLAIN = Photometric(levels=2)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return MadeUpDatabase(keyframes=3, frames_per_keyframe=3).write(tmp_path_factory.mktemp("data") / "root")
+
+
+def settings(root, output, **changes) -> TrainConfig:
+    config = TrainConfig(
+        stage="gsp",
+        model=MODEL,
+        data=DataConfig(dataroot=str(root)),
+        gsp=GspConfig(temporal=PLAIN, cross=PLAIN, search_at=0.3, search_batches=1, search_steps=5, motion_share=0.2),
+        gsv=GsvConfig(ego_motion="sensor", photometric=PLAIN, render_height=16, render_width=24),
+        output=str(output),
+        device="cpu",
+        steps=6,
+        save_every=3,
+        pictures_every=0,
+        half_weights=False,
+    )
+    return replace(config, **changes)
+
+
+def weights(output) -> dict[str, torch.Tensor]:
+    return state.load_state(Path(output) / "last.pt")["stage"]
+
+
+def largest_difference(a, b, but=()) -> float:
+    return max(
+        float((a[name].double() - b[name].double()).abs().max()) for name in a if not any(part in name for part in but)
+    )
+
+
+@pytest.mark.medium
+def test_a_run_leaves_all_it_promises(root, tmp_path):
+    path = train(settings(root, tmp_path / "run", pictures_every=3))
+    assert path == tmp_path / "run" / "model.safetensors"
+    files = {each.name for each in (tmp_path / "run").iterdir()}
+    assert files >= {"config.yaml", "environment.json", "metrics.jsonl", "last.pt", "model.safetensors", "tensorboard"}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(line["total"] > 0 for line in lines)
+    loaded = load_depth_net(path)
+    assert loaded.provenance.steps == 6 and "self-supervised" in loaded.provenance.training
+    assert load_pose_net(path).config.pose == MODEL.pose
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("stage", ["gsp", "gsv"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(root, tmp_path, stage):
+    whole, parts = (settings(root, tmp_path / name, stage=stage) for name in ("whole", "parts"))
+    train(whole)
+
+    class StopAfter(engine.Run):
+        def _report(self, *arguments):
+            super()._report(*arguments)
+            if self.step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "Run", StopAfter)
+        with pytest.raises(engine.TrainingStopped, match="after 3 of 6 steps"):
+            train(parts)
+    train(parts, resume=True)
+    assert largest_difference(weights(whole.output), weights(parts.output)) == 0
+    read = [(Path(each.output) / "metrics.jsonl").read_text().splitlines() for each in (whole, parts)]
+    totals = [[json.loads(line)["total"] for line in lines] for lines in read]
+    assert totals[0] == totals[1]
+
+
+@pytest.mark.medium
+def test_two_gloo_processes_equal_one_with_accumulation(root, tmp_path):
+    one = settings(root, tmp_path / "one", steps=3, accumulation=2)
+    train(one)
+    two = tmp_path / "two"
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'test')!r}]\n"
+        "from core.test_training_engine import settings\n"
+        "from gaussianocc_core.training.engine import train\n"
+        f"train(settings({str(root)!r}, {str(two)!r}, steps=3))\n"
+    )
+    command_line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command_line, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert largest_difference(weights(one.output), weights(two), but=("running_", "num_batches")) < 1e-6
+
+
+@pytest.mark.medium
+def test_ctrl_c_saves_and_ends_with_one_line(root, tmp_path, capsys, monkeypatch):
+    class StopAtOnce(engine.Run):
+        def _report(self, *arguments):
+            super()._report(*arguments)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(engine, "Run", StopAtOnce)
+    config = tmp_path / "stage.yaml"
+    config.write_text("stage: gsp\nmodel: {image_height: 32, image_width: 48}\n")
+    arguments = [str(config), f"data.dataroot={root}", f"output={tmp_path / 'run'}", "steps=5"]
+    assert command.main(arguments) == 130
+    assert "stopped after 1 of 5 steps" in capsys.readouterr().err
+    assert state.load_state(tmp_path / "run" / "last.pt")["step"] == 1
+    load_depth_net(tmp_path / "run" / "model.safetensors")
+
+
+@pytest.mark.medium
+def test_a_loss_that_is_not_finite_names_the_samples_and_keeps_the_last_good_state(root, tmp_path, monkeypatch):
+    class Poisoned(engine.Run):
+        def _next(self, batches):
+            micro, waited = super()._next(batches)
+            if self.step == 4:
+                self.token = micro[0].tokens[0]
+                with torch.no_grad():
+                    next(self.stage.parameters()).fill_(float("nan"))
+            return micro, waited
+
+    runs = []
+    monkeypatch.setattr(engine, "Run", lambda *a: runs.append(Poisoned(*a)) or runs[-1])
+    with pytest.raises(GaussianOccError, match="step 5: the loss is not finite on samples") as caught:
+        train(settings(root, tmp_path / "run"))
+    assert runs[0].token in str(caught.value)
+    good = state.load_state(tmp_path / "run" / "last.pt")
+    assert good["step"] == 3 and all(torch.isfinite(v).all() for v in good["stage"].values() if v.is_floating_point())
+
+
+def test_a_run_folder_is_never_written_over(root, tmp_path):
+    config = settings(root, tmp_path / "run", steps=1)
+    train(config)
+    with pytest.raises(ConfigError, match="holds a run already; --resume"):
+        train(config)
+    with pytest.raises(ConfigError, match="another learning_rate"):
+        train(replace(config, learning_rate=1.0), resume=True)
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        train(replace(config, output=str(tmp_path / "none")), resume=True)
+
+
+def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    state.save_state(path, {"step": 1})
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    saved = torch.save
+    monkeypatch.setattr(torch, "save", lambda data, _: saved(data, full))
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        state.save_state(path, {"step": 2})
+    assert state.load_state(path)["step"] == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_training_state_is_never_unpickled(tmp_path):
+    path = tmp_path / "last.pt"
+    torch.save({"format": state.FORMAT, "evil": Path("x")}, path)
+    with pytest.raises(CheckpointError, match="not a readable training state"):
+        state.load_state(path)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("stage", ["gsp", "gsv"])
+def test_loss_falls_on_one_overfitted_sample(root, tmp_path, stage):
+    config = settings(root, tmp_path / "run", stage=stage, steps=30, save_every=30)
+    if stage == "gsp":
+        config = replace(config, gsp=replace(config.gsp, search_factor=1.0, refine_share=0.0, motion_share=0.0))
+    train(config, overfit_batch=True)
+    totals = [json.loads(line)["total"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(totals[-5:]) < 0.97 * sum(totals[:5])
+
+
+@pytest.mark.medium
+def test_the_second_stage_starts_from_the_first_and_leaves_its_motion_alone(root, tmp_path):
+    first = train(settings(root, tmp_path / "first"))
+    second = settings(root, tmp_path / "second", stage="gsv", first_stage=str(first), steps=2)
+    second = replace(second, gsv=replace(second.gsv, ego_motion="learned"))
+    run = engine.Run(engine.inherit_depth_range(second), engine.Processes(), torch.device("cpu"), False, False)
+    theirs = load_depth_net(first).depth_net.state_dict()
+    ours = run.stage.model.image_encoder.state_dict()
+    assert all(torch.equal(ours[n], theirs[f"image_encoder.{n}"]) for n in ours)
+    assert run.stage.model.depth_head.limits == load_depth_net(first).depth_net.head.limits
+    before = {name: value.clone() for name, value in run.stage.pose_net.state_dict().items()}
+    loaded = load_model(run.execute())
+    assert all(torch.equal(before[n], v) for n, v in run.stage.pose_net.state_dict().items())
+    assert loaded.provenance.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stage=gsv", "data.dataroot={root}"], "first_stage: gsv.ego_motion=learned needs the model file"),
+        (["stage=nothing"], "stage: expected one of"),
+        (["steps=0"], "steps: expected at least 1"),
+        (["data.moments=all"], "data.moments: expected one of"),
+        (["data.dataroot=nowhere"], "nowhere"),
+        ([], "data.dataroot: not set"),
+    ],
+)
+def test_a_users_mistake_is_one_line(root, tmp_path, overrides, message, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text("{}\n")
+    overrides = [each.format(root=root) for each in overrides]
+    assert command.main([str(config), f"output={tmp_path / 'run'}", *overrides]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1

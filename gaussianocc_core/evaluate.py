@@ -1,87 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Occupancy metrics of a model file on labelled keyframes: `python -m gaussianocc_core.evaluate CHECKPOINT ...`."""
+"""How good is a checkpoint, and how good would it be to look at no image? `python -m gaussianocc_core.evaluate`.
+
+Measures whatever the model file holds against whatever the data set (nuScenes schema) knows: depth, rendered or by the
+first stage's network, against depth_full/; learnt ego motion against poses; occupancy against Occ3D labels in gts/.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from gaussianocc_core import metrics
-from gaussianocc_core.data.labels import CLASS_NAMES, FREE
-from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.errors import DatasetError, GaussianOccError
-from gaussianocc_core.predictor import OccupancyPredictor
-from gaussianocc_core.train import in_label_frame
+from gaussianocc_core.evaluation import evaluate, format_report
 
-MASKS = ("mask_camera", "whole_grid")  # voxels that cameras see, as Occ3D counts; every voxel, as planners need
+EXAMPLES = """examples:
+  # on streets that no training has seen
+  python tools/make_synthetic_nuscenes.py --output data/held_out --scenes 6 --frames 3 --seed 300
+  python -m gaussianocc_core.evaluate runs/gsv_tiny/model.safetensors --dataroot data/held_out --pictures out/pictures
 
-
-def evaluate(predictor: OccupancyPredictor, source: NuScenesSource, scenes: Sequence[str]) -> dict[str, Any]:
-    """Metrics of the model and of flat ground, over the voxels that cameras see and over the whole grid."""
-    flat = metrics.flat_ground(predictor.grid)
-    everywhere = np.ones(predictor.grid.shape, dtype=bool)
-    zeros = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)
-    confusions = {(who, mask): zeros.copy() for who in ("model", "flat_ground") for mask in MASKS}
-    count = 0
-    for scene in scenes:
-        for sample in tqdm(source.samples(scene), desc=scene, unit="keyframe", disable=None):
-            labels = sample.occupancy
-            if labels is None:
-                raise DatasetError(f"{scene}: keyframe {sample.token} has no labels.npz under gts/")
-            predicted = {"model": predictor(sample.images, in_label_frame(sample)).labels, "flat_ground": flat}
-            masks = {"mask_camera": labels.mask_camera, "whole_grid": everywhere}
-            for (who, mask), confusion in confusions.items():
-                confusion += metrics.confusion_matrix(labels.semantics, predicted[who], masks[mask])
-            count += 1
-    result: dict[str, Any] = {"keyframes": count, "scenes": list(scenes)}
-    for mask in MASKS:
-        iou = metrics.class_iou(confusions["model", mask])[:FREE]
-        result[mask] = {
-            "model": metrics.occupancy_summary(confusions["model", mask]),
-            "flat_ground": metrics.occupancy_summary(confusions["flat_ground", mask]),
-            "class_iou": {
-                name: value for name, value in zip(CLASS_NAMES, iou.tolist(), strict=False) if value == value
-            },
-        }
-    return result
+  # nuScenes, every tenth keyframe of two scenes, all numbers into a file
+  python -m gaussianocc_core.evaluate model.safetensors --dataroot /data/nuscenes --scene scene-0103 scene-0916 \\
+      --every 10 --json result.json
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m gaussianocc_core.evaluate", description=__doc__)
-    parser.add_argument("checkpoint", help="model file (.safetensors)")
-    parser.add_argument("--dataroot", required=True, help="nuScenes-schema data set with gts/")
+    parser = argparse.ArgumentParser(
+        prog="python -m gaussianocc_core.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("checkpoint", help="model file (.safetensors) of either training stage")
+    parser.add_argument("--dataroot", required=True, help="data set in the nuScenes schema")
     parser.add_argument("--version", default="v1.0-mini", help="version folder in it (default: %(default)s)")
     parser.add_argument("--scene", nargs="+", metavar="NAME", help="scenes to use (default: all)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth keyframe of a scene")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers here")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="also draw the first dozen keyframes")
+    parser.add_argument(
+        "--ray-iou", action=argparse.BooleanOptionalAction, default=True, help="RayIoU too (about 1 s a keyframe)"
+    )
     options = parser.parse_args(arguments)
-    if options.json and not options.json.resolve().parent.is_dir():  # said now, not after minutes of work
-        parser.error(f"--json {options.json}: no such folder {options.json.resolve().parent}")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        predictor = OccupancyPredictor.from_checkpoint(options.checkpoint, options.device)
-        source = NuScenesSource(options.dataroot, options.version)
-        result = evaluate(predictor, source, options.scene or source.scene_names())
+        _check_outputs(options.json, options.pictures)  # said now, not after minutes of work
+        result = evaluate(
+            options.checkpoint, options.dataroot, options.scene, version=options.version, every=options.every,
+            device=options.device, ray_iou=options.ray_iou, pictures=options.pictures,
+        )  # fmt: skip
+        if options.json:
+            options.json.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except GaussianOccError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"{result['keyframes']} keyframes of {len(result['scenes'])} scenes")
-    for mask in MASKS:
-        table = result[mask]
-        print(f"\n{mask:24}{'model':>8}{'flat ground':>14}")
-        for name, value in table["model"].items():
-            print(f"{name:24}{value:8.3f}{table['flat_ground'][name]:14.3f}")
-        for name, value in table["class_iou"].items():
-            print(f"  {name:22}{value:8.3f}")
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}".replace(" :", ""), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    print(format_report(result))
     return 0
+
+
+def _check_outputs(report: Path | None, pictures: Path | None) -> None:
+    if report and not report.resolve().parent.is_dir():
+        raise DatasetError(f"--json {report}: no such folder {report.resolve().parent}; make it first")
+    if report and report.is_dir():
+        raise DatasetError(f"--json {report}: is a folder; give a file in it")
+    if pictures and pictures.exists() and not pictures.is_dir():
+        raise DatasetError(f"--pictures {pictures}: is a file; give a folder")
 
 
 if __name__ == "__main__":

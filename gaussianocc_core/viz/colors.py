@@ -10,6 +10,7 @@ from jaxtyping import Float, Num, UInt8
 from gaussianocc_core.data.labels import FREE, PALETTE
 
 FREE_RGB = (27, 34, 46)  # free space and sky: a calm dark blue-grey
+ERROR_RGB = ((49, 94, 214), (238, 238, 232), (203, 37, 41))  # too small, right, too large
 
 
 def colorize_depth(
@@ -28,6 +29,17 @@ def colorize_depth(
     image = cv2.cvtColor(cv2.applyColorMap(shade, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     image[~valid] = 0
     return image
+
+
+def colorize_error(
+    error: Num[np.ndarray, "H W"], limit: float | int = 0.5
+) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of a signed error: blue at -limit, nearly white at 0, red at limit and beyond; dark where it is NaN."""
+    known = np.isfinite(error)
+    position = np.clip(np.where(known, error, 0.0) / limit, -1, 1)
+    image = np.stack([np.interp(position, (-1, 0, 1), stops) for stops in zip(*ERROR_RGB, strict=True)], axis=-1)
+    image[~known] = FREE_RGB
+    return np.rint(image).astype(np.uint8)
 
 
 def colorize_labels(labels: Num[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:

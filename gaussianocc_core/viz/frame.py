@@ -10,15 +10,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gaussianocc_core.data.labels import CLASS_NAMES, FREE, PALETTE
 from gaussianocc_core.types import Cameras, VoxelGrid
 from gaussianocc_core.viz.colors import colorize_depth, colorize_labels
+from gaussianocc_core.viz.legend import MUTED, PAGE, TEXT, WARNING, class_legend, color_bar
 from gaussianocc_core.viz.mosaic import camera_mosaic, surround_rows
 from gaussianocc_core.viz.scene import Viewpoint, occupancy_view
 from gaussianocc_core.viz.text import Label, draw_labels, text_width
-
-PAGE, PANEL = (13, 16, 22), (22, 27, 36)
-TEXT, MUTED, ACCENT, WARNING = (236, 240, 245), (139, 150, 166), (120, 190, 255), (255, 184, 77)
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def compose_frame(frame: DemoFrame, width: int = 1920, height: int = 1080) -> UI
     canvas[:] = PAGE
     labels = _title(canvas, frame, unit, margin)
 
-    legend_height = _legend(canvas, labels, frame, unit, margin)
+    legend_height = class_legend(canvas, labels, unit, margin)
     bottom = height - margin - legend_height - gap
 
     # Left: up to three mosaics under each other, as wide as the images' aspect wants, at most half the page.
@@ -116,41 +113,10 @@ def _title(canvas: np.ndarray, frame: DemoFrame, unit: float, margin: int) -> li
     return labels
 
 
-def _legend(canvas: np.ndarray, labels: list[Label], frame: DemoFrame, unit: float, margin: int) -> int:
-    """Draw the classes and their colours at the foot of the page, in as many rows as they need; return its height."""
-    size, swatch, space, line = (round(length * unit) for length in (15, 15, 26, 26))
-    rows: list[list[tuple[int, int]]] = [[]]  # (class id, width) by row
-    used = 0
-    room = canvas.shape[1] - 2 * margin
-    for class_id, name in enumerate(CLASS_NAMES[:FREE]):
-        wide = swatch + round(7 * unit) + text_width(name.replace("_", " "), size) + space
-        if used + wide > room:
-            rows.append([])
-            used = 0
-        rows[-1].append((class_id, wide))
-        used += wide
-    high = line * len(rows)
-    for i, row in enumerate(rows):
-        y = canvas.shape[0] - margin - high + i * line + (line - swatch) // 2
-        x = margin
-        for class_id, wide in row:
-            canvas[y : y + swatch, x : x + swatch] = PALETTE[class_id]
-            name = CLASS_NAMES[class_id].replace("_", " ")
-            labels.append(Label(name, x + swatch + round(7 * unit), y, size, MUTED))
-            x += wide
-    return high
-
-
 def _depth_scale(
     canvas: np.ndarray, labels: list[Label], limits: tuple[float | int, float | int], right: int, y: int, unit: float
 ) -> None:
     """A small colour bar whose right end lies at `right`."""
-    size, wide, high = round(15 * unit), round(130 * unit), round(11 * unit)
     near, far = limits
-    far_text = f"{far:g} m"
-    end = right - text_width(far_text, size) - round(8 * unit)
-    depths = np.geomspace(near, far, wide)[None].repeat(high, axis=0)
-    top = y + round(5 * unit)
-    canvas[top : top + high, end - wide : end] = colorize_depth(depths, near, far)
-    labels.append(Label(far_text, right, y + round(2 * unit), size, MUTED, align="right"))
-    labels.append(Label(f"{near:g} m", end - wide - round(8 * unit), y + round(2 * unit), size, MUTED, align="right"))
+    colors = colorize_depth(np.geomspace(near, far, round(130 * unit))[None], near, far)[0]
+    color_bar(canvas, labels, colors, (f"{near:g} m", f"{far:g} m"), right, y, unit)

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint against data it never saw: depth, ego motion, occupancy, each beside a baseline that knows no images."""
+
+from gaussianocc_core.evaluation.report import format_report
+from gaussianocc_core.evaluation.run import evaluate, evaluate_networks
+
+__all__ = ["evaluate", "evaluate_networks", "format_report"]

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depth errors per camera, of every way to depth that is compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.geometry.warp import resize_depth
+from gaussianocc_core.metrics.depth import DEPTH_ERRORS, NUSCENES_RANGE, DepthScores
+from gaussianocc_core.types import Cameras, Sample
+
+FLAT_GROUND = "flat_ground"
+
+
+class DepthTable:
+    """DEPTH_ERRORS and scale by (way, camera); truth and depth come an image at a time."""
+
+    def __init__(self, limits: tuple[float, float] = NUSCENES_RANGE) -> None:
+        """limits: open interval of true depths that count, m."""
+        self.limits = limits
+        self.keyframes = 0
+        self._scores: dict[str, dict[str, DepthScores]] = {}
+        self._scales: dict[str, dict[str, list[float]]] = {}
+
+    def update(
+        self, way: str, camera: str, truth: Float[np.ndarray, "H W"], depth: Float[Tensor, "h w"]
+    ) -> float | None:
+        """One image: true z-depth (m, 0 where unknown) and an estimate of any size; returns its abs_rel."""
+        low, high = self.limits
+        valid = (truth > low) & (truth < high)
+        if not valid.any():
+            return None
+        full = resize_depth(depth[None].detach().float(), *truth.shape)
+        scores = self._scores.setdefault(way, {}).setdefault(camera, DepthScores((camera,), self.limits))
+        before = scores.sums[0, 0]
+        scores.update([truth], full)
+        ratio = np.median(truth[valid]) / np.median(full[0].cpu().numpy()[valid])
+        self._scales.setdefault(way, {}).setdefault(camera, []).append(float(ratio))
+        return float(scores.sums[0, 0] - before)
+
+    def summary(self) -> dict[str, Any] | None:
+        """None where no image had any true depth."""
+        if not self._scores:
+            return None
+        images = {camera: int(scores.images[0, 0]) for camera, scores in next(iter(self._scores.values())).items()}
+        return {
+            "keyframes": self.keyframes,
+            "images": sum(images.values()),
+            "limits_m": list(self.limits),
+            "ways": {way: self._summary_of(way) for way in self._scores},
+        }
+
+    def _summary_of(self, way: str) -> dict[str, Any]:
+        rows, scales = self._scores[way], self._scales[way]
+        per_camera = {
+            camera: {**scores.summary(), "scale": float(np.median(scales[camera])), "images": int(scores.images[0, 0])}
+            for camera, scores in rows.items()
+        }
+        mean = {name: float(np.mean([row[name] for row in per_camera.values()])) for name in DEPTH_ERRORS}
+        mean["scale"] = float(np.median(np.concatenate(list(scales.values()))))
+        return {"mean": mean, "per_camera": per_camera}
+
+
+def true_depths(sample: Sample, rectifier: Rectifier) -> tuple[Float[np.ndarray, "_ _"], ...] | None:
+    """True z-depth (m, 0 where unknown) as rectified cameras see it: at native size unless the lens distorts."""
+    if sample.depths is None:
+        return None
+    return tuple(
+        rectifier.rectify_labels(n, depth, 0) if distorts(sample.cameras, n) else depth
+        for n, depth in enumerate(sample.depths)
+    )
+
+
+def distorts(cameras: Cameras, index: int) -> bool:
+    return cameras.model[index] != "pinhole" or any(cameras.distortion[index])
+
+
+def flat_ground_depth(cameras: Cameras, index: int, width: int, height: int, far: float) -> Float[Tensor, "H W"]:
+    """z-depth (m) at which the pixels of a camera meet the plane z = 0 of the ego frame; `far` beyond and above it.
+
+    cameras: pinhole. What someone knows who knows the calibration and has seen no image.
+    """
+    one = camera_geometry.resize(cameras.select((cameras.names[index],)), width, height)
+    T_ego_cam = one.T_ego_cam[0].double()
+    rays = camera_geometry.pixel_rays(one.intrinsics.double(), width, height)[0]  # (H, W, 3), camera frame, z = 1
+    fall = -(rays @ T_ego_cam[2, :3])  # m down per metre of z-depth
+    depth = T_ego_cam[2, 3] / fall
+    return torch.where((fall > 0) & (depth > 0), depth.clamp(max=far), far).float()

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Occupancy of a model and of flat ground against Occ3D labels: voxels under two masks, and rays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from gaussianocc_core import metrics
+from gaussianocc_core.data.labels import CLASS_NAMES, FREE
+from gaussianocc_core.errors import DatasetError
+from gaussianocc_core.types import OccupancyLabels, VoxelGrid
+
+# Voxels that cameras see, as Occ3D counts; every voxel, as planners need.
+MASKS = {"mask_camera": "camera", "whole_grid": "none"}
+MODEL, FLAT_GROUND = "model", "flat_ground"
+
+
+class OccupancyTable:
+    def __init__(self, grid: VoxelGrid, rays: bool) -> None:
+        """rays: with RayIoU."""
+        self.flat = metrics.flat_ground(grid)
+        self.keyframes = 0
+        self._voxels = {(who, mask): metrics.OccupancyScores() for who in (MODEL, FLAT_GROUND) for mask in MASKS}
+        self._rays = {who: metrics.RayIoU(grid) for who in (MODEL, FLAT_GROUND)} if rays else {}
+
+    def update(
+        self,
+        labels: OccupancyLabels,
+        prediction: UInt8[np.ndarray, "X Y Z"],
+        ray_origins: Float[np.ndarray, "O 3"] | None,
+    ) -> None:
+        """ray_origins: ego frame, m; None: this keyframe does not count for RayIoU."""
+        if labels.semantics.shape != self.flat.shape:
+            raise DatasetError(
+                f"labels of {labels.semantics.shape} voxels, the checkpoint's grid has {self.flat.shape}; use labels "
+                "of its grid"
+            )
+        predicted = {MODEL: prediction, FLAT_GROUND: self.flat}
+        for (who, mask), scores in self._voxels.items():
+            scores.update(labels.semantics, predicted[who], metrics.voxel_mask(labels, MASKS[mask]))
+        if ray_origins is not None:
+            for who, rays in self._rays.items():
+                rays.update(labels.semantics, predicted[who], ray_origins)
+        self.keyframes += 1
+
+    def summary(self) -> dict[str, Any]:
+        """By mask: measures of both, and the model's IoU of each class that occurs."""
+        return {
+            mask: {
+                MODEL: self._voxels[MODEL, mask].summary(),
+                FLAT_GROUND: self._voxels[FLAT_GROUND, mask].summary(),
+                "class_iou": _by_class(metrics.class_iou(self._voxels[MODEL, mask].confusion)[:FREE]),
+            }
+            for mask in MASKS
+        }
+
+    def ray_summary(self) -> dict[str, Any] | None:
+        if not self._rays or not self._rays[MODEL].counts.any():
+            return None
+        per_class = self._rays[MODEL].per_class()  # (T, 17)
+        return {
+            **{who: rays.summary() for who, rays in self._rays.items()},
+            "class_ray_iou": _by_class(per_class.mean(axis=0)),
+        }
+
+
+def _by_class(values: Float[np.ndarray, " K"]) -> dict[str, float]:
+    """Without the classes that occur nowhere."""
+    return {name: value for name, value in zip(CLASS_NAMES, values.tolist(), strict=False) if value == value}

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The result of an evaluation as text for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gaussianocc_core.evaluation.occupancy import MASKS
+from gaussianocc_core.metrics.depth import DEPTH_ERRORS
+
+_NAME_WIDTH = 22
+_DEPTH_HEADS = ("abs_rel", "sq_rel m", "rmse m", "rmse_log", "a1", "a2", "a3", "scale")
+_MEASURES = {"iou": "IoU", "non_ground_iou": "IoU off the ground", "miou": "mIoU", "miou_star": "mIoU*"}
+_DEPTH_NOTES = """\
+abs_rel: mean |estimate - truth| / truth. a1, a2, a3: share of pixels within a factor 1.25, 1.25^2, 1.25^3.
+scale: median over images of median truth / median estimate; 1 is metric, above 1 everything is seen too near.
+flat ground: looks at no image; a ray meets the plane under the robot, or else nothing for 80 m."""
+_MOTION_NOTES = """\
+length ratio: median of learnt / true length; 1 is metric. length error: mean |learnt - true| / true.
+true rotation: mean turn between the images, the error of who says "straight on"."""
+_OCCUPANCY_NOTES = """\
+IoU: voxels occupied in truth and estimate, of those occupied in either. Off the ground: not road, pavement, terrain.
+mIoU: mean of the IoU of the 17 classes, of those that occur. mIoU*: without `others` and `other_flat`.
+RayIoU: mean over the classes of what lidar-like rays along the drive meet first, within 1, 2 or 4 m of where.
+flat ground: a road at the height of the wheels and nothing else, whatever the images show."""
+
+
+def format_report(result: dict[str, Any]) -> str:
+    """Tables with their units and one line on what each number means."""
+    parts = [_header(result)]
+    if result["depth"]:
+        parts.append(_depth(result["depth"]))
+    if result["ego_motion"]:
+        parts.append(_ego_motion(result["ego_motion"]))
+    if result["mask_camera"]:
+        parts.append(_occupancy(result))
+    parts += ["\n".join(f"not measured: {note}" for note in result["notes"])] if result["notes"] else []
+    return "\n\n".join(parts)
+
+
+def _header(result: dict[str, Any]) -> str:
+    lines = []
+    if checkpoint := result.get("checkpoint"):
+        origin = checkpoint["provenance"]
+        training = f"{origin['training']}; {origin['steps']} steps" if origin else "untrained"
+        lines.append(f"{checkpoint['path']}: {checkpoint['model']} ({', '.join(checkpoint['networks'])}; {training})")
+    lines.append(f"{result['keyframes']} keyframes of {len(result['scenes'])} scenes, {result['data']['dataroot']}")
+    return "\n".join(lines)
+
+
+def _depth(depth: dict[str, Any]) -> str:
+    low, high = depth["limits_m"]
+    lines = [
+        f"DEPTH along the optical axis, {depth['images']} images, true depths of {low:g} to {high:g} m; "
+        "no median scaling; mean of the cameras",
+        _row("", _DEPTH_HEADS, 9),
+    ]
+    lines += [_row(_title(way), _depth_numbers(table["mean"]), 9) for way, table in depth["ways"].items()]
+    way, table = next(iter(depth["ways"].items()))
+    lines.append(f"{_title(way)} by camera")
+    lines += [_row(f"  {name}", _depth_numbers(row), 9) for name, row in table["per_camera"].items()]
+    return "\n".join([*lines, _DEPTH_NOTES])
+
+
+def _depth_numbers(row: dict[str, Any]) -> list[str]:
+    return [_number(row[name]) for name in (*DEPTH_ERRORS, "scale")]
+
+
+def _ego_motion(motion: dict[str, Any]) -> str:
+    return "\n".join(
+        [
+            f"EGO MOTION over {motion['pairs']} pairs of frames, {motion['gap_ms']:.0f} ms apart (median); "
+            f"{motion['moving_pairs']} of them moved, by {_number(motion['true_length_m'])} m (median)",
+            _row("length ratio", [_number(motion["length_ratio"])]),
+            _row("length error", [_number(motion["length_error"])]),
+            _row("rotation error, deg", [_number(motion["rotation_error_deg"])]),
+            _row("true rotation, deg", [_number(motion["true_rotation_deg"])]),
+            _MOTION_NOTES,
+        ]
+    )
+
+
+def _occupancy(result: dict[str, Any]) -> str:
+    tables = [result[mask] for mask in MASKS]
+    rays = result["ray_iou"]
+    heads = ["seen voxels", "flat ground", "all voxels", "flat ground"] + (["rays", "flat ground"] if rays else [])
+    lines = [
+        f"OCCUPANCY in {result['labelled_keyframes']} labelled keyframes; 0 to 1, higher is better; "
+        "seen voxels: those that the labels' mask_camera counts",
+        _row("", heads),
+    ]
+    for name, title in _MEASURES.items():
+        lines.append(_row(title, [_number(t[who][name]) for t in tables for who in ("model", "flat_ground")]))
+    if rays:
+        for name in rays["model"]:
+            title = name.replace("ray_iou", "RayIoU").replace("@", " within ") + (" m" if "@" in name else "")
+            numbers = [_number(rays[who][name]) for who in ("model", "flat_ground")]
+            lines.append(_row(title, ["", "", "", "", *numbers]))
+    by_class = [table["class_iou"] for table in tables] + ([rays["class_ray_iou"]] if rays else [])
+    names = dict.fromkeys(name for column in by_class for name in column)
+    for name in names:
+        cells = [cell for column in by_class for cell in (_number(column[name]) if name in column else "-", "")]
+        lines.append(_row(f"  {name}", cells))
+    return "\n".join([*lines, _OCCUPANCY_NOTES])
+
+
+def _title(way: str) -> str:
+    return way.replace("_", " ")
+
+
+def _row(name: str, cells: list[str] | tuple[str, ...], width: int = 12) -> str:
+    return f"{name:{_NAME_WIDTH}}{''.join(f'{cell:>{width}}' for cell in cells)}".rstrip()
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

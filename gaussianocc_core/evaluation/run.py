@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint and a data set -> one dictionary of plain numbers, ready for JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from gaussianocc_core import metrics
+from gaussianocc_core.config import to_dict
+from gaussianocc_core.data import nuscenes
+from gaussianocc_core.data.training import Batch, prepare
+from gaussianocc_core.errors import DatasetError
+from gaussianocc_core.evaluation.depth import FLAT_GROUND, DepthTable, distorts, flat_ground_depth, true_depths
+from gaussianocc_core.evaluation.ego_motion import MotionScores
+from gaussianocc_core.evaluation.networks import FAR, CheckpointNetworks, Estimates, Networks
+from gaussianocc_core.evaluation.occupancy import MASKS, OccupancyTable
+from gaussianocc_core.evaluation.pictures import Keyframe, PictureWriter
+from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.types import Sample
+
+
+def evaluate(
+    checkpoint: str | Path,
+    dataroot: str | Path,
+    scenes: Sequence[str] | None = None,
+    *,
+    version: str = "v1.0-mini",
+    every: int = 1,
+    device: str = "auto",
+    ray_iou: bool = True,
+    pictures: str | Path | None = None,
+) -> dict[str, Any]:
+    """All that the networks of a model file can be measured by on these scenes (None: all) of a nuScenes-schema set.
+
+    every: only each so many keyframes of a scene. pictures: a folder for pictures of the first dozen.
+
+    Keys of the result: `checkpoint`, `data`, `keyframes`, `labelled_keyframes`, `scenes`, `notes` (what could not be
+    measured, and why), `depth`, `ego_motion`, `mask_camera`, `whole_grid`, `ray_iou`; each of the last five is None
+    where it could not be measured, and so is any number that is undefined.
+    """
+    networks = CheckpointNetworks(checkpoint, device)
+    source = nuscenes.NuScenesSource(dataroot, version)
+    writer = PictureWriter(Path(pictures), f"{Path(checkpoint).name} ({networks.config.name})") if pictures else None
+    result = evaluate_networks(networks, source, scenes, every=every, ray_iou=ray_iou, on_keyframe=writer)
+    return {
+        "checkpoint": {
+            "path": str(checkpoint),
+            "model": networks.config.name,
+            "networks": list(networks.kinds),
+            "provenance": to_dict(networks.provenance) if networks.provenance else None,
+        },
+        **result,
+    }
+
+
+def evaluate_networks(
+    networks: Networks,
+    source: nuscenes.NuScenesSource,
+    scenes: Sequence[str] | None = None,
+    *,
+    every: int = 1,
+    ray_iou: bool = True,
+    on_keyframe: Callable[[Keyframe], None] | None = None,
+) -> dict[str, Any]:
+    """`evaluate` without the checkpoint."""
+    if every < 1:
+        raise DatasetError(f"every: expected a whole number of at least 1, got {every}")
+    scenes = tuple(scenes) if scenes else source.scene_names()
+    kinds = networks.kinds
+    indexed = {scene: source.index(scene, depths=True, neighbours="pose" in kinds) for scene in scenes}
+    entries = [entry for scene in scenes for entry in indexed[scene][::every]]
+    notes = _what_is_missing(entries, kinds, source)
+    depth, motion = DepthTable(), MotionScores()
+    occupancy = OccupancyTable(networks.config.grid, ray_iou) if "occupancy" in kinds else None
+    lidars = {scene: _lidar_places(source, scene, indexed[scene]) for scene in scenes} if occupancy else {}
+    if occupancy and ray_iou and any(places is None for places in lidars.values()):
+        notes.append("RayIoU: scenes without a lidar, where its rays start, are left out")
+    preparer = _Preparer(networks)
+    for entry in tqdm(entries, desc="evaluating", unit="keyframe", disable=None):
+        sample = nuscenes.load(entry)
+        batch, rectifier = preparer(sample)
+        estimates = networks(sample, batch)
+        truths = true_depths(sample, rectifier)
+        errors = _measure_depth(depth, sample, rectifier, estimates, truths) if truths and estimates.depths else {}
+        if estimates.T_target_now is not None:
+            motion.update(estimates.T_target_now, batch.T_target_now[0].double().numpy(), _gaps(sample))
+        if occupancy and sample.occupancy and estimates.occupancy is not None:
+            origins = _ray_origins(lidars[sample.scene], sample)
+            occupancy.update(sample.occupancy, estimates.occupancy, origins)
+        if on_keyframe:
+            on_keyframe(Keyframe(sample, batch, estimates, truths, errors, networks.config.grid))
+    labelled = occupancy is not None and occupancy.keyframes > 0
+    result = {
+        "data": {"dataroot": str(source.dataroot), "version": source.version, "every": every},
+        "keyframes": len(entries),
+        "labelled_keyframes": occupancy.keyframes if occupancy else 0,
+        "scenes": list(scenes),
+        "notes": notes,
+        "depth": depth.summary(),
+        "ego_motion": motion.summary(),
+        **(occupancy.summary() if occupancy and labelled else dict.fromkeys(MASKS)),
+        "ray_iou": occupancy.ray_summary() if occupancy and labelled else None,
+    }
+    return _without_nan(result)
+
+
+def _measure_depth(
+    table: DepthTable, sample: Sample, rectifier: Rectifier, estimates: Estimates, truths: tuple[np.ndarray, ...]
+) -> dict[str, float]:
+    """abs_rel by camera, of the first way to depth."""
+    first: dict[str, float] = {}
+    for n, (camera, truth) in enumerate(zip(sample.cameras.names, truths, strict=True)):
+        cameras = rectifier.cameras if distorts(sample.cameras, n) else sample.cameras
+        ways = {way: images[n] for way, images in estimates.depths.items()}
+        ways[FLAT_GROUND] = flat_ground_depth(cameras, n, truth.shape[1], truth.shape[0], FAR)
+        for way, depth in ways.items():
+            error = table.update(way, camera, truth, depth)
+            if error is not None:
+                first.setdefault(camera, error)
+    table.keyframes += 1
+    return first
+
+
+class _Preparer:
+    """Samples at network size, as in training; a rig's remaps are made once."""
+
+    def __init__(self, networks: Networks) -> None:
+        config = networks.config
+        self.size, self.fov_deg = (config.image_width, config.image_height), config.fisheye_fov_deg
+        self._rectifier: Rectifier | None = None
+
+    def __call__(self, sample: Sample) -> tuple[Batch, Rectifier]:
+        if self._rectifier is None or self._rectifier.source is not sample.cameras:  # samples of a scene share theirs
+            self._rectifier = Rectifier(sample.cameras, *self.size, self.fov_deg)
+        return prepare(sample, self._rectifier), self._rectifier
+
+
+def _what_is_missing(
+    entries: Sequence[nuscenes.SampleEntry], kinds: Sequence[str], source: nuscenes.NuScenesSource
+) -> list[str]:
+    """Notes on what cannot be measured; DatasetError, before any network runs, where that is everything."""
+    with_depth = sum(bool(entry.depth_paths) for entry in entries)
+    with_labels = sum(entry.occupancy_path is not None and entry.occupancy_path.is_file() for entry in entries)
+    with_neighbours = sum(bool(entry.neighbours) for entry in entries)
+    wanted = {}  # what is measured: keyframes that have it, what they need
+    if {"occupancy", "depth"} & set(kinds):
+        wanted["depth"] = (with_depth, "true depth under depth_full/ for all cameras")
+    if "pose" in kinds:
+        wanted["ego motion"] = (with_neighbours, "images before or after them")
+    if "occupancy" in kinds:
+        wanted["occupancy"] = (with_labels, "labels.npz under gts/")
+    if not any(count for count, _ in wanted.values()):
+        needs = " or ".join(need for _, need in wanted.values())
+        raise DatasetError(
+            f"{source.dataroot}: none of {len(entries)} keyframes has {needs}: nothing to compare with; "
+            "evaluate on a set that has, e.g. one made by tools/make_synthetic_nuscenes.py"
+        )
+    return [
+        f"{what}: {len(entries) - count} of {len(entries)} keyframes, which have no {need}"
+        for what, (count, need) in wanted.items()
+        if count < len(entries)
+    ]
+
+
+def _gaps(sample: Sample) -> Float[np.ndarray, " S"]:
+    """s between the anchor camera's images."""
+    now = sample.camera_stamps_ns[0]
+    return np.array([abs(each.camera_stamps_ns[0] - now) * 1e-9 for each in sample.neighbours], dtype=np.float64)
+
+
+def _lidar_places(
+    source: nuscenes.NuScenesSource, scene: str, entries: Sequence[nuscenes.SampleEntry]
+) -> Float[np.ndarray, "F 3"] | None:
+    """The lidar's positions at all keyframes of a scene, world frame, m; None without a lidar."""
+    lidars = list(source.rig(scene).T_ego_lidar.values())
+    poses = [entry.T_world_labels for entry in entries if entry.T_world_labels is not None]
+    if not lidars or not poses:
+        return None
+    return np.stack([(pose @ lidars[0])[:3, 3] for pose in poses])
+
+
+def _ray_origins(places: Float[np.ndarray, "F 3"] | None, sample: Sample) -> Float[np.ndarray, "O 3"] | None:
+    labels = sample.occupancy
+    if places is None or labels is None or labels.T_world_ego is None:
+        return None
+    return metrics.ray_origins(places, labels.T_world_ego)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN: None."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

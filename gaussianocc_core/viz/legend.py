@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the colours of a picture mean: classes, and bars for depth and its error."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import UInt8
+
+from gaussianocc_core.data.labels import CLASS_NAMES, FREE, PALETTE
+from gaussianocc_core.viz.text import Label, text_width
+
+PAGE, PANEL = (13, 16, 22), (22, 27, 36)
+TEXT, MUTED, ACCENT, WARNING = (236, 240, 245), (139, 150, 166), (120, 190, 255), (255, 184, 77)
+
+
+def class_legend(canvas: UInt8[np.ndarray, "H W 3"], labels: list[Label], unit: float | int, margin: int) -> int:
+    """Draw the classes and their colours at the foot of the page, in as many rows as they need; return its height.
+
+    unit: pixels per pixel of a 1080-line picture. Texts are added to `labels`, to be drawn with the others.
+    """
+    size, swatch, space, line = (round(length * unit) for length in (15, 15, 26, 26))
+    rows: list[list[tuple[int, int]]] = [[]]  # (class id, width) by row
+    used = 0
+    room = canvas.shape[1] - 2 * margin
+    for class_id, name in enumerate(CLASS_NAMES[:FREE]):
+        wide = swatch + round(7 * unit) + text_width(name.replace("_", " "), size) + space
+        if used + wide > room:
+            rows.append([])
+            used = 0
+        rows[-1].append((class_id, wide))
+        used += wide
+    high = line * len(rows)
+    for i, row in enumerate(rows):
+        y = canvas.shape[0] - margin - high + i * line + (line - swatch) // 2
+        x = margin
+        for class_id, wide in row:
+            canvas[y : y + swatch, x : x + swatch] = PALETTE[class_id]
+            name = CLASS_NAMES[class_id].replace("_", " ")
+            labels.append(Label(name, x + swatch + round(7 * unit), y, size, MUTED))
+            x += wide
+    return high
+
+
+def color_bar(
+    canvas: UInt8[np.ndarray, "H W 3"],
+    labels: list[Label],
+    colors: UInt8[np.ndarray, "n 3"],
+    ends: tuple[str, str],
+    right: int,
+    y: int,
+    unit: float | int,
+) -> None:
+    """A small bar of these colours, from left to right, between two texts; its right text ends at x = `right`."""
+    size, high = round(15 * unit), round(11 * unit)
+    left_text, right_text = ends
+    end = right - text_width(right_text, size) - round(8 * unit)
+    top = y + round(5 * unit)
+    canvas[top : top + high, end - len(colors) : end] = colors
+    labels.append(Label(right_text, right, y + round(2 * unit), size, MUTED, align="right"))
+    left = end - len(colors) - round(8 * unit)
+    labels.append(Label(left_text, left, y + round(2 * unit), size, MUTED, align="right"))

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers here")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="also draw the first dozen keyframes")
     parser.add_argument(
-        "--ray-iou", action=argparse.BooleanOptionalAction, default=True, help="RayIoU too (some tenths of a second a keyframe)"
+        "--ray-iou", action=argparse.BooleanOptionalAction, default=True, help="RayIoU too (under a second a keyframe)"
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

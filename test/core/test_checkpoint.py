@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import os
+import stat
 
 import pytest
 import torch
@@ -37,6 +39,16 @@ def test_saved_model_loads_to_equal_outputs(tmp_path, model):
     with torch.no_grad():
         torch.testing.assert_close(loaded.model.voxel_decoder(volume), model.voxel_decoder(volume), atol=0, rtol=0)
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_model_file_is_as_readable_as_the_umask_says(tmp_path, model, umask, mode):
+    before = os.umask(umask)
+    try:
+        save_model(tmp_path / "model.safetensors", model, SMALL, PROVENANCE)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "model.safetensors").stat().st_mode) == mode
 
 
 def test_half_precision_storage_halves_the_file(tmp_path, model):

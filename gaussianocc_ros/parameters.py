@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import typing
 from dataclasses import dataclass
@@ -185,4 +186,13 @@ def declare_parameters(node: Node) -> NodeParameters:
             raise ConfigError(f"parameter {field.name}: {' '.join(str(error).split())}") from None
         if value is not None:
             values[field.name] = tuple(value) if kind is Parameter.Type.STRING_ARRAY else value
+    for name in ignored_overrides(node):  # first: a misspelt name may be why the values below do not do
+        near = difflib.get_close_matches(name, kinds, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`ros2 param list` names those there are"
+        node.get_logger().warning(f"parameter {name} is ignored, this node has none of that name; {hint}")
     return NodeParameters(**values)
+
+
+def ignored_overrides(node: Node) -> list[str]:
+    """What a command line or parameter file sets on the node and nothing has declared; ROS says nothing of it."""
+    return [name for name in node._parameter_overrides if not node.has_parameter(name)]  # not public in any rclpy

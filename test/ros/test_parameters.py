@@ -46,6 +46,21 @@ def test_every_parameter_is_described_and_read_only(graph):
         assert descriptor.read_only
 
 
+def test_an_override_that_nothing_declares_is_named_with_the_nearest_parameter(graph, capfd):
+    declare(graph, cameras=["front"], slopp=0.02, use_sim_time=False, color="red")
+    first, second = capfd.readouterr().err.splitlines()
+    assert "[WARN]" in first and first.endswith(
+        "parameter slopp is ignored, this node has none of that name; did you mean slop?"
+    )
+    assert "parameter color is ignored" in second and "did you mean" not in second
+
+
+def test_a_misspelt_name_is_named_although_the_node_cannot_start_without_it(graph, capfd):
+    with pytest.raises(ConfigError, match="parameter cameras: name at least one"):
+        declare(graph, camera=["front"])
+    assert "did you mean cameras?" in capfd.readouterr().err
+
+
 def test_transport_follows_the_topic_unless_it_is_given():
     assert not NodeParameters(cameras=("a",), image_topic="/{camera}/image_raw").compressed
     assert NodeParameters(cameras=("a",), image_topic="/{camera}/jpeg", image_transport="compressed").compressed

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import re
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,9 +170,19 @@ def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
     return message
 
 
+def _warn_of_unknown(node: Node, known: Collection[str]) -> None:
+    """ROS says nothing of what a command line or parameter file sets and no node declares."""
+    for name in node._parameter_overrides:  # no rclpy has a public name for it
+        if name not in known and not node.has_parameter(name):  # rclpy has declared its own, such as use_sim_time
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`ros2 param list` names those there are"
+            node.get_logger().warning(f"parameter {name} is ignored, this node has none of that name; {hint}")
+
+
 def declare_parameters(node: Node) -> NodeParameters:
     """Declare all on the node and return them as checked values; ConfigError says in one line what is wrong."""
     kinds = typing.get_type_hints(NodeParameters)
+    _warn_of_unknown(node, kinds)
     values = {}
     for field in dataclasses.fields(NodeParameters):
         # An empty list has no type in ROS, so a string array is declared by its type and may stay unset.
@@ -186,13 +197,4 @@ def declare_parameters(node: Node) -> NodeParameters:
             raise ConfigError(f"parameter {field.name}: {' '.join(str(error).split())}") from None
         if value is not None:
             values[field.name] = tuple(value) if kind is Parameter.Type.STRING_ARRAY else value
-    for name in ignored_overrides(node):  # first: a misspelt name may be why the values below do not do
-        near = difflib.get_close_matches(name, kinds, n=1)
-        hint = f"did you mean {near[0]}?" if near else "`ros2 param list` names those there are"
-        node.get_logger().warning(f"parameter {name} is ignored, this node has none of that name; {hint}")
     return NodeParameters(**values)
-
-
-def ignored_overrides(node: Node) -> list[str]:
-    """What a command line or parameter file sets on the node and nothing has declared; ROS says nothing of it."""
-    return [name for name in node._parameter_overrides if not node.has_parameter(name)]  # not public in any rclpy

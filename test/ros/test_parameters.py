@@ -55,9 +55,10 @@ def test_an_override_that_nothing_declares_is_named_with_the_nearest_parameter(g
     assert "parameter color is ignored" in second and "did you mean" not in second
 
 
-def test_a_misspelt_name_is_named_although_the_node_cannot_start_without_it(graph, capfd):
-    with pytest.raises(ConfigError, match="parameter cameras: name at least one"):
-        declare(graph, camera=["front"])
+@pytest.mark.parametrize("values", [{}, {"cameras": ["front"], "slop": 7.0}])
+def test_a_misspelt_name_is_named_although_the_node_cannot_start(graph, capfd, values):
+    with pytest.raises(ConfigError, match="parameter (cameras|slop): "):
+        declare(graph, camera=["front"], **values)
     assert "did you mean cameras?" in capfd.readouterr().err
 
 

@@ -335,7 +335,8 @@ def _draw_jitter(random: np.random.Generator, probability: float) -> ColourJitte
     values = random.uniform(-1, 1, 4)
     if random.random() >= probability:
         return ColourJitter()
-    return ColourJitter(*(1.0 + 0.2 * values[:3]), 0.1 * values[3])
+    brightness, contrast, saturation = 1.0 + 0.2 * values[:3]
+    return ColourJitter(float(brightness), float(contrast), float(saturation), 0.1 * float(values[3]))
 
 
 def jitter_colours(images: Float[Tensor, "*shape 3 H W"], jitter: ColourJitter) -> Float[Tensor, "*shape 3 H W"]:

@@ -42,6 +42,7 @@ class BevDecoder(nn.Module):
         nn.init.constant_(self.class_offset[-1:], _FREE_BIAS)
         self.surface_gain = nn.Parameter(torch.tensor(_SURFACE_GAIN)) if surface else None
         for last in (self.leave, self.pointwise[-1]):
+            assert isinstance(last, nn.Conv2d | nn.Conv3d) and last.bias is not None
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)
 

@@ -96,7 +96,9 @@ class GaussianOcc(nn.Module):
         return torch.cat(lifted) if len(lifted) > 1 else lifted[0]
 
     def _rays(self, plans: list[LiftPlan]) -> Float[Tensor, "B N 3 h w"] | None:
-        return torch.stack([plan.rays for plan in plans]) if self.image_encoder.rays else None
+        if not self.image_encoder.rays:
+            return None
+        return torch.stack([plan.rays for plan in plans if plan.rays is not None])
 
     def plan_render(self, cameras: Cameras) -> SplatPlan:
         """Where the Gaussians fall in these cameras of one size; compute once per calibration, for `render`."""

@@ -62,19 +62,21 @@ class PoseNet(nn.Module):
         self.plain = _plain_encoder(base) if backbone == PLAIN else None
         if self.plain is None:
             self._build_resnet(backbone, base)
+        last = nn.Conv2d(channels, 6 * _SLOTS, 1)
         self.head = nn.ModuleList(
             [
                 nn.Conv2d(base * (4 if backbone == PLAIN else 8), channels, 1),
                 nn.Conv2d(channels, channels, 3, padding=1),
                 nn.Conv2d(channels, channels, 3, padding=1),
-                nn.Conv2d(channels, 6 * _SLOTS, 1),
+                last,
             ]
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and (module.bias is None or self.plain is not None):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.head[-1].weight, std=1e-3)  # every rig starts at rest
-        nn.init.zeros_(self.head[-1].bias)
+        nn.init.normal_(last.weight, std=1e-3)  # every rig starts at rest
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
 
     def _build_resnet(self, backbone: str, base: int) -> None:
         block, depths = BACKBONES[backbone]

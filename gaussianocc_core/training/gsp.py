@@ -98,7 +98,7 @@ class Gsp(nn.Module):
             parts["moved"] = moved
             for name, value in parts.items():
                 named[name] = named.get(name, 0.0) + value / len(batch)
-        named["total"] = sum(named[name] for name in ("temporal", "smooth", "cross") if name in named)
+        named["total"] = torch.stack([named[name] for name in ("temporal", "smooth", "cross") if name in named]).sum()
         named["scale"] = self.log_scale.detach().exp()
         named["speed"] = T_target_now[:, STEPS.index(1), :3, 3].norm(dim=-1).mean().detach()  # m per frame
         return named

@@ -103,7 +103,7 @@ class Gsv(nn.Module):
             variation = losses.sum_of_means(losses.total_variation(field.logits)) / 3
             named["variation"] = config.variation * variation
         added = ("photometric", "smooth", "semantic", "entropy", "variation", "head")
-        named["total"] = sum(named[name] for name in added if name in named)
+        named["total"] = torch.stack([named[name] for name in added if name in named]).sum()
         return named
 
     def _sample_losses(

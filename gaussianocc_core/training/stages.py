@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in, save_model
 from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.gsp import Gsp
@@ -57,7 +59,7 @@ def _build_gsv(config: TrainConfig) -> Gsv:
 
 
 def _start_from(
-    model: GaussianOcc, depth_net: nn.Module, theirs: ModelConfig, ours: ModelConfig, path: str
+    model: GaussianOcc, depth_net: DepthNet, theirs: ModelConfig, ours: ModelConfig, path: str
 ) -> GaussianOcc:
     """The occupancy network with the depth network's encoder and head, which must be of one architecture."""
     for part in ("encoder", "image_height", "image_width"):
@@ -80,7 +82,7 @@ def inherit_depth_range(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def parameter_groups(stage: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
+def parameter_groups(stage: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Optimiser groups: what sees images at one rate, the rest at another, a learnt scale faster and undecayed."""
     eyes, scale, rest = [], [], []
     for name, parameter in stage.named_parameters():
@@ -92,7 +94,7 @@ def parameter_groups(stage: nn.Module, config: TrainConfig) -> list[dict[str, ob
             eyes.append(parameter)
         else:
             rest.append(parameter)
-    groups: list[dict[str, object]] = [{"params": rest, "lr": config.learning_rate}]
+    groups: list[dict[str, Any]] = [{"params": rest, "lr": config.learning_rate}]
     if eyes:
         groups.append({"params": eyes, "lr": config.encoder_learning_rate})
     if scale:
@@ -131,6 +133,7 @@ def unfold_scale(stage: Gsp) -> None:
 
 def _scale_translation(stage: Gsp, factor: float) -> None:
     last = stage.pose_net.head[-1]
+    assert isinstance(last, nn.Conv2d) and last.bias is not None
     for tensor in (last.weight, last.bias):
         rows = tensor.view(2, 6, *tensor.shape[1:])  # two motions of axis-angle and translation
         rows[:, 3:] *= factor

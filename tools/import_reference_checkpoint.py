@@ -9,10 +9,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-try:
-    import gaussianocc_core  # noqa: F401
-except ImportError:  # run by path from a clone that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a clone uses the package beside it
+
+from gaussianocc_core.command_line import run_tool
 
 EXAMPLES = """examples:
   # the full network with its pose networks: encoder.pth, depth.pth, pose_encoder.pth, pose.pth
@@ -79,4 +78,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

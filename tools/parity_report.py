@@ -8,10 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-try:
-    import gaussianocc_core  # noqa: F401
-except ImportError:  # run by path from a clone that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a clone uses the package beside it
+
+from gaussianocc_core.command_line import run_tool
 
 EXAMPLES = """examples:
   # the compact recording of this repository
@@ -65,4 +64,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(main))

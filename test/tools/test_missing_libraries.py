@@ -9,8 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = {
+    "import_reference_checkpoint.py": ["released", "model.safetensors"],
     "make_synthetic_nuscenes.py": ["--output", "data"],
     "nuscenes_to_rosbag.py": ["--dataroot", "data", "--output", "bags"],
+    "parity_report.py": ["golden"],
 }
 
 
@@ -24,6 +26,10 @@ def test_a_python_without_the_libraries_gets_one_line_with_the_command(tool, tmp
     assert f"{sys.executable} has no module " in result.stderr and f".venv/bin/python tools/{tool}" in result.stderr
     assert "gaussianocc_core" not in result.stderr  # that one is beside the tool
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_tool_that_is_run_by_path_is_tested_here():
+    assert {path.name for path in (ROOT / "tools").glob("*.py")} == set(ARGUMENTS)
 
 
 @pytest.mark.parametrize("tool", ARGUMENTS)

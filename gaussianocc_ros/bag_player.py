@@ -2,7 +2,7 @@
 """Replay a rosbag2 as it was recorded, for systems without `ros2 bag`: bytes, stamps, QoS, and /clock if asked.
 
 `--step` makes a replay lossless: the player asks the occupancy node which cameras it joins into sets, forms the same
-sets, and waits for the result of each before it goes on.
+sets, and waits for the result of each before it goes on. A replay that does not wait counts the sets that got one.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ from gaussianocc_ros.stamps import cdr_stamp_ns, time_message
 from gaussianocc_ros.startup import raise_on_interrupt
 
 _STEP_PARAMETERS = ("cameras", "rig_file", "image_topic", "anchor_camera", "slop")
+_RESULT = "gaussianocc_ros/msg/SemanticOccupancy"
 _GIVE_UP_AFTER = 3  # unanswered sets in a row: the node is gone, or can do nothing with this bag
 _SETTLE = 0.5  # s without a new subscriber until a plain replay begins
+_LINGER = 2.0  # s without a new result until a plain replay ends
 
 
 class ReplayError(GaussianOccError):
@@ -56,7 +58,7 @@ class BagPlayer(Node):
         self._options = options
         self._reader = _open(bag)
         self.published: Counter[str] = Counter()
-        self.step: StepGate | None = None
+        self.step: StepGate | None = None  # None: a plain replay, and no occupancy node listens
         self._publishers_by_topic: dict[str, Any] = {}
         self._latched: set[str] = set()
         for connection in self._reader.connections:
@@ -95,6 +97,7 @@ class BagPlayer(Node):
             self.step.connect(options.wait)
         else:
             self._wait_for_subscribers(options.wait)
+            self._count_sets(options.wait_for or options.step_topic)
         first = self._reader.start_time + int(options.start_offset * 1e9)
         while True:
             self._pass(first)
@@ -102,6 +105,18 @@ class BagPlayer(Node):
                 break
         for publisher in self._publishers_by_topic.values():
             publisher.wait_for_all_acked(Duration(seconds=5))
+        if self.step and not options.step:
+            self.step.linger()
+
+    def _count_sets(self, topic: str) -> None:
+        if not any(info.topic_type == _RESULT for info in self.get_publishers_info_by_topic(topic)):
+            return
+        step = StepGate(self, topic, self._options.step_timeout)
+        try:
+            step.connect(_LINGER)
+        except GaussianOccError:  # not an occupancy node, or one that does not take these images: nothing to count
+            return
+        self.step = step
 
     def _pass(self, first_ns: int) -> None:
         """The bag once, from this log time; what is latched before it is published too."""
@@ -109,7 +124,7 @@ class BagPlayer(Node):
         pending_since = 0  # log time of the message that completed the sets being waited for
         for topic, log_ns, data in self._messages(first_ns):
             # Not at once: TF and CameraInfo of the same time may still follow, and the node needs them for its answer.
-            if self.step and self.step.pending and log_ns > pending_since:
+            if self._options.step and self.step.pending and log_ns > pending_since:
                 self._wall_start += self.step.wait()
             self._wait_until(log_ns)
             self._publishers_by_topic[topic].publish(data)
@@ -117,7 +132,7 @@ class BagPlayer(Node):
             if self.step and self.step.note(topic, data):
                 pending_since = log_ns
             self._show_progress(log_ns)
-        if self.step and self.step.pending:
+        if self._options.step and self.step.pending:
             self.step.wait()
 
     def _messages(self, first_ns: int) -> Iterator[tuple[str, int, bytes]]:
@@ -188,7 +203,10 @@ class BagPlayer(Node):
         for topic, count in sorted(self.published.items()):
             lines.append(f"  {topic:<40} {count:6d}  {count / seconds:7.2f} Hz as recorded")
         if self.step:
-            lines.append(f"sets: {self.step.answered} of {self.step.formed} answered on {self.step.topic}")
+            answered, formed = self.step.count_answered(), self.step.formed
+            lines.append(f"sets: {answered} of {formed} answered on {self.step.topic}")
+            if answered < formed and not self._options.step:
+                lines[-1] += "; /diagnostics of the node say why the others were dropped, and --step waits for each"
         return "\n".join(lines)
 
     def close(self) -> None:
@@ -202,10 +220,10 @@ class StepGate:
     def __init__(self, player: BagPlayer, topic: str, timeout: float) -> None:
         self.topic = topic
         self.formed = self.answered = 0
-        self.pending: list[int] = []  # stamps of sets that were published in full but not answered
+        self.pending: list[int] = []  # stamps of sets that were published in full and not waited for
         self._player, self._timeout = player, timeout
         self._silent = 0
-        self._results: set[int] = set()
+        self._results: Counter[int] = Counter()  # by stamp
         self._arrived = threading.Condition()
         self._camera_of: dict[str, str] = {}
         player.create_subscription(SemanticOccupancy, topic, self._on_result, 10, raw=True)
@@ -261,6 +279,17 @@ class StepGate:
                 raise ReplayError(f"gave up: {self._silent} sets in a row without a result on {self.topic}")
         return time.monotonic() - begin
 
+    def count_answered(self) -> int:
+        """Of the sets so far: those that were waited for, and those of a replay that does not wait."""
+        return self.answered + (self._results & Counter(self.pending)).total()
+
+    def linger(self) -> None:
+        """Until every set is answered, or nothing new comes."""
+        with self._arrived:
+            while self.count_answered() < self.formed and self._player.context.ok():
+                if not self._arrived.wait(_LINGER):
+                    break
+
     def _is_answered(self, stamp: int) -> bool:
         deadline = time.monotonic() + self._timeout
         with self._arrived:
@@ -269,7 +298,7 @@ class StepGate:
                     raise ExternalShutdownException
                 self._arrived.wait(0.1)
             found = stamp in self._results
-            self._results.discard(stamp)  # a looping bag brings the same stamp again
+            self._results.pop(stamp, None)  # a looping bag brings the same stamp again
             return found
 
     def _is_gone(self) -> bool:
@@ -277,7 +306,7 @@ class StepGate:
 
     def _on_result(self, data: bytes) -> None:
         with self._arrived:
-            self._results.add(cdr_stamp_ns(data))
+            self._results[cdr_stamp_ns(data)] += 1
             self._arrived.notify_all()
 
     def _find_publisher(self) -> Any:
@@ -395,7 +424,7 @@ def main(args: list[str] | None = None) -> None:
         spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
         spinner.start()
         player.play()
-        status = 3 if player.step and player.step.answered < player.step.formed else 0
+        status = 3 if options.step and player.step.answered < player.step.formed else 0
     except (KeyboardInterrupt, ExternalShutdownException):
         status = 130
     except GaussianOccError as error:

@@ -2,6 +2,7 @@
 """Replay over DDS: the recorded bytes, their order and QoS, /clock, and steps that lose nothing."""
 
 import threading
+import time
 
 import pytest
 
@@ -159,8 +160,6 @@ def test_clock_runs_through_the_time_of_the_bag_and_never_back(graph, replay, ma
 
 
 def test_rate_stretches_the_time_between_messages(replay, make, tmp_path):
-    import time
-
     player = replay(record_drive(tmp_path / "drive", make), "--rate", 0.5, "--wait", 0)
     begin = time.monotonic()
     player.run()
@@ -255,12 +254,11 @@ def test_replay_ends_with_status_0_and_a_summary_and_ctrl_c_with_130(spawn, make
 # ---- steps ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def node(graph, make, checkpoint):
+def start_node(graph, make, checkpoint, reliable):
     from gaussianocc_ros.occupancy_node import OccupancyNode
 
     values = {
-        "cameras": list(make.CAMERAS), "checkpoint": str(checkpoint), "device": "cpu", "reliable": True,
+        "cameras": list(make.CAMERAS), "checkpoint": str(checkpoint), "device": "cpu", "reliable": reliable,
         "warm_up": False, "odometry_timeout": 2.0,
     }  # fmt: skip
     node = OccupancyNode(parameter_overrides=[Parameter(name, value=value) for name, value in values.items()])
@@ -268,6 +266,17 @@ def node(graph, make, checkpoint):
     node.trigger_configure()
     node.trigger_activate()
     return node
+
+
+@pytest.fixture
+def node(graph, make, checkpoint):
+    return start_node(graph, make, checkpoint, reliable=True)
+
+
+@pytest.fixture
+def live_node(graph, make, checkpoint):
+    """Takes images as they were recorded, best effort, and the newest set wins."""
+    return start_node(graph, make, checkpoint, reliable=False)
 
 
 def test_step_as_fast_as_it_goes_gives_one_output_per_set(graph, node, replay, make, tmp_path):
@@ -320,6 +329,31 @@ def test_ctrl_c_of_the_node_while_a_set_is_in_work_ends_node_and_replay(
     assert player.wait(60) == 3
     assert "the node is gone" in player.output
     assert "Traceback" not in player.output
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.0])
+def test_a_replay_that_does_not_wait_says_how_many_sets_were_answered(
+    graph, live_node, replay, make, tmp_path, monkeypatch, pause
+):
+    outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
+    predict = live_node._predict
+
+    def slow(newest):  # as long as the whole bag: sets are superseded
+        time.sleep(pause)
+        return predict(newest)
+
+    monkeypatch.setattr(live_node, "_predict", slow)
+    player = replay(record_drive(tmp_path / "drive", make, sets=6), "--rate", 0.5).run().player
+    graph.spin_for(0.5)
+    last = player.summary().splitlines()[-1]
+    assert last.startswith(f"sets: {len(outputs)} of 6 answered on /occupancy_node/occupancy")
+    if pause:
+        assert 1 <= len(outputs) < 6 and last.endswith("--step waits for each")
+
+
+def test_a_replay_without_a_node_speaks_of_no_sets(replay, make, tmp_path):
+    run = replay(record_drive(tmp_path / "drive", make), "--rate", 0, "--wait", 0).run()
+    assert "sets:" not in run.player.summary()
 
 
 def test_set_that_the_node_cannot_complete_is_named_and_the_replay_goes_on(graph, node, replay, make, tmp_path, capfd):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
-import signal
 import sys
 import threading
 import time
@@ -37,7 +36,7 @@ from gaussianocc_core.errors import BagError, GaussianOccError
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.parameters import NodeParameters
 from gaussianocc_ros.stamps import cdr_stamp_ns, time_message
-from gaussianocc_ros.startup import raise_on_interrupt
+from gaussianocc_ros.startup import ignore_interrupt, leave_interrupt_to_ros
 
 _STEP_PARAMETERS = ("cameras", "rig_file", "image_topic", "anchor_camera", "slop")
 _RESULT = "gaussianocc_ros/msg/SemanticOccupancy"
@@ -286,9 +285,12 @@ class StepGate:
     def linger(self) -> None:
         """Until every set is answered, or nothing new comes."""
         with self._arrived:
-            while self.count_answered() < self.formed and self._player.context.ok():
-                if not self._arrived.wait(_LINGER):
-                    break
+            quiet_since = time.monotonic()
+            while self.count_answered() < self.formed and time.monotonic() - quiet_since < _LINGER:
+                if not self._player.context.ok():
+                    raise ExternalShutdownException
+                if self._arrived.wait(0.1):
+                    quiet_since = time.monotonic()
 
     def _is_answered(self, stamp: int) -> bool:
         deadline = time.monotonic() + self._timeout
@@ -416,8 +418,8 @@ def main(args: list[str] | None = None) -> None:
     options = _parse(remove_ros_args(args)[1:])
     player, executor, spinner, status = None, None, None, 0
     try:
-        raise_on_interrupt()
         rclpy.init(args=args)
+        leave_interrupt_to_ros()
         player = BagPlayer(options.bag, options)
         executor = SingleThreadedExecutor()
         executor.add_node(player)
@@ -435,7 +437,7 @@ def main(args: list[str] | None = None) -> None:
             raise
         status = 130  # Ctrl-C closed the context in the middle of a publish
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the summary short
+        ignore_interrupt()  # a second one must not cut the summary short
         if player is not None and player.published:
             print(player.summary(), flush=True)
         if spinner is not None:
@@ -444,6 +446,7 @@ def main(args: list[str] | None = None) -> None:
         if player is not None:
             player.close()
         rclpy.try_shutdown()
+        ignore_interrupt()
     sys.exit(status)
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replay over DDS: the recorded bytes, their order and QoS, /clock, and steps that lose nothing."""
 
+import re
+import signal
 import threading
 import time
 
@@ -249,6 +251,20 @@ def test_replay_ends_with_status_0_and_a_summary_and_ctrl_c_with_130(spawn, make
     assert looping.stop() == 130
     for process in (whole, looping):
         assert "Traceback" not in process.output
+
+
+@pytest.mark.medium
+def test_ctrl_c_again_and_again_until_the_very_end_ends_with_130_and_the_summary(spawn, make, tmp_path):
+    player = spawn("-m", "gaussianocc_ros.bag_player", record_drive(tmp_path / "drive", make), "--loop", "--wait", 0.1)
+    player.wait_for("nobody listens")
+    deadline = time.monotonic() + 60
+    while player.popen.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+        player.popen.send_signal(signal.SIGINT)
+    assert player.wait() == 130
+    assert re.fullmatch(
+        r"bag_player: nobody listens.*\n(played \d+ messages on 8 topics\n(  /.* as recorded\n)+)?", player.output
+    )
 
 
 # ---- steps ---------------------------------------------------------------------------------------------------------

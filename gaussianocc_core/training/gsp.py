@@ -66,7 +66,7 @@ class Gsp(nn.Module):
         self.config = config
         # Depth and translation share it, so the temporal loss does not resist when the cross-view loss moves the scale.
         self.log_scale = nn.Parameter(torch.zeros(()))
-        self.register_buffer("search_sums", torch.zeros(config.search_steps))
+        self.register_buffer("search_sums", torch.zeros(2, config.search_steps))  # errors and pixels by factor
         self.precision = "fp32"  # of the networks; geometry and losses are always fp32
         self._masks: tuple[Tensor, Tensor] | None = None
 
@@ -128,6 +128,13 @@ class Gsp(nn.Module):
         """Error of each camera's shared pixels against what the adjacent camera's Gaussians draw there."""
         if not self.config.mask_overlap:
             return self._cross_view_unmasked(images, depth, scale, cameras, valid)
+        total, count = self._cross_view_sums(images, depth, scale, cameras, valid)
+        return total / count.clamp(min=1.0)
+
+    def _cross_view_sums(
+        self, images: Tensor, depth: Tensor, scale: Tensor, cameras: Cameras, valid: Tensor
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Sum of the errors, and number of the pixels that they are of: shared ones that were drawn."""
         masks = self._overlap(cameras) & valid[:, None]
         pairs = overlapping_pairs(masks)
         # One side of every overlap is left out, or a view would draw itself; which one is a coin's toss each time.
@@ -154,7 +161,7 @@ class Gsp(nn.Module):
                 counted = kept & covered[0]
                 total = total + error[counted].sum() * 4.0**level  # every level counts alike
                 count = count + float(counted.sum()) * 4.0**level
-        return total / count.clamp(min=1.0)
+        return total, count
 
     def _cross_view_unmasked(
         self, images: Tensor, depth: Tensor, scale: Tensor, cameras: Cameras, valid: Tensor
@@ -186,26 +193,30 @@ class Gsp(nn.Module):
             return ""
         grid = torch.linspace(-1, 1, config.search_steps) * float(np.log(config.search_factor))
         prediction = self.predict_depth(batch)
-        errors = torch.zeros_like(self.search_sums)
+        found = torch.zeros_like(self.search_sums)
         for k, log_factor in enumerate(grid):
             torch.manual_seed(step)  # the same sides of the overlaps for every factor
-            errors[k] = sum(
-                self.cross_view(
-                    batch.colours()[b, 0], prediction.depth[b] * log_factor.exp(), prediction.scale[b],
-                    batch_element(batch.cameras, b), batch.valid[b],
-                )
-                for b in range(len(batch))
-            )  # fmt: skip
-        all_reduce(errors)
-        self.search_sums += errors
+            for b in range(len(batch)):
+                found[:, k] += torch.stack(
+                    self._cross_view_sums(
+                        batch.colours()[b, 0], prediction.depth[b] * log_factor.exp(), prediction.scale[b],
+                        batch_element(batch.cameras, b), batch.valid[b],
+                    )
+                )  # fmt: skip
+        all_reduce(found)
+        self.search_sums += found
         if step + 1 < first + config.search_batches:
             return ""
-        sums = self.search_sums
-        best = grid[int(sums.argmin())]
+        sums, counts = self.search_sums
+        if not bool(counts.any()):
+            return "scale: not found, no camera sees what another one sends; do they overlap?"
+        # At a wrong scale hardly anything may be drawn, and that little by chance fit.
+        errors = torch.where(counts > 0.5 * counts.max(), sums / counts.clamp(min=1.0), torch.inf)
+        best = grid[int(errors.argmin())]
         self.log_scale += best.to(self.log_scale.device)
         return (
             f"scale: cross-view error is least at {best.exp():.2f} times the depth so far "
-            f"({sums.min() / sums[len(sums) // 2]:.2f} of the error there)"
+            f"({errors.min():.3f}, without a change {errors[len(errors) // 2]:.3f})"
         )
 
 

@@ -78,13 +78,19 @@ def test_a_parent_s_wish_to_ignore_ctrl_c_is_kept():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, preexec_fn=ignore).returncode == 0
 
 
-def warm_up(spawn, graph):
-    """A node whose network warms up, which takes seconds. Its name is its own: those of earlier tests linger."""
+@pytest.fixture
+def warming_up(spawn, graph, full_size_checkpoint):
+    """A node whose network warms up, which takes a second. Its name is its own: those of earlier tests linger."""
     process = spawn(
         "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "--params-file", "config/ros/occupancy_node.yaml",
-        "-p", "device:=cpu", "-r", "__node:=warms_up",
+        "-p", "device:=cpu", "-p", f"checkpoint:={full_size_checkpoint}", "-r", "__node:=warms_up",
     )  # fmt: skip
-    graph.until(lambda: "warms_up" in graph.probe.get_node_names(), 180, "the node")
+
+    def is_up():
+        assert process.popen.poll() is None, process.output
+        return "warms_up" in graph.probe.get_node_names()
+
+    graph.until(is_up, 180, "the node")
     return process
 
 
@@ -94,22 +100,20 @@ def assert_quiet(process):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_or_a_termination_while_the_network_warms_up_ends_cleanly(spawn, graph, number):
-    process = warm_up(spawn, graph)
-    process.popen.send_signal(number)
-    assert process.wait() == 0
-    assert_quiet(process)
+def test_ctrl_c_or_a_termination_while_the_network_warms_up_ends_cleanly(warming_up, number):
+    warming_up.popen.send_signal(number)
+    assert warming_up.wait() == 0
+    assert_quiet(warming_up)
 
 
 @pytest.mark.medium
-def test_ctrl_c_again_and_again_until_the_very_end_ends_cleanly(spawn, graph):
-    process = warm_up(spawn, graph)
+def test_ctrl_c_again_and_again_until_the_very_end_ends_cleanly(warming_up):
     deadline = time.monotonic() + 60
-    while process.popen.poll() is None and time.monotonic() < deadline:
-        process.popen.send_signal(signal.SIGINT)
+    while warming_up.popen.poll() is None and time.monotonic() < deadline:
+        warming_up.popen.send_signal(signal.SIGINT)
         time.sleep(0.002)
-    assert process.wait() == 0
-    assert_quiet(process)
+    assert warming_up.wait() == 0
+    assert_quiet(warming_up)
 
 
 @pytest.mark.medium

@@ -58,7 +58,7 @@ class DecoderConfig:
 class GaussianConfig:
     """Voxels to Gaussians (spec section e)."""
 
-    scale: tuple[float, float, float] = (0.4, 0.4, 0.2)  # standard deviations at a lattice point, m; published: 0.2
+    scale: tuple[float, float, float] = (0.3, 0.3, 0.15)  # standard deviations at a lattice point, m; published: 0.2
     learned: bool = False  # one factor on all of them is learnt (the paper's "learnable" is per voxel and unreleased)
     far_radius: tuple[float, float] = (60.0, 80.0)  # m from the ego origin; beyond, scales grow
     far_factor: tuple[float, float] = (4.0, 8.0)

@@ -17,7 +17,7 @@ SCHEDULES = ("one_cycle", "step")
 @dataclass(frozen=True)
 class TrainConfig:
     stage: str = "gsp"  # "gsp": depth, ego motion, scale; "gsv": occupancy; "joint": occupancy and ego motion at once
-    first_stage: str = ""  # gsv: model file of the gsp stage, for ego motion and to start from
+    first_stage: str = ""  # gsv: model file of a gsp run, for ego motion and to start from; gsp: to go on from
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     gsp: GspConfig = field(default_factory=GspConfig)

@@ -44,8 +44,8 @@ class GspConfig:
     # Fresh weights explain two frames best by no motion and endless depth, and stay there. For this share of the run
     # the temporal loss teaches motion alone, against the depth that fresh weights say.
     motion_share: float = 0.08
-    # Once there is structure, after this share, the common factor of depth and motion is searched once by the
-    # cross-view error.
+    # Once there is structure, after this share, and again at the end of the run, the common factor of depth and motion
+    # is searched by the cross-view error.
     search_at: float = 0.25
     search_factor: float = 3.0  # from 1/3 to 3 times what the depth network says; 1: no search
     search_steps: int = 33
@@ -186,11 +186,14 @@ class Gsp(nn.Module):
     def before_step(self, batch: Batch, step: int, steps: int, all_reduce: Callable[[Tensor], None]) -> str:
         """Looks for the scale once there is structure; returns a line for the log when it was found."""
         config = self.config
-        first = int(config.search_at * steps)
-        if config.search_factor <= 1 or not config.cross_weight or not config.mask_overlap or step < first:
+        if config.search_factor <= 1 or not config.cross_weight or not config.mask_overlap:
             return ""
-        if step >= first + config.search_batches:
+        windows = (int(config.search_at * steps), steps - config.search_batches)
+        first = next((start for start in windows if start <= step < start + config.search_batches), None)
+        if first is None:
             return ""
+        if step == first:
+            self.search_sums.zero_()
         grid = torch.linspace(-1, 1, config.search_steps) * float(np.log(config.search_factor))
         prediction = self.predict_depth(batch)
         found = torch.zeros_like(self.search_sums)

@@ -39,7 +39,12 @@ def build_stage(config: TrainConfig) -> Gsp | Gsv:
 
 
 def _build_gsp(config: TrainConfig) -> Gsp:
-    return Gsp(build_depth_net(config.model), build_pose_net(config.model), config.gsp)
+    depth_net, pose_net, path = build_depth_net(config.model), build_pose_net(config.model), config.first_stage
+    if path:
+        _check_same_architecture(load_depth_net(path).config, config.model, path)
+        depth_net.load_state_dict(load_depth_net(path).depth_net.state_dict())
+        pose_net.load_state_dict(load_pose_net(path).pose_net.state_dict())
+    return Gsp(depth_net, pose_net, config.gsp)
 
 
 def _build_gsv(config: TrainConfig) -> Gsv:
@@ -62,22 +67,27 @@ def _start_from(
     model: GaussianOcc, depth_net: DepthNet, theirs: ModelConfig, ours: ModelConfig, path: str
 ) -> GaussianOcc:
     """The occupancy network with the depth network's encoder and head, which must be of one architecture."""
-    for part in ("encoder", "image_height", "image_width"):
-        if getattr(theirs, part) != getattr(ours, part):
-            raise ConfigError(
-                f"first_stage: {path} was trained with model.{part}={getattr(theirs, part)}, this run has "
-                f"{getattr(ours, part)}; make them equal or set gsv.start_from_first_stage=false"
-            )
+    _check_same_architecture(theirs, ours, path)
     model.image_encoder.load_state_dict(depth_net.image_encoder.state_dict())
     if model.depth_head is not None:
         model.depth_head = depth_net.head
     return model
 
 
+def _check_same_architecture(theirs: ModelConfig, ours: ModelConfig, path: str) -> None:
+    for part in ("encoder", "image_height", "image_width"):
+        if getattr(theirs, part) != getattr(ours, part):
+            raise ConfigError(
+                f"first_stage: {path} was trained with model.{part}={getattr(theirs, part)}, this run has "
+                f"{getattr(ours, part)}; make them equal or, in stage 2, set gsv.start_from_first_stage=false"
+            )
+
+
 def inherit_depth_range(config: TrainConfig) -> TrainConfig:
     """The configuration with the depth range that the first stage ended with: it learnt the scale of it."""
     path = config.first_stage
-    if config.stage == "gsv" and path and config.gsv.start_from_first_stage and "depth" in networks_in(path):
+    starts = config.stage == "gsp" or config.gsv.start_from_first_stage
+    if path and starts and "depth" in networks_in(path):
         return replace(config, model=replace(config.model, depth=load_depth_net(path).config.depth))
     return config
 

@@ -158,12 +158,13 @@ class Run:
             last = turn == len(micro) - 1
             with contextlib.nullcontext() if last or self.processes.count == 1 else self.parallel.no_sync():
                 named = self.parallel(batch, progress)
+                # Before the backward pass: what it does with numbers that are none is anyone's guess, crashes included.
+                self._check_finite(float(named["total"].detach()), batch)
                 scaled = self.scaler.scale(named["total"] / len(micro))
                 assert isinstance(scaled, Tensor)
                 scaled.backward()
             for name, value in named.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(micro)
-        self._check_finite(sums["total"], micro)
         self.scaler.unscale_(self.optimiser)
         if config.clip_norm:
             nn.utils.clip_grad_norm_(self.stage.parameters(), config.clip_norm)
@@ -172,10 +173,10 @@ class Run:
         self.schedule.step()
         return self.processes.mean(sums, self.device)
 
-    def _check_finite(self, total: float, micro: Sequence[Batch]) -> None:
+    def _check_finite(self, total: float, batch: Batch) -> None:
         bad = total != total or abs(total) == float("inf")
         if self.processes.any(bad, self.device):
-            tokens = ", ".join(token for batch in micro for token in batch.tokens) if bad else "of another process"
+            tokens = ", ".join(batch.tokens) if bad else "of another process"
             raise GaussianOccError(
                 f"step {self.step + 1}: the loss is not finite on samples {tokens}; {self.output / LAST} holds the "
                 "last good state. Look at these samples, or lower learning_rate, then --resume"

@@ -13,7 +13,7 @@ from gaussianocc_core.checkpoint import Provenance, default_checkpoint, load_mod
 from gaussianocc_core.config import to_dict
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.models.gaussianocc import build_model, build_pose_net
-from gaussianocc_core.models.lifting import POSITION_CHANNELS
+from gaussianocc_core.models.lifting import POSITION_CHANNELS, SURFACE_CHANNELS
 
 PROVENANCE = Provenance("random, for a test", commit="abc", seed=1, steps=0, metrics={"iou": 0.5})
 
@@ -35,7 +35,7 @@ def test_saved_model_loads_to_equal_outputs(tmp_path, model):
     save_model(path, model, SMALL, PROVENANCE)
     loaded = load_model(path)
     assert loaded.config == SMALL and loaded.provenance == PROVENANCE
-    volume = torch.rand(1, 8 + POSITION_CHANNELS, 16, 16, 8)
+    volume = torch.rand(1, 8 + POSITION_CHANNELS + SURFACE_CHANNELS, 16, 16, 8)
     with torch.no_grad():
         torch.testing.assert_close(loaded.model.voxel_decoder(volume), model.voxel_decoder(volume), atol=0, rtol=0)
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]
@@ -127,5 +127,5 @@ def test_shipped_checkpoint_loads_and_is_small():
     path = default_checkpoint()
     assert path is not None and path.stat().st_size <= 3_000_000
     loaded = load_model(path)
-    assert loaded.config.name == "tiny" and "synthetic" in loaded.provenance.training
+    assert loaded.config.name == "tiny" and "self-supervised" in loaded.provenance.training
     assert loaded.provenance.metrics["non_ground_iou"] > 0

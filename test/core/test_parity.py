@@ -36,9 +36,9 @@ SPEC.loader.exec_module(tool)
 # The published network in small: bottlenecks, three hourglasses, four head blocks, but narrow.
 SMALL_REFERENCE = """
 name: small
-encoder: {backbone: resnet50, width: 0.125, up_channels: [16, 12], feature_channels: 8}
+encoder: {backbone: resnet50, width: 0.125, up_channels: [16, 12], feature_channels: 8, norm: instance, rays: false}
 lattice: {low: [-40.0, -40.0, -1.0], high: [40.0, 40.0, 5.4], shape: [16, 16, 8], contraction: 0.66667}
-decoder: {channels: 4, hourglasses: 3, head_blocks: 4, position: false}
+decoder: {kind: hourglass, surface: false, channels: 4, hourglasses: 3, head_blocks: 4, position: false}
 gaussians: {scale: [0.2, 0.2, 0.2]}
 pose: {backbone: resnet18, width: 0.125, channels: 8}
 quirks: published

@@ -103,7 +103,7 @@ def save_untrained(path, grid):
         image_width=96,
         encoder=EncoderConfig(width=0.25, up_channels=(8, 8), feature_channels=8),
         lattice=Lattice(low=(-8.0, -8.0, -1.0), high=(8.0, 8.0, 3.0), shape=(16, 16, 8)),
-        decoder=DecoderConfig(channels=4, hourglasses=1),
+        decoder=DecoderConfig(kind="hourglass", surface=False, channels=4, hourglasses=1),
         grid=grid,
     )
     save_model(path, build_model(config), config, Provenance("random weights, for tests of the wiring"))

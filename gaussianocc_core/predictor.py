@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_model
@@ -109,11 +109,10 @@ class OccupancyPredictor:
 
     @torch.inference_mode()
     def decide(self, field: OccupancyField, cameras: Cameras) -> OccupancyPrediction:
-        """Most probable class per voxel of the published grid; unobserved where no camera looks."""
+        """The class of every voxel of the published grid, or free; unobserved where no camera looks."""
         observed = self._view_of(cameras).observed
         logits = self.model.sample_grid(field, self.grid)[0]  # (K, X, Y, Z)
-        best, labels = logits.max(dim=0)
-        confidence = 1.0 / torch.exp(logits - best).sum(dim=0)  # softmax of the maximum
+        labels, confidence = decide_labels(logits, self.model.quirks.occupied_by_argmax)
         labels_array = labels.to(torch.uint8).cpu().numpy()
         labels_array[~observed] = UNOBSERVED
         confidence_array = confidence.float().cpu().numpy()
@@ -181,6 +180,24 @@ class OccupancyPredictor:
             observed.setflags(write=False)  # every prediction of this view hands it out
             self._view = _View(lenses, T_ego_cam, plan, observed)
         return self._view
+
+
+def decide_labels(
+    logits: Float[Tensor, " K *shape"], by_argmax: bool
+) -> tuple[Int64[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """Class ids and their probabilities 0-1; the last class is free.
+
+    by_argmax: softmax over all classes, as published. Otherwise a voxel is occupied with its opacity (spec section e),
+    and then of a class by the softmax over the others.
+    """
+    if by_argmax:
+        best, labels = logits.max(dim=0)
+        return labels, 1.0 / torch.exp(logits - best).sum(dim=0)
+    free, opacity = len(logits) - 1, torch.sigmoid(-logits[-1])
+    best, labels = logits[:-1].max(dim=0)
+    confidence = opacity / torch.exp(logits[:-1] - best).sum(dim=0)
+    occupied = opacity > 0.5
+    return torch.where(occupied, labels, free), torch.where(occupied, confidence, 1.0 - opacity)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -43,6 +43,9 @@ class Quirks:
     march: MarchSettings = DEFAULT_MARCH
     # Spec g.1: where the photometric warp takes pixel centres to lie; everything else has them at 0.5. Published: 0.
     warp_pixel_center: float = PIXEL_CENTER
+    # Spec i: a voxel is occupied where any class has a higher logit than free space. That is not what rendering saw: a
+    # class logit of 5 beside a free logit of 3 is a voxel of 5 % opacity. Ours: where the opacity is above one half.
+    occupied_by_argmax: bool = False
     # Spec i: the occupancy query stands half a mean lattice cell above a voxel's low corner, whatever the voxel size.
     lattice_shift: bool = False
 
@@ -71,6 +74,7 @@ PUBLISHED = Quirks(
     half_spaces=tuple(pair for names in _RING_NAMES for pair in zip(names, _RING, strict=True)),
     march=PUBLISHED_PROB,
     warp_pixel_center=0.0,
+    occupied_by_argmax=True,
     lattice_shift=True,
 )
 

@@ -146,7 +146,7 @@ class Run:
         progress = self.step / config.steps
         before = getattr(self.stage, "before_step", None)
         if before is not None:
-            line = before(micro[0], self.step, config.steps, self.processes.sum)
+            line = before(micro, self.step, config.steps, self.processes.sum)
             if line and self.processes.first:
                 tqdm.write(f"step {self.step}: {line}")
         self.optimiser.zero_grad(set_to_none=True)

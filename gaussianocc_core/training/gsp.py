@@ -8,7 +8,7 @@ shares are splatted into it, and only at the true scale do they land where that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -183,7 +183,7 @@ class Gsp(nn.Module):
     # ---- scale -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def before_step(self, batch: Batch, step: int, steps: int, all_reduce: Callable[[Tensor], None]) -> str:
+    def before_step(self, batches: Sequence[Batch], step: int, steps: int, all_reduce: Callable[[Tensor], None]) -> str:
         """Looks for the scale once there is structure; returns a line for the log when it was found."""
         config = self.config
         if config.search_factor <= 1 or not config.cross_weight or not config.mask_overlap:
@@ -195,17 +195,17 @@ class Gsp(nn.Module):
         if step == first:
             self.search_sums.zero_()
         grid = torch.linspace(-1, 1, config.search_steps) * float(np.log(config.search_factor))
-        prediction = self.predict_depth(batch)
         found = torch.zeros_like(self.search_sums)
-        for k, log_factor in enumerate(grid):
-            torch.manual_seed(step)  # the same sides of the overlaps for every factor
-            for b in range(len(batch)):
-                found[:, k] += torch.stack(
-                    self._cross_view_sums(
+        for batch in batches:
+            prediction = self.predict_depth(batch)
+            for k, log_factor in enumerate(grid):
+                torch.manual_seed(step)  # the same sides of the overlaps for every factor
+                for b in range(len(batch)):
+                    sums = self._cross_view_sums(
                         batch.colours()[b, 0], prediction.depth[b] * log_factor.exp(), prediction.scale[b],
                         batch_element(batch.cameras, b), batch.valid[b],
-                    )
-                )  # fmt: skip
+                    )  # fmt: skip
+                    found[:, k] += torch.stack(sums)
         all_reduce(found)
         self.search_sums += found
         if step + 1 < first + config.search_batches:

@@ -11,7 +11,7 @@ from gaussianocc_core.data.labels import UNOBSERVED
 from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
-from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
+from gaussianocc_core.predictor import OccupancyPredictor, decide_labels, resolve_device
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_prediction_covers_the_grid_and_says_untrained(predictor):
     assert prediction.labels.dtype == np.uint8 and prediction.confidence.dtype == np.float32
     assert (prediction.model, prediction.trained, prediction.cameras) == ("untrained", False, rig.names)
     known = prediction.confidence[prediction.observed]
-    assert known.min() >= 1 / 18 - 1e-6 and known.max() <= 1 + 1e-6
+    assert known.min() >= 0.5 / 17 - 1e-6 and known.max() <= 1 + 1e-6
 
 
 def test_observed_means_that_the_centre_is_in_a_used_cameras_view(predictor):
@@ -45,16 +45,28 @@ def test_observed_means_that_the_centre_is_in_a_used_cameras_view(predictor):
     assert (prediction.labels[prediction.observed] < 18).all()
 
 
-def test_confidence_is_the_softmax_of_the_resampled_logits(predictor):
+def test_published_models_decide_by_the_softmax_of_the_resampled_logits(predictor):
     rig = ring()
     field = predictor.predict_field(pictures(rig), rig)
-    prediction = predictor.decide(field, rig)
     positions = voxels.centers(SMALL.grid)[5, 20, 3].view(1, 3)
     from gaussianocc_core.geometry import lattice
 
-    probs = lattice.sample(field.logits, SMALL.lattice, positions)[0, :, 0].softmax(0)
-    assert prediction.labels[5, 20, 3] == int(probs.argmax())
-    assert prediction.confidence[5, 20, 3] == pytest.approx(float(probs.max()), abs=1e-4)
+    logits = lattice.sample(field.logits, SMALL.lattice, positions)[0, :, 0]
+    label, confidence = decide_labels(logits, by_argmax=True)
+    assert label == int(logits.argmax()) and confidence == pytest.approx(float(logits.softmax(0).max()), abs=1e-5)
+    prediction = predictor.decide(field, rig)
+    label, confidence = decide_labels(logits, by_argmax=False)
+    assert prediction.labels[5, 20, 3] == int(label)
+    assert prediction.confidence[5, 20, 3] == pytest.approx(float(confidence), abs=1e-4)
+
+
+def test_a_voxel_is_occupied_where_rendering_sees_it():
+    logits = torch.tensor([[5.0, 1.0, 3.0], [0.0, 2.0, -1.0], [0.0, 0.0, -1.0]]).T  # (3 classes, 3 voxels)
+    labels, confidence = decide_labels(logits, by_argmax=False)
+    assert labels.tolist() == [2, 1, 0]  # 5 % opaque: free, whatever its best class
+    opacity = torch.sigmoid(-logits[-1])
+    share = logits[:2].softmax(0).max(0).values
+    torch.testing.assert_close(confidence, torch.stack([1 - opacity[0], opacity[1] * share[1], opacity[2] * share[2]]))
 
 
 def test_cameras_of_different_sizes_and_any_number_work(predictor):

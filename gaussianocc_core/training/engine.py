@@ -46,15 +46,18 @@ class TrainingStopped(GaussianOccError):
     """The run was interrupted; everything up to then is saved."""
 
 
-def train(config: TrainConfig, *, resume: bool = False, overfit_batch: bool = False) -> Path:
-    """Runs a training to its end and returns the model file.
+def train(
+    config: TrainConfig, *, resume: bool = False, overfit_batch: bool = False, minutes: float | None = None
+) -> Path:
+    """Runs a training to its end and returns the model file; after `minutes` it stops as for Ctrl-C.
 
     The run folder holds config.yaml, environment.json, metrics.jsonl, last.pt, model.safetensors and TensorBoard
     events. Raises TrainingStopped after Ctrl-C (all is saved) and GaussianOccError, naming the samples, where a loss
     is not finite (last.pt is that of the last good save).
     """
     with process_group(config.device) as (processes, device):
-        return Run(inherit_depth_range(config), processes, resolve_device(device), resume, overfit_batch).execute()
+        run = Run(inherit_depth_range(config), processes, resolve_device(device), resume, overfit_batch)
+        return run.execute(minutes)
 
 
 class Run:
@@ -87,8 +90,8 @@ class Run:
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
-    def execute(self) -> Path:
-        config = self.config
+    def execute(self, minutes: float | None = None) -> Path:
+        config, deadline = self.config, time.monotonic() + 60.0 * (minutes or float("inf"))
         sampler = EpochSampler(
             len(self.data), config.seed, config.batch_size, config.accumulation, self.processes.rank,
             self.processes.count, self.step,
@@ -115,7 +118,7 @@ class Run:
                 last = self.step == config.steps
                 if board is not None and config.pictures_every and (last or self.step % config.pictures_every == 0):
                     self._show(micro[0], board)
-                stopped = self.processes.any(interrupt.wanted, self.device)
+                stopped = self.processes.any(interrupt.wanted or time.monotonic() > deadline, self.device)
                 if last or stopped or self.step % config.save_every == 0:
                     self._save()
                 if stopped and not last:
@@ -270,6 +273,7 @@ class Run:
                 "step": self.step,
                 "seconds": self.seconds,
                 "problems": self.problems,
+                "samples_per_step": self._per_step(),
                 "stage": self.stage.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
                 "schedule": self.schedule.state_dict(),

@@ -37,16 +37,21 @@ class Row:
     after: str = ""  # row whose model is the first stage
 
 
+# fmt: off
 ROWS = (
     Row("stage1", "stage 1: depth, ego motion, scale", "gsp_tiny"),
     Row("stage1_more", "stage 1, more of it", "gsp_tiny_more", after="stage1"),
-    Row("stage1_no_cross", "stage 1 without the cross-view splatting", "gsp_tiny", ("gsp.cross_weight=0", "steps=600")),
-    Row("stage1_no_mask", "stage 1 without its overlap mask", "gsp_tiny", ("gsp.mask_overlap=false", "steps=600")),
+    Row("stage1_no_ground", "stage 1 that starts from a constant depth", "gsp_tiny",
+        ("model.depth.ground=0", "model.depth.first=10")),
+    Row("stage1_short", "stage 1, a short run to compare with", "gsp_tiny", ("steps=600",)),
+    Row("stage1_no_cross", "short stage 1 without the cross-view splatting", "gsp_tiny", ("gsp.cross_weight=0", "steps=600")),
+    Row("stage1_no_mask", "short stage 1 without its overlap mask", "gsp_tiny", ("gsp.mask_overlap=false", "steps=600")),
     Row("stage2", "stage 2 with learned ego motion", "gsv_tiny", after="stage1_more"),
     Row("stage2_true_pose", "stage 2, true ego motion", "gsv_tiny", ("gsv.ego_motion=sensor",), after="stage1_more"),
     Row("volume", "stage 2 by volume rendering", "gsv_tiny", ("gsv.renderer=volume",), after="stage1_more"),
     Row("joint", "joint one-stage training, from scratch", "gsv_tiny", ("gsv.ego_motion=joint",)),
 )
+# fmt: on
 
 EPILOG = """The table under benchmarks/results/ (claims_cpu.json, claims_cpu.md) fills row by row; run again to add rows
 or to go on with one that its budget cut short. All training is without any true pose (but for the row that says so),

@@ -27,7 +27,7 @@ from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
 from gaussianocc_core.models.pose_net import PoseNet
 
-FORMAT = "gaussianocc-model/1"
+FORMAT = "gaussianocc-model/2"
 _DEFAULT_NAME = "tiny.safetensors"
 _POSE_PREFIX, _DEPTH_PREFIX = "pose_net.", "depth_net."
 

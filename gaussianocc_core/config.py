@@ -70,7 +70,10 @@ class DepthConfig:
 
     near: float = 0.5  # m
     far: float = 80.0  # m
-    first: float = 10.0  # m, what fresh weights say everywhere
+    first: float = 20.0  # m, the farthest that fresh weights say; without `ground`, what they say everywhere
+    # Fresh weights say the plane z = 0 of the ego frame, this factor times as far; 0: without the plane. A robot's base
+    # frame lies near the ground, so training starts from nearly the right scale. Published: 0.
+    ground: float = 1.0
     max_scale: float = 0.05  # m, standard deviation of a pixel's Gaussian; published: 0.02, at 224 x 352
 
 

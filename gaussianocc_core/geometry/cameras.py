@@ -125,6 +125,23 @@ def ego_rays(
     return rays.unflatten(0, intrinsics.shape[:-2])
 
 
+def ground_inv_depth(
+    intrinsics: Float[Tensor, "*batch N 3 3"],
+    T_ego_cam: Float[Tensor, "*batch N 4 4"],
+    width: int,
+    height: int,
+    stride: int = 1,
+) -> Float[Tensor, "*batch N h w"]:
+    """1/m in z-depth at which the centres of a map's cells meet the plane z = 0 of the ego frame; 0: not at all."""
+    factor = 1.0 / stride
+    K = scale_intrinsics(intrinsics, factor, factor).flatten(0, -3)
+    T = T_ego_cam.flatten(0, -3)
+    down = -torch.einsum("nj,nhwj->nhw", T[:, 2, :3], pixel_rays(K, width // stride, height // stride))
+    above = T[:, 2, 3, None, None]  # m, of the lens over the plane
+    inv_depth = torch.where(above > 0, down / above.clamp(min=1e-3), 0.0).clamp(min=0.0)
+    return inv_depth.unflatten(0, intrinsics.shape[:-2])
+
+
 def ray_length_per_depth(rays: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
     """Distance along the ray per metre of z-depth, for rays as `pixel_rays` gives them."""
     return rays.norm(dim=-1)

@@ -33,8 +33,16 @@ class DepthPrediction:
 class DepthHead(nn.Module):
     """Stride-4 maps -> inverse depth (1/m) and Gaussian scale (m) at stride 2, both bounded."""
 
-    def __init__(self, channels: int, depth_range: tuple[float, float], first_depth: float, max_scale: float) -> None:
-        """depth_range: m, nearest and farthest; first_depth: m, what fresh weights say everywhere."""
+    def __init__(
+        self,
+        channels: int,
+        depth_range: tuple[float, float],
+        first_depth: float,
+        max_scale: float,
+        ground: float = 0.0,
+    ) -> None:
+        """depth_range: m, nearest and farthest; first_depth: m, what fresh weights say, or with ground the farthest
+        they say; ground: factor on the depth of the ground plane that they say, 0: without it."""
         super().__init__()
         near, far = depth_range
         if not 0 < near < first_depth < far:
@@ -43,6 +51,8 @@ class DepthHead(nn.Module):
             )
         self.limits = (1.0 / far, 1.0 / near)
         self.max_scale = max_scale
+        self.first_inv_depth = 1.0 / first_depth
+        self.ground = ground
         self.layers = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 2 * 4, 3, padding=1)
         )
@@ -50,13 +60,24 @@ class DepthHead(nn.Module):
         assert isinstance(last, nn.Conv2d) and last.bias is not None
         nn.init.normal_(last.weight, std=1e-3)
         share = (1.0 / first_depth - self.limits[0]) / (self.limits[1] - self.limits[0])
-        nn.init.constant_(last.bias[:4], math.log(share / (1.0 - share)))
-        nn.init.zeros_(last.bias[4:])
+        nn.init.zeros_(last.bias)
+        if not ground:
+            nn.init.constant_(last.bias[:4], math.log(share / (1.0 - share)))
 
-    def forward(self, maps: Float[Tensor, "BN C h w"]) -> tuple[Float[Tensor, "BN h2 w2"], Float[Tensor, "BN h2 w2"]]:
+    def forward(
+        self, maps: Float[Tensor, "BN C h w"], ground: Float[Tensor, "BN h2 w2"] | None = None
+    ) -> tuple[Float[Tensor, "BN h2 w2"], Float[Tensor, "BN h2 w2"]]:
+        """ground: `ground_inv_depth` at stride 2, for a head that starts from it."""
         raw = F.pixel_shuffle(self.layers(maps), 2)  # (B*N, 2, 2h, 2w)
         low, high = self.limits
-        inv_depth = low + (high - low) * torch.sigmoid(raw[:, 0])
+        logits = raw[:, 0]
+        if self.ground:
+            if ground is None:
+                raise ValueError("ground: this head needs the inverse depth of the ground plane")
+            # Near its lower limit a sigmoid is an exponential: the layers say a factor on the depth of the plane.
+            start = (ground / self.ground).clamp(min=self.first_inv_depth, max=0.9 * high)
+            logits = logits + torch.logit((start - low) / (high - low))
+        inv_depth = low + (high - low) * torch.sigmoid(logits)
         return inv_depth, self.max_scale * torch.sigmoid(raw[:, 1])
 
 
@@ -69,10 +90,14 @@ class DepthNet(nn.Module):
         self.head = head
 
     def forward(
-        self, images: Float[Tensor, "B N 3 H W"], rays: Float[Tensor, "B N 3 H4 W4"] | None = None
+        self,
+        images: Float[Tensor, "B N 3 H W"],
+        rays: Float[Tensor, "B N 3 H4 W4"] | None = None,
+        ground: Float[Tensor, "B N H2 W2"] | None = None,
     ) -> DepthPrediction:
-        """rays: as the image encoder takes them."""
-        inv_depth, scale = self.head(self.image_encoder.encode(images, rays))
+        """rays: as the image encoder takes them; ground: as the head does."""
+        flat = None if ground is None else ground.flatten(0, 1)
+        inv_depth, scale = self.head(self.image_encoder.encode(images, rays), flat)
 
         def resize(maps: Tensor) -> Tensor:
             size = images.shape[-2:]
@@ -85,8 +110,12 @@ class DepthNet(nn.Module):
 
 def predict_depth(depth_net: DepthNet, images: Float[Tensor, "B N 3 H W"], cameras: Cameras) -> DepthPrediction:
     """Of RGB images 0-1 from cameras of their size, with a leading dimension B."""
-    rays = None
+    height, width = images.shape[-2:]
+    rays = ground = None
     if depth_net.image_encoder.rays:
-        height, width = images.shape[-2:]
         rays = camera_geometry.ego_rays(cameras.intrinsics, cameras.T_ego_cam, width, height, stride=4)
-    return depth_net(images, rays)
+    if depth_net.head.ground:
+        ground = camera_geometry.ground_inv_depth(
+            cameras.intrinsics, cameras.T_ego_cam, width, height, stride=DEPTH_STRIDE
+        )
+    return depth_net(images, rays, ground)

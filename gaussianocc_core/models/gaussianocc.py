@@ -78,7 +78,8 @@ class GaussianOcc(nn.Module):
         features = self.image_encoder.project(maps).unflatten(0, images.shape[:2])  # (B, N, C, h, w)
         inv_depth = None
         if self.depth_head is not None:
-            inv_depth = self.depth_head(maps)[0].unflatten(0, images.shape[:2])  # (B, N, 2h, 2w)
+            ground = torch.cat([plan.ground for plan in plans if plan.ground is not None])
+            inv_depth = self.depth_head(maps, ground)[0].unflatten(0, images.shape[:2])  # (B, N, 2h, 2w)
         volume = torch.stack([self._lift(features[b], plans[b], inv_depth, b) for b in range(len(plans))])
         # volume: (B, C, X, Y, Z), ego frame
         # 3D convolutions on CPUs run twice as fast with channels innermost (measured 2026-11).
@@ -198,7 +199,7 @@ def build_image_encoder(config: ModelConfig) -> ImageEncoder:
 
 def build_depth_head(config: ModelConfig) -> DepthHead:
     depth = config.depth
-    return DepthHead(config.encoder.up_channels[1], (depth.near, depth.far), depth.first, depth.max_scale)
+    return DepthHead(config.encoder.up_channels[1], (depth.near, depth.far), depth.first, depth.max_scale, depth.ground)
 
 
 def build_depth_net(config: ModelConfig) -> DepthNet:

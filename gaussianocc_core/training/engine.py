@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -188,10 +189,13 @@ class Run:
     def _parallel(self) -> Any:
         if self.processes.count == 1:
             return self.stage
+        # Buffers are batch norm's running statistics: every process keeps its own. Torch renamed the argument.
+        known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         return nn.parallel.DistributedDataParallel(
             self.stage,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
+            **{buffers: False},
             find_unused_parameters=True,  # a stage has phases in which a network rests
         )
 

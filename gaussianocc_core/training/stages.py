@@ -128,11 +128,8 @@ def fold_scale(stage: Gsp, config: ModelConfig) -> ModelConfig:
     """Builds the learnt factor into translation and depth range, so that a model file needs no word of it."""
     factor = float(stage.log_scale.exp())
     _scale_translation(stage, factor)
-    depth = config.depth
-    return replace(
-        config,
-        depth=replace(depth, near=depth.near * factor, far=depth.far * factor, first=depth.first * factor),
-    )
+    lengths = {name: factor * getattr(config.depth, name) for name in ("near", "far", "first", "ground")}
+    return replace(config, depth=replace(config.depth, **lengths))
 
 
 @torch.no_grad()

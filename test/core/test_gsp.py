@@ -11,6 +11,7 @@ from core.test_models import SMALL
 from gaussianocc_core.data.training import Batch, ColourJitter
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.gaussianocc import build_depth_net, build_pose_net
 from gaussianocc_core.models.pose_net import camera_motions
 from gaussianocc_core.training.gsp import Gsp, GspConfig, pixel_gaussians
@@ -48,6 +49,10 @@ def carried(street, depth_factor=1.0, motion_factor=1.0, levels=1):
     return float(error)
 
 
+def batched(cameras):
+    return replace(cameras, intrinsics=cameras.intrinsics[None], T_ego_cam=cameras.T_ego_cam[None])
+
+
 @pytest.mark.medium
 def test_temporal_error_is_least_at_the_true_depth_and_motion(street):
     truth = carried(street)
@@ -65,6 +70,32 @@ def stage(**settings) -> Gsp:
     torch.manual_seed(0)
     config = replace(SMALL, image_width=WIDTH, image_height=HEIGHT)
     return Gsp(build_depth_net(config), build_pose_net(config), GspConfig(**settings)).eval()
+
+
+@pytest.mark.medium
+def test_fresh_weights_say_the_ground_plane_where_a_pixel_looks_at_it(street):
+    images, true_depth, cameras, _ = street
+    gsp = stage()
+    with torch.no_grad():
+        depth = predict_depth(gsp.depth_net, images[1:2], batched(cameras)).depth[0]
+    points = camera_geometry.unproject(depth, cameras.intrinsics, cameras.T_ego_cam)
+    near = depth < 15.0
+    assert near[:, -8:].all()  # all cameras of this rig see the road in front of them
+    assert points[..., 2][near].abs().max() < 0.1
+    # This world's road is flat: most of what is predicted there, before any training, is right.
+    right = (depth / true_depth - 1.0).abs() < 0.05
+    assert right[0, -8:].float().mean() > 0.5
+    assert depth.max() < 21.0
+
+
+def test_a_camera_that_is_not_over_the_ground_starts_without_it():
+    K, T = torch.eye(3)[None], torch.eye(4)[None].clone()
+    T[0, :3, :3] = torch.from_numpy(camera_geometry.view_rotation(0.0)).float()
+    T[0, 2, 3] = -0.5
+    assert (camera_geometry.ground_inv_depth(K, T, 8, 8) == 0).all()
+    T[0, 2, 3] = 2.0
+    inv_depth = camera_geometry.ground_inv_depth(K, T, 1, 1)
+    assert inv_depth.item() == pytest.approx(0.5 / 2.0)  # the pixel's centre looks 0.5 down per metre, from 2 m
 
 
 @pytest.mark.medium
@@ -166,7 +197,8 @@ def test_a_pixels_gaussian_is_opaque_isotropic_and_of_its_colour():
     torch.testing.assert_close(gaussians.scales, torch.tensor([[0.01] * 3, [0.02] * 3]))
 
 
-def test_the_learnt_scale_is_part_of_the_model_file(tmp_path):
+@pytest.mark.medium
+def test_the_learnt_scale_is_part_of_the_model_file(tmp_path, street):
     from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_model, load_pose_net
     from gaussianocc_core.training.config import TrainConfig
     from gaussianocc_core.training.stages import save_stage
@@ -176,13 +208,13 @@ def test_the_learnt_scale_is_part_of_the_model_file(tmp_path):
     with torch.no_grad():
         gsp.log_scale += np.log(1.7)
         gsp.pose_net.head[-1].bias += 0.3
-    images = torch.rand(1, 6, 3, HEIGHT, WIDTH)
-    rays = torch.rand(1, 6, 3, HEIGHT // 4, WIDTH // 4)
+    images, cameras = torch.rand(1, 6, 3, HEIGHT, WIDTH), batched(street[2])
     path = tmp_path / "model.safetensors"
     save_stage(gsp, config, path, Provenance("test"))
     depth_net, pose_net = load_depth_net(path).depth_net, load_pose_net(path).pose_net
     with torch.no_grad():
-        torch.testing.assert_close(depth_net(images, rays).depth, 1.7 * gsp.depth_net(images, rays).depth)
+        before, after = (predict_depth(net, images, cameras).depth for net in (gsp.depth_net, depth_net))
+        torch.testing.assert_close(after, 1.7 * before)
         ours, theirs = gsp.pose_net(images, images), pose_net(images, images)
     torch.testing.assert_close(theirs.translation, 1.7 * ours.translation)
     torch.testing.assert_close(theirs.axis_angle, ours.axis_angle)

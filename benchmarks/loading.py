@@ -16,7 +16,6 @@ from typing import Any
 
 from report import write_report
 
-from gaussianocc_core.data import nuscenes
 from gaussianocc_core.data.training import DataConfig, EpochSampler, TrainingSet, load_batches, open_entries
 
 
@@ -35,7 +34,7 @@ def main() -> None:
 
     began = time.process_time()
     for entry in entries[: options.samples]:
-        nuscenes.load(entry)
+        entry.load()
     count = min(options.samples, len(entries))
     results.append({"what": "decode only", "workers": 0, "cpu_s": (time.process_time() - began) / count})
     for workers in options.workers:

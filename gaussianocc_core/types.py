@@ -198,7 +198,7 @@ class Sample:
     stamp_ns: int  # of the anchor (first) camera's image
     images: tuple[UInt8[np.ndarray, "_ _ 3"], ...]  # RGB at native size, one per camera, sizes may differ
     cameras: Cameras
-    T_world_ego: Float[np.ndarray, "4 4"]  # at stamp_ns
+    T_world_ego: Float[np.ndarray, "4 4"] | None  # at stamp_ns; None: no odometry
     occupancy: OccupancyLabels | None = None
     camera_stamps_ns: tuple[int, ...] = ()
     T_world_ego_per_camera: Float[np.ndarray, "N 4 4"] | None = None  # at each camera's own image time, if known

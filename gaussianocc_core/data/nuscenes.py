@@ -9,14 +9,13 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
 
 from gaussianocc_core.data.bag_writer import (
     BagReport,
@@ -27,7 +26,8 @@ from gaussianocc_core.data.bag_writer import (
     Record,
     write_bag,
 )
-from gaussianocc_core.data.labels import GENERATOR_TO_OCC3D, GENERATOR_UNDETECTED, IGNORE, generator_to_occ3d
+from gaussianocc_core.data.entries import FrameEntry, SampleEntry, read_file
+from gaussianocc_core.data.labels import IGNORE
 from gaussianocc_core.data.nuscenes_tables import (
     TABLES,
     check_fields,
@@ -40,48 +40,13 @@ from gaussianocc_core.data.nuscenes_tables import (
 )
 from gaussianocc_core.data.sets import SetBuilder
 from gaussianocc_core.errors import CalibrationError, DatasetError
-from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
-from gaussianocc_core.types import Cameras, Neighbour, OccupancyLabels, Sample
+from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)
 
 _NEEDED_FIELDS = ("timestamp", "filename", "ego_pose_token", "calibrated_sensor_token")
 _LIDAR_COLUMNS = 5  # x y z intensity ring, float32
-
-
-@dataclass(frozen=True)
-class FrameEntry:
-    """One image of every camera at one moment, anchor first."""
-
-    image_tokens: tuple[str, ...]
-    image_paths: tuple[Path, ...]
-    camera_stamps_ns: tuple[int, ...]
-    T_world_ego: Float[np.ndarray, "N 4 4"]  # at each camera's own image time
-
-
-@dataclass(frozen=True)
-class SampleEntry:
-    """All that `load` needs to make one Sample; small and picklable, for DataLoader workers."""
-
-    token: str  # of the keyframe, or of the anchor camera's image where the moment is none
-    scene: str
-    cameras: Cameras  # static calibration
-    frame: FrameEntry
-    occupancy_path: Path | None = None  # Occ3D labels; only keyframes have them
-    T_world_labels: Float[np.ndarray, "4 4"] | None = None  # of the ego frame that those are in
-    neighbours: tuple[tuple[int, FrameEntry], ...] = ()  # (step, frame)
-    semantic_paths: tuple[Path, ...] = ()  # 2D labels, published format
-    depth_paths: tuple[Path, ...] = ()  # true depth, published format
-    mask_paths: tuple[Path, ...] = ()  # non-zero where a camera does not see the robot itself
-    undetected: int = IGNORE  # what pixels without a 2D label become: 255 ignored, 17 free as published
-
-    @property
-    def gap_s(self) -> float:
-        """Longest time between an image and its neighbour in s; 0 without neighbours."""
-        stamps = self.frame.camera_stamps_ns
-        gaps = [abs(a - b) for _, f in self.neighbours for a, b in zip(f.camera_stamps_ns, stamps, strict=True)]
-        return max(gaps, default=0) * 1e-9
 
 
 class NuScenesSource:
@@ -146,7 +111,7 @@ class NuScenesSource:
 
     def samples(self, scene: str, **options: Any) -> Iterator[Sample]:
         """The moments of a scene (options as for `index`), read as they are asked for."""
-        return map(load, self.index(scene, **options))
+        return (entry.load() for entry in self.index(scene, **options))
 
     def _keyframe_sets(self, scene: str, names: Sequence[str]) -> list[list[dict]]:
         keyframes: dict[str, dict[str, dict]] = {}
@@ -349,7 +314,7 @@ class NuScenesSource:
             )
 
     def _read(self, row: dict) -> bytes:
-        return _read_file(self.dataroot / row["filename"], row["token"])
+        return read_file(self.dataroot / row["filename"], row["token"])
 
     def _points(self, row: dict) -> np.ndarray:
         data = self._read(row)
@@ -357,72 +322,6 @@ class NuScenesSource:
             path = self.dataroot / row["filename"]
             raise DatasetError(f"sample_data {row['token']}, {path}: {len(data)} bytes are no whole number of points")
         return np.frombuffer(data, dtype="<f4").reshape(-1, _LIDAR_COLUMNS)
-
-
-def load(entry: SampleEntry) -> Sample:
-    """The Sample of an entry: images decoded to RGB, and what else the entry names.
-
-    `cameras.T_ego_cam` is the static calibration: camera i relative to the ego frame at *its own* image time. The ego
-    poses at those times are `T_world_ego_per_camera`; `T_world_ego` is the anchor camera's.
-    """
-    sizes = tuple(zip(entry.cameras.width, entry.cameras.height, strict=True))
-    occupancy = None
-    if entry.occupancy_path is not None and entry.occupancy_path.is_file():
-        occupancy = load_occupancy(entry.occupancy_path, entry.T_world_labels)
-    meta: dict[str, Any] = {}
-    semantics = None
-    if entry.semantic_paths:
-        loaded = [_read_semantics(path, size, entry.undetected) for path, size in zip(entry.semantic_paths, sizes,
-                                                                                        strict=True)]  # fmt: skip
-        semantics = tuple(labels for labels, _ in loaded)
-        unknown = {str(path): n for path, (_, n) in zip(entry.semantic_paths, loaded, strict=True) if n}
-        if unknown:
-            meta["unknown_label_pixels"] = unknown
-    return Sample(
-        token=entry.token,
-        scene=entry.scene,
-        stamp_ns=entry.frame.camera_stamps_ns[0],
-        images=_decode_frame(entry.frame, sizes),
-        cameras=entry.cameras,
-        T_world_ego=entry.frame.T_world_ego[0],
-        occupancy=occupancy,
-        camera_stamps_ns=entry.frame.camera_stamps_ns,
-        T_world_ego_per_camera=entry.frame.T_world_ego,
-        neighbours=tuple(
-            Neighbour(step, _decode_frame(frame, sizes), frame.camera_stamps_ns, frame.T_world_ego)
-            for step, frame in entry.neighbours
-        ),
-        semantics=semantics,
-        static_masks=tuple(_read_mask(p, size) for p, size in zip(entry.mask_paths, sizes, strict=True))
-        if entry.mask_paths
-        else None,
-        depths=tuple(_read_depth(p, size) for p, size in zip(entry.depth_paths, sizes, strict=True))
-        if entry.depth_paths
-        else None,
-        meta=meta,
-    )
-
-
-def in_label_frame(sample: Sample) -> Cameras:
-    """The sample's cameras relative to the ego frame of its labels, each from where it was at its own image time."""
-    labels = sample.occupancy
-    if labels is None or labels.T_world_ego is None or sample.T_world_ego_per_camera is None:
-        return sample.cameras
-    T_world_ego = torch.from_numpy(sample.T_world_ego_per_camera)
-    return camera_geometry.relocate(sample.cameras, T_world_ego, torch.from_numpy(labels.T_world_ego))
-
-
-def load_occupancy(path: Path, T_world_ego: Float[np.ndarray, "4 4"] | None = None) -> OccupancyLabels:
-    """Occ3D `labels.npz`: semantics, mask_camera, mask_lidar over one grid, in the ego frame of the given pose."""
-    try:
-        with np.load(path) as file:
-            semantics, *masks = (file[name] for name in ("semantics", "mask_camera", "mask_lidar"))
-    except Exception as error:  # numpy and zipfile raise half a dozen kinds for a damaged file
-        raise DatasetError(f"occupancy labels {path} cannot be read ({error}); restore the file") from error
-    if semantics.ndim != 3 or any(mask.shape != semantics.shape for mask in masks):
-        shapes = [array.shape for array in (semantics, *masks)]
-        raise DatasetError(f"occupancy labels {path}: expected three (X, Y, Z) arrays of one shape, got {shapes}")
-    return OccupancyLabels(semantics.astype(np.uint8), masks[0].astype(bool), masks[1].astype(bool), T_world_ego)
 
 
 def write_scene_bag(
@@ -458,71 +357,5 @@ def counter_clockwise(T_ego_cam: dict[str, np.ndarray]) -> tuple[str, ...]:
     return tuple(sorted(yaw, key=lambda name: ((yaw[name] - yaw[front]) % (2 * np.pi), name)))
 
 
-# ---- files ---------------------------------------------------------------------------------------------------------
-
-
 def _image_format(row: dict) -> str:
     return "png" if row["filename"].lower().endswith(".png") else "jpeg"
-
-
-def _read_file(path: Path, token: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DatasetError(
-            f"sample_data {token}: cannot read {path} ({error.strerror}); restore the file or leave its scene out"
-        ) from error
-
-
-def _decode_frame(frame: FrameEntry, sizes: Sequence[tuple[int, int]]) -> tuple[UInt8[np.ndarray, "H W 3"], ...]:
-    return tuple(
-        _decode(path, token, size)
-        for path, token, size in zip(frame.image_paths, frame.image_tokens, sizes, strict=True)
-    )
-
-
-def _read_semantics(path: Path, size: tuple[int, int], undetected: int) -> tuple[UInt8[np.ndarray, "H W"], int]:
-    """2D labels of the published `*_mask.bin` format, and how many pixels have an id that its table lacks."""
-    data = np.frombuffer(_read_file(path, path.name), dtype=np.int8)
-    if data.size != size[0] * size[1]:
-        raise DatasetError(f"2D labels {path}: {data.size} bytes, expected one per pixel of {size[0]}x{size[1]}")
-    data = data.reshape(size[1], size[0])
-    unknown = (data >= len(GENERATOR_TO_OCC3D)) | (data < GENERATOR_UNDETECTED)
-    labels = generator_to_occ3d(data, undetected)
-    labels[unknown] = IGNORE
-    return labels, int(unknown.sum())
-
-
-def _read_depth(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-    try:
-        depth = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"true depth {path} cannot be read ({error}); restore the file") from error
-    if depth.shape != (size[1], size[0]):
-        raise DatasetError(f"true depth {path}: expected shape ({size[1]}, {size[0]}), got {depth.shape}")
-    return depth.astype(np.float32, copy=False)
-
-
-def _read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """True where the first channel is not zero, resized to the image if need be (spec section j)."""
-    import cv2
-
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise DatasetError(f"mask {path} cannot be decoded; expected a PNG, non-zero where the camera sees the world")
-    image = image if image.ndim == 2 else image[..., 2 if image.shape[2] >= 3 else 0]  # OpenCV: BGR; published: red
-    return cv2.resize(image, size, interpolation=cv2.INTER_NEAREST) != 0
-
-
-def _decode(path: Path, token: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    import cv2
-
-    data = np.frombuffer(_read_file(path, token), dtype=np.uint8)
-    # Calibration refers to the pixels as stored, so a rotation tag must not turn them.
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    if image is None:
-        raise DatasetError(f"sample_data {token}: {path} cannot be decoded; restore the file from the data set")
-    height, width = image.shape[:2]
-    if (width, height) != size:
-        raise DatasetError(f"sample_data {token}: {path} has {width}x{height} pixels, its row says {size[0]}x{size[1]}")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gaussianocc_core.data import nuscenes
+from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.data.labels import FREE, IGNORE
 from gaussianocc_core.errors import ConfigError, DatasetError
 from gaussianocc_core.geometry.rectify import Rectifier
@@ -106,7 +107,7 @@ class Batch:
         return torch.stack([jitter_colours(s, j) for s, j in zip(self.colours(), self.jitter, strict=True)])
 
 
-def open_entries(config: DataConfig) -> tuple[nuscenes.SampleEntry, ...]:
+def open_entries(config: DataConfig) -> tuple[SampleEntry, ...]:
     """The samples of a configuration that have both neighbours; the log says how many were left out and why."""
     if not config.dataroot:
         raise ConfigError("data.dataroot: not set; give a data set in the nuScenes schema: data.dataroot=DIR")
@@ -118,7 +119,7 @@ def open_entries(config: DataConfig) -> tuple[nuscenes.SampleEntry, ...]:
             f"{config.dataroot}: {len(available)} scenes, none left after data.held_out={config.held_out}; "
             "hold out fewer, e.g. data.held_out=0"
         )
-    entries: list[nuscenes.SampleEntry] = []
+    entries: list[SampleEntry] = []
     for scene in wanted:
         entries += source.index(
             scene,
@@ -150,7 +151,7 @@ class TrainingSet(Dataset):
 
     def __init__(
         self,
-        entries: Sequence[nuscenes.SampleEntry],
+        entries: Sequence[SampleEntry],
         config: DataConfig,
         size: tuple[int, int],
         fisheye_fov_deg: float,
@@ -171,7 +172,7 @@ class TrainingSet(Dataset):
             place = (index + offset) % len(self.entries)
             entry = self.entries[place]
             try:
-                sample = nuscenes.load(entry)
+                sample = entry.load()
             except DatasetError as error:
                 if self.config.on_bad_sample == "stop":
                     raise

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in
 from gaussianocc_core.config import ModelConfig
-from gaussianocc_core.data.nuscenes import in_label_frame
+from gaussianocc_core.data.entries import in_label_frame
 from gaussianocc_core.data.training import Batch
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.warp import resize_depth

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from gaussianocc_core import metrics
 from gaussianocc_core.config import to_dict
 from gaussianocc_core.data import nuscenes
+from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.data.training import Batch, prepare
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.evaluation.depth import FLAT_GROUND, DepthTable, distorts, flat_ground_depth, true_depths
@@ -84,7 +85,7 @@ def evaluate_networks(
         notes.append("RayIoU: scenes without a lidar, where its rays start, are left out")
     preparer = _Preparer(networks)
     for entry in tqdm(entries, desc="evaluating", unit="keyframe", disable=None):
-        sample = nuscenes.load(entry)
+        sample = entry.load()
         batch, rectifier = preparer(sample)
         estimates = networks(sample, batch)
         truths = true_depths(sample, rectifier)
@@ -143,7 +144,7 @@ class _Preparer:
 
 
 def _what_is_missing(
-    entries: Sequence[nuscenes.SampleEntry], kinds: Sequence[str], source: nuscenes.NuScenesSource
+    entries: Sequence[SampleEntry], kinds: Sequence[str], source: nuscenes.NuScenesSource
 ) -> list[str]:
     """Notes on what cannot be measured; DatasetError, before any network runs, where that is everything."""
     with_depth = sum(bool(entry.depth_paths) for entry in entries)
@@ -176,7 +177,7 @@ def _gaps(sample: Sample) -> Float[np.ndarray, " S"]:
 
 
 def _lidar_places(
-    source: nuscenes.NuScenesSource, scene: str, entries: Sequence[nuscenes.SampleEntry]
+    source: nuscenes.NuScenesSource, scene: str, entries: Sequence[SampleEntry]
 ) -> Float[np.ndarray, "F 3"] | None:
     """The lidar's positions at all keyframes of a scene, world frame, m; None without a lidar."""
     lidars = list(source.rig(scene).T_ego_lidar.values())

@@ -191,11 +191,12 @@ class Run:
             return self.stage
         # Buffers are batch norm's running statistics: every process keeps its own. Torch renamed the argument.
         known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        buffers: dict[str, Any] = {name: False}
         return nn.parallel.DistributedDataParallel(
             self.stage,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            **{buffers: False},
+            **buffers,
             find_unused_parameters=True,  # a stage has phases in which a network rests
         )
 

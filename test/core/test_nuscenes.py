@@ -15,7 +15,8 @@ from nuscenes_fixtures import (
     write_table,
 )
 
-from gaussianocc_core.data.nuscenes import TABLES, NuScenesSource, load, load_occupancy
+from gaussianocc_core.data.entries import load_occupancy
+from gaussianocc_core.data.nuscenes import TABLES, NuScenesSource
 from gaussianocc_core.errors import CalibrationError, DatasetError
 from gaussianocc_core.geometry import transforms
 
@@ -97,7 +98,7 @@ def test_an_entry_travels_to_a_worker_without_the_database(root):
     entry = NuScenesSource(root).index(SCENE)[1]
     data = pickle.dumps(entry)
     assert len(data) < 10_000
-    check_against_tables(root, load(pickle.loads(data)))
+    check_against_tables(root, pickle.loads(data).load())
 
 
 def test_occupancy_is_read_where_it_is_present(root, broken):
@@ -293,7 +294,7 @@ def test_an_image_that_cannot_be_read_names_token_and_path(broken, damage, compl
     damage(path)
     entry = NuScenesSource(broken).index(SCENE)[0]
     with pytest.raises(DatasetError, match=complaint) as caught:
-        load(entry)
+        entry.load()
     assert str(path) in str(caught.value)
     assert entry.frame.image_tokens[RING.index("CAM_BACK")] in str(caught.value)
 

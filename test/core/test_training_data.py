@@ -11,7 +11,7 @@ from core.rigs import ring
 from nuscenes_fixtures import MadeUpDatabase, read_table, write_table
 
 from gaussianocc_core.data.labels import CLASS_ID, IGNORE
-from gaussianocc_core.data.nuscenes import NuScenesSource, load
+from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.data.training import (
     ColourJitter,
     DataConfig,
@@ -150,7 +150,7 @@ def test_an_empty_split_and_no_data_are_said(root):
 
 def test_ego_motion_is_that_of_the_tables(root):
     data = opened(root)
-    sample, batch = load(data.entries[0]), data[(0, 0)]
+    sample, batch = data.entries[0].load(), data[(0, 0)]
     after = sample.neighbours[1]
     expected = np.linalg.inv(after.T_world_ego_per_camera[0]) @ sample.T_world_ego_per_camera[0]
     np.testing.assert_allclose(batch.T_target_now[0, 1].numpy(), expected, atol=1e-5)
@@ -275,7 +275,7 @@ def test_a_sample_of_other_image_sizes_per_camera_comes_out_at_one_size(tmp_path
     batch = opened(root)[(0, 0)]
     assert tuple(batch.images.shape) == (1, 3, 6, 3, SIZE[1], SIZE[0])
     back = batch.cameras.names.index("CAM_BACK")
-    source = load(opened(root).entries[0]).cameras
+    source = opened(root).entries[0].load().cameras
     expected = source.intrinsics[back, 0, 0].item() * SIZE[0] / 128
     assert batch.cameras.intrinsics[0, back, 0, 0].item() == pytest.approx(expected, rel=1e-6)
 

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples of data sets that keep one file per image: what to read for each, and reading it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+
+from gaussianocc_core.data.labels import GENERATOR_TO_OCC3D, GENERATOR_UNDETECTED, IGNORE, generator_to_occ3d
+from gaussianocc_core.errors import DatasetError
+from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.types import Cameras, Neighbour, OccupancyLabels, Sample
+
+
+@dataclass(frozen=True)
+class FrameEntry:
+    """One image of every camera at one moment, anchor first."""
+
+    image_tokens: tuple[str, ...]
+    image_paths: tuple[Path, ...]
+    camera_stamps_ns: tuple[int, ...]
+    T_world_ego: Float[np.ndarray, "N 4 4"]  # at each camera's own image time
+
+
+@dataclass(frozen=True)
+class SampleEntry:
+    """All that is needed to make one Sample of files; small and picklable, for DataLoader workers."""
+
+    token: str  # of the keyframe, or of the anchor camera's image where the moment is none
+    scene: str
+    cameras: Cameras  # static calibration
+    frame: FrameEntry
+    occupancy_path: Path | None = None  # Occ3D labels; only keyframes have them
+    T_world_labels: Float[np.ndarray, "4 4"] | None = None  # of the ego frame that those are in
+    neighbours: tuple[tuple[int, FrameEntry], ...] = ()  # (step, frame)
+    semantic_paths: tuple[Path, ...] = ()  # 2D labels, published format
+    depth_paths: tuple[Path, ...] = ()  # true depth, published format
+    mask_paths: tuple[Path, ...] = ()  # non-zero where a camera does not see the robot itself
+    undetected: int = IGNORE  # what pixels without a 2D label become: 255 ignored, 17 free as published
+
+    @property
+    def gap_s(self) -> float:
+        """Longest time between an image and its neighbour in s; 0 without neighbours."""
+        stamps = self.frame.camera_stamps_ns
+        gaps = [abs(a - b) for _, f in self.neighbours for a, b in zip(f.camera_stamps_ns, stamps, strict=True)]
+        return max(gaps, default=0) * 1e-9
+
+    def load(self) -> Sample:
+        """The Sample: images decoded to RGB, and what else the entry names.
+
+        `cameras.T_ego_cam` is the static calibration: camera i relative to the ego frame at *its own* image time.
+        The ego poses at those times are `T_world_ego_per_camera`; `T_world_ego` is the anchor camera's.
+        """
+        sizes = tuple(zip(self.cameras.width, self.cameras.height, strict=True))
+        occupancy = None
+        if self.occupancy_path is not None and self.occupancy_path.is_file():
+            occupancy = load_occupancy(self.occupancy_path, self.T_world_labels)
+        meta: dict[str, Any] = {}
+        semantics = None
+        if self.semantic_paths:
+            loaded = [_read_semantics(path, size, self.undetected) for path, size in zip(self.semantic_paths, sizes,
+                                                                                            strict=True)]  # fmt: skip
+            semantics = tuple(labels for labels, _ in loaded)
+            unknown = {str(path): n for path, (_, n) in zip(self.semantic_paths, loaded, strict=True) if n}
+            if unknown:
+                meta["unknown_label_pixels"] = unknown
+        return Sample(
+            token=self.token,
+            scene=self.scene,
+            stamp_ns=self.frame.camera_stamps_ns[0],
+            images=_decode_frame(self.frame, sizes),
+            cameras=self.cameras,
+            T_world_ego=self.frame.T_world_ego[0],
+            occupancy=occupancy,
+            camera_stamps_ns=self.frame.camera_stamps_ns,
+            T_world_ego_per_camera=self.frame.T_world_ego,
+            neighbours=tuple(
+                Neighbour(step, _decode_frame(frame, sizes), frame.camera_stamps_ns, frame.T_world_ego)
+                for step, frame in self.neighbours
+            ),
+            semantics=semantics,
+            static_masks=tuple(read_mask(p, size) for p, size in zip(self.mask_paths, sizes, strict=True))
+            if self.mask_paths
+            else None,
+            depths=tuple(_read_depth(p, size) for p, size in zip(self.depth_paths, sizes, strict=True))
+            if self.depth_paths
+            else None,
+            meta=meta,
+        )
+
+
+def in_label_frame(sample: Sample) -> Cameras:
+    """The sample's cameras relative to the ego frame of its labels, each from where it was at its own image time."""
+    labels = sample.occupancy
+    if labels is None or labels.T_world_ego is None or sample.T_world_ego_per_camera is None:
+        return sample.cameras
+    T_world_ego = torch.from_numpy(sample.T_world_ego_per_camera)
+    return camera_geometry.relocate(sample.cameras, T_world_ego, torch.from_numpy(labels.T_world_ego))
+
+
+def load_occupancy(path: Path, T_world_ego: Float[np.ndarray, "4 4"] | None = None) -> OccupancyLabels:
+    """Occ3D `labels.npz`: semantics, mask_camera, mask_lidar over one grid, in the ego frame of the given pose."""
+    try:
+        with np.load(path) as file:
+            semantics, *masks = (file[name] for name in ("semantics", "mask_camera", "mask_lidar"))
+    except Exception as error:  # numpy and zipfile raise half a dozen kinds for a damaged file
+        raise DatasetError(f"occupancy labels {path} cannot be read ({error}); restore the file") from error
+    if semantics.ndim != 3 or any(mask.shape != semantics.shape for mask in masks):
+        shapes = [array.shape for array in (semantics, *masks)]
+        raise DatasetError(f"occupancy labels {path}: expected three (X, Y, Z) arrays of one shape, got {shapes}")
+    return OccupancyLabels(semantics.astype(np.uint8), masks[0].astype(bool), masks[1].astype(bool), T_world_ego)
+
+
+def read_file(path: Path, token: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            f"image {token}: cannot read {path} ({error.strerror}); restore the file or leave its scene out"
+        ) from error
+
+
+def _decode_frame(frame: FrameEntry, sizes: Sequence[tuple[int, int]]) -> tuple[UInt8[np.ndarray, "H W 3"], ...]:
+    return tuple(
+        _decode(path, token, size)
+        for path, token, size in zip(frame.image_paths, frame.image_tokens, sizes, strict=True)
+    )
+
+
+def _read_semantics(path: Path, size: tuple[int, int], undetected: int) -> tuple[UInt8[np.ndarray, "H W"], int]:
+    """2D labels of the published `*_mask.bin` format, and how many pixels have an id that its table lacks."""
+    data = np.frombuffer(read_file(path, path.name), dtype=np.int8)
+    if data.size != size[0] * size[1]:
+        raise DatasetError(f"2D labels {path}: {data.size} bytes, expected one per pixel of {size[0]}x{size[1]}")
+    data = data.reshape(size[1], size[0])
+    unknown = (data >= len(GENERATOR_TO_OCC3D)) | (data < GENERATOR_UNDETECTED)
+    labels = generator_to_occ3d(data, undetected)
+    labels[unknown] = IGNORE
+    return labels, int(unknown.sum())
+
+
+def _read_depth(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    try:
+        depth = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"true depth {path} cannot be read ({error}); restore the file") from error
+    if depth.shape != (size[1], size[0]):
+        raise DatasetError(f"true depth {path}: expected shape ({size[1]}, {size[0]}), got {depth.shape}")
+    return depth.astype(np.float32, copy=False)
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """True where the first channel is not zero, resized to the image if need be (spec section j)."""
+    import cv2
+
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise DatasetError(f"mask {path} cannot be decoded; expected a PNG, non-zero where the camera sees the world")
+    image = image if image.ndim == 2 else image[..., 2 if image.shape[2] >= 3 else 0]  # OpenCV: BGR; published: red
+    return cv2.resize(image, size, interpolation=cv2.INTER_NEAREST) != 0
+
+
+def _decode(path: Path, token: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    import cv2
+
+    data = np.frombuffer(read_file(path, token), dtype=np.uint8)
+    # Calibration refers to the pixels as stored, so a rotation tag must not turn them.
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    if image is None:
+        raise DatasetError(f"image {token}: {path} cannot be decoded; restore the file from the data set")
+    height, width = image.shape[:2]
+    if (width, height) != size:
+        raise DatasetError(f"image {token}: {path} has {width}x{height} pixels, its row says {size[0]}x{size[1]}")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from gaussianocc_core.data.messages import Intrinsics, decode_camera_info
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
 from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.types import Cameras
-from gaussianocc_ros.conversions import Intrinsics, decode_camera_info
 from gaussianocc_ros.ros_compat import TransformSource, TransformUnavailable, wait_for_transform
 
 

@@ -28,6 +28,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from gaussianocc_core.checkpoint import default_checkpoint
 from gaussianocc_core.config import load_rig
+from gaussianocc_core.data.messages import ImageError, decode_transform
 from gaussianocc_core.data.sets import SetBuilder, SynchronizedSet
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.predictor import OccupancyPredictor
@@ -109,7 +110,7 @@ class OccupancyNode(LifecycleNode):
         self._stop_if_closed()
         self.get_logger().info(f"{self._predictor.summary}; cameras {', '.join(self._cameras)}")
         # Seconds later: nothing subscribes before the node is about ready, because a replay may wait for that.
-        self._transforms = ros_compat.listen_to_transforms(self, conversions.decode_transform)
+        self._transforms = ros_compat.listen_to_transforms(self, decode_transform)
         self._configured.callback(self._transforms.close)
         self._rig = CameraRig(
             self._cameras, self._transforms, parameters.ego_frame, parameters.fixed_frame, rig,
@@ -231,7 +232,7 @@ class OccupancyNode(LifecycleNode):
     def _decode(self, camera: str, message: Image | CompressedImage) -> np.ndarray:
         try:
             return conversions.decode_image(message, self.parameters.max_image_pixels)
-        except conversions.ImageError as error:
+        except ImageError as error:
             raise RigIncomplete("undecodable image", f"camera {camera}: {error}") from None
 
 

@@ -3,21 +3,11 @@
 
 from __future__ import annotations
 
-import struct
-from typing import Any
-
 from builtin_interfaces.msg import Time
 
+from gaussianocc_core.data.stamps import cdr_stamp_ns, stamp_ns
 
-def stamp_ns(header: Any) -> int:
-    """Integer nanoseconds of a header's stamp."""
-    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
-
-
-def cdr_stamp_ns(data: bytes) -> int:
-    """The same, straight from the bytes of any serialised message that begins with a header."""
-    sec, nanosec = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
-    return sec * 1_000_000_000 + nanosec
+__all__ = ["cdr_stamp_ns", "stamp_ns", "time_message"]
 
 
 def time_message(nanoseconds: int) -> Time:

@@ -18,11 +18,18 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
 from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, PALETTE
+from gaussianocc_core.data.messages import (
+    ImageError,
+    decode_camera_info,
+    decode_cloud,
+    decode_transform,
+    raw_image_to_rgb,
+)
 from gaussianocc_core.errors import CalibrationError
 from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros import conversions, ros_compat, stamps
-from gaussianocc_ros.conversions import ImageError, decode_camera_info, decode_image
+from gaussianocc_ros.conversions import decode_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 GRAY = RGB[..., 0]
@@ -113,7 +120,7 @@ def test_messages_of_rosbags_decode_like_those_of_rclpy():
 @pytest.mark.parametrize("encoding", PIXELS)
 def test_cv_bridge_and_its_stand_in_agree(encoding):
     message = image(encoding, PIXELS[encoding], padding=4)
-    difference = ros_compat._rgb_with_cv_bridge(message).astype(int) - ros_compat._rgb_with_numpy(message)
+    difference = ros_compat._rgb_with_cv_bridge(message).astype(int) - raw_image_to_rgb(message)
     assert np.abs(difference).max() <= 1  # 16 bits: cv_bridge rounds, we cut
 
 
@@ -203,7 +210,7 @@ def test_unusable_camera_info_names_the_camera(changes, complaint):
 def test_quaternion_of_a_quarter_turn_left_maps_forward_to_left():
     half = np.sqrt(0.5)
     turn = Transform(translation=Vector3(x=1.0, y=2.0, z=3.0), rotation=Quaternion(x=0.0, y=0.0, z=half, w=half))
-    T_parent_child = conversions.decode_transform(turn)
+    T_parent_child = decode_transform(turn)
     np.testing.assert_allclose(T_parent_child @ [1, 0, 0, 1], [1, 3, 3, 1], atol=1e-12)
     assert conversions.encode_transform(T_parent_child).rotation.z == pytest.approx(half)
     assert conversions.encode_transform(T_parent_child).rotation.w == pytest.approx(half)
@@ -212,7 +219,7 @@ def test_quaternion_of_a_quarter_turn_left_maps_forward_to_left():
 @pytest.mark.parametrize("w", [0.0, float("nan")])
 def test_transform_without_a_rotation_is_refused(w):
     with pytest.raises(CalibrationError, match="not a rigid transform"):
-        conversions.decode_transform(Transform(rotation=Quaternion(w=w)))
+        decode_transform(Transform(rotation=Quaternion(w=w)))
 
 
 def test_stamp_is_read_from_serialised_bytes_to_the_nanosecond():
@@ -347,4 +354,4 @@ def test_cloud_built_by_sensor_msgs_py_is_the_same(one_voxel):
     theirs.is_dense = True
     assert ours == theirs
     for name in points.dtype.names:
-        np.testing.assert_array_equal(point_cloud2.read_points(ours)[name], ros_compat._read_with_numpy(ours)[name])
+        np.testing.assert_array_equal(point_cloud2.read_points(ours)[name], decode_cloud(ours)[name])

@@ -13,12 +13,13 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
+from gaussianocc_core.data.messages import decode_transform
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
 from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.camera_rig import CameraRig
-from gaussianocc_ros.conversions import decode_image, decode_transform, exposed
+from gaussianocc_ros.conversions import decode_image, exposed
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.stamps import stamp_ns
 

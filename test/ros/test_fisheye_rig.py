@@ -11,12 +11,12 @@ import torch
 from synthetic_bags import FISHEYES as RIG
 from synthetic_bags import SCENE, convert, make_dataset, read_bag
 
+from gaussianocc_core.data.messages import decode_camera_info
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.geometry.cameras import relocate
 from gaussianocc_core.geometry.voxels import centers, unflatten
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.types import EQUIDISTANT
-from gaussianocc_ros.conversions import decode_camera_info
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.stamps import stamp_ns
 

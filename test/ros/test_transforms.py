@@ -10,9 +10,10 @@ pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
+from gaussianocc_core.data.messages import decode_transform
+from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
 from gaussianocc_core.geometry.transforms import make_transform
-from gaussianocc_ros import conversions, ros_compat
-from gaussianocc_ros.ros_compat import TransformTree, TransformUnavailable
+from gaussianocc_ros import ros_compat
 
 SECOND = 1_000_000_000
 
@@ -94,7 +95,7 @@ def test_old_poses_are_forgotten_so_memory_is_bounded():
 
 
 def test_transforms_arrive_over_topics_and_a_broken_one_is_ignored(graph, make):
-    transforms = ros_compat.listen_to_transforms(graph.probe, conversions.decode_transform)
+    transforms = ros_compat.listen_to_transforms(graph.probe, decode_transform)
     latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     static = graph.publisher(TFMessage, "/tf_static", latched)
     broken = make.transform("base_link", "nowhere", np.eye(4))
@@ -138,7 +139,7 @@ def test_tf2_s_buffer_is_cleared_when_time_goes_back_until_it_is_closed(graph, m
     )
     node = graph.add(Node("listens"))
     services = len(list(node.services))
-    transforms = ros_compat.listen_to_transforms(node, conversions.decode_transform)
+    transforms = ros_compat.listen_to_transforms(node, decode_transform)
     clock = node.get_clock()
     clock._set_ros_time_is_active(True)
     before = transforms._buffer.cleared
@@ -165,4 +166,4 @@ def test_tf2_and_its_stand_in_agree(tree, make):
     for stamp in (SECOND // 3, SECOND, 2 * SECOND):
         found = buffer.lookup_transform("map", "camera", Time(nanoseconds=stamp))
         expected = tree.lookup("map", "camera", stamp)
-        np.testing.assert_allclose(conversions.decode_transform(found.transform), expected, atol=1e-9)
+        np.testing.assert_allclose(decode_transform(found.transform), expected, atol=1e-9)

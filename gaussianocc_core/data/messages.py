@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sensor messages -> numpy, without ROS: attributes are all that is read, so messages of rclpy and of rosbags work."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from gaussianocc_core.errors import CalibrationError, GaussianOccError
+from gaussianocc_core.geometry.transforms import make_transform, quat_to_matrix
+from gaussianocc_core.types import EQUIDISTANT, PINHOLE
+
+# An image may claim any size; 8192 x 8192 is beyond every camera and still only 200 MB.
+MAX_IMAGE_PIXELS = 1 << 26
+
+
+class ImageError(GaussianOccError):
+    """An image message cannot be turned into pixels."""
+
+
+# ---- poses ---------------------------------------------------------------------------------------------------------
+
+
+def decode_transform(transform: Any) -> Float[np.ndarray, "4 4"]:
+    """T_parent_child of a geometry_msgs/Transform; ROS's quaternion order x y z w ends here."""
+    q, t = transform.rotation, transform.translation
+    quat = np.array([q.w, q.x, q.y, q.z], dtype=np.float64)
+    translation = np.array([t.x, t.y, t.z], dtype=np.float64)
+    if not (np.isfinite(quat).all() and np.isfinite(translation).all() and np.linalg.norm(quat) > 1e-6):
+        raise CalibrationError(
+            f"not a rigid transform: rotation x y z w = {q.x}, {q.y}, {q.z}, {q.w}, translation {t.x}, {t.y}, {t.z}"
+        )
+    return make_transform(quat_to_matrix(quat), translation)
+
+
+# ---- images --------------------------------------------------------------------------------------------------------
+
+# Encoding -> bytes per channel, channels, OpenCV conversion to RGB. OpenCV names a Bayer pattern after the second row's
+# second and third pixel, ROS after the first row's first two, hence the crossed letters.
+_ENCODINGS: dict[str, tuple[int, int, int | None]] = {
+    "rgb8": (1, 3, None),
+    "bgr8": (1, 3, cv2.COLOR_BGR2RGB),
+    "rgba8": (1, 4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (1, 4, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, 1, cv2.COLOR_GRAY2RGB),
+    "rgb16": (2, 3, None),
+    "bgr16": (2, 3, cv2.COLOR_BGR2RGB),
+    "mono16": (2, 1, cv2.COLOR_GRAY2RGB),
+    "bayer_rggb8": (1, 1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": (1, 1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": (1, 1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": (1, 1, cv2.COLOR_BayerGB2RGB),
+    "yuv422": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (1, 2, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": (1, 2, cv2.COLOR_YUV2RGB_YUY2),
+}
+
+
+def decode_image(
+    message: Any,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    raw_to_rgb: Callable[[Any], UInt8[np.ndarray, "H W 3"]] | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of a sensor_msgs/Image or CompressedImage (JPEG, PNG).
+
+    raw_to_rgb: decodes an Image instead of ours; its ValueError says what does not fit.
+    """
+    if hasattr(message, "encoding"):
+        _check_size(message.width, message.height, max_pixels)
+        try:
+            return (raw_to_rgb or raw_image_to_rgb)(message)
+        except ValueError as error:
+            raise ImageError(f"image cannot be decoded: {error}") from None
+    return _decode_compressed(np.frombuffer(message.data, dtype=np.uint8), message.format, max_pixels)
+
+
+def _decode_compressed(data: np.ndarray, stated_format: str, max_pixels: int) -> np.ndarray:
+    head = data[:8].tobytes()
+    if head.startswith(b"\xff\xd8"):
+        kind, size = "JPEG", _jpeg_size(data)
+        # A truncated JPEG decodes without an error, its missing part grey. Padding after the end marker is common.
+        complete = b"\xff\xd9" in data[-4096:].tobytes()
+    elif head == b"\x89PNG\r\n\x1a\n" and data.size >= 24:
+        kind, size = "PNG", struct.unpack_from(">II", data.data, 16)
+        complete = b"IEND" in data[-64:].tobytes()
+    else:
+        raise ImageError(
+            f"compressed image of {data.size} bytes (format {stated_format!r}) is neither JPEG nor PNG: "
+            f"it begins with {head.hex(' ') or 'nothing'}"
+        )
+    if size is None or not complete:
+        raise ImageError(f"{kind} image of {data.size} bytes is truncated or corrupt")
+    _check_size(*size, max_pixels)
+    # Camera drivers do not rotate; EXIF orientation would break the agreement with CameraInfo.
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise ImageError(f"{kind} image of {data.size} bytes is corrupt")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _jpeg_size(data: np.ndarray) -> tuple[int, int] | None:
+    """Width and height from the frame header, so that a size is known before memory is taken for it."""
+    place = 2
+    while place + 9 <= data.size and data[place] == 0xFF:
+        marker = int(data[place + 1])
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data.data, place + 5)
+            return width, height
+        if marker == 0xFF:  # fill byte
+            place += 1
+            continue
+        place += 2 + struct.unpack_from(">H", data.data, place + 2)[0]
+    return None
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1 or width * height > max_pixels:
+        raise ImageError(f"image says it is {width}x{height} pixels; between 1 and {max_pixels} are accepted")
+
+
+def raw_image_to_rgb(message: Any) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of a sensor_msgs/Image; ValueError says what does not fit. 16 bits keep the upper 8."""
+    if message.encoding not in _ENCODINGS:
+        raise ValueError(f"encoding {message.encoding!r} is not supported; known are {', '.join(_ENCODINGS)}")
+    depth, channels, code = _ENCODINGS[message.encoding]
+    height, width, step = message.height, message.width, message.step
+    row = width * channels * depth
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    if width < 1 or height < 1 or step < row or data.size < step * height:
+        raise ValueError(
+            f"{width}x{height} {message.encoding} needs step >= {row} and step x height bytes, "
+            f"got step {step} and {data.size} bytes"
+        )
+    rows = data[: step * height].reshape(height, step)[:, :row]
+    if depth == 2:
+        high = 0 if message.is_bigendian else 1
+        rows = rows[:, high::2]
+    pixels = np.ascontiguousarray(rows).reshape(height, width, channels)
+    return pixels if code is None else cv2.cvtColor(pixels, code)
+
+
+# ---- calibration ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """One camera's CameraInfo in our terms (types.Cameras holds N of them with T_ego_cam)."""
+
+    matrix: tuple[float, ...]  # K, row by row, pixels of the image of this width and height
+    width: int
+    height: int
+    model: str  # types.CAMERA_MODELS
+    distortion: tuple[float, ...]  # OpenCV's order; () means none
+    frame_id: str
+
+
+_MODELS = {
+    "": (PINHOLE, (0,)),
+    "plumb_bob": (PINHOLE, (0, 4, 5)),
+    "rational_polynomial": (PINHOLE, (0, 4, 5, 8)),
+    "equidistant": (EQUIDISTANT, (0, 4)),
+}
+
+
+def decode_camera_info(message: Any, camera: str) -> Intrinsics:
+    """K, lens model and distortion of the image as it is published: binning and region of interest are applied."""
+    K = np.array(message.k, dtype=np.float64).reshape(3, 3)
+    distortion = tuple(float(value) for value in message.d)
+    width, height = int(message.width), int(message.height)
+    if not np.isfinite(K).all() or not np.isfinite(distortion).all():
+        raise CalibrationError(f"camera {camera}: CameraInfo holds values that are not finite; calibrate the camera")
+    if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal(K[2], (0, 0, 1)):
+        raise CalibrationError(
+            f"camera {camera}: CameraInfo has no usable K (fx {K[0, 0]:g}, fy {K[1, 1]:g}, last row "
+            f"{K[2].tolist()}); an uncalibrated driver publishes zeros: calibrate the camera or use rig_file"
+        )
+    if width < 1 or height < 1:
+        raise CalibrationError(f"camera {camera}: CameraInfo says {width}x{height} pixels; set width and height")
+    if message.distortion_model not in _MODELS:
+        raise CalibrationError(
+            f"camera {camera}: distortion model {message.distortion_model!r} is not supported; "
+            f"use one of {', '.join(name for name in _MODELS if name)}"
+        )
+    model, counts = _MODELS[message.distortion_model]
+    if len(distortion) not in counts:
+        raise CalibrationError(
+            f"camera {camera}: distortion model {message.distortion_model!r} takes {' or '.join(map(str, counts))} "
+            f"coefficients, CameraInfo has {len(distortion)}"
+        )
+    if model == PINHOLE and not any(distortion):
+        distortion = ()  # four zeros are no distortion; for a fisheye they are the ideal equidistant lens
+
+    roi, binning = message.roi, (max(1, int(message.binning_x)), max(1, int(message.binning_y)))
+    if roi.width and roi.height:
+        K[0, 2] -= roi.x_offset
+        K[1, 2] -= roi.y_offset
+        width, height = int(roi.width), int(roi.height)
+    K[0] /= binning[0]
+    K[1] /= binning[1]
+    size = (width // binning[0], height // binning[1])
+    return Intrinsics(tuple(K.ravel().tolist()), *size, model, distortion, message.header.frame_id)
+
+
+# ---- point clouds --------------------------------------------------------------------------------------------------
+
+# sensor_msgs/PointField's numbers.
+POINT_DATATYPES = {
+    number: np.dtype(kind) for number, kind in enumerate(("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8"), start=1)
+}
+
+
+def decode_cloud(cloud: Any) -> np.ndarray:
+    """Structured array of the fields of a sensor_msgs/PointCloud2 (each of count 1), whatever padding lies between."""
+    order: Any = ">" if cloud.is_bigendian else "<"
+    layout = np.dtype(
+        {
+            "names": [field.name for field in cloud.fields],
+            "formats": [POINT_DATATYPES[field.datatype].newbyteorder(order) for field in cloud.fields],
+            "offsets": [field.offset for field in cloud.fields],
+            "itemsize": cloud.point_step,
+        }
+    )
+    return np.frombuffer(cloud.data, dtype=layout, count=cloud.width * cloud.height)

@@ -16,7 +16,8 @@ from typing import Any
 
 from report import write_report
 
-from gaussianocc_core.data.training import DataConfig, EpochSampler, TrainingSet, load_batches, open_entries
+from gaussianocc_core.data.sources import DataConfig, open_entries
+from gaussianocc_core.data.training import EpochSampler, TrainingSet, load_batches
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,13 @@ class SampleEntry:
     undetected: int = IGNORE  # what pixels without a 2D label become: 255 ignored, 17 free as published
 
     @property
+    def labelled(self) -> bool:
+        return bool(self.semantic_paths)
+
+    @property
     def gap_s(self) -> float:
         """Longest time between an image and its neighbour in s; 0 without neighbours."""
-        stamps = self.frame.camera_stamps_ns
-        gaps = [abs(a - b) for _, f in self.neighbours for a, b in zip(f.camera_stamps_ns, stamps, strict=True)]
-        return max(gaps, default=0) * 1e-9
+        return longest_gap_s(self.frame.camera_stamps_ns, (frame.camera_stamps_ns for _, frame in self.neighbours))
 
     def load(self) -> Sample:
         """The Sample: images decoded to RGB, and what else the entry names.
@@ -93,6 +95,12 @@ class SampleEntry:
             else None,
             meta=meta,
         )
+
+
+def longest_gap_s(stamps_ns: Sequence[int], beside_ns: Iterable[Sequence[int]]) -> float:
+    """Longest time in s between an image and one beside it, camera by camera; 0 without any."""
+    gaps = [abs(a - b) for each in beside_ns for a, b in zip(each, stamps_ns, strict=True)]
+    return max(gaps, default=0) * 1e-9
 
 
 def in_label_frame(sample: Sample) -> Cameras:

@@ -18,48 +18,15 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gaussianocc_core.data import nuscenes
-from gaussianocc_core.data.entries import SampleEntry
-from gaussianocc_core.data.labels import FREE, IGNORE
-from gaussianocc_core.errors import ConfigError, DatasetError
+from gaussianocc_core.data.labels import IGNORE
+from gaussianocc_core.data.sources import DataConfig, Entry
+from gaussianocc_core.errors import BagError, DatasetError
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.types import Cameras, Sample
 
-STEPS = (-1, 1)  # neighbours, in the order of a batch's frames 1 and 2
 _MAX_SUBSTITUTES = 10
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where samples come from and how they are varied."""
-
-    dataroot: str = ""  # of a data set in the nuScenes schema
-    version: str = "v1.0-mini"
-    scenes: tuple[str, ...] = ()  # (): all
-    held_out: int = 0  # last scenes of the data set that training never reads
-    moments: str = "sweeps"  # "keyframes" (published) or "sweeps": every image of the anchor camera
-    max_gap: float = 0.7  # s; samples whose neighbours are farther away are left out (keyframes are 0.5 s apart)
-    semantics: bool = True  # 2D labels, where the data set has them
-    undetected: str = "ignore"  # pixels without a label: "ignore", or "free" as published
-    masks: str = ""  # folder of <camera>_mask.png, zero where the camera sees the robot itself
-    jitter: float = 0.5  # probability of a colour change, the same for all images of a sample (spec section h)
-    mirror: float = 0.5  # probability of left and right exchanged; published: 0
-    workers: int = 0  # processes that load; 0: the training process itself
-    on_bad_sample: str = "skip"  # "skip": another takes its place and the log names it; "stop"
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("moments", ("keyframes", "sweeps")),
-            ("undetected", ("ignore", "free")),
-            ("on_bad_sample", ("skip", "stop")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"data.{name}: expected one of {allowed}, got {getattr(self, name)!r}")
-        for name in ("jitter", "mirror"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"data.{name}: expected a probability, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -107,51 +74,12 @@ class Batch:
         return torch.stack([jitter_colours(s, j) for s, j in zip(self.colours(), self.jitter, strict=True)])
 
 
-def open_entries(config: DataConfig) -> tuple[SampleEntry, ...]:
-    """The samples of a configuration that have both neighbours; the log says how many were left out and why."""
-    if not config.dataroot:
-        raise ConfigError("data.dataroot: not set; give a data set in the nuScenes schema: data.dataroot=DIR")
-    source = nuscenes.NuScenesSource(config.dataroot, config.version)
-    available = source.scene_names()
-    wanted = config.scenes or available[: -config.held_out or None]
-    if not wanted:
-        raise DatasetError(
-            f"{config.dataroot}: {len(available)} scenes, none left after data.held_out={config.held_out}; "
-            "hold out fewer, e.g. data.held_out=0"
-        )
-    entries: list[SampleEntry] = []
-    for scene in wanted:
-        entries += source.index(
-            scene,
-            sweeps=config.moments == "sweeps",
-            neighbours=True,
-            semantics=config.semantics,
-            masks=config.masks or None,
-            undetected=FREE if config.undetected == "free" else IGNORE,
-        )
-    complete = [entry for entry in entries if len(entry.neighbours) == len(STEPS)]
-    near = tuple(entry for entry in complete if entry.gap_s <= config.max_gap)
-    if not near:
-        raise DatasetError(
-            f"{config.dataroot}: of {len(entries)} moments in {len(wanted)} scenes none has images before and after it "
-            f"within data.max_gap={config.max_gap:g} s; are the sweeps there?"
-        )
-    gaps = np.array([entry.gap_s for entry in near])
-    _log.info(
-        "%d samples from %d scenes, neighbours %.0f ms away (median; at most %.0f); left out: %d at the ends of "
-        "scenes, %d with neighbours beyond %.1f s; 2D labels: %d",
-        len(near), len(wanted), 1e3 * np.median(gaps), 1e3 * gaps.max(), len(entries) - len(complete),
-        len(complete) - len(near), config.max_gap, sum(bool(entry.semantic_paths) for entry in near),
-    )  # fmt: skip
-    return near
-
-
 class TrainingSet(Dataset):
     """Entries -> batches of one, addressed by (epoch, index); picklable, for workers of any start method."""
 
     def __init__(
         self,
-        entries: Sequence[SampleEntry],
+        entries: Sequence[Entry],
         config: DataConfig,
         size: tuple[int, int],
         fisheye_fov_deg: float,
@@ -173,7 +101,7 @@ class TrainingSet(Dataset):
             entry = self.entries[place]
             try:
                 sample = entry.load()
-            except DatasetError as error:
+            except (BagError, DatasetError) as error:
                 if self.config.on_bad_sample == "stop":
                     raise
                 problems.append(f"sample {entry.token} of {entry.scene} is not used: {error}")
@@ -181,12 +109,13 @@ class TrainingSet(Dataset):
             for path, count in sample.meta.get("unknown_label_pixels", {}).items():
                 problems.append(f"2D labels {path}: {count} pixels of unknown ids are ignored")
             random = np.random.default_rng([self.seed, epoch, place])
-            batch = prepare(sample, self._rectifier(sample.cameras))
+            batch = prepare(sample, self.rectifier(sample.cameras))
             batch = replace(batch, problems=tuple(problems), jitter=(_draw_jitter(random, self.config.jitter),))
             return mirror(batch) if random.random() < self.config.mirror else batch
         raise DatasetError(f"{_MAX_SUBSTITUTES} samples in a row cannot be read; the last: {problems[-1]}")
 
-    def _rectifier(self, cameras: Cameras) -> Rectifier:
+    def rectifier(self, cameras: Cameras) -> Rectifier:
+        """Of a rig, to the network's size; made once."""
         key = (cameras.names, cameras.width, cameras.height, cameras.model, cameras.distortion,
                cameras.intrinsics.numpy().tobytes(), cameras.T_ego_cam.numpy().tobytes())  # fmt: skip
         if key not in self._rectifiers:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from gaussianocc_core.geometry import cameras as camera_geometry
@@ -69,7 +69,24 @@ def overlapping_pairs(masks: Bool[Tensor, "N N H W"]) -> tuple[tuple[int, int], 
     return tuple((i, j) for i in range(count) for j in range(i + 1, count) if bool(shared[i, j] and shared[j, i]))
 
 
-def baselines(cameras: Cameras, pairs: tuple[tuple[int, int], ...]) -> Float[np.ndarray, " P"]:
-    """Distance in m between the cameras of each pair: what metric scale is measured against."""
+@dataclass(frozen=True)
+class Overlap:
+    """Two cameras that see some of the same."""
+
+    names: tuple[str, str]
+    share: float  # of the pixels of the one that shares less
+    baseline: float  # m between them: what metric scale is measured against
+
+
+def find_overlaps(cameras: Cameras, settings: OverlapSettings = OverlapSettings()) -> tuple[Overlap, ...]:
+    """Every pair that shares pixels. Cameras are pinholes of one size, as a Rectifier makes them."""
+    masks = overlap_masks(cameras, settings)
     centres = cameras.T_ego_cam[:, :3, 3].double().cpu().numpy()
-    return np.array([np.linalg.norm(centres[i] - centres[j]) for i, j in pairs])
+    return tuple(
+        Overlap(
+            (cameras.names[i], cameras.names[j]),
+            float(torch.minimum(masks[i, j].float().mean(), masks[j, i].float().mean())),
+            float(np.linalg.norm(centres[i] - centres[j])),
+        )
+        for i, j in overlapping_pairs(masks)
+    )

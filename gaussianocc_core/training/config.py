@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gaussianocc_core.config import ModelConfig
-from gaussianocc_core.data.training import DataConfig
+from gaussianocc_core.data.sources import DataConfig
 from gaussianocc_core.training.gsp import PRECISIONS, GspConfig
 from gaussianocc_core.training.gsv import GsvConfig
 

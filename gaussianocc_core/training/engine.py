@@ -25,8 +25,10 @@ from tqdm import tqdm
 from gaussianocc_core import __version__
 from gaussianocc_core.checkpoint import Provenance
 from gaussianocc_core.config import to_dict
-from gaussianocc_core.data.training import Batch, EpochSampler, TrainingSet, load_batches, open_entries
+from gaussianocc_core.data.sources import open_entries
+from gaussianocc_core.data.training import Batch, EpochSampler, TrainingSet, load_batches
 from gaussianocc_core.errors import ConfigError, GaussianOccError
+from gaussianocc_core.geometry.overlap import find_overlaps
 from gaussianocc_core.predictor import resolve_device
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.distributed import Processes, process_group
@@ -72,9 +74,11 @@ class Run:
         self.resume, self.overfit_batch = resume, overfit_batch
         torch.manual_seed(config.seed)
         entries = open_entries(config.data)  # first: a mistake in the data leaves no run folder
-        state = self._open_folder()
         size = (config.model.image_width, config.model.image_height)
         self.data = TrainingSet(entries, config.data, size, config.model.fisheye_fov_deg, config.seed)
+        if config.stage == "gsp" and config.gsp.cross_weight:
+            self._check_overlap()
+        state = self._open_folder()
         self.stage = build_stage(config).to(device).train()
         if config.sync_norm and processes.count > 1 and device.type == "cuda":
             self.stage = nn.SyncBatchNorm.convert_sync_batchnorm(self.stage)
@@ -88,6 +92,23 @@ class Run:
         if state is not None:
             self._restore(state)
         self.parallel = self._parallel()
+
+    def _check_overlap(self) -> None:
+        """ConfigError for a rig that cannot teach scale; a warning that names cameras that do not help."""
+        overlaps = find_overlaps(self.data.rectifier(self.data.entries[0].cameras).cameras, self.config.gsp.overlap)
+        names = self.data.entries[0].cameras.names
+        apart = [name for name in names if not any(name in each.names for each in overlaps)]
+        if not overlaps:
+            raise ConfigError(
+                f"scale cannot be learnt: no two of the cameras {', '.join(names)} see the same. Add cameras that do "
+                "(tools/inspect_bag.py shows which overlap); or train gsp.cross_weight=0, whose depth is right up to a "
+                "factor; or skip stage 1 and take the motion from odometry, stage: gsv with gsv.ego_motion=sensor"
+            )
+        for each in overlaps if self.processes.first else ():
+            _log.info("overlap: %s and %s, %.1f %% of their pixels, %.2f m apart", *each.names, 100 * each.share,
+                      each.baseline)  # fmt: skip
+        if apart and self.processes.first:
+            _log.warning("%s: no overlap with another camera; scale comes from the others", ", ".join(apart))
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gaussianocc_core import losses
-from gaussianocc_core.data.training import STEPS, Batch
+from gaussianocc_core.data.sources import STEPS
+from gaussianocc_core.data.training import Batch
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.overlap import OverlapSettings, overlap_masks, overlapping_pairs

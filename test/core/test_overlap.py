@@ -6,7 +6,7 @@ import pytest
 import torch
 from core.rigs import ring
 
-from gaussianocc_core.geometry.overlap import OverlapSettings, baselines, overlap_masks, overlapping_pairs
+from gaussianocc_core.geometry.overlap import OverlapSettings, find_overlaps, overlap_masks, overlapping_pairs
 
 PLAIN = OverlapSettings(erosion=0)
 
@@ -62,5 +62,10 @@ def test_cameras_that_share_nothing_have_no_pairs():
     assert overlapping_pairs(masks) == ()
 
 
-def test_baselines_are_the_distances_between_the_cameras():
-    assert baselines(rig((0.0, 60.0, 180.0)), ((0, 1), (0, 2))) == pytest.approx([1.0, 2.0], abs=1e-5)
+def test_overlaps_name_their_cameras_with_share_and_distance():
+    cameras = rig((0.0, 60.0, 180.0))
+    (overlap,) = find_overlaps(cameras)
+    assert overlap.names == cameras.names[:2]
+    masks = overlap_masks(cameras)
+    assert overlap.share == pytest.approx(min(masks[0, 1].float().mean(), masks[1, 0].float().mean()))
+    assert overlap.baseline == pytest.approx(1.0, abs=1e-5)

@@ -12,16 +12,15 @@ from nuscenes_fixtures import MadeUpDatabase, read_table, write_table
 
 from gaussianocc_core.data.labels import CLASS_ID, IGNORE
 from gaussianocc_core.data.nuscenes import NuScenesSource
+from gaussianocc_core.data.sources import DataConfig, open_entries
 from gaussianocc_core.data.training import (
     ColourJitter,
-    DataConfig,
     EpochSampler,
     TrainingSet,
     collate,
     jitter_colours,
     load_batches,
     mirror,
-    open_entries,
 )
 from gaussianocc_core.errors import ConfigError, DatasetError
 from gaussianocc_core.geometry import lattice
@@ -144,7 +143,7 @@ def test_a_corrupt_image_is_named_and_another_sample_takes_its_place(tmp_path):
 def test_an_empty_split_and_no_data_are_said(root):
     with pytest.raises(DatasetError, match="none left after data.held_out=1"):
         opened(root, held_out=1)
-    with pytest.raises(ConfigError, match="dataroot: not set"):
+    with pytest.raises(ConfigError, match="give either data.dataroot=DIR"):
         open_entries(DataConfig())
 
 

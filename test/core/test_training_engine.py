@@ -17,7 +17,7 @@ from nuscenes_fixtures import MadeUpDatabase
 from gaussianocc_core import train as command
 from gaussianocc_core.checkpoint import load_depth_net, load_model, load_pose_net
 from gaussianocc_core.config import DecoderConfig, DepthConfig, EncoderConfig, ModelConfig, PoseConfig
-from gaussianocc_core.data.training import DataConfig
+from gaussianocc_core.data.sources import DataConfig
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.training import engine, state
 from gaussianocc_core.training.config import TrainConfig

@@ -7,7 +7,8 @@ import pytest
 import torch
 from core.test_training_engine import settings
 
-from gaussianocc_core.data.training import DataConfig, TrainingSet, open_entries
+from gaussianocc_core.data.sources import DataConfig, open_entries
+from gaussianocc_core.data.training import TrainingSet
 from gaussianocc_core.evaluation.depth import flat_ground_depth
 from gaussianocc_core.geometry.warp import reproject, sample_pixels
 from gaussianocc_core.losses import photometric_error

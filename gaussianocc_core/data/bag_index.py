@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a rosbag2 holds: one pass over it, cached beside it, and random access to its messages afterwards.
+
+Stamps are those of message headers, in ns; log times only say where in the file a message lies. A message that cannot
+be used is named in `problems` and left out; so is a stretch of the file that cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from gaussianocc_core.data.bag_writer import (
+    CAMERA_INFO_TYPE,
+    IMAGE_TYPE,
+    POINTS_TYPE,
+    TF_TYPE,
+    image_size,
+    import_rosbags,
+)
+from gaussianocc_core.data.messages import Intrinsics, decode_camera_info, decode_transform
+from gaussianocc_core.data.stamps import cdr_stamp_ns, stamp_ns
+from gaussianocc_core.errors import BagError, GaussianOccError
+from gaussianocc_core.geometry.transform_tree import TransformTree
+
+RAW_IMAGE_TYPE = "sensor_msgs/msg/Image"
+ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
+_INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
+_VERSION = 1  # of the cache file
+_SLICE_NS = 2_000_000_000  # a stretch that cannot be read costs no more than this
+_GAP_NS = 100_000_000  # messages logged no farther apart are read in one go
+_STATIC_TOPIC = "/tf_static"
+_FOREVER_NS = 1 << 62
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MessageRef:
+    """One message of a bag."""
+
+    topic: str
+    stamp_ns: int  # header
+    log_ns: int
+    place: int  # among the topic's messages of that log time
+
+
+@dataclass(frozen=True)
+class TopicIndex:
+    """The usable messages of one topic, in the order of the file."""
+
+    topic: str
+    msgtype: str
+    frame_id: str  # of the first message
+    size: tuple[int, int]  # width, height of its images; (0, 0) for other types
+    stamps_ns: Int64[np.ndarray, " M"]
+    logs_ns: Int64[np.ndarray, " M"]
+    places: Int64[np.ndarray, " M"]
+
+    def __len__(self) -> int:
+        return len(self.stamps_ns)
+
+    def __getitem__(self, index: int) -> MessageRef:
+        return MessageRef(self.topic, int(self.stamps_ns[index]), int(self.logs_ns[index]), int(self.places[index]))
+
+
+@dataclass(frozen=True)
+class PoseSeries:
+    """Poses of one frame in another over time, as one topic gives them."""
+
+    parent: str
+    child: str
+    topic: str
+    stamps_ns: Int64[np.ndarray, " M"]
+    T_parent_child: Float[np.ndarray, "M 4 4"]  # m
+
+    @property
+    def static(self) -> bool:
+        return self.topic == _STATIC_TOPIC
+
+
+@dataclass(frozen=True)
+class BagIndex:
+    """One bag. Everything but the messages themselves."""
+
+    path: Path
+    topics: dict[str, TopicIndex]
+    intrinsics: dict[str, tuple[tuple[int, Intrinsics], ...]]  # CameraInfo topic -> (first stamp, value) of each value
+    poses: tuple[PoseSeries, ...]
+    unsupported: dict[str, str]  # topic -> type that is not read
+    problems: tuple[str, ...] = ()
+    start_ns: int = 0  # log time
+    end_ns: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.path.stem if self.path.is_file() else self.path.name
+
+    def transforms(self, odometry_topic: str = "") -> TransformTree:
+        """The frames of /tf_static and /tf, and of an Odometry topic where one is named."""
+        tree = TransformTree(keep_ns=_FOREVER_NS)
+        for series in self.poses:
+            if series.topic not in ("/tf", _STATIC_TOPIC, odometry_topic):
+                continue
+            for stamp, T in zip(series.stamps_ns.tolist(), series.T_parent_child, strict=True):
+                tree.add(series.parent, series.child, stamp, T, series.static)
+        return tree
+
+
+def find_bags(path: str | Path) -> tuple[Path, ...]:
+    """The bags of a path, sorted: itself (a folder with metadata.yaml, an .mcap or .db3 file), or those it holds."""
+    path = Path(path)
+    if not path.exists():
+        raise BagError(f"{path} does not exist; give a rosbag2 folder, an .mcap or .db3 file, or a folder of bags")
+    if path.is_file() or _is_bag_folder(path):
+        return (path,)
+    folders = [each for each in path.iterdir() if each.is_dir() and _is_bag_folder(each)]
+    files = [each for each in path.iterdir() if each.suffix in (".mcap", ".db3")]
+    found = tuple(sorted(folders or files))
+    if not found:
+        raise BagError(
+            f"{path} holds no bag: no metadata.yaml, no .mcap or .db3 file, no folder with one; "
+            "a recording that was cut off has no metadata.yaml, then give its .mcap file"
+        )
+    return found
+
+
+def open_index(path: str | Path, on_progress: Callable[[float], None] | None = None, cache: bool = True) -> BagIndex:
+    """The index of one bag, from the cache if the bag has not changed.
+
+    on_progress: called with the share of the bag that is done. BagError says what a bag that cannot be read needs.
+    """
+    path = Path(path)
+    stored = _read_cache(path) if cache else None
+    if stored is not None:
+        return stored
+    index = _build(path, on_progress)
+    if cache:
+        _write_cache(index)
+    return index
+
+
+# ---- reading messages ----------------------------------------------------------------------------------------------
+
+
+class MessageReader:
+    """Random access to the messages of one bag; every process opens its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reader = _open(path)
+        self._store = typestore()
+        self._connections: dict[str, list[Any]] = defaultdict(list)
+        for connection in self._reader.connections:
+            self._connections[connection.topic].append(connection)
+
+    def read(self, refs: Sequence[MessageRef]) -> list[Any]:
+        """The messages in the order asked for. Those logged close together cost one pass over their stretch."""
+        found: dict[MessageRef, Any] = {}
+        for group in _by_time(refs):
+            wanted = {(ref.topic, ref.log_ns, ref.place): ref for ref in group}
+            connections = [c for topic in sorted({ref.topic for ref in group}) for c in self._connections[topic]]
+            places: dict[tuple[str, int], int] = defaultdict(int)
+            try:
+                for connection, log_ns, data in self._reader.messages(
+                    connections, start=group[0].log_ns, stop=group[-1].log_ns + 1
+                ):
+                    place = places[connection.topic, log_ns]
+                    places[connection.topic, log_ns] += 1
+                    ref = wanted.get((connection.topic, log_ns, place))
+                    if ref is not None:
+                        found[ref] = self._store.deserialize_cdr(data, connection.msgtype)
+            except GaussianOccError:
+                raise
+            except Exception as error:  # rosbags raises what its storage libraries raise
+                raise BagError(f"{self.path}: messages near log time {group[0].log_ns} ns: {error}") from error
+        missing = next((ref for ref in refs if ref not in found), None)
+        if missing is not None:
+            raise BagError(
+                f"{self.path}: no message of {missing.topic} at {missing.stamp_ns} ns any more; "
+                "the bag changed after it was indexed: start again"
+            )
+        return [found[ref] for ref in refs]
+
+
+@lru_cache(maxsize=8)
+def open_reader(path: Path) -> MessageReader:
+    """This process's reader of a bag; kept open, because opening reads the whole summary."""
+    return MessageReader(path)
+
+
+@lru_cache(maxsize=1)
+def typestore() -> Any:
+    """Message definitions; these messages have the same ones and type hashes from Humble on."""
+    typesys = import_rosbags().typesys
+    return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+
+
+def _by_time(refs: Sequence[MessageRef]) -> Iterator[list[MessageRef]]:
+    group: list[MessageRef] = []
+    for ref in sorted(set(refs), key=lambda ref: ref.log_ns):
+        if group and ref.log_ns - group[-1].log_ns > _GAP_NS:
+            yield group
+            group = []
+        group.append(ref)
+    if group:
+        yield group
+
+
+def _open(path: Path) -> Any:
+    rosbag2 = import_rosbags().rosbag2
+    try:
+        reader = rosbag2.Reader(path)
+        reader.open()
+    except Exception as error:  # rosbags raises what its storage libraries raise
+        hint = "; a recording that was cut off: tools/inspect_bag.py --recover NEW_BAG saves what is there"
+        raise BagError(f"{path} cannot be read: {error}{hint if _looks_cut_off(path) else ''}") from error
+    return reader
+
+
+def _is_bag_folder(path: Path) -> bool:
+    return (path / "metadata.yaml").is_file()
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(each for each in path.iterdir() if each.suffix in (".mcap", ".db3", ".yaml", ".zstd"))
+
+
+def _looks_cut_off(path: Path) -> bool:
+    for file in _files(path) if path.exists() else ():
+        if file.suffix == ".mcap":
+            with file.open("rb") as stream:
+                stream.seek(max(0, file.stat().st_size - 8))
+                return stream.read() != b"\x89MCAP0\r\n"
+    return False
+
+
+# ---- the pass ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Topic:
+    msgtype: str
+    frame_id: str = ""
+    size: tuple[int, int] = (0, 0)
+    stamps: list[int] = field(default_factory=list)
+    logs: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+
+class _Builder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.topics: dict[str, _Topic] = {}
+        self.intrinsics: dict[str, list[tuple[int, Intrinsics]]] = defaultdict(list)
+        self.poses: dict[tuple[str, str, str], tuple[list[int], list[np.ndarray]]] = defaultdict(lambda: ([], []))
+        self.problems: list[str] = []
+        self._store = typestore()
+        self._bad: dict[tuple[str, str], list[int]] = {}  # (topic, what) -> [count, first log time]
+
+    def add(self, topic: str, msgtype: str, log_ns: int, place: int, data: bytes) -> None:
+        try:
+            if msgtype == TF_TYPE:
+                self._add_transforms(topic, self._store.deserialize_cdr(data, msgtype))
+                return
+            message = None if msgtype == POINTS_TYPE else self._store.deserialize_cdr(data, msgtype)
+            entry = self.topics.setdefault(topic, _Topic(msgtype))
+            if msgtype == CAMERA_INFO_TYPE:
+                self._add_intrinsics(topic, message)
+            elif msgtype == ODOMETRY_TYPE:
+                self._add_odometry(topic, message)
+            elif message is not None:
+                self._check_image(entry, message)
+            if message is not None:
+                entry.frame_id = entry.frame_id or message.header.frame_id
+            entry.stamps.append(cdr_stamp_ns(data))
+        except Exception as error:  # a damaged message: whatever its parser stumbles over
+            # Numbers differ from message to message; what is wrong does not.
+            count = self._bad.setdefault((topic, f"{type(error).__name__}: {error}"[:160]), [0, log_ns])
+            count[0] += 1
+            return
+        entry.logs.append(log_ns)
+        entry.places.append(place)
+
+    def _check_image(self, entry: _Topic, message: Any) -> None:
+        if hasattr(message, "encoding"):
+            size = (int(message.width), int(message.height))
+            if len(message.data) < message.step * message.height or min(size) < 1:
+                raise ValueError(f"{size[0]}x{size[1]} pixels of {message.encoding} in {len(message.data)} bytes")
+        else:
+            size = image_size(message.data.tobytes())
+        if entry.size == (0, 0):
+            entry.size = size
+        elif size != entry.size:
+            raise ValueError(f"{size[0]}x{size[1]} pixels, the ones before have {entry.size[0]}x{entry.size[1]}")
+
+    def _add_intrinsics(self, topic: str, message: Any) -> None:
+        value, known = decode_camera_info(message, topic), self.intrinsics[topic]
+        if not known or known[-1][1] != value:
+            known.append((stamp_ns(message.header), value))
+
+    def _add_odometry(self, topic: str, message: Any) -> None:
+        pose = message.pose.pose
+        transform = SimpleNamespace(translation=pose.position, rotation=pose.orientation)
+        self._add_pose(topic, message.header, message.child_frame_id, transform)
+
+    def _add_transforms(self, topic: str, message: Any) -> None:
+        for item in message.transforms:
+            self._add_pose(topic, item.header, item.child_frame_id, item.transform)
+
+    def _add_pose(self, topic: str, header: Any, child: str, transform: Any) -> None:
+        stamps, poses = self.poses[topic, header.frame_id, child]
+        T = decode_transform(transform)
+        stamps.append(stamp_ns(header))
+        poses.append(T)
+
+    def finish(self, unsupported: dict[str, str], start_ns: int, end_ns: int) -> BagIndex:
+        for (topic, what), (count, first) in self._bad.items():
+            self.problems.append(f"{topic}: {count} messages cannot be used, the first at log time {first} ns: {what}")
+        topics = {
+            name: TopicIndex(
+                name, entry.msgtype, entry.frame_id, entry.size,
+                *(np.array(values, dtype=np.int64) for values in (entry.stamps, entry.logs, entry.places)),
+            )
+            for name, entry in self.topics.items()
+        }  # fmt: skip
+        poses = tuple(
+            PoseSeries(parent, child, topic, np.array(stamps, dtype=np.int64), np.array(values))
+            for (topic, parent, child), (stamps, values) in self.poses.items()
+        )
+        intrinsics = {topic: tuple(values) for topic, values in self.intrinsics.items()}
+        return BagIndex(self.path, topics, intrinsics, poses, unsupported, tuple(self.problems), start_ns, end_ns)
+
+
+def _build(path: Path, on_progress: Callable[[float], None] | None) -> BagIndex:
+    reader, builder = _open(path), _Builder(path)
+    try:
+        start, end = reader.start_time, reader.end_time
+        wanted = [connection for connection in reader.connections if connection.msgtype in _INDEXED]
+        unsupported = {c.topic: c.msgtype for c in reader.connections if c.msgtype not in _INDEXED}
+        if not reader.message_count:
+            raise BagError(f"{path} is empty; record again")
+        for begin in range(start, end, _SLICE_NS):
+            stop = min(begin + _SLICE_NS, end)
+            places: dict[tuple[str, int], int] = defaultdict(int)
+            try:
+                for connection, log_ns, data in reader.messages(wanted, start=begin, stop=stop) if wanted else ():
+                    topic = connection.topic
+                    builder.add(topic, connection.msgtype, log_ns, places[topic, log_ns], data)
+                    places[topic, log_ns] += 1
+            except Exception as error:  # rosbags raises what its storage libraries raise
+                builder.problems.append(
+                    f"from {(begin - start) * 1e-9:.1f} to {(stop - start) * 1e-9:.1f} s the file cannot be read "
+                    f"completely, the rest of that stretch is left out: {error}"
+                )
+            if on_progress:
+                on_progress((stop - start) / (end - start))
+    finally:
+        with suppress(Exception):  # whatever state its file is in
+            reader.close()
+    return builder.finish(unsupported, start, end)
+
+
+# ---- cache ---------------------------------------------------------------------------------------------------------
+
+
+def cache_path(path: Path) -> Path:
+    """Where the index of a bag is kept."""
+    if path.is_file():
+        return path.parent / f".{path.name}.gaussianocc_index.npz"
+    return path / ".gaussianocc_index.npz"
+
+
+def _fingerprint(path: Path) -> list[list[Any]]:
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in _files(path)]
+
+
+def _write_cache(index: BagIndex) -> None:
+    arrays: dict[str, Any] = {}
+    for i, topic in enumerate(index.topics.values()):
+        arrays[f"topic{i}"] = np.stack([topic.stamps_ns, topic.logs_ns, topic.places])
+    for i, series in enumerate(index.poses):
+        arrays[f"stamps{i}"], arrays[f"poses{i}"] = series.stamps_ns, series.T_parent_child
+    meta = {
+        "version": _VERSION,
+        "files": _fingerprint(index.path),
+        "topics": [[t.topic, t.msgtype, t.frame_id, t.size] for t in index.topics.values()],
+        "poses": [[s.parent, s.child, s.topic] for s in index.poses],
+        "intrinsics": {k: [[stamp, asdict(v)] for stamp, v in values] for k, values in index.intrinsics.items()},
+        "unsupported": index.unsupported,
+        "problems": index.problems,
+        "span": [index.start_ns, index.end_ns],
+    }
+    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+    target = cache_path(index.path)
+    try:
+        unfinished = target.with_name(f"{target.name}.{os.getpid()}")
+        try:
+            with unfinished.open("wb") as stream:
+                np.savez(stream, **arrays)
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:  # read-only media: indexing again is all that is lost
+        _log.info("the index of %s is not kept: %s", index.path, error.strerror)
+
+
+def _read_cache(path: Path) -> BagIndex | None:
+    target = cache_path(path)
+    if not target.is_file():
+        return None
+    try:
+        with np.load(target, allow_pickle=False) as file:
+            meta = json.loads(file["meta"].tobytes())
+            if meta["version"] != _VERSION or meta["files"] != _fingerprint(path):
+                return None
+            topics = {
+                name: TopicIndex(name, msgtype, frame, (size[0], size[1]), *file[f"topic{i}"])
+                for i, (name, msgtype, frame, size) in enumerate(meta["topics"])
+            }
+            poses = tuple(
+                PoseSeries(parent, child, topic, file[f"stamps{i}"], file[f"poses{i}"])
+                for i, (parent, child, topic) in enumerate(meta["poses"])
+            )
+        intrinsics = {k: tuple((s, _as_intrinsics(v)) for s, v in values) for k, values in meta["intrinsics"].items()}
+        return BagIndex(
+            path, topics, intrinsics, poses, meta["unsupported"], tuple(meta["problems"]), *meta["span"]
+        )
+    except Exception as error:  # numpy, zipfile and json raise half a dozen kinds; the bag itself is what counts
+        _log.info("the index %s is not used: %s", target, error)
+        return None
+
+
+def _as_intrinsics(values: dict[str, Any]) -> Intrinsics:
+    plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    return Intrinsics(**plain)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where training samples come from: a data set in the nuScenes schema, or rosbags of any robot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gaussianocc_core.data import nuscenes
+from gaussianocc_core.data.bag import BagConfig, BagEntry, open_bags
+from gaussianocc_core.data.entries import SampleEntry
+from gaussianocc_core.data.labels import FREE, IGNORE
+from gaussianocc_core.errors import ConfigError, DatasetError
+
+Entry = SampleEntry | BagEntry
+STEPS = (-1, 1)  # neighbours, in the order of a batch's frames 1 and 2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from and how they are varied."""
+
+    dataroot: str = ""  # of a data set in the nuScenes schema
+    version: str = "v1.0-mini"
+    bag: BagConfig = field(default_factory=BagConfig)  # data.bag.path in place of dataroot: rosbags of any robot
+    scenes: tuple[str, ...] = ()  # names of scenes or bags; (): all
+    held_out: int = 0  # last scenes of the data set that training never reads
+    moments: str = "sweeps"  # "keyframes" (published) or "sweeps": every image of the anchor camera
+    max_gap: float = 0.7  # s; samples whose neighbours are farther away are left out (keyframes are 0.5 s apart)
+    semantics: bool = True  # 2D labels, where the data set has them
+    undetected: str = "ignore"  # pixels without a label: "ignore", or "free" as published
+    masks: str = ""  # folder of <camera>_mask.png, zero where the camera sees the robot itself
+    jitter: float = 0.5  # probability of a colour change, the same for all images of a sample (spec section h)
+    mirror: float = 0.5  # probability of left and right exchanged; published: 0
+    workers: int = 0  # processes that load; 0: the training process itself
+    on_bad_sample: str = "skip"  # "skip": another takes its place and the log names it; "stop"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("moments", ("keyframes", "sweeps")),
+            ("undetected", ("ignore", "free")),
+            ("on_bad_sample", ("skip", "stop")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"data.{name}: expected one of {allowed}, got {getattr(self, name)!r}")
+        for name in ("jitter", "mirror"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.{name}: expected a probability, got {getattr(self, name)}")
+
+
+def open_entries(config: DataConfig) -> tuple[Entry, ...]:
+    """The samples of a configuration that have both neighbours; the log says how many were left out and why."""
+    if bool(config.dataroot) == bool(config.bag.path):
+        raise ConfigError(
+            "data: give either data.dataroot=DIR, a data set in the nuScenes schema, or data.bag.path=BAG, "
+            "a rosbag2 or a folder of them"
+        )
+    entries = _bag_entries(config) if config.bag.path else _nuscenes_entries(config)
+    scenes = {entry.scene for entry in entries}
+    complete = [entry for entry in entries if len(entry.neighbours) == len(STEPS)]
+    near = [entry for entry in complete if entry.gap_s <= config.max_gap]
+    moving = tuple(entry for entry in near if _moves_enough(entry, config.bag.least_motion))
+    if not moving:
+        raise DatasetError(
+            f"{config.dataroot or config.bag.path}: of {len(entries)} moments in {len(scenes)} scenes {len(complete)} "
+            f"have images before and after them, {len(near)} within data.max_gap={config.max_gap:g} s, none with "
+            f"data.bag.least_motion={config.bag.least_motion:g} m of motion; are the sweeps there, do the clocks agree?"
+        )
+    gaps = np.array([entry.gap_s for entry in moving])
+    _log.info(
+        "%d samples from %d scenes, neighbours %.0f ms away (median; at most %.0f); left out: %d at the ends of "
+        "scenes, %d with neighbours beyond %.1f s, %d standing still; 2D labels: %d",
+        len(moving), len(scenes), 1e3 * np.median(gaps), 1e3 * gaps.max(), len(entries) - len(complete),
+        len(complete) - len(near), config.max_gap, len(near) - len(moving),
+        sum(entry.labelled for entry in moving),
+    )  # fmt: skip
+    return moving
+
+
+def _choose_scenes(config: DataConfig, available: Sequence[str]) -> Sequence[str]:
+    absent = [name for name in config.scenes if name not in available]
+    if absent:
+        raise DatasetError(f"data.scenes: {', '.join(absent)} are not among {', '.join(available)}")
+    wanted = config.scenes or available[: -config.held_out or None]
+    if not wanted:
+        raise DatasetError(
+            f"{config.dataroot or config.bag.path}: {len(available)} scenes, none left after "
+            f"data.held_out={config.held_out}; hold out fewer, e.g. data.held_out=0"
+        )
+    return wanted
+
+
+def _nuscenes_entries(config: DataConfig) -> list[Entry]:
+    source = nuscenes.NuScenesSource(config.dataroot, config.version)
+    entries: list[Entry] = []
+    for scene in _choose_scenes(config, source.scene_names()):
+        entries += source.index(
+            scene,
+            sweeps=config.moments == "sweeps",
+            neighbours=True,
+            semantics=config.semantics,
+            masks=config.masks or None,
+            undetected=_undetected(config),
+        )
+    return entries
+
+
+def _bag_entries(config: DataConfig) -> list[Entry]:
+    sources = {source.index.name: source for source in open_bags(config.bag)}
+    entries: list[Entry] = []
+    for name in _choose_scenes(config, tuple(sources)):
+        found = sources[name].entries(config.masks, config.semantics, _undetected(config))
+        if not found:
+            _log.warning("%s: %s", sources[name].index.path, sources[name].explain_no_sets())
+        entries += found
+    return entries
+
+
+def _undetected(config: DataConfig) -> int:
+    return FREE if config.undetected == "free" else IGNORE
+
+
+def _moves_enough(entry: Entry, least_motion: float) -> bool:
+    """Whether the robot moved at least so many metres to each neighbour; True where no pose says so."""
+    here = entry.frame.T_world_ego
+    there = [frame.T_world_ego for _, frame in entry.neighbours]
+    if here is None or not least_motion:
+        return True
+    moved = [float(np.linalg.norm(T[0, :3, 3] - here[0, :3, 3])) for T in there if T is not None]
+    return min(moved, default=least_motion) >= least_motion

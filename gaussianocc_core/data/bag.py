@@ -42,6 +42,7 @@ from gaussianocc_core.types import Cameras, Neighbour, Sample
 _NOT_A_CAMERA = ("semantic", "depth", "mask", "disparity", "confidence")  # images beside those of cameras
 _LABELS = "semantic/image_raw"
 _MASK = "mask"
+_JUMP_NS = 1_000_000_000  # a stamp that steps back farther begins another run
 
 _log = logging.getLogger(__name__)
 
@@ -192,28 +193,43 @@ def _decode_plane(entry: BagEntry, ref: MessageRef, message: Any, size: tuple[in
 
 
 class _Series:
-    """The messages of a topic by stamp."""
+    """The messages of a topic by stamp, in runs: a clock that jumps back begins a new one, and runs have nothing to do
+    with each other even where they have stamps in common."""
 
     def __init__(self, topic: TopicIndex) -> None:
         self._topic = topic
-        self._order = np.argsort(topic.stamps_ns, kind="stable")
-        self._stamps = topic.stamps_ns[self._order]
+        newest = np.maximum.accumulate(topic.stamps_ns)
+        jumps = np.flatnonzero(np.diff(topic.stamps_ns) < 0)
+        starts = [0, *(int(i) + 1 for i in jumps if topic.stamps_ns[i + 1] < newest[i] - _JUMP_NS)]
+        self._logs = topic.logs_ns[starts]
+        orders = [
+            begin + np.argsort(topic.stamps_ns[begin:end], kind="stable")
+            for begin, end in zip(starts, [*starts[1:], len(topic)], strict=True)
+        ]
+        self._runs = [(order, topic.stamps_ns[order]) for order in orders]
 
-    def at(self, stamp_ns: int) -> MessageRef | None:
-        place = bisect.bisect_left(self._stamps, stamp_ns)
-        return self._ref(place) if place < len(self._stamps) and self._stamps[place] == stamp_ns else None
+    def at(self, ref: MessageRef) -> MessageRef | None:
+        """The message of the same stamp as one of another topic, recorded in the same run."""
+        run, stamps = self._run(ref)
+        place = bisect.bisect_left(stamps, ref.stamp_ns)
+        return self._topic[int(run[place])] if place < len(run) and stamps[place] == ref.stamp_ns else None
 
-    def beside(self, stamp_ns: int, step: int, distance_s: float) -> MessageRef | None:
+    def beside(self, ref: MessageRef, step: int, distance_s: float) -> MessageRef | None:
         """The message nearest to `distance_s` before (-1) or after (+1), or if 0 the next in that direction."""
-        stamps = self._stamps
+        run, stamps = self._run(ref)
         if distance_s:
-            place = int(np.argmin(np.abs(stamps - (stamp_ns + step * round(distance_s * 1e9)))))
-            return self._ref(place) if (stamps[place] - stamp_ns) * step > 0 else None
-        place = bisect.bisect_left(stamps, stamp_ns) - 1 if step < 0 else bisect.bisect_right(stamps, stamp_ns)
-        return self._ref(place) if 0 <= place < len(stamps) else None
+            wanted = ref.stamp_ns + step * round(distance_s * 1e9)
+            place = bisect.bisect_left(stamps, wanted)
+            place = min((place - 1, place), key=lambda p: abs(stamps[p] - wanted) if 0 <= p < len(run) else np.inf)
+            return self._topic[int(run[place])] if (stamps[place] - ref.stamp_ns) * step > 0 else None
+        if step < 0:
+            place = bisect.bisect_left(stamps, ref.stamp_ns) - 1
+        else:
+            place = bisect.bisect_right(stamps, ref.stamp_ns)
+        return self._topic[int(run[place])] if 0 <= place < len(run) else None
 
-    def _ref(self, place: int) -> MessageRef:
-        return self._topic[int(self._order[place])]
+    def _run(self, ref: MessageRef) -> tuple[np.ndarray, np.ndarray]:
+        return self._runs[max(bisect.bisect_right(self._logs, ref.log_ns) - 1, 0)]
 
 
 def _complete(refs: Sequence[MessageRef | None], cameras: Sequence[Any]) -> tuple[MessageRef, ...]:
@@ -298,7 +314,7 @@ class BagSource:
                     cameras=self.cameras,
                     frame=self._frame(refs),
                     neighbours=tuple((step, frame) for step, frame in around.items() if frame is not None),
-                    labels=_complete([each.at(ref.stamp_ns) for each, ref in zip(labels, refs, strict=False)], refs),
+                    labels=_complete([each.at(ref) for each, ref in zip(labels, refs, strict=False)], refs),
                     masks=mask_refs if len(mask_refs) == len(refs) else (),
                     mask_paths=mask_paths,
                     undetected=undetected,
@@ -308,7 +324,7 @@ class BagSource:
 
     def _beside(self, series: list[_Series], refs: tuple[MessageRef, ...], step: int) -> BagFrame | None:
         distance = self.config.neighbour_time
-        found = [each.beside(ref.stamp_ns, step, distance) for each, ref in zip(series, refs, strict=True)]
+        found = [each.beside(ref, step, distance) for each, ref in zip(series, refs, strict=True)]
         complete = _complete(found, refs)
         return self._frame(complete) if complete else None
 

@@ -248,6 +248,7 @@ class BagSource:
         self.index, self.config = index, config
         self.topics = find_cameras(index, config)
         self._tree = index.transforms(config.odometry_topic)
+        self._poses: dict[int, np.ndarray | None] = {}
         self.cameras = self._cameras()
         by_name = {each.name: each for each in self.topics}
         self.topics = tuple(by_name[name] for name in self.cameras.names)
@@ -255,10 +256,13 @@ class BagSource:
 
     def T_world_ego(self, stamp_ns: int) -> Float[np.ndarray, "4 4"] | None:
         """By odometry; None where there is none at that time."""
-        try:
-            return self._tree.lookup(self.config.fixed_frame, self.config.ego_frame, stamp_ns)
-        except TransformUnavailable:
-            return None
+        if stamp_ns not in self._poses:  # a stamp is asked for by three samples
+            try:
+                pose = self._tree.lookup(self.config.fixed_frame, self.config.ego_frame, stamp_ns)
+            except TransformUnavailable:
+                pose = None
+            self._poses[stamp_ns] = pose
+        return self._poses[stamp_ns]
 
     def T_ego_sensor(self, frame_id: str) -> Float[np.ndarray, "4 4"] | None:
         """By /tf_static; None where the frames are not connected."""

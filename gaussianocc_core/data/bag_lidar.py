@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lidar of a bag in its cameras: a check of calibration, and depth to evaluate against. Never used in training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from gaussianocc_core.data.bag import BagEntry, BagSource
+from gaussianocc_core.data.bag_index import MessageRef, TopicIndex, open_reader
+from gaussianocc_core.data.bag_writer import POINTS_TYPE
+from gaussianocc_core.data.messages import decode_cloud
+from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry import transforms
+from gaussianocc_core.types import Cameras
+
+_LIDAR_SLOP_NS = 60_000_000
+
+
+def lidar_topics(source: BagSource) -> tuple[str, ...]:
+    """Point clouds whose place on the robot is known."""
+    return tuple(
+        topic
+        for topic, entry in source.index.topics.items()
+        if entry.msgtype == POINTS_TYPE and len(entry) and source.T_ego_sensor(_cloud_frame(source, entry)) is not None
+    )
+
+
+def lidar_depths(
+    source: BagSource, topic: str, entry: BagEntry, cameras: Cameras
+) -> tuple[Float[np.ndarray, "_ 3"], ...] | None:
+    """Per camera column, row (px) and z-depth (m) of what it sees of the scan nearest to a sample; None if there is
+    none within 60 ms.
+
+    cameras: pinholes without distortion, as a Rectifier makes them of the sample's cameras. With odometry, the robot's
+    motion between scan and image is taken out.
+    """
+    cloud_topic = source.index.topics[topic]
+    place = int(np.argmin(np.abs(cloud_topic.stamps_ns - entry.frame.camera_stamps_ns[0])))
+    ref = cloud_topic[place]
+    if abs(ref.stamp_ns - entry.frame.camera_stamps_ns[0]) > _LIDAR_SLOP_NS:
+        return None
+    T_ego_lidar = source.T_ego_sensor(_cloud_frame(source, cloud_topic))
+    if T_ego_lidar is None:
+        return None
+    points = _read_points(source, ref)
+    points = points @ T_ego_lidar[:3, :3].T + T_ego_lidar[:3, 3]  # ego frame at the scan's stamp
+    T_world_scan, result = source.T_world_ego(ref.stamp_ns), []
+    for i, name in enumerate(cameras.names):
+        moved = points
+        if T_world_scan is not None and entry.frame.T_world_ego is not None:
+            T_now_scan = transforms.invert_matrix(entry.frame.T_world_ego[i]) @ T_world_scan
+            moved = points @ T_now_scan[:3, :3].T + T_now_scan[:3, 3]
+        one = cameras.select((name,)).to(dtype=torch.float64)
+        pixels, depth = camera_geometry.project(torch.from_numpy(moved), one.intrinsics, one.T_ego_cam)
+        seen = camera_geometry.in_view(pixels, depth, one.width[0], one.height[0])[0]
+        result.append(torch.cat([pixels[0, seen], depth[0, seen, None]], dim=1).numpy())
+    return tuple(result)
+
+
+def _read_points(source: BagSource, ref: MessageRef) -> Float[np.ndarray, "P 3"]:
+    cloud = decode_cloud(open_reader(source.index.path).read([ref])[0])
+    points = np.stack([cloud[axis].astype(np.float64) for axis in ("x", "y", "z")], axis=1)
+    return points[np.isfinite(points).all(axis=1)]
+
+
+def _cloud_frame(source: BagSource, topic: TopicIndex) -> str:
+    if topic.frame_id:
+        return topic.frame_id
+    return str(open_reader(source.index.path).read([topic[0]])[0].header.frame_id)

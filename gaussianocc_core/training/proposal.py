@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training configurations for a rig that nobody has seen before: grid, depth range, files for both stages."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from gaussianocc_core.config import ModelConfig, from_dict, save_rig
+from gaussianocc_core.data.bag import BagEntry, BagSource
+from gaussianocc_core.data.inspection import Inspection
+from gaussianocc_core.data.training import TrainingSet
+from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.training.config import TrainConfig
+from gaussianocc_core.training.stages import build_stage
+
+_VOXELS = 100  # from the middle of the grid to its side
+_HEIGHTS = 16
+# Horizontal extent of the cameras' places (m) from which on a robot gets voxels of this size (m).
+_VOXEL_SIZES = ((1.5, 0.4), (0.8, 0.3), (0.4, 0.2), (0.0, 0.1))
+_FAST = 3.0  # m/s; what drives so fast must see as far as a car
+_EPOCHS = 5.0
+_LEAST_STEPS, _MOST_STEPS = 1400, 20_000
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to train a rig with, as it stands in the files."""
+
+    stage1: dict[str, Any]
+    stage2: dict[str, Any]
+    voxel_size: float  # m
+    steps: int  # of either stage
+    seconds: float  # of stage 1 on this machine; 0: not measured
+
+
+def propose(source: BagSource, found: Inspection, samples: int, masks: str = "") -> Proposal:
+    """samples: of all bags. `masks`: folder of self-occlusion masks, or ""."""
+    places = source.cameras.T_ego_cam[:, :3, 3].double().numpy()
+    extent = float(np.ptp(places[:, :2], axis=0).max()) if len(places) else 0.0
+    voxel = next(size for least, size in _VOXEL_SIZES if extent >= least)
+    if found.motion is not None and found.motion.speed_m_s > _FAST:
+        voxel = 0.4
+    side, factor = _VOXELS * voxel, voxel / ModelConfig().grid.voxel_size
+    low = -round(max(2.5, -min(0.0, float(places[:, 2].min())) / voxel) * voxel, 3)  # also below cameras on a mast
+    high = round(low + _HEIGHTS * voxel, 3)
+    defaults = ModelConfig()
+    model = {
+        "name": "tiny",
+        "lattice": {"low": [-side, -side, low], "high": [side, side, high], "shape": list(defaults.lattice.shape)},
+        "grid": {"origin": [-side, -side, low], "voxel_size": voxel, "shape": [2 * _VOXELS, 2 * _VOXELS, _HEIGHTS]},
+        "gaussians": {"scale": [round(factor * value, 4) for value in defaults.gaussians.scale]},
+        "depth": {
+            "near": round(max(0.1, factor * defaults.depth.near), 3),
+            "far": round(factor * defaults.depth.far, 2),
+            "first": round(factor * defaults.depth.first, 2),
+        },
+    }
+    overlap = {"near": max(0.3, round(factor, 2)), "far": round(factor * 80.0, 1)}
+    config = source.config
+    bag: dict[str, Any] = {"path": config.path, "cameras": list(source.cameras.names)}
+    for name in ("image_topic", "camera_info_topic", "rig", "odometry_topic"):
+        if getattr(config, name):
+            bag[name] = getattr(config, name)
+    for name in ("ego_frame", "fixed_frame", "slop", "neighbour_time"):
+        bag[name] = getattr(config, name)
+    bag["least_motion"] = config.least_motion or (_useful_motion(found, voxel))
+    data: dict[str, Any] = {"bag": bag, "masks": masks}
+    steps = int(np.clip(_EPOCHS * samples, _LEAST_STEPS, _MOST_STEPS))
+    rates = {"learning_rate": 1.5e-3, "encoder_learning_rate": 1.5e-3}
+    gsp: dict[str, Any] = {"overlap": overlap}
+    gsv: dict[str, Any] = {"background_depth": round(2.0 * side, 1)}
+    if not found.overlaps:  # then only odometry knows the scale
+        gsp["cross_weight"], gsv["ego_motion"] = 0.0, "sensor"
+    stage1 = {"stage": "gsp", "steps": steps, **rates, "model": model, "data": {**data, "semantics": False},
+              "gsp": gsp}  # fmt: skip
+    stage2 = {"stage": "gsv", "steps": steps // 2, "learning_rate": 2e-3, "encoder_learning_rate": 2e-4,
+              "model": model, "data": data, "gsv": gsv}  # fmt: skip
+    return Proposal(stage1, stage2, voxel, steps, 0.0)
+
+
+def _useful_motion(found: Inspection, voxel: float) -> float:
+    """Least motion to a neighbour that is worth training on, in m; 0 where the bag has no odometry."""
+    if found.motion is None or found.motion.still_share < 0.02:
+        return 0.0
+    return round(min(0.25 * voxel, 0.5 * found.motion.neighbour_m), 3)
+
+
+def measure_step(proposal: Proposal, entry: BagEntry) -> float:
+    """Seconds of one training step of stage 1 on this machine, on CPU or GPU; the second step is measured."""
+    config = from_dict(TrainConfig, proposal.stage1, "proposal")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = (config.model.image_width, config.model.image_height)
+    data = TrainingSet([entry], replace(config.data, on_bad_sample="stop"), size, config.model.fisheye_fov_deg, 0)
+    stage = build_stage(config).to(device).train()
+    took = 0.0
+    for _ in range(2):
+        began = time.monotonic()
+        stage(data[(0, 0)].to(device), 0.5)["total"].backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        took = time.monotonic() - began
+    return took
+
+
+def write_proposal(proposal: Proposal, source: BagSource, path: Path) -> tuple[Path, ...]:
+    """Both stages' configurations and the rig: PATH, PATH with _gsv, PATH with _rig. ConfigError if one exists."""
+    second, rig = path.with_name(f"{path.stem}_gsv.yaml"), path.with_name(f"{path.stem}_rig.yaml")
+    for each in (path, second, rig):
+        if each.exists():
+            raise ConfigError(f"{each} exists already; choose another --write-config, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run = Path("runs") / path.stem / "model.safetensors"
+    head = "# SPDX-License-Identifier: Apache-2.0\n# Proposed by tools/inspect_bag.py; change what you know better.\n"
+    for target, content, command in (
+        (path, proposal.stage1, f"python -m gaussianocc_core.train {path}"),
+        (second, proposal.stage2, f"python -m gaussianocc_core.train {second} first_stage={run}"),
+    ):
+        target.write_text(f"{head}#   {command}\n{yaml.safe_dump(content, sort_keys=False, default_flow_style=None)}")
+    save_rig(source.cameras, rig)
+    return path, second, rig
+
+

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One picture of a bag: what each camera recorded, what the network gets of it, where views and lidar meet."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+
+from gaussianocc_core.data.bag import BagEntry, BagSource
+from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
+from gaussianocc_core.geometry.overlap import overlap_masks
+from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.viz.colors import colorize_depth, overlay
+from gaussianocc_core.viz.mosaic import fit
+from gaussianocc_core.viz.text import Label, draw_labels
+
+_CELL = (420, 240)  # px
+_GAP, _HEAD = 8, 30
+_SHARED_RGB = (60, 220, 120)
+_LOST_RGB = (200, 40, 40)
+_TITLES = ("recorded", "rectified, green: shared with another camera, red: no source or the robot", "lidar, near red")
+
+
+def inspection_picture(
+    source: BagSource, entry: BagEntry, fisheye_fov_deg: float = 110.0
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A row per camera of one sample; the lidar column only where there is one."""
+    sample = entry.load()
+    topics = lidar_topics(source)
+    large = Rectifier(entry.cameras, *_CELL, fisheye_fov_deg)
+    images = large(sample.images)
+    shared = overlap_masks(large.cameras).any(dim=1).numpy()
+    valid = large.valid_mask
+    if sample.static_masks is not None:
+        valid = valid & np.stack([large.rectify_labels(i, m.astype(np.uint8), 0) > 0
+                                  for i, m in enumerate(sample.static_masks)])  # fmt: skip
+    depths = lidar_depths(source, topics[0], entry, large.cameras) if topics else None
+    columns = 3 if depths is not None else 2
+    canvas = np.full(
+        (_HEAD + len(images) * (_CELL[1] + _GAP), columns * (_CELL[0] + _GAP), 3), (13, 16, 22), dtype=np.uint8
+    )
+    labels = [Label(title, c * (_CELL[0] + _GAP), 6, 15) for c, title in enumerate(_TITLES[:columns])]
+    for i, name in enumerate(entry.cameras.names):
+        cells = [fit(sample.images[i], *_CELL), _shade(images[i], shared[i], valid[i])]
+        if depths is not None:
+            cells.append(_dots(images[i], depths[i]))
+        top = _HEAD + i * (_CELL[1] + _GAP)
+        for c, cell in enumerate(cells):
+            left = c * (_CELL[0] + _GAP)
+            canvas[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+        labels.append(Label(name, 8, top + 8, 18, plate=True))
+    return draw_labels(canvas, labels)
+
+
+def _shade(
+    image: UInt8[np.ndarray, "H W 3"], shared: Bool[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    colours = np.where((shared & valid)[..., None], np.array(_SHARED_RGB), np.array(_LOST_RGB)).astype(np.uint8)
+    strength = np.where(valid, 0.30 * shared, 0.75).astype(np.float32)
+    return overlay(image, colours, strength)
+
+
+def _dots(image: UInt8[np.ndarray, "H W 3"], points: Float[np.ndarray, "P 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Each lidar point as a dot in the colour of its depth, far ones first."""
+    picture = (image * 0.6).astype(np.uint8)
+    points = points[np.argsort(-points[:, 2])]
+    colours = colorize_depth(torch.from_numpy(points[:, 2:]).numpy())[:, 0]
+    for (column, row, _), colour in zip(points, colours.tolist(), strict=True):
+        cv2.circle(picture, (int(column), int(row)), 1, colour, -1, cv2.LINE_AA)
+    return picture

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a rosbag2 of your robot holds, what it is good for, and a configuration to train on it. Needs no ROS."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a clone uses the package beside it
+
+from gaussianocc_core.command_line import run_tool
+
+EXAMPLE = """\
+examples:
+  python tools/inspect_bag.py recordings/                                  # look first
+  python tools/inspect_bag.py recordings/ --write-config config/my_robot.yaml
+  python -m gaussianocc_core.train config/my_robot.yaml                    # stage 1: depth, ego motion, scale
+  python -m gaussianocc_core.train config/my_robot_gsv.yaml \\
+      first_stage=runs/my_robot/model.safetensors                          # stage 2: occupancy
+  ros2 launch gaussianocc_ros occ.launch.py checkpoint:=runs/my_robot_gsv/model.safetensors
+
+Cameras are found by their topics' types; name them with --cameras if the bag has more than you want to use. Settings of
+the data that need changing (another base frame, a rig file, odometry on a topic of its own) are given as in training:
+  python tools/inspect_bag.py recordings/ ego_frame=base_footprint odometry_topic=/wheel/odometry
+"""
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    # Imported here, because torch takes seconds and --help should not.
+    import logging
+
+    from gaussianocc_core.errors import GaussianOccError
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        if arguments.recover:
+            from gaussianocc_core.data.recover import recover
+
+            count = recover(arguments.bag, arguments.recover)
+            print(f"{arguments.recover}: {count} messages saved; {arguments.bag} is as it was")
+            return 0
+        return look(arguments)
+    except GaussianOccError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def look(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from gaussianocc_core.config import load_config
+    from gaussianocc_core.data.bag import BagConfig, BagSource
+    from gaussianocc_core.data.bag_index import find_bags, open_index
+    from gaussianocc_core.data.inspection import describe, inspect
+    from gaussianocc_core.training.proposal import measure_step, propose, write_proposal
+    from gaussianocc_core.viz.files import write_png
+    from gaussianocc_core.viz.inspection import inspection_picture
+
+    overrides = [*arguments.settings, f"path={arguments.bag}"]
+    if arguments.cameras:
+        overrides.append(f"cameras=[{', '.join(arguments.cameras)}]")
+    config = load_config(None, BagConfig, overrides)
+    looked_at = []
+    for path in find_bags(arguments.bag):
+        with tqdm(total=100, desc=f"indexing {path.name}", unit="%", disable=None, leave=False) as bar:
+            index = open_index(path, on_progress=lambda share, bar=bar: bar.update(int(100 * share) - bar.n))
+        source = BagSource(index, config)
+        entries = source.entries(arguments.masks or None)
+        looked_at.append((source, entries, inspect(source, entries)))
+        print(describe(looked_at[-1][2]))
+    source, entries, found = max(looked_at, key=lambda each: each[2].samples)
+    complete = [entry for entry in entries if len(entry.neighbours) == 2]
+    if not complete:
+        print(source.explain_no_sets() if not entries else "no image has one before and one after it: record longer")
+        return 1
+    picture = arguments.picture or Path("out") / f"{source.index.name}.png"
+    write_png(picture, inspection_picture(source, complete[len(complete) // 2]))
+    print(f"picture: {picture}")
+    proposal = propose(source, found, sum(each.samples for _, _, each in looked_at), str(arguments.masks or ""))
+    print(f"proposed: voxels of {proposal.voxel_size} m, {proposal.steps} steps of stage 1, half as many of stage 2")
+    if not arguments.no_timing:
+        seconds = measure_step(proposal, complete[len(complete) // 2])
+        hours = 1.75 * proposal.steps * seconds / 3600  # a step of stage 2 takes about 1.5 times as long
+        print(f"training: {seconds:.1f} s a step on this machine, about {hours:.1f} h for both stages")
+    if arguments.write_config:
+        for written in write_proposal(proposal, source, arguments.write_config):
+            print(f"wrote {written}")
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bag", type=Path, help="rosbag2: folder, .mcap or .db3 file, or a folder of bags")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of data.bag, as in training")
+    parser.add_argument("--cameras", nargs="+", metavar="NAME", help="cameras to use, the anchor first (default: all)")
+    parser.add_argument("--masks", type=Path, help="folder of <camera>_mask.png, zero where a camera sees the robot")
+    parser.add_argument("--picture", type=Path, help="where the overview goes (default: out/<bag>.png)")
+    parser.add_argument("--write-config", type=Path, metavar="FILE", help="write configurations of both stages and the rig")
+    parser.add_argument("--no-timing", action="store_true", help="do not try a training step to estimate the time")
+    parser.add_argument("--recover", type=Path, metavar="NEW", help="save what is left of a cut-off MCAP as a new bag")
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

@@ -103,7 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cameras", nargs="+", metavar="NAME", help="cameras to use, the anchor first (default: all)")
     parser.add_argument("--masks", type=Path, help="folder of <camera>_mask.png, zero where a camera sees the robot")
     parser.add_argument("--picture", type=Path, help="where the overview goes (default: out/<bag>.png)")
-    parser.add_argument("--write-config", type=Path, metavar="FILE", help="write configurations of both stages and the rig")
+    parser.add_argument("--write-config", type=Path, metavar="FILE", help="write both stages' configurations, the rig")
     parser.add_argument("--no-timing", action="store_true", help="do not try a training step to estimate the time")
     parser.add_argument("--recover", type=Path, metavar="NEW", help="save what is left of a cut-off MCAP as a new bag")
     return parser.parse_intermixed_args()

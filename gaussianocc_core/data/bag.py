@@ -30,7 +30,7 @@ from gaussianocc_core.data.bag_index import (
     open_reader,
 )
 from gaussianocc_core.data.bag_writer import EGO_FRAME, IMAGE_TYPE, ODOM_FRAME
-from gaussianocc_core.data.entries import longest_gap_s, read_mask
+from gaussianocc_core.data.entries import longest_gap_s, read_label_image, read_mask
 from gaussianocc_core.data.labels import IGNORE
 from gaussianocc_core.data.messages import Intrinsics
 from gaussianocc_core.data.nuscenes import counter_clockwise
@@ -59,6 +59,7 @@ class BagConfig:
     ego_frame: str = EGO_FRAME
     fixed_frame: str = ODOM_FRAME  # odometry: its transform to the ego frame, if there is one
     odometry_topic: str = ""  # nav_msgs/Odometry, where /tf does not hold the motion
+    labels: str = ""  # folder of tools/label_semantics.py: <bag>/<camera>/<stamp in ns>.png; "": topics, if there are any
     slop: float = 0.05  # s, most that an image of a set may be away from the anchor's
     neighbour_time: float = 0.0  # s between an image and its neighbours; 0: the images before and after
     least_motion: float = 0.0  # m between neighbours by odometry; samples with less are left out
@@ -108,13 +109,14 @@ class BagEntry:
     frame: BagFrame
     neighbours: tuple[tuple[int, BagFrame], ...] = ()  # (step, frame)
     labels: tuple[MessageRef, ...] = ()  # 2D labels of all cameras, or none
+    label_paths: tuple[Path, ...] = ()  # files in their place
     masks: tuple[MessageRef, ...] = ()
     mask_paths: tuple[Path, ...] = ()  # files in their place
     undetected: int = IGNORE  # what pixels without a 2D label become
 
     @property
     def labelled(self) -> bool:
-        return bool(self.labels)
+        return bool(self.labels or self.label_paths)
 
     @property
     def gap_s(self) -> float:
@@ -159,13 +161,18 @@ class BagEntry:
         )
 
     def _semantics(self, found: dict[MessageRef, Any], sizes: list[tuple[int, int]]) -> tuple[np.ndarray, ...] | None:
-        if not self.labels:
+        if self.label_paths:
+            planes = [read_label_image(path, size) for path, size in zip(self.label_paths, sizes, strict=True)]
+        else:
+            planes = [_decode_plane(self, ref, found[ref], size) for ref, size in zip(self.labels, sizes, strict=False)]
+        if not planes:
             return None
-        planes = []
-        for ref, size in zip(self.labels, sizes, strict=True):
-            plane = _decode_plane(self, ref, found[ref], size)
-            planes.append(np.where(plane == IGNORE, np.uint8(self.undetected), plane))
-        return tuple(planes)
+        return tuple(np.where(plane == IGNORE, np.uint8(self.undetected), plane) for plane in planes)
+
+
+def label_path(folder: str | Path, bag: str, camera: str, stamp_ns: int) -> Path:
+    """Where the 2D labels of one image of a bag are kept: a grey PNG of Occ3D ids, 255 where there is no label."""
+    return Path(folder) / bag / camera / f"{stamp_ns}.png"
 
 
 def _decode(entry: BagEntry, ref: MessageRef, message: Any, size: tuple[int, int]) -> np.ndarray:
@@ -304,7 +311,8 @@ class BagSource:
         have one of the image's stamp.
         """
         series = [_Series(self.index.topics[each.images]) for each in self.topics]
-        labels = [_Series(self.index.topics[each.labels]) for each in self.topics if each.labels and semantics]
+        on_topics = semantics and not self.config.labels
+        labels = [_Series(self.index.topics[each.labels]) for each in self.topics if each.labels and on_topics]
         mask_paths = _mask_paths(masks, self.cameras.names)
         mask_refs = tuple(self.index.topics[each.mask][0] for each in self.topics if each.mask and not mask_paths)
         result = []
@@ -319,12 +327,23 @@ class BagSource:
                     frame=self._frame(refs),
                     neighbours=tuple((step, frame) for step, frame in around.items() if frame is not None),
                     labels=_complete([each.at(ref) for each, ref in zip(labels, refs, strict=False)], refs),
+                    label_paths=self._label_paths(refs) if semantics else (),
                     masks=mask_refs if len(mask_refs) == len(refs) else (),
                     mask_paths=mask_paths,
                     undetected=undetected,
                 )
             )
         return result
+
+    def _label_paths(self, refs: tuple[MessageRef, ...]) -> tuple[Path, ...]:
+        """Label files of a set, if every camera has one."""
+        if not self.config.labels:
+            return ()
+        paths = tuple(
+            label_path(self.config.labels, self.index.name, name, ref.stamp_ns)
+            for name, ref in zip(self.cameras.names, refs, strict=True)
+        )
+        return paths if all(path.is_file() for path in paths) else ()
 
     def _beside(self, series: list[_Series], refs: tuple[MessageRef, ...], step: int) -> BagFrame | None:
         distance = self.config.neighbour_time

@@ -153,6 +153,20 @@ def _read_semantics(path: Path, size: tuple[int, int], undetected: int) -> tuple
     return labels, int(unknown.sum())
 
 
+def read_label_image(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
+    """2D labels as a grey PNG of Occ3D ids, 255 where there is none."""
+    import cv2
+
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
+        raise DatasetError(f"2D labels {path}: expected a grey PNG of 8 bits; label again (tools/label_semantics.py)")
+    if (labels.shape[1], labels.shape[0]) != size:
+        raise DatasetError(
+            f"2D labels {path}: {labels.shape[1]}x{labels.shape[0]} pixels, the image has {size[0]}x{size[1]}"
+        )
+    return labels
+
+
 def _read_depth(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
     try:
         depth = np.load(path, allow_pickle=False)

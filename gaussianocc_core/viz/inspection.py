@@ -20,7 +20,7 @@ _CELL = (420, 240)  # px
 _GAP, _HEAD = 8, 30
 _SHARED_RGB = (60, 220, 120)
 _LOST_RGB = (200, 40, 40)
-_TITLES = ("recorded", "rectified, green: shared with another camera, red: no source or the robot", "lidar, near red")
+_TITLES = ("recorded", "rectified; green: shared, red: no source or the robot", "lidar, near red")
 
 
 def inspection_picture(

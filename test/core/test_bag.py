@@ -4,6 +4,7 @@
 import pickle
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from nuscenes_fixtures import MadeUpDatabase
@@ -11,7 +12,7 @@ from robot_bags import START_NS, RobotBag, camera_info, raw
 
 from gaussianocc_core.config import save_rig
 from gaussianocc_core.data import bag_index
-from gaussianocc_core.data.bag import BagConfig, BagSource, open_bags
+from gaussianocc_core.data.bag import BagConfig, BagSource, label_path, open_bags
 from gaussianocc_core.data.bag_index import cache_path, find_bags, open_index
 from gaussianocc_core.data.labels import CLASS_ID, FREE, IGNORE
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
@@ -139,6 +140,20 @@ def test_labels_and_masks_on_topics_are_used(tmp_path):
         assert (sample.semantics[i][:5] == FREE).all()
         assert sample.static_masks[i][:40].all() and not sample.static_masks[i][40:].any()
     assert found.entries(semantics=False)[1].load().semantics is None
+
+
+def test_labels_in_files_are_used_where_every_camera_has_one(tmp_path):
+    robot, bus = RobotBag(frames=3), CLASS_ID["bus"]
+    path = robot.write(tmp_path / "bag")
+    for i, name in enumerate(robot.cameras):
+        for n in (0, 1) if name == "front" else (1,):
+            file = label_path(tmp_path / "labels", "bag", name, robot.stamp(n, i))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), np.full(robot.size[::-1], bus + i, np.uint8))
+    entries = source(path, labels=str(tmp_path / "labels")).entries()
+    assert [entry.labelled for entry in entries] == [False, True, False]
+    for i, plane in enumerate(entries[1].load().semantics):
+        assert (plane == bus + i).all()
 
 
 def test_a_rig_file_takes_the_place_of_camera_info_and_tf(tmp_path):

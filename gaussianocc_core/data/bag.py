@@ -59,7 +59,7 @@ class BagConfig:
     ego_frame: str = EGO_FRAME
     fixed_frame: str = ODOM_FRAME  # odometry: its transform to the ego frame, if there is one
     odometry_topic: str = ""  # nav_msgs/Odometry, where /tf does not hold the motion
-    labels: str = ""  # folder of tools/label_semantics.py: <bag>/<camera>/<stamp in ns>.png; "": topics, if there are any
+    labels: str = ""  # folder of tools/label_semantics.py: <bag>/<camera>/<stamp in ns>.png; "": topics, if any
     slop: float = 0.05  # s, most that an image of a set may be away from the anchor's
     neighbour_time: float = 0.0  # s between an image and its neighbours; 0: the images before and after
     least_motion: float = 0.0  # m between neighbours by odometry; samples with less are left out

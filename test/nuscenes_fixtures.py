@@ -50,6 +50,7 @@ class MadeUpDatabase:
     size: tuple[int, int] = (64, 36)  # width, height
     points: int = 400
     occupancy: bool = True
+    semantics: bool = False  # 2D labels of keyframes, in the published format
     _tables: dict[str, list[dict]] = field(default_factory=lambda: defaultdict(list), init=False, repr=False)
 
     def write(self, root: Path) -> Path:
@@ -143,6 +144,10 @@ class MadeUpDatabase:
         if channel.startswith("CAM"):
             noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
             cv2.imwrite(str(root / filename), noise, [cv2.IMWRITE_JPEG_QUALITY, 90])
+            if self.semantics and is_key_frame:
+                labels = root / "nuscenes_semantic" / f"{filename.removesuffix('.jpg')}_mask.bin"
+                labels.parent.mkdir(parents=True, exist_ok=True)
+                rng.integers(-1, 17, (height, width), dtype=np.int8).tofile(labels)
         elif channel.startswith("LIDAR"):
             directions = rng.normal(size=(self.points, 3))
             directions /= np.linalg.norm(directions, axis=1, keepdims=True)

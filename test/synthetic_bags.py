@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_typestore
 
 from gaussianocc_core.config import save_rig
+from gaussianocc_core.data.occupancy_message import open_typestore
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.synthetic import fisheye_rig
@@ -72,7 +72,7 @@ class Bag:
 
 
 def read_bag(path: Path) -> Bag:
-    store = get_typestore(Stores.ROS2_HUMBLE)
+    store = open_typestore()
     topics, order = defaultdict(list), []
     with Reader(path) as reader:
         for connection, stamp_ns, raw in reader.messages():

@@ -14,12 +14,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a c
 from gaussianocc_core.command_line import run_tool
 
 EXAMPLE = """\
-example:
+examples:
   python tools/nuscenes_to_rosbag.py --dataroot ~/data/nuscenes --version v1.0-mini --scene scene-0061 --output bags
   ros2 bag play bags/scene-0061 --clock
 
+  # a split (also: a file of scene names or sample tokens) by four processes; the same command again goes on where it
+  # was stopped, and with --verify in place of --jobs it compares every message with the data set
+  python tools/nuscenes_to_rosbag.py --dataroot ~/data/nuscenes --split mini_val --output bags --jobs 4
+
 Each bag holds, per camera, /<CAM>/image_raw/compressed (the JPEG files' own bytes) and /<CAM>/camera_info, the lidar as
-/LIDAR_TOP/points, the vehicle's motion as /tf (odom -> base_link) and the sensors' mounting as /tf_static.
+/LIDAR_TOP/points, the vehicle's motion as /tf (odom -> base_link) and the sensors' mounting as /tf_static. Where the
+data set has them: 2D labels (nuscenes_semantic/) as /<CAM>/semantic/image_raw, mono8 Occ3D ids, 255 = ignore; Occ3D's
+truth (gts/) as /occupancy_gt, at the lidar's stamp in base_link, with the label 255 where mask_camera says that no
+camera sees the voxel. With --masks: /<CAM>/mask, mono8, 255 = the camera sees the world, once, latched.
 """
 
 
@@ -27,70 +34,101 @@ def main() -> int:
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run tidies up as an interrupted one does
     # Imported here, because torch takes seconds and --help should not.
-    from gaussianocc_core.data.bag_writer import refuse_existing
     from gaussianocc_core.data.nuscenes import NuScenesSource
+    from gaussianocc_core.data.nuscenes_splits import select_scenes
     from gaussianocc_core.errors import GaussianOccError
 
     try:
         source = NuScenesSource(arguments.dataroot, arguments.version)
-        scenes = tuple(dict.fromkeys(arguments.scene or source.scene_names()))
-        for scene in scenes:  # a mistake in the last name should not show after an hour of writing
-            source.rig(scene)
-            refuse_existing(arguments.output / scene, arguments.overwrite)
-        for scene in scenes:
-            convert(source, scene, arguments)
+        scenes = select_scenes(source, arguments.scene, arguments.split)
+        return verify(source, scenes, arguments) if arguments.verify else convert(source, scenes, arguments)
     except GaussianOccError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the bag in progress was removed", file=sys.stderr)
+        print("interrupted; complete bags stay, those in progress were removed", file=sys.stderr)
         return 130
-    return 0
 
 
-def convert(source, scene: str, arguments: argparse.Namespace) -> None:
-    from tqdm import tqdm
+def convert(source, scenes: tuple[str, ...], arguments: argparse.Namespace) -> int:
+    from gaussianocc_core.data.convert import convert_all, describe
 
-    from gaussianocc_core.data.bag_writer import PoseRecord
-    from gaussianocc_core.data.nuscenes import write_scene_bag
-
-    sweeps, lidar = not arguments.no_sweeps, not arguments.no_lidar
-    files = source.count_files(scene, sweeps=sweeps, lidar=lidar)
-    with tqdm(total=files, desc=scene, unit="files", disable=None, leave=False) as bar:  # silent where no terminal is
-        report = write_scene_bag(
-            source,
-            scene,
-            arguments.output / scene,
+    contents = {
+        "sweeps": not arguments.no_sweeps,
+        "lidar": not arguments.no_lidar,
+        "labels": not arguments.no_labels,
+        "masks": arguments.masks,
+    }
+    failed = []
+    with progress_bar() as bar:
+        for outcome in convert_all(
+            scenes,
+            lambda scene: source.recording(scene, **contents),
+            arguments.output,
             storage=arguments.storage,
             overwrite=arguments.overwrite,
-            sweeps=sweeps,
-            lidar=lidar,
-            on_record=lambda record: bar.update(not isinstance(record, PoseRecord)),
+            jobs=arguments.jobs,
+            on_total=bar.reset,
+            on_step=bar.update,
+        ):
+            if outcome.error:
+                failed.append(outcome)
+            else:
+                bar.write(describe(outcome.result))
+    for outcome in failed:
+        print(f"error: {outcome.name}: {outcome.error}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def verify(source, scenes: tuple[str, ...], arguments: argparse.Namespace) -> int:
+    from gaussianocc_core.data.bag_check import format_checks
+    from gaussianocc_core.data.convert import verify_all
+
+    with progress_bar() as bar:
+        checks = verify_all(
+            scenes,
+            lambda scene, provenance: source.recording_like(scene, provenance, arguments.masks),
+            arguments.output,
+            jobs=arguments.jobs,
+            on_step=bar.update,
         )
-    megabytes = report.bytes / 1e6
-    print(
-        f"{scene}: {report.messages} messages, {megabytes:.1f} MB in {report.seconds:.1f} s "
-        f"({megabytes / report.seconds:.0f} MB/s)\n"
-        f"  play it:  ros2 bag play {report.path} --clock\n"
-        f"  or:       python -m gaussianocc_ros.bag_player {report.path} --clock"
-    )
+    print(format_checks(checks))
+    return int(any(check.faults for check in checks))
+
+
+def progress_bar():
+    from tqdm import tqdm
+
+    return tqdm(unit="files", disable=None, leave=False)  # silent where no terminal is
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataroot", type=Path, required=True, help="folder that holds samples/, sweeps/ and VERSION/")
-    parser.add_argument("--version", default="v1.0-mini", help="name of the folder with the tables (%(default)s)")
-    parser.add_argument("--scene", nargs="+", metavar="NAME", help="scenes to convert (default: all of the version)")
-    parser.add_argument("--output", type=Path, required=True, help="each scene becomes the bag OUTPUT/NAME")
-    parser.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap", help="rosbag2 storage (%(default)s)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace bags that exist, once the new one is complete"
+    add = parser.add_argument
+    add("--dataroot", type=Path, required=True, help="folder that holds samples/, sweeps/ and VERSION/")
+    add("--version", default="v1.0-mini", help="name of the folder with the tables (%(default)s)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--scene", nargs="+", metavar="NAME", help="scenes to convert (default: all of the version)")
+    which.add_argument(
+        "--split",
+        metavar="SPLIT",
+        help="train, val, mini_train, mini_val, test, or a file with a scene name or sample token on each line",
     )
-    parser.add_argument("--no-sweeps", action="store_true", help="keyframes only (2 Hz instead of 12 Hz images)")
-    parser.add_argument("--no-lidar", action="store_true", help="leave the lidar out")
-    return parser.parse_args()
+    add("--output", type=Path, required=True, help="each scene becomes the bag OUTPUT/NAME")
+    add("--storage", choices=("mcap", "sqlite3"), default="mcap", help="rosbag2 storage (%(default)s)")
+    add("--overwrite", action="store_true", help="replace bags that exist, once the new one is complete")
+    add("--no-sweeps", action="store_true", help="keyframes only (2 Hz instead of 12 Hz images)")
+    add("--no-lidar", action="store_true", help="leave the lidar out")
+    add("--no-labels", action="store_true", help="leave 2D labels and Occ3D occupancy out")
+    add("--masks", type=Path, metavar="DIR", help="folder of <camera>_mask.png, zero where a camera sees the vehicle")
+    add("--jobs", type=int, default=1, metavar="N", help="processes that write bags (%(default)s)")
+    add("--verify", action="store_true", help="write nothing: compare the bags in OUTPUT with the data set")
+    arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error(f"--jobs: expected 1 or more, got {arguments.jobs}")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gaussianocc_core.data.bag_writer import (
-    BagReport,
-    BagRig,
-    ImageRecord,
-    LidarRecord,
-    PoseRecord,
-    Record,
-    write_bag,
-)
-from gaussianocc_core.data.entries import FrameEntry, SampleEntry, read_file
+from gaussianocc_core.data.bag_writer import BagReport, BagRig, Record
+from gaussianocc_core.data.convert import write_recording
+from gaussianocc_core.data.entries import FrameEntry, SampleEntry
 from gaussianocc_core.data.labels import IGNORE
+from gaussianocc_core.data.nuscenes_recording import INCLUDED, LEFT_OUT, Contents, Row, SceneRecording, mask_path
 from gaussianocc_core.data.nuscenes_tables import (
     TABLES,
     check_fields,
@@ -39,14 +34,12 @@ from gaussianocc_core.data.nuscenes_tables import (
     read_transform,
 )
 from gaussianocc_core.data.sets import SetBuilder
-from gaussianocc_core.errors import CalibrationError, DatasetError
-from gaussianocc_core.geometry import transforms
+from gaussianocc_core.errors import BagError, CalibrationError, DatasetError
 from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)
 
 _NEEDED_FIELDS = ("timestamp", "filename", "ego_pose_token", "calibrated_sensor_token")
-_LIDAR_COLUMNS = 5  # x y z intensity ring, float32
 
 
 class NuScenesSource:
@@ -58,6 +51,7 @@ class NuScenesSource:
         self.version = version
         self._wanted_cameras = tuple(cameras) if cameras is not None else None
         self._db = open_database(self.dataroot, version)
+        self._listings: dict[str, frozenset[str]] = {}
 
     def scene_names(self) -> tuple[str, ...]:
         return tuple(row["name"] for row in self._db.scene)
@@ -164,7 +158,7 @@ class NuScenesSource:
     def _mask_paths(self, folder: str | Path | None, names: Sequence[str]) -> tuple[Path, ...]:
         if folder is None:
             return ()
-        paths = tuple(Path(folder) / f"{name}_mask.png" for name in names)
+        paths = tuple(mask_path(Path(folder), name) for name in names)
         for path in paths:
             if not path.is_file():
                 raise DatasetError(f"mask {path} does not exist; give a folder with one <camera>_mask.png per camera")
@@ -178,9 +172,7 @@ class NuScenesSource:
             T_world_ego=np.stack([self._T_world_ego(row) for row in rows]),
         )
 
-    def _entry(
-        self, scene: str, cameras: Cameras, rows: list[dict], lidar_rows: dict[str, dict]
-    ) -> SampleEntry:
+    def _entry(self, scene: str, cameras: Cameras, rows: list[dict], lidar_rows: dict[str, dict]) -> SampleEntry:
         frame, token = self._frame(rows), rows[0]["sample_token"]
         if not all(row["is_key_frame"] for row in rows):
             return SampleEntry(rows[0]["token"], scene, cameras, frame)
@@ -212,30 +204,101 @@ class NuScenesSource:
         cameras = {name: row for name, row in channels.items() if row["sensor_modality"] == "camera"}
         return BagRig(self._cameras(scene, cameras), T_ego_lidar, self._T_world_ego(rows[0]))
 
-    def records(self, scene: str, *, sweeps: bool = True, lidar: bool = True) -> Iterator[Record]:
-        """The scene in time order, files read one at a time: a pose at every sensor stamp, images, lidar sweeps.
+    def recording(
+        self,
+        scene: str,
+        *,
+        sweeps: bool = True,
+        lidar: bool = True,
+        labels: bool = True,
+        masks: str | Path | None = None,
+    ) -> SceneRecording:
+        """What is needed to write a scene's bag, without reading any file of it.
 
-        Without `sweeps` only keyframes. Poses at lidar and radar stamps come along in any case.
+        sweeps: without, only keyframes; poses at lidar and radar stamps come along in any case. labels: the published
+        2D labels (nuscenes_semantic/) and Occ3D's occupancy (gts/) where they exist. masks: folder of
+        `<camera>_mask.png`, one for each camera.
         """
-        rig = self.rig(scene)
-        T_odom_map = transforms.invert_matrix(rig.T_map_odom)
-        posed_ns = None
-        for row in self._rows(scene, sweeps):
-            stamp_ns, modality, channel = read_stamp_ns(row), row["sensor_modality"], row["channel"]
-            if stamp_ns != posed_ns:
-                yield PoseRecord(stamp_ns, T_odom_map @ self._T_world_ego(row))
-                posed_ns = stamp_ns
-            if modality == "camera" and channel in rig.cameras.names:
-                source = f"sample_data {row['token']}, {self.dataroot / row['filename']}"
-                yield ImageRecord(stamp_ns, channel, self._read(row), _image_format(row), source)
-            elif modality == "lidar" and lidar:
-                yield LidarRecord(stamp_ns, channel, self._points(row))
+        contents = Contents(sweeps, lidar, labels, None if masks is None else Path(masks))
+        rig, rows = self.rig(scene), self._rows(scene, sweeps)
+        names = set(rig.cameras.names)
+        self._mask_paths(masks, rig.cameras.names)
+        truths = self._occupancy_files(scene, rows, rig.cameras.names[0]) if labels else {}
+        found = []
+        for row in rows:
+            is_camera = row["sensor_modality"] == "camera"
+            has_labels = labels and is_camera and row["channel"] in names
+            found.append(
+                Row(
+                    read_stamp_ns(row),
+                    row["channel"],
+                    row["sensor_modality"],
+                    row["token"],
+                    row["filename"],
+                    row["channel"] in names if is_camera else lidar and row["sensor_modality"] == "lidar",
+                    self._label_file(row["filename"]) if has_labels else None,
+                    truths.get(row["token"]),
+                    self._lookup(row, "ego_pose"),
+                )
+            )
+        T_ego_lidar = dict(rig.T_ego_lidar) if lidar else {}
+        return SceneRecording(
+            scene, self.version, self.dataroot, rig.cameras, T_ego_lidar, rig.T_map_odom, contents, tuple(found)
+        )
 
-    def count_files(self, scene: str, *, sweeps: bool = True, lidar: bool = True) -> int:
-        """Images and lidar sweeps that `records` reads, for a progress bar."""
-        cameras = self.rig(scene).cameras.names
-        rows = self._rows(scene, sweeps)
-        return sum(row["channel"] in cameras or (lidar and row["sensor_modality"] == "lidar") for row in rows)
+    def recording_like(
+        self, scene: str, provenance: Mapping[str, str], masks: str | Path | None = None
+    ) -> SceneRecording:
+        """The recording that a bag with this provenance was made from. masks: their folder, if the bag has masks."""
+        recorded = {name: provenance.get(name) for name in Contents().describe()}
+        if not set(recorded.values()) <= {INCLUDED, LEFT_OUT} or provenance.get("scene") != scene:
+            raise BagError(f"the bag does not say what of {scene} it holds: convert the scene again with --overwrite")
+        if recorded["masks"] == INCLUDED and masks is None:
+            raise BagError("the bag holds masks, which can only be compared with their files: give --masks")
+        flags = {name: recorded[name] == INCLUDED for name in ("sweeps", "lidar", "labels")}
+        return self.recording(scene, **flags, masks=masks if recorded["masks"] == INCLUDED else None)
+
+    def records(self, scene: str, **contents: Any) -> Iterator[Record]:
+        """The scene in time order (options as for `recording`), files read one at a time."""
+        return self.recording(scene, **contents).records()
+
+    def count_files(self, scene: str, **contents: Any) -> int:
+        """Files that `records` reads, for a progress bar."""
+        return self.recording(scene, **contents).files
+
+    def scenes_of_samples(self, tokens: Iterable[str]) -> dict[str, str]:
+        """Names of the scenes that samples belong to; tokens that this version lacks are left out."""
+        names = {row["token"]: row["name"] for row in self._db.scene}
+        scenes = {row["token"]: names[row["scene_token"]] for row in self._db.sample if row["scene_token"] in names}
+        return {token: scenes[token] for token in tokens if token in scenes}
+
+    def _label_file(self, filename: str) -> str | None:
+        """Path of an image's 2D labels below the data root, if they exist."""
+        name = Path(filename).with_suffix("")
+        folder = f"nuscenes_semantic/{name.parent}"
+        return f"{folder}/{name.name}_mask.bin" if f"{name.name}_mask.bin" in self._listing(folder) else None
+
+    def _occupancy_files(self, scene: str, rows: list[dict], anchor: str) -> dict[str, str]:
+        """sample_data token -> Occ3D labels that belong to its moment: the lidar's, or the anchor camera's without."""
+        carriers: dict[str, dict] = {}
+        for row in rows:
+            if row["is_key_frame"] and row["channel"] == anchor:
+                carriers.setdefault(row["sample_token"], row)
+        carriers |= {row["sample_token"]: row for row in rows
+                     if row["is_key_frame"] and row["sensor_modality"] == "lidar"}  # fmt: skip
+        folder = f"gts/{scene}"
+        known = self._listing(folder)
+        paths = {row["token"]: f"{folder}/{sample}/labels.npz" for sample, row in carriers.items() if sample in known}
+        return {token: path for token, path in paths.items() if (self.dataroot / path).is_file()}
+
+    def _listing(self, folder: str) -> frozenset[str]:
+        """Names in a folder below the data root, read once: on a network drive, asking file by file takes minutes."""
+        if folder not in self._listings:
+            try:
+                self._listings[folder] = frozenset(os.listdir(self.dataroot / folder))
+            except OSError:
+                self._listings[folder] = frozenset()
+        return self._listings[folder]
 
     # ---- tables ----------------------------------------------------------------------------------------------------
 
@@ -251,8 +314,8 @@ class NuScenesSource:
             rows[scene].append(row)
         return rows
 
-    def _rows(self, scene: str, sweeps: bool = True) -> list[dict]:
-        """sample_data rows of a scene by time; keyframes only without `sweeps`."""
+    def check_scene(self, scene: str) -> str:
+        """The token of a scene; DatasetError names those that may be meant."""
         token = next((row["token"] for row in self._db.scene if row["name"] == scene), None)
         if token is None:
             near = difflib.get_close_matches(scene, self.scene_names(), n=3, cutoff=0.5) or self.scene_names()[:3]
@@ -260,6 +323,11 @@ class NuScenesSource:
                 f"scene {scene!r} is not in {self.version} of {self.dataroot} ({len(self.scene_names())} scenes); "
                 f"did you mean {', '.join(near)}?"
             )
+        return token
+
+    def _rows(self, scene: str, sweeps: bool = True) -> list[dict]:
+        """sample_data rows of a scene by time; keyframes only without `sweeps`."""
+        token = self.check_scene(scene)
         rows = [row for row in self._rows_by_scene[token] if sweeps or row["is_key_frame"]]
         if not rows:
             raise DatasetError(f"scene {scene} has no rows in sample_data.json of {self.dataroot / self.version}")
@@ -313,16 +381,6 @@ class NuScenesSource:
                 f"{before['token']} to {after['token']}; one rig per scene is supported, so split the scene there"
             )
 
-    def _read(self, row: dict) -> bytes:
-        return read_file(self.dataroot / row["filename"], row["token"])
-
-    def _points(self, row: dict) -> np.ndarray:
-        data = self._read(row)
-        if len(data) % (4 * _LIDAR_COLUMNS):
-            path = self.dataroot / row["filename"]
-            raise DatasetError(f"sample_data {row['token']}, {path}: {len(data)} bytes are no whole number of points")
-        return np.frombuffer(data, dtype="<f4").reshape(-1, _LIDAR_COLUMNS)
-
 
 def write_scene_bag(
     source: NuScenesSource,
@@ -333,19 +391,13 @@ def write_scene_bag(
     overwrite: bool = False,
     sweeps: bool = True,
     lidar: bool = True,
+    labels: bool = True,
+    masks: str | Path | None = None,
     on_record: Callable[[Record], None] | None = None,
 ) -> BagReport:
-    """One scene as one bag in the project's schema."""
-    rig = source.rig(scene)
-    return write_bag(
-        path,
-        rig if lidar else BagRig(rig.cameras, {}, rig.T_map_odom),
-        source.records(scene, sweeps=sweeps, lidar=lidar),
-        storage=storage,
-        overwrite=overwrite,
-        provenance={"source": f"nuScenes schema {source.version}", "scene": scene},
-        on_record=on_record,
-    )
+    """One scene as one bag in the project's schema (contents as for `NuScenesSource.recording`)."""
+    recording = source.recording(scene, sweeps=sweeps, lidar=lidar, labels=labels, masks=masks)
+    return write_recording(recording, path, storage=storage, overwrite=overwrite, on_record=on_record)
 
 
 def counter_clockwise(T_ego_cam: dict[str, np.ndarray]) -> tuple[str, ...]:
@@ -355,7 +407,3 @@ def counter_clockwise(T_ego_cam: dict[str, np.ndarray]) -> tuple[str, ...]:
         return ()
     front = min(yaw, key=lambda name: abs(yaw[name]))
     return tuple(sorted(yaw, key=lambda name: ((yaw[name] - yaw[front]) % (2 * np.pi), name)))
-
-
-def _image_format(row: dict) -> str:
-    return "png" if row["filename"].lower().endswith(".png") else "jpeg"

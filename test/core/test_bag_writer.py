@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import resource
+import struct
 import subprocess
 import tracemalloc
 from contextlib import contextmanager
@@ -9,12 +10,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from rosbags.rosbag2 import Reader
+import yaml
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import zstd
 from rosbags.typesys import Stores, get_typestore
+from ruamel.yaml import YAML
 
 from gaussianocc_core.data.bag_writer import (
     BagRig,
     ImageRecord,
+    LabelRecord,
     LidarRecord,
     PoseRecord,
     image_size,
@@ -221,6 +226,62 @@ def test_transforms_name_parent_and_child_and_quaternions_are_xyzw(tmp_path):
 def test_provenance_is_kept_in_the_bag(tmp_path):
     write_bag(tmp_path / "bag", make_rig(), [pose(T0)], provenance={"scene": "here"})
     assert "scene: here" in (tmp_path / "bag" / "metadata.yaml").read_text()
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_metadata_is_what_rosbags_itself_writes(tmp_path, storage):
+    records = [pose(T0), image(T0), sweep(T0 + 5)]
+    provenance = {"scene": "no", "token": "0061", "text": "größer: 'as' \"is\""}
+    write_bag(tmp_path / "bag", make_rig(), records, storage=storage, provenance=provenance)
+    ours = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+    with (
+        Reader(tmp_path / "bag") as reader,
+        Writer(tmp_path / "theirs" / "bag", version=8, storage_plugin=plugin) as writer,
+    ):
+        assert reader.message_count == 5
+        for key, value in ours["custom_data"].items():
+            writer.set_custom_data(key, value)
+        connections = {
+            c.topic: writer.add_connection(
+                c.topic, c.msgtype, typestore=STORE, offered_qos_profiles=c.ext.offered_qos_profiles
+            )
+            for c in reader.connections
+        }
+        for c, t, raw in reader.messages():
+            writer.write(connections[c.topic], t, raw)
+    theirs = YAML(typ="safe").load((tmp_path / "theirs" / "bag" / "metadata.yaml").read_text())
+    assert ours == theirs["rosbag2_bagfile_information"]
+    assert (
+        ours == YAML(typ="safe").load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    )
+
+
+def test_every_entry_of_the_message_index_points_at_its_message(tmp_path):
+    labels = np.zeros((36, 64), np.uint8)
+    records = [r for k in range(8) for r in (image(T0 + k, data=JPEG + bytes(200_000)), sweep(T0 + k))]
+    labelled = [LabelRecord(T0 + k, "A", labels) for k in range(8)]
+    write_bag(tmp_path / "bag", make_rig(), records, labelled)
+    data = (tmp_path / "bag" / "bag.mcap").read_bytes()
+    place, found, content, compressions = 8, 0, b"", set()
+    while place < len(data) - 8:
+        kind, size = struct.unpack_from("<BQ", data, place)
+        body = data[place + 9 : place + 9 + size]
+        if kind == 0x06:  # chunk
+            length, _, named = struct.unpack_from("<QII", body, 16)
+            compressions.add(body[32 : 32 + named])
+            content = body[32 + named + 8 :]
+            content = zstd.decompress(content) if named else content
+            assert len(content) == length
+        elif kind == 0x07:  # message index of that chunk
+            channel, entries = struct.unpack_from("<HI", body)
+            for stamp, offset in struct.iter_unpack("<QQ", body[6 : 6 + entries]):
+                operation, _, of, _, logged, _ = struct.unpack_from("<BQHIQQ", content, offset)
+                assert (operation, of, logged) == (0x05, channel, stamp)
+                found += 1
+        place += 9 + size
+    assert found == 1 + 8 * 4  # tf_static; camera_info, image, labels, points
+    assert compressions == {b"", b"zstd"}
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------

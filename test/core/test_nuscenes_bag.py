@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a database to a bag and back: what a bag says must be what the tables and files say."""
 
+import tracemalloc
 from collections import defaultdict
 
+import cv2
 import numpy as np
 import pytest
-from nuscenes_fixtures import MadeUpDatabase, join_real_full_size_keyframe, read_table, real_keyframes
+from nuscenes_fixtures import RING, MadeUpDatabase, join_real_full_size_keyframe, read_table, real_keyframes
 from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_typestore
 
+from gaussianocc_core.data.convert import write_recording
+from gaussianocc_core.data.labels import CLASS_NAMES, GENERATOR_TO_OCC3D
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
+from gaussianocc_core.data.occupancy_message import OCCUPANCY_TYPE, open_typestore
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry import transforms
 
-STORE = get_typestore(Stores.ROS2_HUMBLE)
+STORE = open_typestore()
 CASES = {
     "made-up, mcap": (lambda shared, tmp: MadeUpDatabase().write(tmp), "scene-0001", "mcap", 2),
     "made-up, sqlite3": (lambda shared, tmp: MadeUpDatabase().write(tmp), "scene-0001", "sqlite3", 2),
@@ -211,9 +215,179 @@ def test_sweeps_and_lidar_can_be_left_out(database, tmp_path):
 
 def test_files_are_counted_for_the_progress_bar(database):
     source = NuScenesSource(database)
-    assert source.count_files("scene-0001") == 14
-    assert source.count_files("scene-0001", sweeps=False) == 7
-    assert source.count_files("scene-0001", lidar=False) == 12
+    assert source.count_files("scene-0001") == 15  # 12 images, 2 lidar sweeps, 1 of occupancy
+    assert source.count_files("scene-0001", sweeps=False) == 8
+    assert source.count_files("scene-0001", lidar=False) == 13
+    assert source.count_files("scene-0001", labels=False) == 14
+
+
+# ---- labels, truth and masks ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    return MadeUpDatabase(semantics=True, points=10).write(tmp_path / "db")
+
+
+def read_topic(path, topic):
+    with Reader(path) as reader:
+        found = [each for each in reader.connections if each.topic == topic]
+        return [(t, STORE.deserialize_cdr(raw, c.msgtype)) for c, t, raw in reader.messages(found)]
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_labels_of_every_labelled_image_have_its_stamp_its_frame_and_occ3d_ids(labelled, tmp_path, storage):
+    path = write_scene_bag(NuScenesSource(labelled), "scene-0001", tmp_path / "bag", storage=storage).path
+    images = dict(read_topic(path, "/CAM_BACK/image_raw/compressed"))
+    labels = read_topic(path, "/CAM_BACK/semantic/image_raw")
+    rows = [row for row in read_table(labelled, "sample_data") if "samples/CAM_BACK/" in row["filename"]]
+    rows.sort(key=lambda row: row["timestamp"])
+    assert [t for t, _ in labels] == [row["timestamp"] * 1000 for row in rows]  # two keyframes of six images
+    for (t, message), row in zip(labels, rows, strict=True):
+        assert message.header == images[t].header
+        assert (message.encoding, message.width, message.height, message.step) == ("mono8", 64, 36, 64)
+        file = labelled / "nuscenes_semantic" / row["filename"].replace(".jpg", "_mask.bin")
+        ids = np.fromfile(file, np.int8)
+        assert {-1, 0, 16} <= set(ids.tolist())
+        expected = [255 if each == -1 else GENERATOR_TO_OCC3D[each] for each in ids]
+        assert message.data.tolist() == expected
+
+
+def test_labels_follow_their_image_and_truth_comes_last(labelled, tmp_path):
+    path = write_scene_bag(NuScenesSource(labelled), "scene-0001", tmp_path / "bag").path
+    with Reader(path) as reader:
+        order = [(c.topic, t) for c, t, _ in reader.messages()]
+    place = {key: i for i, key in enumerate(order)}
+    for (topic, t), i in place.items():
+        if topic.endswith("semantic/image_raw"):
+            assert place[topic.replace("semantic/image_raw", "image_raw/compressed"), t] < i
+        if topic == "/occupancy_gt":
+            assert place["/LIDAR_TOP/points", t] < i and place["/tf", t] < i
+
+
+@pytest.mark.parametrize("lidar", [True, False])
+def test_truth_is_that_of_the_file_at_the_keyframes_lidar_stamp(labelled, tmp_path, lidar):
+    path = write_scene_bag(NuScenesSource(labelled), "scene-0001", tmp_path / "bag", lidar=lidar).path
+    truths = read_topic(path, "/occupancy_gt")
+    rows = [row for row in read_table(labelled, "sample_data") if "samples/LIDAR_TOP" in row["filename"]]
+    rows.sort(key=lambda row: row["timestamp"])
+    assert [t for t, _ in truths] == [row["timestamp"] * 1000 for row in rows]
+    for (t, truth), row in zip(truths, rows, strict=True):
+        assert truth.header.stamp.sec * 10**9 + truth.header.stamp.nanosec == t
+        assert truth.header.frame_id == "base_link"
+        with np.load(labelled / "gts" / "scene-0001" / row["sample_token"] / "labels.npz") as file:
+            expected = np.where(file["mask_camera"] == 1, file["semantics"], 255)
+        shape = (truth.size_x, truth.size_y, truth.size_z)
+        np.testing.assert_array_equal(truth.labels.reshape(shape, order="F"), expected)
+        assert truth.class_names == list(CLASS_NAMES)
+        assert truth.voxel_size.x * truth.size_x == pytest.approx(80)
+        assert truth.voxel_size.z * truth.size_z == pytest.approx(6.4)
+
+
+def test_real_truth_is_read_at_its_published_size(labelled, shared_data, tmp_path):
+    (published,) = (shared_data / "data" / "occ3d_gt").glob("*/labels.npz")
+    target = next((labelled / "gts" / "scene-0001").glob("*/labels.npz"))
+    target.write_bytes(published.read_bytes())
+    path = write_scene_bag(NuScenesSource(labelled), "scene-0001", tmp_path / "bag").path
+    (truth,) = [m for _, m in read_topic(path, "/occupancy_gt") if m.size_x == 200]
+    assert (truth.voxel_size.x, truth.voxel_size.y) == (pytest.approx(0.4), pytest.approx(0.4))
+    with np.load(published) as file:
+        seen = file["mask_camera"] == 1
+        labels = truth.labels.reshape(200, 200, 16, order="F")
+        np.testing.assert_array_equal(labels[seen], file["semantics"][seen])
+        assert (labels[~seen] == 255).all()
+
+
+def test_labels_and_truth_can_be_left_out(labelled, tmp_path):
+    topics = count_topics(write_scene_bag(NuScenesSource(labelled), "scene-0001", tmp_path / "a", labels=False).path)
+    assert not [topic for topic in topics if "semantic" in topic or "occupancy" in topic]
+
+
+def test_a_camera_without_labels_has_no_such_topic(labelled, tmp_path):
+    for path in (labelled / "nuscenes_semantic" / "samples" / "CAM_BACK").iterdir():
+        path.unlink()
+    topics = count_topics(write_scene_bag(NuScenesSource(labelled), "scene-0001", tmp_path / "a").path)
+    assert topics["/CAM_FRONT/semantic/image_raw"] == 2
+    assert "/CAM_BACK/semantic/image_raw" not in topics
+
+
+def test_the_schema_of_truth_is_in_the_bag(labelled, tmp_path):
+    path = write_scene_bag(NuScenesSource(labelled), "scene-0001", tmp_path / "a").path
+    with Reader(path) as reader:
+        (connection,) = [each for each in reader.connections if each.topic == "/occupancy_gt"]
+    assert connection.msgtype == OCCUPANCY_TYPE
+    assert "uint8[] labels" in connection.msgdef.data
+    assert connection.digest == STORE.hash_rihs01(OCCUPANCY_TYPE)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "complaint"),
+    [
+        ("nuscenes_semantic/**/*_mask.bin", "3 bytes, expected"),
+        ("gts/**/labels.npz", "occupancy labels .* cannot be read"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_named_and_leave_no_bag(labelled, tmp_path, pattern, complaint):
+    next(labelled.glob(pattern)).write_bytes(b"123")
+    with pytest.raises(DatasetError, match=complaint):
+        write_scene_bag(NuScenesSource(labelled), "scene-0001", tmp_path / "out" / "bag")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_masks_are_latched_once_at_the_start_and_resized_to_the_image(labelled, tmp_path):
+    for camera in RING:
+        mask = np.full((72, 128, 4), 255, np.uint8)
+        mask[36:, :, :3] = 0  # the lower half is the vehicle; the published files have an alpha channel
+        cv2.imwrite(str(tmp_path / f"{camera}_mask.png"), mask)
+    path = write_scene_bag(NuScenesSource(labelled), "scene-0001", tmp_path / "bag", masks=tmp_path).path
+    with Reader(path) as reader:
+        qos = {c.topic: c.ext.offered_qos_profiles[0] for c in reader.connections}
+        start = reader.start_time
+    for camera in RING:
+        ((t, mask),) = read_topic(path, f"/{camera}/mask")
+        assert (t, mask.header.frame_id, mask.encoding) == (start, camera, "mono8")
+        assert qos[f"/{camera}/mask"].durability.name == "TRANSIENT_LOCAL"
+        pixels = mask.data.reshape(36, 64)
+        assert (pixels[:18] == 255).all() and (pixels[18:] == 0).all()
+
+
+def test_the_published_masks_are_read(shared_data, tmp_path):
+    masks = shared_data / "data" / "gaussianocc_splits_masks" / "nuscenes_mask"
+    root = join_real_full_size_keyframe(shared_data, tmp_path / "db")
+    path = write_scene_bag(NuScenesSource(root), "scene-0061", tmp_path / "bag", masks=masks).path
+    hidden = {camera: (read_topic(path, f"/{camera}/mask")[0][1].data == 0).mean() for camera in RING}
+    assert hidden.pop("CAM_BACK") == pytest.approx(0.032, abs=0.001)  # the share that the spec states
+    assert set(hidden.values()) == {0.0}
+
+
+def test_only_what_gets_smaller_is_compressed(labelled, tmp_path):
+    for path in (labelled / "nuscenes_semantic").rglob("*_mask.bin"):
+        np.zeros((36, 64), np.int8).tofile(path)
+    path = write_scene_bag(NuScenesSource(labelled), "scene-0001", tmp_path / "bag").path
+    stored = (path / "bag.mcap").read_bytes()
+    for _, message in read_topic(path, "/CAM_BACK/image_raw/compressed"):
+        assert message.data.tobytes() in stored
+    assert bytes(36 * 64) not in stored
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_memory_does_not_grow_with_the_length_of_a_scene(tmp_path, storage):
+    def peak(keyframes):
+        database = MadeUpDatabase(keyframes=keyframes, frames_per_keyframe=1, size=(640, 360), semantics=True)
+        source = NuScenesSource(database.write(tmp_path / f"db{keyframes}"))
+        recording = source.recording("scene-0001")
+        tracemalloc.start()
+        write_recording(recording, tmp_path / f"bag{keyframes}", storage=storage)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak_bytes
+
+    peak(1)  # imports
+    short, long = peak(2), peak(8)  # 7 MB and 28 MB
+    assert long < short + 2_000_000
+
+
+# ---- damage --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
 from nuscenes_fixtures import MadeUpDatabase, join_real_full_size_keyframe, read_table, real_keyframes
 from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from gaussianocc_core.data.messages import decode_transform
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
+from gaussianocc_core.data.occupancy_message import open_typestore
 from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_ros import ros_compat
@@ -82,7 +82,7 @@ def anchor_stamps(root):
 
 def predict_from_bag(bag, checkpoint, anchors):
     """What the predictor says about the bag's content without DDS, node or player."""
-    store = get_typestore(Stores.ROS2_HUMBLE)
+    store = open_typestore()
     tree = ros_compat.TransformTree(keep_ns=1 << 62)
     rig = CameraRig(CAMERAS, tree, calibration_timeout=0.0, odometry_timeout=0.0)
     images = {camera: {} for camera in CAMERAS}

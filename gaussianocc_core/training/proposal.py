@@ -40,13 +40,14 @@ class Proposal:
     seconds: float  # of stage 1 on this machine; 0: not measured
 
 
-def propose(source: BagSource, found: Inspection, samples: int, masks: str = "") -> Proposal:
-    """samples: of all bags. `masks`: folder of self-occlusion masks, or ""."""
+def propose(
+    source: BagSource, found: Inspection, samples: int, masks: str = "", voxel_size: float | None = None
+) -> Proposal:
+    """samples: of all bags; masks: folder of self-occlusion masks, or ""; voxel_size: in m, None: by size and speed."""
     places = source.cameras.T_ego_cam[:, :3, 3].double().numpy()
-    extent = float(np.ptp(places[:, :2], axis=0).max()) if len(places) else 0.0
-    voxel = next(size for least, size in _VOXEL_SIZES if extent >= least)
-    if found.motion is not None and found.motion.speed_m_s > _FAST:
-        voxel = 0.4
+    extent = float(np.ptp(places[:, :2], axis=0).max())
+    fast = found.motion is not None and found.motion.speed_m_s > _FAST
+    voxel = voxel_size or (0.4 if fast else next(size for least, size in _VOXEL_SIZES if extent >= least))
     side, factor = _VOXELS * voxel, voxel / ModelConfig().grid.voxel_size
     low = -round(max(2.5, -min(0.0, float(places[:, 2].min())) / voxel) * voxel, 3)  # also below cameras on a mast
     high = round(low + _HEIGHTS * voxel, 3)

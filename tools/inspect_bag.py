@@ -19,7 +19,7 @@ examples:
   python -m gaussianocc_core.train config/my_robot.yaml                    # stage 1: depth, ego motion, scale
   python -m gaussianocc_core.train config/my_robot_gsv.yaml \\
       first_stage=runs/my_robot/model.safetensors                          # stage 2: occupancy
-  ros2 launch gaussianocc_ros occ.launch.py checkpoint:=runs/my_robot_gsv/model.safetensors
+  ros2 launch gaussianocc_ros occ.launch.py params_file:=config/my_robot_node.yaml
 
 Cameras are found by their topics' types; name them with --cameras if the bag has more than you want to use. Settings of
 the data that need changing (another base frame, a rig file, odometry on a topic of its own) are given as in training:
@@ -104,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cameras", nargs="+", metavar="NAME", help="cameras to use, the anchor first (default: all)")
     parser.add_argument("--masks", type=Path, help="folder of <camera>_mask.png, zero where a camera sees the robot")
     parser.add_argument("--picture", type=Path, help="where the overview goes (default: out/<bag>.png)")
-    parser.add_argument("--write-config", type=Path, metavar="FILE", help="write both stages' configurations, the rig")
+    parser.add_argument("--write-config", type=Path, metavar="FILE", help="write configurations: stages, rig, node")
     parser.add_argument(
         "--voxel-size", type=float, metavar="M", help="of the proposed grid, 200 x 200 x 16 (default: by size, speed)"
     )

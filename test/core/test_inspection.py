@@ -3,6 +3,7 @@
 
 import numpy as np
 import pytest
+import yaml
 from robot_bags import RobotBag, header, message
 
 from gaussianocc_core.config import from_dict, load_rig
@@ -100,7 +101,11 @@ def test_the_proposal_fits_robot_and_speed_and_is_a_configuration(tmp_path):
         assert config.model.lattice.high == pytest.approx(config.model.grid.upper)
         assert config.data.bag.cameras == ("front", "left")
     assert propose(source, found, 10, voxel_size=0.25).voxel_size == 0.25
-    stage1, stage2, rig = write_proposal(proposal, source, tmp_path / "out" / "mine.yaml")
+    stage1, stage2, rig, node = write_proposal(proposal, source, tmp_path / "out" / "mine.yaml")
+    (parameters,) = (section["ros__parameters"] for section in yaml.safe_load(node.read_text()).values())
+    assert parameters["cameras"] == ["front", "left"]
+    assert parameters["image_topic"] == "/{camera}/image_raw/compressed"
+    assert parameters["camera_info_topic"] == "/{camera}/camera_info"
     assert stage1.name == "mine.yaml" and stage2.name == "mine_gsv.yaml"
     np.testing.assert_allclose(load_rig(rig).T_ego_cam, source.cameras.T_ego_cam, atol=1e-5)
     with pytest.raises(ConfigError, match="exists already"):

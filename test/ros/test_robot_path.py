@@ -45,8 +45,8 @@ def test_a_recording_of_an_unknown_robot_becomes_occupancy_in_its_node(graph, sp
     assert (grid.voxel_size, grid.origin) == (0.2, (-20.0, -20.0, -0.5))
 
     node = spawn(
-        "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "-p", f"cameras:=[{','.join(rig.names)}]",
-        "-p", "reliable:=true", "-p", "odometry_timeout:=5.0", "-p", f"checkpoint:={model}", "-p", "device:=cpu",
+        "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "--params-file", tmp_path / "forklift_node.yaml",
+        "-p", "reliable:=true", "-p", "odometry_timeout:=5.0", "-p", "device:=cpu",
     )  # fmt: skip
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
     graph.until(lambda: graph.probe.count_publishers("/occupancy_node/occupancy"), 60, f"the node:\n{node.output}")

@@ -136,6 +136,13 @@ class CameraRig:
             self.motion_problem = str(error)
             return still
 
+    def ego_at(self, stamp_ns: int) -> np.ndarray | None:
+        """T_fixed_ego, or None while TF does not say within the timeout."""
+        try:
+            return self._ego_at(stamp_ns)
+        except TransformUnavailable:
+            return None
+
     def _ego_at(self, stamp_ns: int) -> np.ndarray:
         return wait_for_transform(
             self._transforms, self._fixed_frame, self._ego_frame, stamp_ns, self._odometry_timeout

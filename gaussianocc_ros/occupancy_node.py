@@ -21,8 +21,10 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -30,13 +32,14 @@ from gaussianocc_core.checkpoint import default_checkpoint
 from gaussianocc_core.config import load_rig
 from gaussianocc_core.data.messages import ImageError, decode_transform
 from gaussianocc_core.data.sets import SetBuilder, SynchronizedSet
-from gaussianocc_core.errors import GaussianOccError
+from gaussianocc_core.data.traversability import traversable_ids
+from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.types import OccupancyPrediction
 from gaussianocc_ros import conversions, ros_compat
 from gaussianocc_ros.camera_rig import CameraRig, RigIncomplete, plausible_cameras
 from gaussianocc_ros.outputs import Outputs
-from gaussianocc_ros.parameters import declare_parameters
+from gaussianocc_ros.parameters import NodeParameters, apply_changes, declare_parameters
 from gaussianocc_ros.reporting import Reporter
 from gaussianocc_ros.stamps import stamp_ns
 from gaussianocc_ros.startup import ignore_interrupt, leave_interrupt_to_ros
@@ -50,6 +53,9 @@ class OccupancyNode(LifecycleNode):
         self._configured, self._activated = ExitStack(), ExitStack()
         super().__init__("occupancy_node", **options)
         self.parameters = declare_parameters(self)
+        self._predictor: OccupancyPredictor | None = None
+        self._outputs: Outputs | None = None
+        self.add_on_set_parameters_callback(self._on_parameters)
         self.failure = ""  # why the last transition failed
 
     # ---- lifecycle -------------------------------------------------------------------------------------------------
@@ -116,7 +122,8 @@ class OccupancyNode(LifecycleNode):
             self._cameras, self._transforms, parameters.ego_frame, parameters.fixed_frame, rig,
             parameters.calibration_timeout, parameters.odometry_timeout,
         )  # fmt: skip
-        self._outputs = Outputs(self, parameters)
+        _check_classes(self._predictor, parameters)
+        self._outputs = Outputs(self, parameters, self._rig.ego_at)
         self._configured.callback(self._outputs.close)
         self._reporter = Reporter(self, parameters, self._cameras, str(self._predictor.device))
         self._configured.callback(self._reporter.close)
@@ -164,11 +171,24 @@ class OccupancyNode(LifecycleNode):
     def _cleanup(self) -> None:
         self._activated.close()
         self._configured.close()
-        self._predictor = None
+        self._predictor = self._outputs = None
 
     def destroy_node(self) -> None:
         self._cleanup()
         super().destroy_node()
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        """Only dynamic ones get here, all of one call at once; impossible values change nothing."""
+        try:
+            parameters = apply_changes(self.parameters, changes)
+            if self._predictor is not None:
+                _check_classes(self._predictor, parameters)
+        except GaussianOccError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self.parameters = parameters
+        if self._outputs is not None:
+            self._outputs.parameters = parameters
+        return SetParametersResult(successful=True)
 
     # ---- executor thread -------------------------------------------------------------------------------------------
 
@@ -212,6 +232,8 @@ class OccupancyNode(LifecycleNode):
             raise ExternalShutdownException
         with self._reporter.statistics.timed("encode"):
             self._outputs.publish(prediction, newest.stamp_ns)
+        if self._outputs.problem:
+            self._reporter.warn("output", self._outputs.problem)
         if (topics := self._outputs.undelivered()) and self.context.ok():
             self._reporter.warn("delivery", f"a subscriber does not take {', '.join(topics)} and may lose messages")
 
@@ -234,6 +256,14 @@ class OccupancyNode(LifecycleNode):
             return conversions.decode_image(message, self.parameters.max_image_pixels)
         except ImageError as error:
             raise RigIncomplete("undecodable image", f"camera {camera}: {error}") from None
+
+
+def _check_classes(predictor: OccupancyPredictor, parameters: NodeParameters) -> None:
+    """ConfigError where parameters name classes that the model does not have."""
+    try:
+        traversable_ids(predictor.class_names, parameters.traversability)
+    except ValueError as error:
+        raise ConfigError(f"parameter traversable_classes: {error}") from None
 
 
 def main(args: list[str] | None = None) -> None:

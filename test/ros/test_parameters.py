@@ -38,12 +38,12 @@ def test_declared_parameters_arrive_with_types_and_defaults(graph):
     assert parameters.compressed
 
 
-def test_every_parameter_is_described_and_read_only(graph):
+def test_every_parameter_is_described_and_read_only_unless_it_takes_effect_at_once(graph):
     node, _ = declare(graph, cameras=["front"])
     for field in FIELDS:
         descriptor = node.describe_parameter(field.name)
         assert len(descriptor.description) > 10
-        assert descriptor.read_only
+        assert descriptor.read_only == (field.name not in ("traversable_classes", "obstacle_low", "obstacle_high"))
 
 
 def test_an_override_that_nothing_declares_is_named_with_the_nearest_parameter(graph, capfd):

@@ -141,7 +141,10 @@ class OccupancyNode(LifecycleNode):
 
     def _activate(self) -> None:
         parameters = self.parameters
-        self._builder = SetBuilder(self._cameras, int(parameters.slop * 1e9), anchor=parameters.anchor)
+        self._builder = SetBuilder(
+            self._cameras, int(parameters.slop * 1e9), anchor=parameters.anchor, policy=parameters.sync_policy,
+            patience_ns=int(parameters.patience * 1e9),
+        )  # fmt: skip
         self._waiting: deque[tuple[SynchronizedSet, float]] = deque(maxlen=_REPLAY_QUEUE if parameters.reliable else 1)
         self._activated.callback(self._finish_set)
         self._reporter.start(self._rig, self._builder.statistics)
@@ -238,18 +241,38 @@ class OccupancyNode(LifecycleNode):
             self._reporter.warn("delivery", f"a subscriber does not take {', '.join(topics)} and may lose messages")
 
     def _predict(self, newest: SynchronizedSet) -> OccupancyPrediction:
+        with self._reporter.statistics.timed("decode"):
+            images = self._decode_all(newest)
+        stamps = {camera: newest.stamps_ns[camera] for camera in images}
         with self._reporter.statistics.timed("calibrate"):
-            cameras = self._rig.lookup(newest.stamp_ns, newest.stamps_ns)
+            cameras = self._rig.lookup(newest.stamp_ns, stamps)
         if self._rig.motion_problem:
             self._reporter.warn("motion", f"motion between images is not compensated: {self._rig.motion_problem}")
-        with self._reporter.statistics.timed("decode"):
-            images = list(self._decoders.map(self._decode, self._cameras, newest.items.values()))
-        for camera, image, width, height in zip(self._cameras, images, cameras.width, cameras.height, strict=True):
+        if lacking := [camera for camera in self._cameras if camera not in images]:
+            self._reporter.warn("degraded", f"predicting without {', '.join(lacking)}")
+        for (camera, image), width, height in zip(images.items(), cameras.width, cameras.height, strict=True):
             if image.shape[:2] != (height, width):
                 found = f"image is {image.shape[1]}x{image.shape[0]}, its calibration {width}x{height}"
                 raise RigIncomplete("image size", f"camera {camera}: {found}")
         with self._reporter.statistics.timed("predict"):
-            return self._predictor(images, cameras)
+            return self._predictor(list(images.values()), cameras)
+
+    def _decode_all(self, newest: SynchronizedSet) -> dict[str, np.ndarray]:
+        """Camera -> image. Damaged ones are left out under sync_policy degrade, while there are others."""
+        futures = {camera: self._decoders.submit(self._decode, camera, m) for camera, m in newest.items.items()}
+        images: dict[str, np.ndarray] = {}
+        failures: list[RigIncomplete] = []
+        for camera, future in futures.items():
+            try:
+                images[camera] = future.result()
+            except RigIncomplete as error:
+                failures.append(error)
+        if failures and (self.parameters.sync_policy != "degrade" or not images):
+            raise failures[0]
+        for failure in failures:
+            self._reporter.statistics.count_left_out(failure.reason)
+            self._reporter.warn(failure.reason, str(failure))
+        return images
 
     def _decode(self, camera: str, message: Image | CompressedImage) -> np.ndarray:
         try:

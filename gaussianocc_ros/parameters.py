@@ -58,6 +58,13 @@ class NodeParameters:
     checkpoint: str = _parameter("", "Path of a .safetensors model. Empty: the shipped one.")
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N.")
     slop: float = _parameter(0.05, "Largest time between the anchor's image and the others, s.", range=(0.0, 1.0))
+    sync_policy: str = _parameter(
+        "wait",
+        "What becomes of a set that lacks a camera. wait: for `patience`, then it is dropped; skip: dropped at once; "
+        "degrade: wait, then predict with the cameras that are there; what only the missing one sees is unobserved.",
+        choices=("wait", "skip", "degrade"),
+    )
+    patience: float = _parameter(0.1, "How long sync_policy waits for a late camera, s.", range=(0.0, 10.0))
     reliable: bool = _parameter(
         False,
         "For lossless replay: reliable image subscriptions, a short queue of sets instead of the newest only, and "

@@ -94,14 +94,14 @@ def test_changed_calibration_is_noticed(predictor):
 def test_poses_that_jitter_by_a_centimetre_keep_the_plan(predictor):
     rig = ring()
     predictor(pictures(rig), rig)
-    plan = predictor._view
+    plan = predictor._views[0]
     nudged = replace(rig, T_ego_cam=rig.T_ego_cam.clone())
     nudged.T_ego_cam[:, 0, 3] += 0.01
     predictor(pictures(rig), nudged)
-    assert predictor._view is plan
+    assert predictor._views[0] is plan
     nudged.T_ego_cam[2, 0, 3] += 0.1
     predictor(pictures(rig), nudged)
-    assert predictor._view is not plan
+    assert predictor._views[0] is not plan
 
 
 def test_unusable_intrinsics_name_the_camera(predictor):

@@ -328,3 +328,24 @@ def test_bad_start_up_state_ends_the_process_with_one_line_and_status_1(spawn, t
     process.wait_for(complaint)
     assert "Traceback" not in process.output
     assert len(process.output.strip().splitlines()) == 1
+
+
+def test_with_degrade_a_camera_that_dies_or_sends_rubbish_takes_only_its_own_view_along(rig, make):
+    rig = rig(sync_policy="degrade", patience=0.05).start()
+    rig.place()
+    rig.send(0)
+    assert list(rig.outputs(1)[0].cameras) == list(make.CAMERAS)
+    alive = make.CAMERAS[:2]
+    for n in range(1, 4):
+        rig.send(n * PERIOD_MS, cameras=alive)
+    messages = rig.outputs(3)  # the last one still waits for what may come
+    assert [list(message.cameras) for message in messages[1:3]] == [list(alive)] * 2
+    stamps = [stamp_ns(message.header) - make.START_NS for message in messages[1:3]]
+    assert stamps == [PERIOD_MS * MS, 2 * PERIOD_MS * MS]
+    rig.send(4 * PERIOD_MS)
+    rig.send(5 * PERIOD_MS, **{make.CAMERAS[1]: b"\xff\xd8 no picture"})
+    last = rig.outputs(6)[-1]
+    assert list(last.cameras) == [make.CAMERAS[0], make.CAMERAS[2]]
+    values, _ = rig.values()
+    assert values["sets without all cameras"] == "3" and values["images left out: undecodable image"] == "1"
+    assert rig.logged(f"predicting without {make.CAMERAS[2]}")

@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_model
 from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.data.labels import UNOBSERVED
-from gaussianocc_core.errors import BackendError
+from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.rectify import Rectifier
@@ -79,6 +79,7 @@ class OccupancyPredictor:
         self.model_name = config.name if self.trained else "untrained"
         self._lenses: list[_Lenses] = []  # newest first
         self._views: list[_View] = []
+        self._masks: dict[str, np.ndarray] = {}
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> OccupancyPredictor:
@@ -95,6 +96,11 @@ class OccupancyPredictor:
             torch.manual_seed(seed)
             model = build_model(config)
         return cls(model, config, None, device)
+
+    def use_masks(self, masks: Mapping[str, Bool[np.ndarray, "_ _"]]) -> None:
+        """Camera -> true where it does not see the robot itself, at native size; others see the world everywhere."""
+        self._masks = {name: np.asarray(mask, dtype=np.uint8) for name, mask in masks.items()}
+        self._views = []
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> OccupancyPrediction:
@@ -179,13 +185,29 @@ class OccupancyPredictor:
         if found is None:
             rectifier = lenses.rectifier
             pinhole = replace(rectifier.cameras, T_ego_cam=T_ego_cam.float()).to(self.device)
-            valid = torch.from_numpy(rectifier.valid_mask).to(self.device)
+            valid = torch.from_numpy(self._valid_mask(rectifier)).to(self.device)
             plan = self.model.plan(pinhole, valid)
             observed = plan_lift(pinhole, voxels.centers(self.grid, self.device), valid).seen.cpu().numpy()
             observed.setflags(write=False)  # every prediction of this view hands it out
             found = _View(lenses, T_ego_cam, plan, observed)
         self._views = _remember(found, self._views)
         return found
+
+
+    def _valid_mask(self, rectifier: Rectifier) -> Bool[np.ndarray, "N h w"]:
+        """Pixels that have a source and do not show the robot itself."""
+        valid, source = rectifier.valid_mask.copy(), rectifier.source
+        for i, name in enumerate(source.names):
+            mask = self._masks.get(name)
+            if mask is None:
+                continue
+            if mask.shape != (source.height[i], source.width[i]):
+                raise CalibrationError(
+                    f"camera {name}: its mask has {mask.shape[1]}x{mask.shape[0]} pixels, its images "
+                    f"{source.width[i]}x{source.height[i]}; make it anew (tools/make_masks.py)"
+                )
+            valid[i] &= rectifier.rectify_labels(i, mask, 0) > 0
+        return valid
 
 
 def _remember(newest: Any, known: list[Any]) -> list[Any]:

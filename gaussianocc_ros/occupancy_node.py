@@ -30,6 +30,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from gaussianocc_core.checkpoint import default_checkpoint
 from gaussianocc_core.config import load_rig
+from gaussianocc_core.data.entries import mask_paths, read_mask
 from gaussianocc_core.data.messages import ImageError, decode_transform
 from gaussianocc_core.data.sets import SetBuilder, SynchronizedSet
 from gaussianocc_core.data.traversability import traversable_ids
@@ -137,6 +138,8 @@ class OccupancyNode(LifecycleNode):
             self.get_logger().warning("no checkpoint is shipped or given: UNTRAINED, the occupancy means nothing")
         if self.parameters.warm_up and self.context.ok():  # otherwise Ctrl-C came while it was loaded
             predictor([np.zeros((360, 640, 3), np.uint8)] * len(self._cameras), plausible_cameras(self._cameras))
+        paths = mask_paths(self.parameters.mask_dir, self._cameras)
+        predictor.use_masks({camera: read_mask(path) for camera, path in zip(self._cameras, paths, strict=False)})
         return predictor
 
     def _activate(self) -> None:

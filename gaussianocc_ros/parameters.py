@@ -50,6 +50,9 @@ class NodeParameters:
         choices=("auto", "raw", "compressed"),
     )  # fmt: skip
     rig_file: str = _parameter("", "YAML rig with intrinsics and extrinsics, used instead of CameraInfo and TF.")
+    mask_dir: str = _parameter(
+        "", "Folder of <camera>_mask.png, zero where a camera sees the robot itself (tools/make_masks.py). Empty: none."
+    )
     ego_frame: str = _parameter("base_link", "Frame of the output: x forward, y left, z up.")
     fixed_frame: str = _parameter(
         "odom", "Frame that stands still: motion between a set's images is compensated where TF has it. Empty: off."
@@ -124,6 +127,8 @@ class NodeParameters:
             for camera in names:
                 if why := _not_a_topic(topic.replace("{camera}", camera)):
                     raise ConfigError(f"parameter {name}: {topic!r} with camera {camera!r} is not a topic name: {why}")
+        if self.mask_dir and not Path(self.mask_dir).is_dir():
+            raise ConfigError(f"parameter mask_dir: no folder {self.mask_dir!r}; empty means no masks")
         if self.checkpoint and not Path(self.checkpoint).is_file():
             raise ConfigError(f"parameter checkpoint: no file {self.checkpoint!r}; empty means the shipped model")
         if not self.obstacle_low < self.obstacle_high:

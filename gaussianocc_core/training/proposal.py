@@ -122,7 +122,10 @@ def write_proposal(proposal: Proposal, source: BagSource, path: Path) -> tuple[P
     path.parent.mkdir(parents=True, exist_ok=True)
     run, second_run = (Path("runs") / each.stem / "model.safetensors" for each in (path, second))
     head = "# SPDX-License-Identifier: Apache-2.0\n# Proposed by tools/inspect_bag.py; change what you know better.\n"
-    parameters = {"/**": {"ros__parameters": {**_node_parameters(source), "checkpoint": str(second_run.absolute())}}}
+    values = {**_node_parameters(source), "checkpoint": str(second_run.absolute())}
+    if masks := proposal.stage1["data"]["masks"]:
+        values["mask_dir"] = str(Path(masks).absolute())
+    parameters = {"/**": {"ros__parameters": values}}
     for target, content, command in (
         (path, proposal.stage1, f"python -m gaussianocc_core.train {path}"),
         (second, proposal.stage2, f"python -m gaussianocc_core.train {second} first_stage={run}"),

@@ -130,3 +130,19 @@ def test_impossible_device_is_one_clear_line():
     if not torch.cuda.is_available():
         with pytest.raises(BackendError, match="no CUDA"):
             resolve_device("cuda")
+
+
+def test_what_a_mask_says_is_the_robot_sees_nothing(predictor):
+    rig = ring()
+    whole = predictor(pictures(rig), rig)
+    mask = np.ones((rig.height[0], rig.width[0]), dtype=bool)
+    mask[:, : rig.width[0] // 2] = False
+    predictor.use_masks({rig.names[0]: mask})
+    half = predictor(pictures(rig), rig)
+    assert not (half.observed & ~whole.observed).any()
+    assert 0.0 < (whole.observed & ~half.observed).mean() < 0.5
+    predictor.use_masks({rig.names[0]: mask[:4]})
+    with pytest.raises(CalibrationError, match=f"camera {rig.names[0]}: its mask has"):
+        predictor(pictures(rig), rig)
+    predictor.use_masks({})
+    assert (predictor(pictures(rig), rig).observed == whole.observed).all()

@@ -349,3 +349,33 @@ def test_with_degrade_a_camera_that_dies_or_sends_rubbish_takes_only_its_own_vie
     values, _ = rig.values()
     assert values["sets without all cameras"] == "3" and values["images left out: undecodable image"] == "1"
     assert rig.logged(f"predicting without {make.CAMERAS[2]}")
+
+
+def test_masks_of_the_robot_take_their_part_of_the_view(rig, make, tmp_path):
+    import cv2
+
+    for camera in make.CAMERAS:
+        cv2.imwrite(str(tmp_path / f"{camera}_mask.png"), np.full((make.HEIGHT, make.WIDTH), 255, np.uint8))
+    seen = []
+    for dark in (False, True):
+        if dark:  # all cameras look the same way: what none may see is unobserved
+            for camera in make.CAMERAS:
+                mask = np.full((make.HEIGHT, make.WIDTH), 255, np.uint8)
+                mask[:, : make.WIDTH // 2] = 0
+                cv2.imwrite(str(tmp_path / f"{camera}_mask.png"), mask)
+        one = rig(mask_dir=str(tmp_path)).start()
+        one.place()
+        one.send(0)
+        labels = unflatten(one.outputs(1)[0].labels, (16, 16, 4))
+        seen.append(labels != 255)
+        one.node.trigger_deactivate()
+        one.node.trigger_cleanup()
+        one.graph.received.clear()
+    left = seen[0] & ~seen[1]
+    assert left[:, 8:].sum() > 0.9 * left.sum() and left.sum() > 0.3 * seen[0].sum()
+
+
+def test_a_folder_without_a_cameras_mask_fails_at_configure(rig, tmp_path):
+    one = rig(mask_dir=str(tmp_path))
+    assert one.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert "_mask.png does not exist" in one.node.failure

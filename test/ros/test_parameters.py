@@ -134,3 +134,12 @@ def test_rviz_configuration_shows_what_the_node_publishes():
     assert {"rviz_default_plugins/TF", "rviz_default_plugins/Grid"} <= set(displays)
     defaults = {field.name: field.default for field in FIELDS}
     assert manager["Global Options"]["Fixed Frame"] in (defaults["ego_frame"], defaults["fixed_frame"])
+
+
+def test_the_table_in_the_docs_is_the_generated_one():
+    from pathlib import Path
+
+    from gaussianocc_ros.parameter_table import parameter_table
+
+    docs = (Path(__file__).resolve().parents[2] / "docs" / "node.md").read_text()
+    assert docs.split("<!-- python -m gaussianocc_ros.parameter_table -->\n")[1] == parameter_table() + "\n"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time the loading of training samples: decode, rectify, labels, augmentation; in this process and by spawned workers.
 
-python benchmarks/loading.py --dataroot DIR [--size 176 96] [--workers 0 1 2] [--samples 60] [--json FILE]
+python benchmarks/loading.py --dataroot DIR | --bag BAG [--size 176 96] [--workers 0 1 2] [--samples 60] [--json FILE]
 
 A sample is all cameras of three moments with 2D labels. Seconds are wall time a sample after a warm-up that starts the
 workers; in the training process also CPU time.
@@ -16,22 +16,28 @@ from typing import Any
 
 from report import write_report
 
+from gaussianocc_core.data.bag import BagConfig
+from gaussianocc_core.data.bag_index import find_bags, open_index
 from gaussianocc_core.data.sources import DataConfig, open_entries
 from gaussianocc_core.data.training import EpochSampler, TrainingSet, load_batches
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataroot", required=True, help="data set in the nuScenes schema, with sweeps")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataroot", default="", help="data set in the nuScenes schema, with sweeps")
+    source.add_argument("--bag", default="", help="rosbag2, or a folder of them; its index is timed too")
     parser.add_argument("--size", type=int, nargs=2, default=(176, 96), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--samples", type=int, default=60)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    config = DataConfig(dataroot=options.dataroot)
+    results: list[dict[str, Any]] = []
+    if options.bag:
+        results.append(time_index(options.bag))
+    config = DataConfig(dataroot=options.dataroot, bag=BagConfig(options.bag))
     entries = open_entries(config)
     data = TrainingSet(entries, config, tuple(options.size), 110.0, seed=0)
-    results: list[dict[str, Any]] = []
 
     began = time.process_time()
     for entry in entries[: options.samples]:
@@ -50,11 +56,27 @@ def main() -> None:
         results.append(row)
         print(f"{workers} workers: {options.samples / wall:.1f} samples/s", flush=True)
         del batches
-    print(f"decoding alone: {1e3 * results[0]['cpu_s']:.0f} ms CPU a sample")
+    decode = next(row["cpu_s"] for row in results if row["what"] == "decode only")
+    print(f"decoding alone: {1e3 * decode:.0f} ms CPU a sample")
     if options.json:
         native = (entries[0].cameras.width[0], entries[0].cameras.height[0])
         shapes = {"cameras": len(entries[0].cameras), "native": native, "size": options.size, "moments": 3}
         write_report(options.json, shapes, results, dtype="uint8")
+
+
+def time_index(path: str) -> dict[str, Any]:
+    """One pass over every bag of a path, without the index that may lie beside it; and reading the same bytes."""
+    bags = find_bags(path)
+    files = [file for bag in bags for file in ([bag] if bag.is_file() else bag.iterdir()) if file.suffix != ".npz"]
+    began = time.perf_counter()
+    megabytes = sum(len(file.read_bytes()) for file in files) / 1e6
+    plain = time.perf_counter() - began
+    began = time.perf_counter()
+    messages = sum(len(topic) for bag in bags for topic in open_index(bag, cache=False).topics.values())
+    took = time.perf_counter() - began
+    print(f"index: {messages} messages, {megabytes:.0f} MB in {took:.2f} s ({megabytes / took:.0f} MB/s); "
+          f"reading the bytes alone {plain:.2f} s")  # fmt: skip
+    return {"what": "index", "messages": messages, "mb": megabytes, "s": took, "read_bytes_s": plain}
 
 
 if __name__ == "__main__":

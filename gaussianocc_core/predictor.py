@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_model
 from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.data.labels import UNOBSERVED
-from gaussianocc_core.errors import BackendError
+from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.rectify import Rectifier
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 # farther than this from where it was planned: far below a voxel and a pixel of the feature map.
 _MOVE_TOLERANCE_M = 0.03
 _TURN_TOLERANCE_RAD = 0.003
+_REMEMBERED = 3  # calibrations: all cameras, and without one that comes and goes; a plan takes tenths of a second
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ class OccupancyPredictor:
         self.class_names = config.class_names
         self.trained = provenance is not None
         self.model_name = config.name if self.trained else "untrained"
-        self._lenses: _Lenses | None = None
-        self._view: _View | None = None
+        self._lenses: list[_Lenses] = []  # newest first
+        self._views: list[_View] = []
+        self._masks: dict[str, np.ndarray] = {}
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> OccupancyPredictor:
@@ -93,6 +96,11 @@ class OccupancyPredictor:
             torch.manual_seed(seed)
             model = build_model(config)
         return cls(model, config, None, device)
+
+    def use_masks(self, masks: Mapping[str, Bool[np.ndarray, "_ _"]]) -> None:
+        """Camera -> true where it does not see the robot itself, at native size; others see the world everywhere."""
+        self._masks = {name: np.asarray(mask, dtype=np.uint8) for name, mask in masks.items()}
+        self._views = []
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> OccupancyPrediction:
@@ -162,24 +170,49 @@ class OccupancyPredictor:
             cameras.distortion,
             cameras.intrinsics.cpu().double().numpy().tobytes(),
         )
-        if self._lenses is None or self._lenses.key != key:
+        found = next((lenses for lenses in self._lenses if lenses.key == key), None)
+        if found is None:
             config = self.config
             rectifier = Rectifier(cameras, config.image_width, config.image_height, config.fisheye_fov_deg)
-            self._lenses = _Lenses(key, rectifier)
-        return self._lenses
+            found = _Lenses(key, rectifier)
+        self._lenses = _remember(found, self._lenses)
+        return found
 
     def _view_of(self, cameras: Cameras) -> _View:
         lenses = self._lenses_of(cameras)
         T_ego_cam = cameras.T_ego_cam.cpu().double()
-        if self._view is None or not self._view.serves(lenses, T_ego_cam):
+        found = next((view for view in self._views if view.serves(lenses, T_ego_cam)), None)
+        if found is None:
             rectifier = lenses.rectifier
             pinhole = replace(rectifier.cameras, T_ego_cam=T_ego_cam.float()).to(self.device)
-            valid = torch.from_numpy(rectifier.valid_mask).to(self.device)
+            valid = torch.from_numpy(self._valid_mask(rectifier)).to(self.device)
             plan = self.model.plan(pinhole, valid)
             observed = plan_lift(pinhole, voxels.centers(self.grid, self.device), valid).seen.cpu().numpy()
             observed.setflags(write=False)  # every prediction of this view hands it out
-            self._view = _View(lenses, T_ego_cam, plan, observed)
-        return self._view
+            found = _View(lenses, T_ego_cam, plan, observed)
+        self._views = _remember(found, self._views)
+        return found
+
+
+    def _valid_mask(self, rectifier: Rectifier) -> Bool[np.ndarray, "N h w"]:
+        """Pixels that have a source and do not show the robot itself."""
+        valid, source = rectifier.valid_mask.copy(), rectifier.source
+        for i, name in enumerate(source.names):
+            mask = self._masks.get(name)
+            if mask is None:
+                continue
+            if mask.shape != (source.height[i], source.width[i]):
+                raise CalibrationError(
+                    f"camera {name}: its mask has {mask.shape[1]}x{mask.shape[0]} pixels, its images "
+                    f"{source.width[i]}x{source.height[i]}; make it anew (tools/make_masks.py)"
+                )
+            valid[i] &= rectifier.rectify_labels(i, mask, 0) > 0
+        return valid
+
+
+def _remember(newest: Any, known: list[Any]) -> list[Any]:
+    """Newest first, and not more than a rig with a camera that comes and goes needs."""
+    return [newest, *(each for each in known if each is not newest)][:_REMEMBERED]
 
 
 def decide_labels(

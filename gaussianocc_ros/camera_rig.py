@@ -83,23 +83,25 @@ class CameraRig:
         return found
 
     def lookup(self, anchor_ns: int, stamps_ns: Mapping[str, int]) -> Cameras:
-        """Cameras of a set, float64: T_ego_cam maps from each camera at its own image time to ego at the anchor's.
+        """Those cameras of a set that have a stamp, float64: T_ego_cam maps from each at its own image time to ego at
+        the anchor's.
 
         Waits for CameraInfo and TF up to the timeouts; RigIncomplete names the camera. Odometry that does not reach the
         image times is no reason to go blind: the set is then taken as simultaneous and `motion_problem` says so.
         """
-        calibrations = [self._calibration(name, stamps_ns[name], self._calibration_timeout) for name in self.names]
-        motions = self._motions(anchor_ns, [stamps_ns[name] for name in self.names])
+        names = tuple(name for name in self.names if name in stamps_ns)
+        calibrations = [self._calibration(name, stamps_ns[name], self._calibration_timeout) for name in names]
+        motions = self._motions(anchor_ns, [stamps_ns[name] for name in names])
         poses = np.stack([motion @ pose for motion, (_, pose) in zip(motions, calibrations, strict=True)])
         if self._rig is not None:
-            cameras = self._rig.to(dtype=torch.float64)
+            cameras = self._rig.select(names).to(dtype=torch.float64)
             return Cameras(
-                self.names, cameras.intrinsics, torch.from_numpy(poses),
+                names, cameras.intrinsics, torch.from_numpy(poses),
                 cameras.width, cameras.height, cameras.model, cameras.distortion,
             )  # fmt: skip
         known = [intrinsics for intrinsics, _ in calibrations if intrinsics is not None]
         return Cameras(
-            names=self.names,
+            names=names,
             intrinsics=torch.tensor([item.matrix for item in known], dtype=torch.float64).reshape(-1, 3, 3),
             T_ego_cam=torch.from_numpy(poses),
             width=tuple(item.width for item in known),
@@ -135,6 +137,13 @@ class CameraRig:
         except TransformUnavailable as error:
             self.motion_problem = str(error)
             return still
+
+    def ego_at(self, stamp_ns: int) -> np.ndarray | None:
+        """T_fixed_ego, or None while TF does not say within the timeout."""
+        try:
+            return self._ego_at(stamp_ns)
+        except TransformUnavailable:
+            return None
 
     def _ego_at(self, stamp_ns: int) -> np.ndarray:
         return wait_for_transform(

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import Point, Pose, Quaternion, Transform, Vector3
+from nav_msgs.msg import OccupancyGrid
 from rclpy.serialization import serialize_message
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from gaussianocc_core.data import messages
 from gaussianocc_core.data.labels import PALETTE, UNOBSERVED
+from gaussianocc_core.data.traversability import Traversability
 from gaussianocc_core.geometry.transforms import matrix_to_quat
 from gaussianocc_core.geometry.voxels import centers, flatten
+from gaussianocc_core.navigation import GroundMap, find_obstacles
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.msg import SemanticOccupancy
@@ -102,9 +105,12 @@ def _flat_centers(grid: VoxelGrid) -> np.ndarray:
     return centers(grid).reshape(-1, 3).numpy()
 
 
-def occupied_points(prediction: OccupancyPrediction) -> np.ndarray:
-    """Centres of the voxels that are observed and not free, as a POINT_TYPE array in the ego frame, metres."""
-    index = occupied_voxels(prediction)
+def occupied_points(prediction: OccupancyPrediction, index: np.ndarray | None = None) -> np.ndarray:
+    """Centres of the voxels that are observed and not free, as a POINT_TYPE array in the ego frame, metres.
+
+    index: flat (C order) indices of other voxels instead.
+    """
+    index = occupied_voxels(prediction) if index is None else index
     labels = prediction.labels.ravel()[index]
     points = np.empty(len(index), dtype=POINT_TYPE)
     points["x"], points["y"], points["z"] = _flat_centers(prediction.grid).take(index, axis=0).T
@@ -118,6 +124,26 @@ def encode_points(prediction: OccupancyPrediction, stamp: int, frame_id: str) ->
     """PointCloud2 of `occupied_points`."""
     header = Header(stamp=time_message(stamp), frame_id=frame_id)
     return ros_compat.create_cloud(header, occupied_points(prediction))
+
+
+def encode_obstacles(prediction: OccupancyPrediction, stamp: int, frame_id: str, rule: Traversability) -> Any:
+    """PointCloud2 as `encode_points`, of obstacles only: what costmap layers take."""
+    index = np.flatnonzero(find_obstacles(prediction, rule))
+    return ros_compat.create_cloud(
+        Header(stamp=time_message(stamp), frame_id=frame_id), occupied_points(prediction, index)
+    )
+
+
+def encode_ground_map(ground: GroundMap, stamp: int, frame_id: str) -> OccupancyGrid:
+    height, width = ground.cells.shape
+    message = OccupancyGrid(header=Header(stamp=time_message(stamp), frame_id=frame_id))
+    message.info.map_load_time = message.header.stamp
+    message.info.resolution = float(ground.resolution)
+    message.info.width, message.info.height = width, height
+    message.info.origin.position = Point(x=ground.origin[0], y=ground.origin[1], z=0.0)
+    message.info.origin.orientation.w = 1.0
+    message.data = array("b", ground.cells.tobytes())
+    return message
 
 
 def encode_markers(

@@ -27,6 +27,7 @@ class NodeStatistics:
         self._lock = threading.Lock()
         self.sets = 0
         self.drops: Counter[str] = Counter()  # reason -> sets
+        self.left_out: Counter[str] = Counter()  # reason -> images that a set did without
         self._seconds: dict[str, deque[float]] = {stage: deque(maxlen=_WINDOW) for stage in STAGES}
         self._ages: deque[float] = deque(maxlen=_WINDOW)
         self._published: deque[float] = deque(maxlen=_WINDOW)  # monotonic times
@@ -44,6 +45,10 @@ class NodeStatistics:
     def count_drop(self, reason: str) -> None:
         with self._lock:
             self.drops[reason] += 1
+
+    def count_left_out(self, reason: str) -> None:
+        with self._lock:
+            self.left_out[reason] += 1
 
     def count_set(self, age: float) -> None:
         """`age`: publication minus the anchor's stamp, s, by the node's clock."""
@@ -65,6 +70,8 @@ class NodeStatistics:
                     values[f"{stage} ms"] = f"{1e3 * np.median(seconds):.1f}"
             for reason, count in sorted(self.drops.items()):
                 values[f"dropped: {reason}"] = str(count)
+            for reason, count in sorted(self.left_out.items()):
+                values[f"images left out: {reason}"] = str(count)
             return values
 
 

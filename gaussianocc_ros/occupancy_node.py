@@ -21,22 +21,26 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from gaussianocc_core.checkpoint import default_checkpoint
 from gaussianocc_core.config import load_rig
+from gaussianocc_core.data.entries import mask_paths, read_mask
 from gaussianocc_core.data.messages import ImageError, decode_transform
 from gaussianocc_core.data.sets import SetBuilder, SynchronizedSet
-from gaussianocc_core.errors import GaussianOccError
+from gaussianocc_core.data.traversability import traversable_ids
+from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.types import OccupancyPrediction
 from gaussianocc_ros import conversions, ros_compat
 from gaussianocc_ros.camera_rig import CameraRig, RigIncomplete, plausible_cameras
 from gaussianocc_ros.outputs import Outputs
-from gaussianocc_ros.parameters import declare_parameters
+from gaussianocc_ros.parameters import NodeParameters, apply_changes, declare_parameters
 from gaussianocc_ros.reporting import Reporter
 from gaussianocc_ros.stamps import stamp_ns
 from gaussianocc_ros.startup import ignore_interrupt, leave_interrupt_to_ros
@@ -50,6 +54,9 @@ class OccupancyNode(LifecycleNode):
         self._configured, self._activated = ExitStack(), ExitStack()
         super().__init__("occupancy_node", **options)
         self.parameters = declare_parameters(self)
+        self._predictor: OccupancyPredictor | None = None
+        self._outputs: Outputs | None = None
+        self.add_on_set_parameters_callback(self._on_parameters)
         self.failure = ""  # why the last transition failed
 
     # ---- lifecycle -------------------------------------------------------------------------------------------------
@@ -116,7 +123,8 @@ class OccupancyNode(LifecycleNode):
             self._cameras, self._transforms, parameters.ego_frame, parameters.fixed_frame, rig,
             parameters.calibration_timeout, parameters.odometry_timeout,
         )  # fmt: skip
-        self._outputs = Outputs(self, parameters)
+        _check_classes(self._predictor, parameters)
+        self._outputs = Outputs(self, parameters, self._rig.ego_at)
         self._configured.callback(self._outputs.close)
         self._reporter = Reporter(self, parameters, self._cameras, str(self._predictor.device))
         self._configured.callback(self._reporter.close)
@@ -130,11 +138,16 @@ class OccupancyNode(LifecycleNode):
             self.get_logger().warning("no checkpoint is shipped or given: UNTRAINED, the occupancy means nothing")
         if self.parameters.warm_up and self.context.ok():  # otherwise Ctrl-C came while it was loaded
             predictor([np.zeros((360, 640, 3), np.uint8)] * len(self._cameras), plausible_cameras(self._cameras))
+        paths = mask_paths(self.parameters.mask_dir, self._cameras)
+        predictor.use_masks({camera: read_mask(path) for camera, path in zip(self._cameras, paths, strict=False)})
         return predictor
 
     def _activate(self) -> None:
         parameters = self.parameters
-        self._builder = SetBuilder(self._cameras, int(parameters.slop * 1e9), anchor=parameters.anchor)
+        self._builder = SetBuilder(
+            self._cameras, int(parameters.slop * 1e9), anchor=parameters.anchor, policy=parameters.sync_policy,
+            patience_ns=int(parameters.patience * 1e9),
+        )  # fmt: skip
         self._waiting: deque[tuple[SynchronizedSet, float]] = deque(maxlen=_REPLAY_QUEUE if parameters.reliable else 1)
         self._activated.callback(self._finish_set)
         self._reporter.start(self._rig, self._builder.statistics)
@@ -164,11 +177,24 @@ class OccupancyNode(LifecycleNode):
     def _cleanup(self) -> None:
         self._activated.close()
         self._configured.close()
-        self._predictor = None
+        self._predictor = self._outputs = None
 
     def destroy_node(self) -> None:
         self._cleanup()
         super().destroy_node()
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        """Only dynamic ones get here, all of one call at once; impossible values change nothing."""
+        try:
+            parameters = apply_changes(self.parameters, changes)
+            if self._predictor is not None:
+                _check_classes(self._predictor, parameters)
+        except GaussianOccError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self.parameters = parameters
+        if self._outputs is not None:
+            self._outputs.parameters = parameters
+        return SetParametersResult(successful=True)
 
     # ---- executor thread -------------------------------------------------------------------------------------------
 
@@ -212,28 +238,58 @@ class OccupancyNode(LifecycleNode):
             raise ExternalShutdownException
         with self._reporter.statistics.timed("encode"):
             self._outputs.publish(prediction, newest.stamp_ns)
+        if self._outputs.problem:
+            self._reporter.warn("output", self._outputs.problem)
         if (topics := self._outputs.undelivered()) and self.context.ok():
             self._reporter.warn("delivery", f"a subscriber does not take {', '.join(topics)} and may lose messages")
 
     def _predict(self, newest: SynchronizedSet) -> OccupancyPrediction:
+        with self._reporter.statistics.timed("decode"):
+            images = self._decode_all(newest)
+        stamps = {camera: newest.stamps_ns[camera] for camera in images}
         with self._reporter.statistics.timed("calibrate"):
-            cameras = self._rig.lookup(newest.stamp_ns, newest.stamps_ns)
+            cameras = self._rig.lookup(newest.stamp_ns, stamps)
         if self._rig.motion_problem:
             self._reporter.warn("motion", f"motion between images is not compensated: {self._rig.motion_problem}")
-        with self._reporter.statistics.timed("decode"):
-            images = list(self._decoders.map(self._decode, self._cameras, newest.items.values()))
-        for camera, image, width, height in zip(self._cameras, images, cameras.width, cameras.height, strict=True):
+        if lacking := [camera for camera in self._cameras if camera not in images]:
+            self._reporter.warn("degraded", f"predicting without {', '.join(lacking)}")
+        for (camera, image), width, height in zip(images.items(), cameras.width, cameras.height, strict=True):
             if image.shape[:2] != (height, width):
                 found = f"image is {image.shape[1]}x{image.shape[0]}, its calibration {width}x{height}"
                 raise RigIncomplete("image size", f"camera {camera}: {found}")
         with self._reporter.statistics.timed("predict"):
-            return self._predictor(images, cameras)
+            return self._predictor(list(images.values()), cameras)
+
+    def _decode_all(self, newest: SynchronizedSet) -> dict[str, np.ndarray]:
+        """Camera -> image. Damaged ones are left out under sync_policy degrade, while there are others."""
+        futures = {camera: self._decoders.submit(self._decode, camera, m) for camera, m in newest.items.items()}
+        images: dict[str, np.ndarray] = {}
+        failures: list[RigIncomplete] = []
+        for camera, future in futures.items():
+            try:
+                images[camera] = future.result()
+            except RigIncomplete as error:
+                failures.append(error)
+        if failures and (self.parameters.sync_policy != "degrade" or not images):
+            raise failures[0]
+        for failure in failures:
+            self._reporter.statistics.count_left_out(failure.reason)
+            self._reporter.warn(failure.reason, str(failure))
+        return images
 
     def _decode(self, camera: str, message: Image | CompressedImage) -> np.ndarray:
         try:
             return conversions.decode_image(message, self.parameters.max_image_pixels)
         except ImageError as error:
             raise RigIncomplete("undecodable image", f"camera {camera}: {error}") from None
+
+
+def _check_classes(predictor: OccupancyPredictor, parameters: NodeParameters) -> None:
+    """ConfigError where parameters name classes that the model does not have."""
+    try:
+        traversable_ids(predictor.class_names, parameters.traversability)
+    except ValueError as error:
+        raise ConfigError(f"parameter traversable_classes: {error}") from None
 
 
 def main(args: list[str] | None = None) -> None:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
+from nav_msgs.msg import OccupancyGrid
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
+from gaussianocc_core.navigation import align_map, map_ground
 from gaussianocc_core.types import OccupancyPrediction
 from gaussianocc_ros import conversions
 from gaussianocc_ros.msg import SemanticOccupancy
@@ -27,29 +30,64 @@ _DEPTH = 5
 # 1, 8 with 5): a lossless replay waits until all have what was published. Not for ever: one may have died silently.
 _DELIVERY_TIMEOUT = 10.0  # s
 
-Encode = Callable[[OccupancyPrediction, int, str], Any]  # prediction, stamp in ns, frame -> message or its CDR bytes
+Encode = Callable[[OccupancyPrediction, int], Any]  # prediction, stamp in ns -> message or its CDR bytes, or None
+EgoAt = Callable[[int], "np.ndarray | None"]  # stamp in ns -> T_fixed_ego; None without odometry at that time
 
 
 class Outputs:
     """A lifecycle publisher and an encoder per topic."""
 
-    def __init__(self, node: LifecycleNode, parameters: NodeParameters) -> None:
-        self._node, self._frame, self._lossless = node, parameters.ego_frame, parameters.reliable
+    def __init__(self, node: LifecycleNode, parameters: NodeParameters, ego_at: EgoAt = lambda stamp_ns: None) -> None:
+        """ego_at: odometry, for what is published in the fixed frame."""
+        self._node, self._lossless = node, parameters.reliable
+        self.parameters = parameters  # replaced when a dynamic one changes
+        self._ego_at = ego_at
+        self.problem = ""  # why a topic with subscribers got nothing for the last set
         self._topics: list[tuple[Any, Encode]] = []
-        self._offer(SemanticOccupancy, "~/occupancy", conversions.encode_occupancy)
+        frame = parameters.ego_frame
+        self._offer(SemanticOccupancy, "~/occupancy", partial(conversions.encode_occupancy, frame_id=frame))
         if parameters.publish_points:
-            self._offer(PointCloud2, "~/points", conversions.encode_points)
+            self._offer(PointCloud2, "~/points", partial(conversions.encode_points, frame_id=frame))
         if parameters.publish_markers:
             encode = partial(conversions.serialize_markers, exposed_only=parameters.markers_exposed_only)
-            self._offer(MarkerArray, "~/markers", encode)
+            self._offer(MarkerArray, "~/markers", partial(encode, frame_id=frame))
+        if parameters.publish_obstacles:
+            self._offer(PointCloud2, "~/obstacles", self._obstacles)
+        if parameters.publish_grid:
+            latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            self._offer(OccupancyGrid, "~/grid", self._ground_map, latched)
 
-    def _offer(self, kind: Any, topic: str, encode: Encode) -> None:
-        self._topics.append((self._node.create_lifecycle_publisher(kind, topic, QoSProfile(depth=_DEPTH)), encode))
+    def _offer(self, kind: Any, topic: str, encode: Encode, qos: QoSProfile | None = None) -> None:
+        qos = qos or QoSProfile(depth=_DEPTH)
+        self._topics.append((self._node.create_lifecycle_publisher(kind, topic, qos), encode))
 
     def publish(self, prediction: OccupancyPrediction, stamp_ns: int) -> None:
+        self.problem = ""
         for publisher, encode in self._topics:
             if publisher.get_subscription_count():
-                publisher.publish(encode(prediction, stamp_ns, self._frame))
+                message = encode(prediction, stamp_ns)
+                if message is not None:
+                    publisher.publish(message)
+
+    def _obstacles(self, prediction: OccupancyPrediction, stamp_ns: int) -> PointCloud2:
+        parameters = self.parameters
+        return conversions.encode_obstacles(prediction, stamp_ns, parameters.ego_frame, parameters.traversability)
+
+    def _ground_map(self, prediction: OccupancyPrediction, stamp_ns: int) -> OccupancyGrid | None:
+        """In the fixed frame; around the robot in its own where there is to be none. None: odometry is late."""
+        parameters = self.parameters
+        frame, T_frame_ego = parameters.fixed_frame or parameters.ego_frame, np.eye(4)
+        if parameters.fixed_frame:
+            found = self._ego_at(stamp_ns)
+            if found is None:
+                self.problem = (
+                    f"~/grid: TF has no {frame} <- {parameters.ego_frame} at the image's time; an empty fixed_frame "
+                    "maps around the robot instead"
+                )
+                return None
+            T_frame_ego = found
+        columns = map_ground(prediction, parameters.traversability)
+        return conversions.encode_ground_map(align_map(columns, prediction, T_frame_ego), stamp_ns, frame)
 
     def undelivered(self) -> list[str]:
         """Waits for all subscribers if the replay is lossless; topics of which one still lacks messages after that."""

@@ -19,6 +19,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_full_topic_name import validate_full_topic_name
 
+from gaussianocc_core.data.traversability import Traversability
 from gaussianocc_core.errors import ConfigError
 
 MAX_CAMERAS = 32
@@ -49,6 +50,9 @@ class NodeParameters:
         choices=("auto", "raw", "compressed"),
     )  # fmt: skip
     rig_file: str = _parameter("", "YAML rig with intrinsics and extrinsics, used instead of CameraInfo and TF.")
+    mask_dir: str = _parameter(
+        "", "Folder of <camera>_mask.png, zero where a camera sees the robot itself (tools/make_masks.py). Empty: none."
+    )
     ego_frame: str = _parameter("base_link", "Frame of the output: x forward, y left, z up.")
     fixed_frame: str = _parameter(
         "odom", "Frame that stands still: motion between a set's images is compensated where TF has it. Empty: off."
@@ -57,6 +61,13 @@ class NodeParameters:
     checkpoint: str = _parameter("", "Path of a .safetensors model. Empty: the shipped one.")
     device: str = _parameter("auto", "auto, cpu, cuda or cuda:N.")
     slop: float = _parameter(0.05, "Largest time between the anchor's image and the others, s.", range=(0.0, 1.0))
+    sync_policy: str = _parameter(
+        "wait",
+        "What becomes of a set that lacks a camera. wait: for `patience`, then it is dropped; skip: dropped at once; "
+        "degrade: wait, then predict with the cameras that are there; what only the missing one sees is unobserved.",
+        choices=("wait", "skip", "degrade"),
+    )
+    patience: float = _parameter(0.1, "How long sync_policy waits for a late camera, s.", range=(0.0, 10.0))
     reliable: bool = _parameter(
         False,
         "For lossless replay: reliable image subscriptions, a short queue of sets instead of the newest only, and "
@@ -74,6 +85,17 @@ class NodeParameters:
     publish_markers: bool = _parameter(True, "Offer ~/markers, computed while somebody subscribes.")
     markers_exposed_only: bool = _parameter(
         True, "Leave out of ~/markers what occupied voxels cover on all six sides: unseen, and most of the message."
+    )
+    publish_obstacles: bool = _parameter(True, "Offer ~/obstacles, computed while somebody subscribes.")
+    publish_grid: bool = _parameter(True, "Offer ~/grid in fixed_frame, computed while somebody subscribes.")
+    traversable_classes: tuple[str, ...] = _parameter(
+        Traversability.classes, "Classes that are no obstacles and count as ground in ~/grid.", dynamic=True
+    )
+    obstacle_low: float = _parameter(
+        Traversability.low, "Voxels below are no obstacles, m above ego_frame.", range=(-10.0, 10.0), dynamic=True
+    )
+    obstacle_high: float = _parameter(
+        Traversability.high, "Voxels above are no obstacles, m above ego_frame.", range=(-10.0, 10.0), dynamic=True
     )
     autostart: bool = _parameter(True, "Configure and activate at start; false leaves that to a lifecycle manager.")
     warm_up: bool = _parameter(True, "Run the network once at configure, so that the first set is not late.")
@@ -105,10 +127,21 @@ class NodeParameters:
             for camera in names:
                 if why := _not_a_topic(topic.replace("{camera}", camera)):
                     raise ConfigError(f"parameter {name}: {topic!r} with camera {camera!r} is not a topic name: {why}")
+        if self.mask_dir and not Path(self.mask_dir).is_dir():
+            raise ConfigError(f"parameter mask_dir: no folder {self.mask_dir!r}; empty means no masks")
         if self.checkpoint and not Path(self.checkpoint).is_file():
             raise ConfigError(f"parameter checkpoint: no file {self.checkpoint!r}; empty means the shipped model")
+        if not self.obstacle_low < self.obstacle_high:
+            raise ConfigError(
+                f"parameter obstacle_low: expected less than obstacle_high, got {self.obstacle_low:g} and "
+                f"{self.obstacle_high:g}"
+            )
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"parameter device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
+
+    @property
+    def traversability(self) -> Traversability:
+        return Traversability(self.traversable_classes, self.obstacle_low, self.obstacle_high)
 
     @property
     def camera_names(self) -> tuple[str, ...]:
@@ -158,8 +191,9 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
 
 
 def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
-    """What `ros2 param describe` shows. All are read-only: none takes effect before the next configure."""
-    message = ParameterDescriptor(name=field.name, description=field.metadata["description"], read_only=True)
+    """What `ros2 param describe` shows. Read-only unless it takes effect at once, not only at the next configure."""
+    fixed = not field.metadata.get("dynamic", False)
+    message = ParameterDescriptor(name=field.name, description=field.metadata["description"], read_only=fixed)
     if choices := field.metadata.get("choices"):
         message.additional_constraints = f"one of {', '.join(choices)}"
     if bounds := field.metadata.get("range"):
@@ -179,15 +213,24 @@ def _warn_of_unknown(node: Node, known: Collection[str]) -> None:
             node.get_logger().warning(f"parameter {name} is ignored, this node has none of that name; {hint}")
 
 
+def apply_changes(parameters: NodeParameters, changes: Collection[Parameter]) -> NodeParameters:
+    """The parameters after a set of dynamic ones; ConfigError if the new values are impossible."""
+    known = {field.name for field in dataclasses.fields(NodeParameters)}
+    values = {p.name: tuple(p.value) if isinstance(p.value, (list, tuple)) else p.value for p in changes}
+    return dataclasses.replace(parameters, **{name: value for name, value in values.items() if name in known})
+
+
 def declare_parameters(node: Node) -> NodeParameters:
     """Declare all on the node and return them as checked values; ConfigError says in one line what is wrong."""
     kinds = typing.get_type_hints(NodeParameters)
     _warn_of_unknown(node, kinds)
     values = {}
     for field in dataclasses.fields(NodeParameters):
-        # An empty list has no type in ROS, so a string array is declared by its type and may stay unset.
+        # An empty list has no type in ROS, so such a string array is declared by its type and may stay unset.
         kind = _TYPES[kinds[field.name]]
-        default = kind if kind is Parameter.Type.STRING_ARRAY else field.default
+        default = field.default
+        if kind is Parameter.Type.STRING_ARRAY:
+            default = list(default) or kind
         try:
             node.declare_parameter(field.name, default, descriptor(field))
             value = node.get_parameter(field.name).value

@@ -128,6 +128,8 @@ class Reporter:
         values = self.statistics.summary()
         for reason, count in sorted(self._sets.dropped.items()):
             values[f"dropped: {reason}"] = str(count)
+        if self._sets.degraded:
+            values["sets without all cameras"] = str(self._sets.degraded)
         for camera, count in sorted(self._sets.missing.items()):
             values[f"incomplete without {camera}"] = str(count)
         return values

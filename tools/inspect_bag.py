@@ -19,7 +19,7 @@ examples:
   python -m gaussianocc_core.train config/my_robot.yaml                    # stage 1: depth, ego motion, scale
   python -m gaussianocc_core.train config/my_robot_gsv.yaml \\
       first_stage=runs/my_robot/model.safetensors                          # stage 2: occupancy
-  ros2 launch gaussianocc_ros occ.launch.py checkpoint:=runs/my_robot_gsv/model.safetensors
+  ros2 launch gaussianocc_ros occ.launch.py params_file:=config/my_robot_node.yaml
 
 Cameras are found by their topics' types; name them with --cameras if the bag has more than you want to use. Settings of
 the data that need changing (another base frame, a rig file, odometry on a topic of its own) are given as in training:
@@ -82,7 +82,8 @@ def look(arguments: argparse.Namespace) -> int:
     picture = arguments.picture or Path("out") / f"{source.index.name}.png"
     write_png(picture, inspection_picture(source, complete[len(complete) // 2]))
     print(f"picture: {picture}")
-    proposal = propose(source, found, sum(each.samples for _, _, each in looked_at), str(arguments.masks or ""))
+    samples = sum(each.samples for _, _, each in looked_at)
+    proposal = propose(source, found, samples, str(arguments.masks or ""), arguments.voxel_size)
     print(f"proposed: voxels of {proposal.voxel_size} m, {proposal.steps} steps of stage 1, half as many of stage 2")
     if not arguments.no_timing:
         seconds = measure_step(proposal, complete[len(complete) // 2])
@@ -103,7 +104,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cameras", nargs="+", metavar="NAME", help="cameras to use, the anchor first (default: all)")
     parser.add_argument("--masks", type=Path, help="folder of <camera>_mask.png, zero where a camera sees the robot")
     parser.add_argument("--picture", type=Path, help="where the overview goes (default: out/<bag>.png)")
-    parser.add_argument("--write-config", type=Path, metavar="FILE", help="write both stages' configurations, the rig")
+    parser.add_argument("--write-config", type=Path, metavar="FILE", help="write configurations: stages, rig, node")
+    parser.add_argument(
+        "--voxel-size", type=float, metavar="M", help="of the proposed grid, 200 x 200 x 16 (default: by size, speed)"
+    )
     parser.add_argument("--no-timing", action="store_true", help="do not try a training step to estimate the time")
     parser.add_argument("--recover", type=Path, metavar="NEW", help="save what is left of a cut-off MCAP as a new bag")
     return parser.parse_intermixed_args()

@@ -30,7 +30,7 @@ from gaussianocc_core.data.bag_index import (
     open_reader,
 )
 from gaussianocc_core.data.bag_writer import EGO_FRAME, IMAGE_TYPE, ODOM_FRAME
-from gaussianocc_core.data.entries import longest_gap_s, read_label_image, read_mask
+from gaussianocc_core.data.entries import longest_gap_s, mask_paths, read_label_image, read_mask
 from gaussianocc_core.data.labels import IGNORE
 from gaussianocc_core.data.messages import Intrinsics
 from gaussianocc_core.data.nuscenes import counter_clockwise
@@ -313,8 +313,8 @@ class BagSource:
         series = [_Series(self.index.topics[each.images]) for each in self.topics]
         on_topics = semantics and not self.config.labels
         labels = [_Series(self.index.topics[each.labels]) for each in self.topics if each.labels and on_topics]
-        mask_paths = _mask_paths(masks, self.cameras.names)
-        mask_refs = tuple(self.index.topics[each.mask][0] for each in self.topics if each.mask and not mask_paths)
+        files = mask_paths(masks, self.cameras.names)
+        mask_refs = tuple(self.index.topics[each.mask][0] for each in self.topics if each.mask and not files)
         result = []
         for refs in self.sets():
             around = {step: self._beside(series, refs, step) for step in (-1, 1)}
@@ -329,7 +329,7 @@ class BagSource:
                     labels=_complete([each.at(ref) for each, ref in zip(labels, refs, strict=False)], refs),
                     label_paths=self._label_paths(refs) if semantics else (),
                     masks=mask_refs if len(mask_refs) == len(refs) else (),
-                    mask_paths=mask_paths,
+                    mask_paths=files,
                     undetected=undetected,
                 )
             )
@@ -484,16 +484,6 @@ def _in_order(topics: Sequence[CameraTopics], index: BagIndex) -> list[tuple[str
     """Every image of the cameras as it was recorded."""
     refs = [(each.name, index.topics[each.images][i]) for each in topics for i in range(len(index.topics[each.images]))]
     return sorted(refs, key=lambda item: (item[1].log_ns, item[1].stamp_ns))
-
-
-def _mask_paths(folder: str | Path | None, names: Sequence[str]) -> tuple[Path, ...]:
-    if not folder:
-        return ()
-    paths = tuple(Path(folder) / f"{name}_mask.png" for name in names)
-    for path in paths:
-        if not path.is_file():
-            raise DatasetError(f"mask {path} does not exist; give a folder with one <camera>_mask.png per camera")
-    return paths
 
 
 def _known(tree: TransformTree, *frames: str) -> str:

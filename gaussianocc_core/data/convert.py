@@ -106,11 +106,12 @@ def convert_all(
     def prepare(name: str) -> _Task:
         return _Task(open_recording(name), output / name, storage, overwrite)
 
-    for outcome in run_all(_convert, todo, prepare, jobs, on_step):
-        if outcome.lost:
-            for folder in _hidden(output, outcome.name) - before[outcome.name]:
+    try:
+        yield from run_all(_convert, todo, prepare, jobs, on_step)
+    finally:  # a process that was killed, by the system or after an interrupt, could not tidy up
+        for name in todo:
+            for folder in _hidden(output, name) - before[name]:
                 shutil.rmtree(folder, ignore_errors=True)
-        yield outcome
 
 
 def verify_all(

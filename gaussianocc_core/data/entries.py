@@ -177,15 +177,26 @@ def _read_depth(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
     return depth.astype(np.float32, copy=False)
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """True where the first channel is not zero, resized to the image if need be (spec section j)."""
+def mask_paths(folder: str | Path | None, names: Sequence[str]) -> tuple[Path, ...]:
+    """Self-occlusion masks of the cameras, `<camera>_mask.png`; () without a folder. DatasetError if one is absent."""
+    if not folder:
+        return ()
+    paths = tuple(Path(folder) / f"{name}_mask.png" for name in names)
+    for path in paths:
+        if not path.is_file():
+            raise DatasetError(f"mask {path} does not exist; give a folder with one <camera>_mask.png per camera")
+    return paths
+
+
+def read_mask(path: Path, size: tuple[int, int] | None = None) -> Bool[np.ndarray, "H W"]:
+    """True where the first channel is not zero, resized to (width, height) if need be (spec section j)."""
     import cv2
 
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise DatasetError(f"mask {path} cannot be decoded; expected a PNG, non-zero where the camera sees the world")
     image = image if image.ndim == 2 else image[..., 2 if image.shape[2] >= 3 else 0]  # OpenCV: BGR; published: red
-    return cv2.resize(image, size, interpolation=cv2.INTER_NEAREST) != 0
+    return (image if size is None else cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)) != 0
 
 
 def _decode(path: Path, token: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders that appear complete or not at all: made under a hidden name beside their place, then renamed."""
+"""Folders and files that appear complete or not at all: made under a hidden name beside their place, then renamed."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+
+from gaussianocc_core.errors import DatasetError
 
 
 def make_hidden_folder(path: Path) -> Path:
@@ -23,3 +25,16 @@ def replace_folder(path: Path, new: Path, aside: Path) -> None:
         if aside.exists() and not path.exists():
             aside.rename(path)
         raise
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when it is complete; missing folders are made."""
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written ({error.strerror}); make room or take another place") from error
+    finally:
+        partial.unlink(missing_ok=True)

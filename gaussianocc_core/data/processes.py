@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 Work = Callable[[Any, Callable[[int], object]], Any]  # argument, on_step -> result
 _REPORT_S = 0.1  # steps are reported this often
-_STOP_S = 30.0  # for a worker to tidy up
+_STOP_S = 10.0  # for a worker to tidy up
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,6 @@ class Outcome:
     name: str
     result: Any = None
     error: str = ""  # one line; empty where it succeeded
-    lost: bool = False  # its process ended, so it could not tidy up
 
 
 def run_all(
@@ -145,7 +144,7 @@ class _Pool:
             code = worker.process.exitcode
             killed = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
             hint = "; if the system ran out of memory, use fewer jobs" if code == -signal.SIGKILL else ""
-            yield Outcome(worker.name, error=f"its process ended with {killed}{hint}", lost=True)
+            yield Outcome(worker.name, error=f"its process ended with {killed}{hint}")
             worker.stop()
             self._workers.remove(worker)
             self._workers.append(_Worker(self._work))

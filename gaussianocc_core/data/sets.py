@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-POLICIES = ("wait", "skip")
+POLICIES = ("wait", "skip", "degrade")
 _INTERVALS_KEPT = 8  # enough to see past a few dropped frames, short enough to follow a change of rate
+_SILENT_NS = 1_000_000_000  # a camera without a frame for so long is no longer waited for
 _MIN_REWIND_NS = 200_000_000  # a step back that is smaller is out-of-order delivery, not a restarted recording
 
 
 @dataclass(frozen=True)
 class SynchronizedSet:
-    """One frame per camera; both dicts are in the configured camera order."""
+    """One frame per camera (policy "degrade": of those that are there); dicts are in the configured camera order."""
 
     stamp_ns: int  # of the anchor camera's frame
     items: dict[str, Any]  # whatever was handed to `add`
@@ -35,6 +36,7 @@ class SetStatistics:
 
     received: Counter[str] = field(default_factory=Counter)  # frames per camera
     sets: int = 0
+    degraded: int = 0  # of these, without all cameras
     dropped: Counter[str] = field(default_factory=Counter)  # anchor frames without a set: incomplete, overflow, rewind
     missing: Counter[str] = field(default_factory=Counter)  # incomplete sets per camera that was not there
     reused: Counter[str] = field(default_factory=Counter)  # frames per camera that served one more set
@@ -65,10 +67,11 @@ class SetBuilder:
     that its successor must be farther away. (Before a camera's rate is known, a frame within the slop is taken.)
 
     A camera without a frame within the slop is given up when it delivers a later one, or when the anchor's next frame
-    is there and the stamps seen have passed the slop, under `policy="wait"` by `patience_ns` more. The incomplete set
-    is then dropped and counted under that camera's name. Memory is bounded by `depth` waiting frames and a used one
-    per camera. When a camera's stamps step back (a recording that loops) what came from the abandoned future is
-    forgotten.
+    is there and the stamps seen have passed the slop, by `patience_ns` more unless `policy="skip"`. The incomplete set
+    is then dropped and counted under that camera's name; with `policy="degrade"` it is formed of the cameras that are
+    there, and one that has been silent for a second is not waited for. Memory is bounded by `depth` waiting frames and
+    a used one per camera. When a camera's stamps step back (a recording that loops) what came from the abandoned future
+    is forgotten.
     """
 
     def __init__(
@@ -94,13 +97,15 @@ class SetBuilder:
             raise ValueError(f"slop_ns, patience_ns, depth: expected at least 0, 0, 1, got {got}")
         self.slop_ns = int(slop_ns)
         self.statistics = SetStatistics()
-        self._patience_ns = int(patience_ns) if policy == "wait" else 0
+        self._patience_ns = 0 if policy == "skip" else int(patience_ns)
+        self._degrades = policy == "degrade"
         self._rewind_ns = max(2 * self.slop_ns, _MIN_REWIND_NS)
         self._depth = depth
         self._frames: dict[str, list[_Frame]] = {name: [] for name in self.cameras}  # unused ones, sorted by stamp
         self._used: dict[str, _Frame] = {}  # last one of each camera but the anchor, while it can serve again
         self._latest: dict[str, int] = {}  # newest stamp seen per camera
         self._done: dict[str, int] = {}  # newest stamp used per camera; for the anchor: decided
+        self._began = 1 << 62  # first anchor stamp since the last reset or step back
         self._behind: dict[str, int] = {}  # after a step back: cameras still on the old run, frames of them to refuse
         self._intervals = {name: deque[int](maxlen=_INTERVALS_KEPT) for name in self.cameras}
 
@@ -137,6 +142,7 @@ class SetBuilder:
         self._latest.clear()
         self._done.clear()
         self._behind.clear()
+        self._began = 1 << 62
 
     def _store(self, camera: str, frame: _Frame) -> bool:
         frames = self._frames[camera]
@@ -167,6 +173,7 @@ class SetBuilder:
         self._used.clear()
         self._latest.clear()
         self._done.clear()
+        self._began = 1 << 62
         self._behind = {name: self._depth for name in self.cameras if name != camera}
 
     def _is_stale(self, camera: str, stamp_ns: int) -> bool:
@@ -190,10 +197,12 @@ class SetBuilder:
             self._done[self.anchor] = anchor.stamp_ns
             chosen[self.anchor] = anchor
             present = {name: frame for name in self.cameras if (frame := chosen[name]) is not None}
-            if len(present) < len(self.cameras):
+            missing = [name for name in self.cameras if name not in present]
+            self.statistics.missing.update(missing)
+            if missing and not self._degrades:
                 self.statistics.dropped["incomplete"] += 1
-                self.statistics.missing.update(name for name in self.cameras if name not in present)
             else:
+                self.statistics.degraded += bool(missing)
                 sets.append(self._take(anchor.stamp_ns, present))
         self._prune()
         return sets
@@ -224,6 +233,8 @@ class SetBuilder:
     def _is_settled(self, camera: str, anchor_ns: int, frame: _Frame | None) -> bool:
         """True when no later frame of this camera can be nearer than `frame`, or within the slop if it is None."""
         latest = self._latest.get(camera)
+        if frame is None and self._degrades and self._is_silent(camera, anchor_ns):
+            return True
         if latest is None:
             return False
         if frame is None:
@@ -232,6 +243,11 @@ class SetBuilder:
             return True
         shortest = min(self._intervals[camera], default=None)
         return shortest is None or 2 * (anchor_ns - frame.stamp_ns) < shortest
+
+    def _is_silent(self, camera: str, anchor_ns: int) -> bool:
+        """A camera that never sent anything counts from the first anchor frame on."""
+        self._began = min(self._began, anchor_ns)
+        return anchor_ns - self._latest.get(camera, self._began) > _SILENT_NS
 
     def _take(self, stamp_ns: int, frames: dict[str, _Frame]) -> SynchronizedSet:
         for name, frame in frames.items():

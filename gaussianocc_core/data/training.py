@@ -51,6 +51,9 @@ class Batch:
     semantics: UInt8[Tensor, "B N H W"] | None  # Occ3D ids, 17 is sky, 255 no label
     jitter: tuple[ColourJitter, ...]
     problems: tuple[str, ...] = ()  # samples that could not be used and what is wrong with them
+    # Cameras of a set fire one after another: time of each image after the anchor's, as a share of the time to the
+    # neighbour on that side; negative: before. None: at once.
+    lags: Float[Tensor, "B N"] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -62,6 +65,7 @@ class Batch:
             cameras=self.cameras.to(device),
             valid=self.valid.to(device, non_blocking=True),
             T_target_now=self.T_target_now.to(device),
+            lags=None if self.lags is None else self.lags.to(device),
             semantics=None if self.semantics is None else self.semantics.to(device, non_blocking=True),
         )
 
@@ -144,7 +148,17 @@ def prepare(sample: Sample, rectifier: Rectifier) -> Batch:
         T_target_now=_sensor_motion(sample)[None],
         semantics=semantics,
         jitter=(ColourJitter(),),
+        lags=_lags(sample)[None],
     )
+
+
+def _lags(sample: Sample) -> Float[Tensor, " N"]:
+    after = np.array(sample.camera_stamps_ns or (sample.stamp_ns,) * len(sample.cameras)) - sample.stamp_ns
+    lags = np.zeros(len(after))
+    for neighbour in sample.neighbours:
+        side = np.sign(after) == neighbour.step
+        lags[side] = after[side] / abs(neighbour.camera_stamps_ns[0] - sample.stamp_ns)
+    return torch.from_numpy(lags).float()
 
 
 def _sensor_motion(sample: Sample) -> Float[Tensor, "S 4 4"]:
@@ -183,6 +197,7 @@ def collate(batches: Sequence[Batch]) -> Batch:
         raise DatasetError(f"samples of {sorted(names)} cameras cannot share a batch; use batch_size=1")
     labels = [batch.semantics for batch in batches if batch.semantics is not None]
     cameras = [batch.cameras for batch in batches]
+    lags = [batch.lags for batch in batches if batch.lags is not None]
     return Batch(
         tokens=sum((batch.tokens for batch in batches), ()),
         images=torch.cat([batch.images for batch in batches]),
@@ -196,6 +211,7 @@ def collate(batches: Sequence[Batch]) -> Batch:
         semantics=torch.cat(labels) if len(labels) == len(batches) else None,
         jitter=sum((batch.jitter for batch in batches), ()),
         problems=sum((batch.problems for batch in batches), ()),
+        lags=torch.cat(lags) if len(lags) == len(batches) else None,
     )
 
 

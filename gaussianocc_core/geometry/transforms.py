@@ -22,6 +22,26 @@ def apply(T_a_b: Float[Tensor, "*batch 4 4"], points_b: Float[Tensor, "*batch P 
     return points_b @ T_a_b[..., :3, :3].transpose(-1, -2) + T_a_b[..., None, :3, 3]
 
 
+def take_share(T_b_a: Float[Tensor, "*batch 4 4"], share: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 4 4"]:
+    """The motion after a share (0-1) of its time, at constant speed and turn rate. For turns below 90 degrees."""
+    R = T_b_a[..., :3, :3]
+    axis_sin = 0.5 * torch.stack(
+        [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], dim=-1
+    )
+    sin = axis_sin.norm(dim=-1, keepdim=True)
+    angle = torch.asin(sin.clamp(max=1.0))
+    axis = axis_sin / sin.clamp(min=1e-12)
+    x, y, z = (axis * torch.sin(share[..., None] * angle)).unbind(-1)  # times sine: exact also where there is no turn
+    zero = torch.zeros_like(x)
+    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    half = torch.sin(0.5 * share[..., None, None] * angle[..., None])
+    unit = torch.stack([zero, -axis[..., 2], axis[..., 1], axis[..., 2], zero, -axis[..., 0], -axis[..., 1],
+                        axis[..., 0], zero], dim=-1).unflatten(-1, (3, 3))  # fmt: skip
+    rotation = torch.eye(3, dtype=R.dtype, device=R.device) + skew + 2.0 * half**2 * (unit @ unit)
+    top = torch.cat([rotation, share[..., None, None] * T_b_a[..., :3, 3:]], dim=-1)
+    return torch.cat([top, T_b_a[..., 3:, :]], dim=-2)
+
+
 # ---- numpy, float64: data sets and bags ----------------------------------------------------------------------------
 
 

@@ -42,7 +42,7 @@ class GaussianHead(nn.Module):
             factor = torch.where(distance > radius, value, factor)
         self.register_buffer("means", means, persistent=False)
         self.register_buffer("scales", factor * torch.tensor(scale), persistent=False)
-        self.register_buffer("quats", torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(means), 4), persistent=False)
+        self.register_buffer("quats", torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(means), 1), persistent=False)
 
     def forward(self, field: OccupancyField) -> list[Gaussians]:
         """One set of M = X*Y*Z Gaussians per batch element."""

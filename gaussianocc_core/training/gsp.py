@@ -40,6 +40,9 @@ class GspConfig:
     cross: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15, auto_mask=False))
     cross_weight: float = 1.0  # 0: without the cross-view splatting
     mask_overlap: bool = True  # False: every pixel is splatted into every camera, so that each view draws itself
+    # Cameras of a set fire one after another while the robot moves: the learnt motion places each where it was.
+    # Without (as published) scale is wrong by the share that this has of the distance between the cameras.
+    place_by_motion: bool = True
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
     smoothness: float = 1e-3
     # Fresh weights explain two frames best by no motion and endless depth, and stay there. For this share of the run
@@ -94,8 +97,9 @@ class Gsp(nn.Module):
             parts = {"temporal": temporal, "smooth": config.smoothness * smooth}
             if config.cross_weight and not refining:
                 parts["cross"] = config.cross_weight * self.cross_view(
-                    colours[b, 0], prediction.depth[b], prediction.scale[b], cameras, batch.valid[b]
-                )
+                    colours[b, 0], prediction.depth[b], prediction.scale[b], cameras, batch.valid[b],
+                    self._place(batch, b, T_target_now[b].detach()),
+                )  # fmt: skip
             parts["moved"] = moved
             for name, value in parts.items():
                 named[name] = named.get(name, 0.0) + value / len(batch)
@@ -125,15 +129,33 @@ class Gsp(nn.Module):
         scale: Float[Tensor, "N H W"],
         cameras: Cameras,
         valid: Bool[Tensor, "N H W"],
+        placed: Cameras | None = None,
     ) -> Float[Tensor, ""]:
-        """Error of each camera's shared pixels against what the adjacent camera's Gaussians draw there."""
+        """Error of each camera's shared pixels against what the adjacent camera's Gaussians draw there.
+
+        cameras: by calibration, which overlap follows from; placed: where each was at its own image time.
+        """
+        placed = placed or cameras
         if not self.config.mask_overlap:
-            return self._cross_view_unmasked(images, depth, scale, cameras, valid)
-        total, count = self._cross_view_sums(images, depth, scale, cameras, valid)
+            return self._cross_view_unmasked(images, depth, scale, placed, valid)
+        total, count = self._cross_view_sums(images, depth, scale, cameras, valid, placed)
         return total / count.clamp(min=1.0)
 
+    def _place(
+        self, batch: Batch, b: int, T_target_now: Float[Tensor, "S 4 4"], factor: Tensor | float = 1.0
+    ) -> Cameras:
+        """The cameras of a sample in the ego frame of the anchor's image time; factor: on the length of the motion."""
+        cameras = batch_element(batch.cameras, b)
+        if batch.lags is None or not self.config.place_by_motion:
+            return cameras
+        lags = batch.lags[b]
+        towards = T_target_now[(lags > 0).long()].clone()  # STEPS: before, after
+        towards[:, :3, 3] *= factor
+        T_then_now = transforms.take_share(towards, lags.abs())
+        return replace(cameras, T_ego_cam=transforms.invert(T_then_now) @ cameras.T_ego_cam)
+
     def _cross_view_sums(
-        self, images: Tensor, depth: Tensor, scale: Tensor, cameras: Cameras, valid: Tensor
+        self, images: Tensor, depth: Tensor, scale: Tensor, cameras: Cameras, valid: Tensor, placed: Cameras
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Sum of the errors, and number of the pixels that they are of: shared ones that were drawn."""
         masks = self._overlap(cameras) & valid[:, None]
@@ -145,7 +167,7 @@ class Gsp(nn.Module):
         pyramid = reduce_images(images, levels)
         for level, colours in enumerate(pyramid):
             height, width = colours.shape[-2:]
-            level_cameras = camera_geometry.resize(cameras, width, height)
+            level_cameras = camera_geometry.resize(placed, width, height)
             level_depth = depth if level == 0 else resize_depth(depth, height, width)
             level_scale = scale if level == 0 else resize_depth(scale, height, width)
             points = camera_geometry.unproject(level_depth, level_cameras.intrinsics, level_cameras.T_ego_cam)
@@ -198,13 +220,14 @@ class Gsp(nn.Module):
         grid = torch.linspace(-1, 1, config.search_steps) * float(np.log(config.search_factor))
         found = torch.zeros_like(self.search_sums)
         for batch in batches:
-            prediction = self.predict_depth(batch)
+            prediction, motion = self.predict_depth(batch), self.ego_motion(batch)
             for k, log_factor in enumerate(grid):
                 torch.manual_seed(step)  # the same sides of the overlaps for every factor
                 for b in range(len(batch)):
                     sums = self._cross_view_sums(
                         batch.colours()[b, 0], prediction.depth[b] * log_factor.exp(), prediction.scale[b],
                         batch_element(batch.cameras, b), batch.valid[b],
+                        self._place(batch, b, motion[b], log_factor.exp()),
                     )  # fmt: skip
                     found[:, k] += torch.stack(sums)
         all_reduce(found)

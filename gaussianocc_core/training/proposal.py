@@ -40,13 +40,14 @@ class Proposal:
     seconds: float  # of stage 1 on this machine; 0: not measured
 
 
-def propose(source: BagSource, found: Inspection, samples: int, masks: str = "") -> Proposal:
-    """samples: of all bags. `masks`: folder of self-occlusion masks, or ""."""
+def propose(
+    source: BagSource, found: Inspection, samples: int, masks: str = "", voxel_size: float | None = None
+) -> Proposal:
+    """samples: of all bags; masks: folder of self-occlusion masks, or ""; voxel_size: in m, None: by size and speed."""
     places = source.cameras.T_ego_cam[:, :3, 3].double().numpy()
-    extent = float(np.ptp(places[:, :2], axis=0).max()) if len(places) else 0.0
-    voxel = next(size for least, size in _VOXEL_SIZES if extent >= least)
-    if found.motion is not None and found.motion.speed_m_s > _FAST:
-        voxel = 0.4
+    extent = float(np.ptp(places[:, :2], axis=0).max())
+    fast = found.motion is not None and found.motion.speed_m_s > _FAST
+    voxel = voxel_size or (0.4 if fast else next(size for least, size in _VOXEL_SIZES if extent >= least))
     side, factor = _VOXELS * voxel, voxel / ModelConfig().grid.voxel_size
     low = -round(max(2.5, -min(0.0, float(places[:, 2].min())) / voxel) * voxel, 3)  # also below cameras on a mast
     high = round(low + _HEIGHTS * voxel, 3)
@@ -110,20 +111,47 @@ def measure_step(proposal: Proposal, entry: BagEntry) -> float:
 
 
 def write_proposal(proposal: Proposal, source: BagSource, path: Path) -> tuple[Path, ...]:
-    """Both stages' configurations and the rig: PATH, PATH with _gsv, PATH with _rig. ConfigError if one exists."""
-    second, rig = path.with_name(f"{path.stem}_gsv.yaml"), path.with_name(f"{path.stem}_rig.yaml")
-    for each in (path, second, rig):
+    """Both stages' configurations, the rig and the node's parameters: PATH, and PATH with _gsv, _rig and _node.
+
+    ConfigError if one exists.
+    """
+    second, rig, node = (path.with_name(f"{path.stem}_{part}.yaml") for part in ("gsv", "rig", "node"))
+    for each in (path, second, rig, node):
         if each.exists():
             raise ConfigError(f"{each} exists already; choose another --write-config, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    run = Path("runs") / path.stem / "model.safetensors"
+    run, second_run = (Path("runs") / each.stem / "model.safetensors" for each in (path, second))
     head = "# SPDX-License-Identifier: Apache-2.0\n# Proposed by tools/inspect_bag.py; change what you know better.\n"
+    values = {**_node_parameters(source), "checkpoint": str(second_run.absolute())}
+    if masks := proposal.stage1["data"]["masks"]:
+        values["mask_dir"] = str(Path(masks).absolute())
+    parameters = {"/**": {"ros__parameters": values}}
     for target, content, command in (
         (path, proposal.stage1, f"python -m gaussianocc_core.train {path}"),
         (second, proposal.stage2, f"python -m gaussianocc_core.train {second} first_stage={run}"),
+        (node, parameters, f"ros2 launch gaussianocc_ros occ.launch.py params_file:={node}"),
     ):
         target.write_text(f"{head}#   {command}\n{yaml.safe_dump(content, sort_keys=False, default_flow_style=None)}")
     save_rig(source.cameras, rig)
-    return path, second, rig
+    return path, second, rig, node
+
+
+def _node_parameters(source: BagSource) -> dict[str, Any]:
+    """What the node needs to find the bag's cameras on the robot."""
+    config = source.config
+    values: dict[str, Any] = {
+        "cameras": list(source.cameras.names), "ego_frame": config.ego_frame, "fixed_frame": config.fixed_frame,
+        "slop": config.slop,
+    }  # fmt: skip
+    for name, topics in (
+        ("image_topic", {each.name: each.images for each in source.topics}),
+        ("camera_info_topic", {each.name: each.info for each in source.topics if each.info and not config.rig}),
+    ):
+        patterns = {topic.replace(f"/{camera}/", "/{camera}/") for camera, topic in topics.items()}
+        if len(patterns) == 1 and all("{camera}" in pattern for pattern in patterns):
+            values[name] = patterns.pop()
+    if config.rig:
+        values["rig_file"] = str(Path(config.rig).absolute())
+    return values
 
 

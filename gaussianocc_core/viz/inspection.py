@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 
 from gaussianocc_core.data.bag import BagEntry, BagSource
@@ -65,8 +64,10 @@ def _shade(
 def _dots(image: UInt8[np.ndarray, "H W 3"], points: Float[np.ndarray, "P 3"]) -> UInt8[np.ndarray, "H W 3"]:
     """Each lidar point as a dot in the colour of its depth, far ones first."""
     picture = (image * 0.6).astype(np.uint8)
+    if not len(points):
+        return picture
     points = points[np.argsort(-points[:, 2])]
-    colours = colorize_depth(torch.from_numpy(points[:, 2:]).numpy())[:, 0]
+    colours = colorize_depth(points[:, 2:])[:, 0]
     for (column, row, _), colour in zip(points, colours.tolist(), strict=True):
         cv2.circle(picture, (int(column), int(row)), 1, colour, -1, cv2.LINE_AA)
     return picture

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import multiprocessing
+import os
 import pickle
+import signal
+import threading
+import time
 
 import pytest
 from nuscenes_fixtures import MadeUpDatabase, read_table, write_table
@@ -83,6 +88,30 @@ def test_a_scene_whose_tables_are_broken_does_not_stop_the_others(root, tmp_path
     (failed,) = [outcome for outcome in outcomes.values() if outcome.error]
     assert "camera_intrinsic" in failed.error
     assert names(tmp_path / "out") == [scene for scene in SCENES if scene != failed.name]
+
+
+@pytest.mark.medium
+def test_what_a_killed_process_left_is_removed(root, tmp_path):
+    path = next(path for path in (root / "sweeps" / "CAM_BACK").iterdir())
+    path.unlink()
+    os.mkfifo(path)  # whoever reads it waits
+    output, killed = tmp_path / "out", []
+
+    def kill_who_waits():
+        deadline = time.monotonic() + 180
+        while not killed and time.monotonic() < deadline:
+            finished = sum(not each.name.startswith(".") for each in output.glob("*scene-*"))
+            if finished == 2 and list(output.glob(".scene-*")):
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid, signal.SIGKILL)
+                    killed.append(child.pid)
+            time.sleep(0.05)
+
+    threading.Thread(target=kill_who_waits, daemon=True).start()
+    outcomes = convert(NuScenesSource(root), output, jobs=2)
+    (failed,) = [outcome for outcome in outcomes.values() if outcome.error]
+    assert "ended with signal 9" in failed.error
+    assert names(output) == [scene for scene in SCENES if scene != failed.name]
 
 
 def test_a_mistake_that_is_in_every_scene_is_told_once(source, tmp_path):

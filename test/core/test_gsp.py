@@ -11,6 +11,7 @@ from core.test_models import SMALL
 from gaussianocc_core.data.training import Batch, ColourJitter
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry import transforms
 from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.gaussianocc import build_depth_net, build_pose_net
 from gaussianocc_core.models.pose_net import camera_motions
@@ -220,3 +221,54 @@ def test_the_learnt_scale_is_part_of_the_model_file(tmp_path, street):
     torch.testing.assert_close(theirs.axis_angle, ours.axis_angle)
     with pytest.raises(CheckpointError, match="only those of the first training stage"):
         load_model(path)
+
+
+@pytest.mark.medium
+def test_cameras_that_fire_one_after_another_know_the_scale_only_where_motion_places_them():
+    """Twice the nuScenes car's delays at half its speed: the robot moves up to a quarter of a metre within a set."""
+    from gaussianocc_core.synthetic.rig import default_rig
+    from gaussianocc_core.synthetic.world import World, render_frame
+
+    world = World(seed=4, duration=3.0)
+    cameras = camera_geometry.resize(default_rig(), WIDTH, HEIGHT).to(dtype=torch.float32)
+    after = np.array([0.0, 0.016, 0.030, 0.050, 0.070, -0.016])  # s
+    frame = render_frame(world, cameras, camera_times=list(NOW + after))
+    images = torch.from_numpy(np.stack(frame.images)).permute(0, 3, 1, 2).float() / 255
+    depth = torch.from_numpy(np.stack(frame.depths))
+    depth = torch.where(depth > 0, depth, 200.0)
+    poses = torch.from_numpy(np.stack([world.T_world_ego(NOW + t) for t in after]))
+    motions = torch.from_numpy(np.stack([np.linalg.inv(world.T_world_ego(t)) @ world.T_world_ego(NOW)
+                                         for t in (EARLIER, LATER)])).float()  # fmt: skip
+    batch = Batch(
+        ("a",), (images[None, None].repeat(1, 3, 1, 1, 1, 1) * 255).byte(), batched(cameras),
+        torch.ones(1, *depth.shape, dtype=torch.bool), motions[None], None, (ColourJitter(),),
+        lags=torch.from_numpy(after / (LATER - NOW))[None].float(),
+    )  # fmt: skip
+    gsp = stage(cross=Photometric(levels=1, auto_mask=False))
+    placed = gsp._place(batch, 0, motions)
+    true = camera_geometry.relocate(cameras, poses, poses[0])
+    torch.testing.assert_close(placed.T_ego_cam, true.T_ego_cam, atol=3e-3, rtol=0)
+    assert (cameras.T_ego_cam - true.T_ego_cam).abs().max() > 0.2
+
+    def error(factor: float, where) -> float:
+        torch.manual_seed(0)  # the same sides of the overlaps
+        scale = torch.full_like(depth, 0.03)
+        return float(gsp.cross_view(images, depth * factor, scale, cameras, batch.valid[0], where))
+
+    factors = (0.85, 0.93, 1.0, 1.08, 1.18)
+    with_motion, without = ([error(f, where) for f in factors] for where in (placed, cameras))
+    assert factors[int(np.argmin(with_motion))] == 1.0
+    assert min(with_motion) < 0.9 * min(without)
+
+
+def test_a_share_of_a_motion_is_the_motion_at_constant_speed():
+    yaw = torch.tensor([0.0, 0.3, -1.2])
+    T = torch.eye(4).repeat(3, 1, 1)
+    T[:, 0, 0], T[:, 0, 1], T[:, 1, 0], T[:, 1, 1] = yaw.cos(), -yaw.sin(), yaw.sin(), yaw.cos()
+    T[:, :3, 3] = torch.tensor([1.0, -2.0, 0.5])
+    half = transforms.take_share(T, torch.full((3,), 0.5))
+    for i in range(3):
+        expected = transforms.interpolate(np.eye(4), T[i].double().numpy(), 0.5)
+        np.testing.assert_allclose(half[i], expected, atol=1e-6)
+    torch.testing.assert_close(transforms.take_share(T, torch.ones(3)), T)
+    torch.testing.assert_close(transforms.take_share(T, torch.zeros(3)), torch.eye(4).repeat(3, 1, 1))

@@ -94,14 +94,14 @@ def test_changed_calibration_is_noticed(predictor):
 def test_poses_that_jitter_by_a_centimetre_keep_the_plan(predictor):
     rig = ring()
     predictor(pictures(rig), rig)
-    plan = predictor._view
+    plan = predictor._views[0]
     nudged = replace(rig, T_ego_cam=rig.T_ego_cam.clone())
     nudged.T_ego_cam[:, 0, 3] += 0.01
     predictor(pictures(rig), nudged)
-    assert predictor._view is plan
+    assert predictor._views[0] is plan
     nudged.T_ego_cam[2, 0, 3] += 0.1
     predictor(pictures(rig), nudged)
-    assert predictor._view is not plan
+    assert predictor._views[0] is not plan
 
 
 def test_unusable_intrinsics_name_the_camera(predictor):
@@ -130,3 +130,19 @@ def test_impossible_device_is_one_clear_line():
     if not torch.cuda.is_available():
         with pytest.raises(BackendError, match="no CUDA"):
             resolve_device("cuda")
+
+
+def test_what_a_mask_says_is_the_robot_sees_nothing(predictor):
+    rig = ring()
+    whole = predictor(pictures(rig), rig)
+    mask = np.ones((rig.height[0], rig.width[0]), dtype=bool)
+    mask[:, : rig.width[0] // 2] = False
+    predictor.use_masks({rig.names[0]: mask})
+    half = predictor(pictures(rig), rig)
+    assert not (half.observed & ~whole.observed).any()
+    assert 0.0 < (whole.observed & ~half.observed).mean() < 0.5
+    predictor.use_masks({rig.names[0]: mask[:4]})
+    with pytest.raises(CalibrationError, match=f"camera {rig.names[0]}: its mask has"):
+        predictor(pictures(rig), rig)
+    predictor.use_masks({})
+    assert (predictor(pictures(rig), rig).observed == whole.observed).all()

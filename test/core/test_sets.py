@@ -257,3 +257,28 @@ def test_impossible_settings_are_refused(arguments):
 def test_an_unknown_camera_is_refused():
     with pytest.raises(ValueError, match="expected one of"):
         SetBuilder(("a",)).add("b", 0, None)
+
+
+def test_degrade_forms_sets_of_the_cameras_that_are_there_and_waits_no_longer_for_a_dead_one():
+    builder = SetBuilder(("a", "b", "c"), slop_ns=20 * MS, policy="degrade", patience_ns=50 * MS)
+    sets = []
+    for n in range(40):
+        at = 100 * n * MS
+        sets += builder.add("a", at, f"a{n}")
+        if n < 10 or n >= 30:  # b dies after a second and comes back at three
+            sets += builder.add("b", at + 5 * MS, f"b{n}")
+        formed = len(sets)
+        sets += builder.add("c", at + 10 * MS, f"c{n}")
+        if 21 <= n < 30:  # silent for a second: the set is complete with the last camera that lives
+            assert len(sets) == formed + 1
+    sets += builder.flush()
+    assert [each.stamp_ns for each in sets] == [100 * n * MS for n in range(40)]
+    assert [list(each.items) for each in sets] == [list("abc") if n < 10 or n >= 30 else list("ac") for n in range(40)]
+    assert (builder.statistics.degraded, builder.statistics.missing["b"]) == (20, 20)
+    assert not builder.statistics.dropped
+
+
+def test_degrade_does_not_wait_for_ever_for_a_camera_that_never_came():
+    builder = SetBuilder(("a", "b"), slop_ns=20 * MS, policy="degrade", patience_ns=50 * MS)
+    formed = [len(builder.add("a", 100 * n * MS, n)) for n in range(20)]
+    assert sum(formed) >= 19 and formed[-1] == 1

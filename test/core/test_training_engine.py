@@ -113,8 +113,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(root, tmp_path, stag
 
 
 @pytest.mark.medium
-def test_two_gloo_processes_equal_one_with_accumulation(root, tmp_path):
-    one = settings(root, tmp_path / "one", steps=3, accumulation=2)
+@pytest.mark.parametrize("stage", ["gsp", "gsv"])
+def test_two_gloo_processes_equal_one_with_accumulation(root, tmp_path, stage):
+    one = settings(root, tmp_path / "one", stage=stage, steps=3, accumulation=2)
     train(one)
     two = tmp_path / "two"
     script = tmp_path / "run.py"
@@ -123,7 +124,7 @@ def test_two_gloo_processes_equal_one_with_accumulation(root, tmp_path):
         f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'test')!r}]\n"
         "from core.test_training_engine import settings\n"
         "from gaussianocc_core.training.engine import train\n"
-        f"train(settings({str(root)!r}, {str(two)!r}, steps=3))\n"
+        f"train(settings({str(root)!r}, {str(two)!r}, stage={stage!r}, steps=3))\n"
     )
     command_line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

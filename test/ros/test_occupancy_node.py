@@ -328,3 +328,54 @@ def test_bad_start_up_state_ends_the_process_with_one_line_and_status_1(spawn, t
     process.wait_for(complaint)
     assert "Traceback" not in process.output
     assert len(process.output.strip().splitlines()) == 1
+
+
+def test_with_degrade_a_camera_that_dies_or_sends_rubbish_takes_only_its_own_view_along(rig, make):
+    rig = rig(sync_policy="degrade", patience=0.05).start()
+    rig.place()
+    rig.send(0)
+    assert list(rig.outputs(1)[0].cameras) == list(make.CAMERAS)
+    alive = make.CAMERAS[:2]
+    for n in range(1, 4):
+        rig.send(n * PERIOD_MS, cameras=alive)
+    messages = rig.outputs(3)  # the last one still waits for what may come
+    assert [list(message.cameras) for message in messages[1:3]] == [list(alive)] * 2
+    stamps = [stamp_ns(message.header) - make.START_NS for message in messages[1:3]]
+    assert stamps == [PERIOD_MS * MS, 2 * PERIOD_MS * MS]
+    rig.send(4 * PERIOD_MS)
+    rig.send(5 * PERIOD_MS, **{make.CAMERAS[1]: b"\xff\xd8 no picture"})
+    last = rig.outputs(6)[-1]
+    assert list(last.cameras) == [make.CAMERAS[0], make.CAMERAS[2]]
+    values, _ = rig.values()
+    assert values["sets without all cameras"] == "3" and values["images left out: undecodable image"] == "1"
+    assert rig.logged(f"predicting without {make.CAMERAS[2]}")
+
+
+def test_masks_of_the_robot_take_their_part_of_the_view(rig, make, tmp_path):
+    import cv2
+
+    for camera in make.CAMERAS:
+        cv2.imwrite(str(tmp_path / f"{camera}_mask.png"), np.full((make.HEIGHT, make.WIDTH), 255, np.uint8))
+    seen = []
+    for dark in (False, True):
+        if dark:  # all cameras look the same way: what none may see is unobserved
+            for camera in make.CAMERAS:
+                mask = np.full((make.HEIGHT, make.WIDTH), 255, np.uint8)
+                mask[:, : make.WIDTH // 2] = 0
+                cv2.imwrite(str(tmp_path / f"{camera}_mask.png"), mask)
+        one = rig(mask_dir=str(tmp_path)).start()
+        one.place()
+        one.send(0)
+        labels = unflatten(one.outputs(1)[0].labels, (16, 16, 4))
+        seen.append(labels != 255)
+        one.node.trigger_deactivate()
+        one.node.trigger_cleanup()
+        one.graph.received.clear()
+    left = seen[0] & ~seen[1]
+    assert left[:, 8:].sum() > 0.9 * left.sum() and left.sum() > 0.3 * seen[0].sum()
+
+
+def test_a_folder_without_a_cameras_mask_fails_at_configure(rig, tmp_path):
+    one = rig(mask_dir=str(tmp_path))
+    assert one.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert "_mask.png does not exist" in one.node.failure

@@ -24,7 +24,8 @@ def outputs_of(graph):
     made = []
 
     def make(**parameters):
-        made.append(Outputs(node, NodeParameters(cameras=("front",), **parameters)))
+        others = {"publish_obstacles": False, "publish_grid": False}  # the recorder takes the other three
+        made.append(Outputs(node, NodeParameters(cameras=("front",), **others, **parameters)))
         node.trigger_configure()
         node.trigger_activate()
         return made[-1]

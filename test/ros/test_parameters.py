@@ -38,12 +38,12 @@ def test_declared_parameters_arrive_with_types_and_defaults(graph):
     assert parameters.compressed
 
 
-def test_every_parameter_is_described_and_read_only(graph):
+def test_every_parameter_is_described_and_read_only_unless_it_takes_effect_at_once(graph):
     node, _ = declare(graph, cameras=["front"])
     for field in FIELDS:
         descriptor = node.describe_parameter(field.name)
         assert len(descriptor.description) > 10
-        assert descriptor.read_only
+        assert descriptor.read_only == (field.name not in ("traversable_classes", "obstacle_low", "obstacle_high"))
 
 
 def test_an_override_that_nothing_declares_is_named_with_the_nearest_parameter(graph, capfd):
@@ -134,3 +134,12 @@ def test_rviz_configuration_shows_what_the_node_publishes():
     assert {"rviz_default_plugins/TF", "rviz_default_plugins/Grid"} <= set(displays)
     defaults = {field.name: field.default for field in FIELDS}
     assert manager["Global Options"]["Fixed Frame"] in (defaults["ego_frame"], defaults["fixed_frame"])
+
+
+def test_the_table_in_the_docs_is_the_generated_one():
+    from pathlib import Path
+
+    from gaussianocc_ros.parameter_table import parameter_table
+
+    docs = (Path(__file__).resolve().parents[2] / "docs" / "node.md").read_text()
+    assert docs.split("<!-- python -m gaussianocc_ros.parameter_table -->\n")[1] == parameter_table() + "\n"

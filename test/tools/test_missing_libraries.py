@@ -9,7 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = {
+    "ddad_to_rosbag.py": ["--dataroot", "data", "--output", "bags"],
     "import_reference_checkpoint.py": ["released", "model.safetensors"],
+    "inspect_bag.py": ["bag"],
+    "label_semantics.py": ["--bag", "bag", "--model", "model"],
+    "make_masks.py": ["--bag", "bag", "--output", "masks"],
     "make_synthetic_nuscenes.py": ["--output", "data"],
     "nuscenes_to_rosbag.py": ["--dataroot", "data", "--output", "bags"],
     "parity_report.py": ["golden"],

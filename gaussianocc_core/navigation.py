@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a planner wants to know of an occupancy: where obstacles are, and a map of the ground around the robot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int8
+
+from gaussianocc_core.data.labels import UNOBSERVED
+from gaussianocc_core.data.traversability import Traversability, traversable_ids
+from gaussianocc_core.geometry import voxels
+from gaussianocc_core.types import OccupancyPrediction
+
+UNKNOWN, FREE_CELL, OBSTACLE_CELL = -1, 0, 100  # nav_msgs/OccupancyGrid
+
+
+@dataclass(frozen=True)
+class GroundMap:
+    """Rows along x as in nav_msgs/OccupancyGrid: cells[y, x] is UNKNOWN, FREE_CELL or OBSTACLE_CELL."""
+
+    cells: Int8[np.ndarray, "H W"]
+    resolution: float  # m
+    origin: tuple[float, float]  # low corner of cell (0, 0) in the map's frame, m
+
+
+def find_obstacles(prediction: OccupancyPrediction, rule: Traversability) -> Bool[np.ndarray, "X Y Z"]:
+    """Occupied voxels of a class that cannot be driven on, with centres between the heights."""
+    free = prediction.class_names.index("free")
+    heights = voxels.axis_centers(prediction.grid, 2)
+    between = (heights >= rule.low) & (heights <= rule.high)
+    occupied = (prediction.labels != free) & (prediction.labels != UNOBSERVED)
+    return occupied & ~traversable_ids(prediction.class_names, rule)[prediction.labels] & between
+
+
+def map_ground(prediction: OccupancyPrediction, rule: Traversability) -> Int8[np.ndarray, "X Y"]:
+    """Each column of the grid in the ego frame: an obstacle, ground that was seen, or unknown.
+
+    A column that was seen without any ground in it stays unknown: it may be a hole.
+    """
+    ground = traversable_ids(prediction.class_names, rule)[prediction.labels].any(axis=2)
+    columns = np.where(ground, np.int8(FREE_CELL), np.int8(UNKNOWN))
+    columns[find_obstacles(prediction, rule).any(axis=2)] = OBSTACLE_CELL
+    return columns
+
+
+def align_map(
+    columns: Int8[np.ndarray, "X Y"], prediction: OccupancyPrediction, T_map_ego: Float[np.ndarray, "4 4"]
+) -> GroundMap:
+    """The columns on a raster that stands still: axes of the map's frame, cell borders at multiples of the voxel size.
+
+    Each cell takes the column under its centre. The map covers what the turned grid covers.
+    """
+    grid, size = prediction.grid, prediction.grid.voxel_size
+    low, high = np.array(grid.origin[:2]), np.array(grid.upper[:2])
+    corners = np.array([(x, y, 0.0) for x in (low[0], high[0]) for y in (low[1], high[1])])
+    moved = (corners @ T_map_ego[:3, :3].T + T_map_ego[:3, 3])[:, :2]
+    first = np.floor(moved.min(axis=0) / size + 1e-6).astype(int)
+    last = np.ceil(moved.max(axis=0) / size - 1e-6).astype(int)
+    width, height = (last - first).tolist()
+    x, y = np.meshgrid(
+        (first[0] + np.arange(width) + 0.5) * size, (first[1] + np.arange(height) + 0.5) * size
+    )  # (H, W), map frame
+    # The ground is taken as level: yaw and place in the plane are what matters, as in every 2D map.
+    yaw = np.arctan2(T_map_ego[1, 0], T_map_ego[0, 0])
+    dx, dy = x - T_map_ego[0, 3], y - T_map_ego[1, 3]
+    i = np.floor((np.cos(yaw) * dx + np.sin(yaw) * dy - low[0]) / size + 1e-6).astype(int)
+    j = np.floor((-np.sin(yaw) * dx + np.cos(yaw) * dy - low[1]) / size + 1e-6).astype(int)
+    inside = (i >= 0) & (i < columns.shape[0]) & (j >= 0) & (j < columns.shape[1])
+    cells = np.full((height, width), UNKNOWN, dtype=np.int8)
+    cells[inside] = columns[i[inside], j[inside]]
+    return GroundMap(cells, size, (float(first[0] * size), float(first[1] * size)))

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Obstacles and the ground map of scenes that are built by hand."""
+
+import numpy as np
+import pytest
+
+from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
+from gaussianocc_core.data.traversability import Traversability
+from gaussianocc_core.geometry.transforms import make_transform
+from gaussianocc_core.navigation import (
+    FREE_CELL,
+    OBSTACLE_CELL,
+    UNKNOWN,
+    align_map,
+    find_obstacles,
+    map_ground,
+)
+from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
+
+GRID = VoxelGrid((-4.0, -4.0, -0.5), 0.5, (16, 16, 8))  # heights of centres: -0.25, 0.25, ... 3.25 m
+RULE = Traversability()
+
+
+def scene(**voxels) -> OccupancyPrediction:
+    """Road everywhere but in the far right corner, which no camera sees; voxels: class -> indices."""
+    labels = np.full(GRID.shape, FREE, np.uint8)
+    labels[:, :, 0] = CLASS_ID["driveable_surface"]
+    labels[12:, :4] = UNOBSERVED
+    for name, places in voxels.items():
+        for place in places:
+            labels[place] = CLASS_ID[name]
+    return OccupancyPrediction(
+        labels, np.ones(GRID.shape, np.float32), labels != UNOBSERVED, GRID, CLASS_NAMES, True, ("front",), "made up"
+    )
+
+
+def test_obstacles_are_of_classes_and_heights_that_cannot_be_driven():
+    shown = scene(car=[(3, 3, 1), (3, 3, 3)], vegetation=[(5, 5, 6)], sidewalk=[(7, 7, 1)], manmade=[(9, 9, 0)])
+    found = np.argwhere(find_obstacles(shown, RULE)).tolist()
+    assert found == [[3, 3, 1], [3, 3, 3]]  # the branch hangs at 2.75 m, the kerb is a sidewalk, the stone is flat
+    low = Traversability(low=-0.5, high=3.0)
+    assert len(np.argwhere(find_obstacles(shown, low))) == 4
+    assert find_obstacles(shown, Traversability(classes=())).sum() == 3  # and the kerb
+
+
+def test_columns_are_ground_obstacle_or_unknown():
+    shown = scene(car=[(3, 3, 1)], free=[(8, 8, 0)])
+    columns = map_ground(shown, RULE)
+    assert columns[3, 3] == OBSTACLE_CELL and columns[4, 3] == FREE_CELL
+    assert columns[8, 8] == UNKNOWN  # no ground was seen there: perhaps a hole
+    assert (columns[12:, :4] == UNKNOWN).all()
+    assert (columns == UNKNOWN).sum() == 1 + 16
+
+
+@pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
+def test_the_map_stands_still_while_the_robot_turns_and_drives(quarter_turns):
+    yaw = quarter_turns * np.pi / 2
+    c, s = np.cos(yaw), np.sin(yaw)
+    T_map_ego = make_transform(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]), np.array([10.0, -3.0, 0.2]))
+    columns = map_ground(scene(car=[(14, 9, 1)]), RULE)
+    shown = align_map(columns, scene(), T_map_ego)
+    assert shown.cells.shape == (16, 16) and shown.resolution == 0.5
+    assert shown.origin == pytest.approx((6.0, -7.0))
+    centre = T_map_ego[:3, :3] @ np.array([3.25, 0.75, 0.0]) + T_map_ego[:3, 3]  # of the obstacle's column
+    row, column = (int(np.floor((centre[axis] - shown.origin[axis]) / 0.5)) for axis in (1, 0))
+    assert np.argwhere(shown.cells == OBSTACLE_CELL).tolist() == [[row, column]]
+    assert (shown.cells == UNKNOWN).sum() == (columns == UNKNOWN).sum()
+
+
+def test_a_turned_grid_is_covered_and_its_corners_are_unknown():
+    c = np.sqrt(0.5)
+    T_map_ego = make_transform(np.array([[c, -c, 0], [c, c, 0], [0, 0, 1]]), np.array([0.1, 0.2, 0.0]))
+    columns = map_ground(scene(), RULE)
+    shown = align_map(columns, scene(), T_map_ego)
+    assert shown.cells.shape[0] in (23, 24) and shown.cells[0, 0] == UNKNOWN
+    assert all(abs(value / 0.5 - round(value / 0.5)) < 1e-9 for value in shown.origin)
+    assert abs(int((shown.cells == FREE_CELL).sum()) - int((columns == FREE_CELL).sum())) < 12  # area is kept
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="low below high, got 2.0 and 1.0"):
+        Traversability(low=2.0, high=1.0)
+    with pytest.raises(ValueError, match="traversable classes lava are not among"):
+        find_obstacles(scene(), Traversability(classes=("lava",)))

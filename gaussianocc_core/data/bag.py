@@ -33,9 +33,9 @@ from gaussianocc_core.data.bag_writer import EGO_FRAME, IMAGE_TYPE, ODOM_FRAME
 from gaussianocc_core.data.entries import longest_gap_s, mask_paths, read_label_image, read_mask
 from gaussianocc_core.data.labels import IGNORE
 from gaussianocc_core.data.messages import Intrinsics
-from gaussianocc_core.data.nuscenes import counter_clockwise
 from gaussianocc_core.data.sets import SetBuilder, SetStatistics
 from gaussianocc_core.errors import BagError, CalibrationError, ConfigError, DatasetError
+from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
 from gaussianocc_core.types import Cameras, Neighbour, Sample
 

@@ -35,10 +35,10 @@ from gaussianocc_core.data.bag_writer import (
 )
 from gaussianocc_core.data.entries import FrameEntry, SampleEntry, read_file
 from gaussianocc_core.data.labels import IGNORE
-from gaussianocc_core.data.nuscenes import counter_clockwise
 from gaussianocc_core.errors import CalibrationError, DatasetError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.calibration import find_fault
+from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)
@@ -248,6 +248,21 @@ class DdadSource:
                 yield ImageRecord(datum.stamp_ns, datum.sensor, data, _image_format(data), source)
             elif lidar and not datum.is_camera:
                 yield LidarRecord(datum.stamp_ns, datum.sensor, _read_points(datum))
+
+    def lidar_world(self, scene: str, entry: SampleEntry) -> Float[np.ndarray, "P 3"] | None:
+        """Points (m, world frame) of the lidar sweep of a sample; None if it has none."""
+        for sample in self._scene(scene).samples:
+            if any(datum.key == entry.frame.image_tokens[0] for datum in sample.values()):
+                for datum in sample.values():
+                    if not datum.is_camera:
+                        points = _read_points(datum)[:, :3].astype(np.float64)
+                        return points @ datum.T_world_sensor[:3, :3].T + datum.T_world_sensor[:3, 3]
+        return None
+
+    def depth_path(self, scene: str, entry: SampleEntry, camera: int) -> Path:
+        """Of the published depth file of an image, below the data root (spec section j)."""
+        name = f"{entry.frame.image_paths[camera].stem}.npy"
+        return Path("depth") / scene / "depth" / entry.cameras.names[camera] / name
 
     def count_files(self, scene: str, lidar: bool = True) -> int:
         """Images and lidar sweeps that `records` reads, for a progress bar."""

@@ -66,7 +66,7 @@ class SampleEntry:
         meta: dict[str, Any] = {}
         semantics = None
         if self.semantic_paths:
-            loaded = [_read_semantics(path, size, self.undetected) for path, size in zip(self.semantic_paths, sizes,
+            loaded = [read_semantics(path, size, self.undetected) for path, size in zip(self.semantic_paths, sizes,
                                                                                             strict=True)]  # fmt: skip
             semantics = tuple(labels for labels, _ in loaded)
             unknown = {str(path): n for path, (_, n) in zip(self.semantic_paths, loaded, strict=True) if n}
@@ -141,7 +141,7 @@ def _decode_frame(frame: FrameEntry, sizes: Sequence[tuple[int, int]]) -> tuple[
     )
 
 
-def _read_semantics(path: Path, size: tuple[int, int], undetected: int) -> tuple[UInt8[np.ndarray, "H W"], int]:
+def read_semantics(path: Path, size: tuple[int, int], undetected: int) -> tuple[UInt8[np.ndarray, "H W"], int]:
     """2D labels of the published `*_mask.bin` format, and how many pixels have an id that its table lacks."""
     data = np.frombuffer(read_file(path, path.name), dtype=np.int8)
     if data.size != size[0] * size[1]:
@@ -177,11 +177,16 @@ def _read_depth(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
     return depth.astype(np.float32, copy=False)
 
 
+def mask_path(folder: str | Path, camera: str) -> Path:
+    """Where a camera's self-occlusion mask is kept in a folder of masks."""
+    return Path(folder) / f"{camera}_mask.png"
+
+
 def mask_paths(folder: str | Path | None, names: Sequence[str]) -> tuple[Path, ...]:
     """Self-occlusion masks of the cameras, `<camera>_mask.png`; () without a folder. DatasetError if one is absent."""
     if not folder:
         return ()
-    paths = tuple(Path(folder) / f"{name}_mask.png" for name in names)
+    paths = tuple(mask_path(folder, name) for name in names)
     for path in paths:
         if not path.is_file():
             raise DatasetError(f"mask {path} does not exist; give a folder with one <camera>_mask.png per camera")

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from gaussianocc_core.data.entries import mask_path
 from gaussianocc_core.data.files import write_file
 from gaussianocc_core.data.moments import Moment
 from gaussianocc_core.errors import BagError, ConfigError, DatasetError
@@ -234,11 +235,6 @@ def _morph(plane: UInt8[np.ndarray, "h w"], operation: int, size: int) -> UInt8[
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
-
-
-def mask_path(folder: Path, camera: str) -> Path:
-    """As data.masks and inspect_bag --masks read it."""
-    return folder / f"{camera}_mask.png"
 
 
 def refuse_existing(folder: Path, cameras: Sequence[str]) -> None:

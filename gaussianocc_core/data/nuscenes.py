@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from gaussianocc_core.data.bag_writer import BagReport, BagRig, Record
 from gaussianocc_core.data.convert import write_recording
-from gaussianocc_core.data.entries import FrameEntry, SampleEntry
+from gaussianocc_core.data.entries import FrameEntry, SampleEntry, mask_paths
 from gaussianocc_core.data.labels import IGNORE
-from gaussianocc_core.data.nuscenes_recording import INCLUDED, LEFT_OUT, Contents, Row, SceneRecording, mask_path
+from gaussianocc_core.data.nuscenes_recording import INCLUDED, LEFT_OUT, Contents, Row, SceneRecording, read_points
 from gaussianocc_core.data.nuscenes_tables import (
     TABLES,
     check_fields,
@@ -35,6 +36,7 @@ from gaussianocc_core.data.nuscenes_tables import (
 )
 from gaussianocc_core.data.sets import SetBuilder
 from gaussianocc_core.errors import BagError, CalibrationError, DatasetError
+from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,7 @@ class NuScenesSource:
         sets = self._swept_sets(scene, by_camera) if sweeps else self._keyframe_sets(scene, cameras.names)
         lidar_rows = {row["sample_token"]: row for row in self._rows(scene, sweeps=False)
                       if row["sensor_modality"] == "lidar"}  # fmt: skip
-        mask_paths = self._mask_paths(masks, cameras.names)
+        files = mask_paths(masks, cameras.names)
         places = {name: {row["token"]: i for i, row in enumerate(rows)} for name, rows in by_camera.items()}
         entries = []
         for rows in sets:
@@ -97,7 +99,7 @@ class NuScenesSource:
                 neighbours=tuple((step, frame) for step, frame in around.items() if frame is not None),
                 semantic_paths=self._existing(rows, "nuscenes_semantic", "_mask.bin") if semantics else (),
                 depth_paths=self._existing(rows, "depth_full", ".npy") if depths else (),
-                mask_paths=mask_paths,
+                mask_paths=files,
                 undetected=undetected,
             )
             entries.append(entry)
@@ -154,15 +156,6 @@ class NuScenesSource:
         names = [Path(row["filename"]) for row in rows]
         paths = tuple(self.dataroot / folder / f"{name.with_suffix('')}{ending}" for name in names)
         return paths if all(path.is_file() for path in paths) else ()
-
-    def _mask_paths(self, folder: str | Path | None, names: Sequence[str]) -> tuple[Path, ...]:
-        if folder is None:
-            return ()
-        paths = tuple(mask_path(Path(folder), name) for name in names)
-        for path in paths:
-            if not path.is_file():
-                raise DatasetError(f"mask {path} does not exist; give a folder with one <camera>_mask.png per camera")
-        return paths
 
     def _frame(self, rows: Sequence[dict]) -> FrameEntry:
         return FrameEntry(
@@ -222,7 +215,7 @@ class NuScenesSource:
         contents = Contents(sweeps, lidar, labels, None if masks is None else Path(masks))
         rig, rows = self.rig(scene), self._rows(scene, sweeps)
         names = set(rig.cameras.names)
-        self._mask_paths(masks, rig.cameras.names)
+        mask_paths(masks, rig.cameras.names)
         truths = self._occupancy_files(scene, rows, rig.cameras.names[0]) if labels else {}
         found = []
         for row in rows:
@@ -299,6 +292,19 @@ class NuScenesSource:
             except OSError:
                 self._listings[folder] = frozenset()
         return self._listings[folder]
+
+    def lidar_world(self, scene: str, entry: SampleEntry) -> Float[np.ndarray, "P 3"] | None:
+        """Points (m, world frame) of the lidar sweep of a keyframe; None if it has none."""
+        for row in self._rows(scene, sweeps=False):
+            if row["sample_token"] == entry.token and row["sensor_modality"] == "lidar":
+                points = read_points(self.dataroot / row["filename"], row["token"])[:, :3].astype(np.float64)
+                T_world_lidar = self._T_world_ego(row) @ read_transform(self._calibration(row), "calibrated_sensor")
+                return points @ T_world_lidar[:3, :3].T + T_world_lidar[:3, 3]
+        return None
+
+    def depth_path(self, scene: str, entry: SampleEntry, camera: int) -> Path:
+        """Of the published depth file of an image, below the data root (spec section j)."""
+        return Path("depth_full") / entry.frame.image_paths[camera].relative_to(self.dataroot).with_suffix(".npy")
 
     # ---- tables ----------------------------------------------------------------------------------------------------
 
@@ -398,12 +404,3 @@ def write_scene_bag(
     """One scene as one bag in the project's schema (contents as for `NuScenesSource.recording`)."""
     recording = source.recording(scene, sweeps=sweeps, lidar=lidar, labels=labels, masks=masks)
     return write_recording(recording, path, storage=storage, overwrite=overwrite, on_record=on_record)
-
-
-def counter_clockwise(T_ego_cam: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """Camera names around the vehicle, beginning with the one that looks most nearly ahead (ego x)."""
-    yaw = {name: float(np.arctan2(T[1, 2], T[0, 2])) for name, T in T_ego_cam.items()}  # of the optical axis
-    if not yaw:
-        return ()
-    front = min(yaw, key=lambda name: abs(yaw[name]))
-    return tuple(sorted(yaw, key=lambda name: ((yaw[name] - yaw[front]) % (2 * np.pi), name)))

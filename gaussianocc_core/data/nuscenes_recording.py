@@ -34,7 +34,7 @@ from gaussianocc_core.data.bag_records import (
     PoseRecord,
     Record,
 )
-from gaussianocc_core.data.entries import _read_semantics, load_occupancy, read_file, read_mask
+from gaussianocc_core.data.entries import load_occupancy, mask_path, read_file, read_mask, read_semantics
 from gaussianocc_core.data.labels import CLASS_NAMES, FREE, IGNORE, UNOBSERVED
 from gaussianocc_core.data.nuscenes_tables import read_transform
 from gaussianocc_core.errors import DatasetError
@@ -141,23 +141,13 @@ class SceneRecording:
                         row.stamp_ns, row.channel, data, _image_format(row), f"sample_data {row.token}, {path}"
                     )
                 elif row.wanted:
-                    yield LidarRecord(row.stamp_ns, row.channel, self._points(row))
+                    yield LidarRecord(row.stamp_ns, row.channel, read_points(self.dataroot / row.filename, row.token))
                 if row.labels is not None:
                     path = self.dataroot / row.labels
-                    labels, _ = _read_semantics(path, size[row.channel], IGNORE)
+                    labels, _ = read_semantics(path, size[row.channel], IGNORE)
                     yield LabelRecord(row.stamp_ns, row.channel, labels, f"2D labels {path}")
                 if row.occupancy is not None:
                     yield self._occupancy(row.stamp_ns, self.dataroot / row.occupancy)
-
-    def _points(self, row: Row) -> np.ndarray:
-        path = self.dataroot / row.filename
-        data = read_file(path, row.token)
-        if len(data) % (4 * LIDAR_COLUMNS):
-            raise DatasetError(
-                f"sample_data {row.token}, {path}: {len(data)} bytes are no whole number of points; "
-                "restore the file from the data set"
-            )
-        return np.frombuffer(data, dtype="<f4").reshape(-1, LIDAR_COLUMNS)
 
     @staticmethod
     def _occupancy(stamp_ns: int, path: Path) -> OccupancyRecord:
@@ -169,8 +159,15 @@ class SceneRecording:
         return OccupancyRecord(stamp_ns, labels, grid.origin, (edges[0], edges[1], edges[2]), CLASS_NAMES, FREE)
 
 
-def mask_path(folder: Path, camera: str) -> Path:
-    return folder / f"{camera}_mask.png"
+def read_points(path: Path, token: str) -> np.ndarray:
+    """(P, 5) float32: x y z (m, lidar frame), intensity, ring."""
+    data = read_file(path, token)
+    if len(data) % (4 * LIDAR_COLUMNS):
+        raise DatasetError(
+            f"sample_data {token}, {path}: {len(data)} bytes are no whole number of points; "
+            "restore the file from the data set"
+        )
+    return np.frombuffer(data, dtype="<f4").reshape(-1, LIDAR_COLUMNS)
 
 
 def _read_poses(rows: Sequence[Row]) -> np.ndarray:

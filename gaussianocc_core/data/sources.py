@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where training samples come from: a data set in the nuScenes schema, or rosbags of any robot."""
+"""Where training samples come from: a data set in the nuScenes schema, DDAD, or rosbags of any robot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gaussianocc_core.data import nuscenes
+from gaussianocc_core.data import ddad, nuscenes
 from gaussianocc_core.data.bag import BagConfig, BagEntry, open_bags
 from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.data.labels import FREE, IGNORE
@@ -25,8 +25,10 @@ _log = logging.getLogger(__name__)
 class DataConfig:
     """Where samples come from and how they are varied."""
 
-    dataroot: str = ""  # of a data set in the nuScenes schema
-    version: str = "v1.0-mini"
+    dataroot: str = ""  # of a data set
+    schema: str = "nuscenes"  # of that data set; "ddad": scenes in the DGP format
+    version: str = "v1.0-mini"  # nuscenes
+    split: str = ""  # ddad: "train", "val" or "test"; "": all
     bag: BagConfig = field(default_factory=BagConfig)  # data.bag.path in place of dataroot: rosbags of any robot
     scenes: tuple[str, ...] = ()  # names of scenes or bags; (): all
     held_out: int = 0  # last scenes of the data set that training never reads
@@ -42,6 +44,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for name, allowed in (
+            ("schema", ("nuscenes", "ddad")),
             ("moments", ("keyframes", "sweeps")),
             ("undetected", ("ignore", "free")),
             ("on_bad_sample", ("skip", "stop")),
@@ -57,10 +60,13 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     """The samples of a configuration that have both neighbours; the log says how many were left out and why."""
     if bool(config.dataroot) == bool(config.bag.path):
         raise ConfigError(
-            "data: give either data.dataroot=DIR, a data set in the nuScenes schema, or data.bag.path=BAG, "
-            "a rosbag2 or a folder of them"
+            "data: give either data.dataroot=DIR, a data set in the nuScenes schema (DDAD: with data.schema=ddad), "
+            "or data.bag.path=BAG, a rosbag2 or a folder of them"
         )
-    entries = _bag_entries(config) if config.bag.path else _nuscenes_entries(config)
+    if config.bag.path:
+        entries = _bag_entries(config)
+    else:
+        entries = _ddad_entries(config) if config.schema == "ddad" else _nuscenes_entries(config)
     scenes = {entry.scene for entry in entries}
     complete = [entry for entry in entries if len(entry.neighbours) == len(STEPS)]
     near = [entry for entry in complete if entry.gap_s <= config.max_gap]
@@ -102,6 +108,20 @@ def _nuscenes_entries(config: DataConfig) -> list[Entry]:
         entries += source.index(
             scene,
             sweeps=config.moments == "sweeps",
+            neighbours=True,
+            semantics=config.semantics,
+            masks=config.masks or None,
+            undetected=_undetected(config),
+        )
+    return entries
+
+
+def _ddad_entries(config: DataConfig) -> list[Entry]:
+    source = ddad.DdadSource(config.dataroot)
+    entries: list[Entry] = []
+    for scene in _choose_scenes(config, source.scene_names(config.split or None)):
+        entries += source.index(
+            scene,
             neighbours=True,
             semantics=config.semantics,
             masks=config.masks or None,

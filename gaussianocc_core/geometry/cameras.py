@@ -145,3 +145,12 @@ def ground_inv_depth(
 def ray_length_per_depth(rays: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
     """Distance along the ray per metre of z-depth, for rays as `pixel_rays` gives them."""
     return rays.norm(dim=-1)
+
+
+def counter_clockwise(T_ego_cam: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Camera names around the vehicle, beginning with the one that looks most nearly ahead (ego x)."""
+    yaw = {name: float(np.arctan2(T[1, 2], T[0, 2])) for name, T in T_ego_cam.items()}  # of the optical axis
+    if not yaw:
+        return ()
+    front = min(yaw, key=lambda name: abs(yaw[name]))
+    return tuple(sorted(yaw, key=lambda name: ((yaw[name] - yaw[front]) % (2 * np.pi), name)))

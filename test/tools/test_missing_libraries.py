@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = {
     "ddad_to_rosbag.py": ["--dataroot", "data", "--output", "bags"],
+    "export_depth.py": ["--dataroot", "data"],
     "import_reference_checkpoint.py": ["released", "model.safetensors"],
     "inspect_bag.py": ["bag"],
     "label_semantics.py": ["--bag", "bag", "--model", "model"],

@@ -37,20 +37,24 @@ class Row:
     after: str = ""  # row whose model is the first stage
 
 
+_AS_CALIBRATED = "gsp.place_by_motion=false"
 # fmt: off
 ROWS = (
-    Row("stage1", "stage 1: depth, ego motion, scale", "gsp_tiny"),
-    Row("stage1_more", "stage 1, more of it", "gsp_tiny_more", after="stage1"),
+    Row("stage1", "stage 1, cameras as calibrated", "gsp_tiny", (_AS_CALIBRATED,)),
+    Row("stage1_more", "the same, as many steps again", "gsp_tiny_more", (_AS_CALIBRATED,), after="stage1"),
+    Row("stage1_placed", "the same, then cameras placed by motion", "gsp_tiny_more", ("steps=700", "seed=1"),
+        after="stage1_more"),
     Row("stage1_no_ground", "stage 1 that starts from a constant depth", "gsp_tiny",
-        ("model.depth.ground=0", "model.depth.first=10")),
+        (_AS_CALIBRATED, "model.depth.ground=0", "model.depth.first=10")),
     Row("stage1_short", "stage 1, a short run to compare with", "gsp_tiny", ("steps=600",)),
     Row("stage1_no_cross", "short stage 1 without the cross-view splatting", "gsp_tiny",
         ("gsp.cross_weight=0", "steps=600")),
     Row("stage1_no_mask", "short stage 1 without its overlap mask", "gsp_tiny",
         ("gsp.mask_overlap=false", "steps=600")),
-    Row("stage2", "stage 2 with learned ego motion", "gsv_tiny", after="stage1_more"),
-    Row("stage2_true_pose", "stage 2, true ego motion", "gsv_tiny", ("gsv.ego_motion=sensor",), after="stage1_more"),
-    Row("volume", "stage 2 by volume rendering", "gsv_tiny", ("gsv.renderer=volume",), after="stage1_more"),
+    Row("stage2", "stage 2 with learned ego motion", "gsv_tiny", after="stage1_placed"),
+    Row("stage2_calibrated", "stage 2 with the ego motion of the second row", "gsv_tiny", after="stage1_more"),
+    Row("stage2_true_pose", "stage 2, true ego motion", "gsv_tiny", ("gsv.ego_motion=sensor",), after="stage1_placed"),
+    Row("volume", "stage 2 by volume rendering", "gsv_tiny", ("gsv.renderer=volume",), after="stage1_placed"),
     Row("joint", "joint one-stage training, from scratch", "gsv_tiny", ("gsv.ego_motion=joint",)),
 )
 # fmt: on

@@ -92,6 +92,8 @@ def graph(ros):
 
 def save_untrained(path, grid):
     """A model file with random weights and a network of some milliseconds a set."""
+    import torch
+
     from gaussianocc_core.checkpoint import Provenance, save_model
     from gaussianocc_core.config import DecoderConfig, EncoderConfig, ModelConfig
     from gaussianocc_core.models.gaussianocc import build_model
@@ -106,6 +108,7 @@ def save_untrained(path, grid):
         decoder=DecoderConfig(kind="hourglass", surface=False, channels=4, hourglasses=1),
         grid=grid,
     )
+    torch.manual_seed(3)  # of weights with which some voxels are occupied, and not all
     save_model(path, build_model(config), config, Provenance("random weights, for tests of the wiring"))
     return path
 

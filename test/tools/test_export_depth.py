@@ -81,7 +81,7 @@ def test_real_points_stand_where_the_images_show_them(shared_data, tmp_path):
     entry = source.index(scene)[0]
     for i in range(3):
         depth = np.load(tmp_path / "depth" / source.depth_path(scene, entry, i))
-        assert depth.shape == (1216, 1936) and (depth > 0).sum() > 5000
+        assert depth.shape == (1216, 1936) and (depth > 0).sum() > 4000  # of 30,000 points
         rows = np.argwhere(depth > 0)[:, 0]
         near = depth[depth > 0][rows > 900]
         assert np.median(near) < np.median(depth[depth > 0])  # the lower rows see the road before the car

@@ -11,12 +11,14 @@ import bisect
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from gaussianocc_core.config import load_rig
 from gaussianocc_core.data import messages
@@ -63,9 +65,12 @@ class BagConfig:
     slop: float = 0.05  # s, most that an image of a set may be away from the anchor's
     neighbour_time: float = 0.0  # s between an image and its neighbours; 0: the images before and after
     least_motion: float = 0.0  # m between neighbours by odometry; samples with less are left out
+    # Mean grey levels that the anchor's image changes by to its neighbours, for bags without odometry; samples with less
+    # are left out. tools/inspect_bag.py says what a bag has. Each image is decoded once, at an eighth of its size.
+    least_change: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("slop", "neighbour_time", "least_motion"):
+        for name in ("slop", "neighbour_time", "least_motion", "least_change"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"data.bag.{name}: expected 0 or more, got {getattr(self, name)}")
         for name in ("image_topic", "camera_info_topic"):
@@ -488,6 +493,25 @@ def _in_order(topics: Sequence[CameraTopics], index: BagIndex) -> list[tuple[str
 
 def _known(tree: TransformTree, *frames: str) -> str:
     return ", ".join(f"{frame}: {'known' if tree.knows(frame) else 'not in TF'}" for frame in frames)
+
+
+def image_change(entry: BagEntry) -> float:
+    """Mean grey levels by which the anchor's image differs from its neighbours', the lesser of them; inf without."""
+    here = _small(entry.path, entry.frame.images[0])
+    others = [_small(entry.path, frame.images[0]) for _, frame in entry.neighbours]
+    changes = [float(cv2.absdiff(here, other).mean()) for other in others if other.shape == here.shape]
+    return min(changes, default=float("inf"))
+
+
+@lru_cache(maxsize=16)
+def _small(path: Path, ref: MessageRef) -> UInt8[np.ndarray, "h w"]:
+    """Grey, an eighth of the size; smoothed, so that noise does not count. Entries in time order share most images."""
+    (message,) = open_reader(path).read([ref])
+    if hasattr(message, "encoding"):
+        grey = cv2.cvtColor(messages.decode_image(message), cv2.COLOR_RGB2GRAY)
+        return cv2.resize(grey, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
+    decoded = cv2.imdecode(message.data, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    return np.zeros((1, 1), np.uint8) if decoded is None else decoded
 
 
 # ---- several bags --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gaussianocc_core.data.bag import BagEntry, BagSource
+from gaussianocc_core.data.bag import BagEntry, BagSource, image_change
 from gaussianocc_core.data.bag_index import TopicIndex
 from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
 from gaussianocc_core.geometry.overlap import Overlap, find_overlaps
@@ -75,6 +75,7 @@ class Inspection:
     sync: SyncFacts
     overlaps: tuple[Overlap, ...]
     motion: MotionFacts | None  # None: no odometry
+    change: tuple[float, float]  # grey levels from a sample to its neighbours: a tenth change by less, and the median
     lidars: tuple[LidarFacts, ...]
     labelled: int  # samples with 2D labels of all cameras
     samples: int  # with both neighbours
@@ -105,6 +106,7 @@ def inspect(source: BagSource, entries: Sequence[BagEntry]) -> Inspection:
         sync=_sync_facts(source, entries),
         overlaps=find_overlaps(rectifier.cameras),
         motion=_motion_facts(source, entries),
+        change=_changes(entries),
         lidars=tuple(_lidar_facts(source, topic, some, rectifier) for topic in lidar_topics(source)),
         labelled=sum(entry.labelled for entry in entries),
         samples=sum(len(entry.neighbours) == 2 for entry in entries),
@@ -155,6 +157,15 @@ def _sync_facts(source: BagSource, entries: Sequence[BagEntry]) -> SyncFacts:
         worst_spread_ms=max(spreads, default=0.0),
         missing=Counter(source.statistics.missing),
     )
+
+
+def _changes(entries: Sequence[BagEntry]) -> tuple[float, float]:
+    complete = [entry for entry in entries if len(entry.neighbours) == 2]
+    if not complete:
+        return (0.0, 0.0)
+    places = np.unique(np.linspace(0, len(complete) - 1, 60).astype(int))
+    changes = np.array([image_change(complete[i]) for i in places])
+    return float(np.percentile(changes, 10)), float(np.median(changes))
 
 
 def _motion_facts(source: BagSource, entries: Sequence[BagEntry]) -> MotionFacts | None:
@@ -256,7 +267,11 @@ def _describe_overlap(found: Inspection) -> list[str]:
 
 def _describe_motion(found: Inspection) -> list[str]:
     if found.motion is None:
-        return ["motion: no odometry in the bag; standing still cannot be left out, so record while driving"]
+        low, usual = found.change
+        return [
+            f"motion: no odometry in the bag; the anchor's images change by {usual:.1f} grey levels to the next (a tenth "
+            f"by less than {low:.1f}); data.bag.least_change={0.3 * usual:.1f} would leave out standing still"
+        ]
     motion = found.motion
     lines = [
         f"motion: {motion.distance_m:.1f} m, {motion.speed_m_s:.2f} m/s while moving, {100 * motion.still_share:.0f} % "

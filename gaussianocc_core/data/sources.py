@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gaussianocc_core.data import ddad, nuscenes
-from gaussianocc_core.data.bag import BagConfig, BagEntry, open_bags
+from gaussianocc_core.data.bag import BagConfig, BagEntry, image_change, open_bags
 from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.data.labels import FREE, IGNORE
 from gaussianocc_core.errors import ConfigError, DatasetError
@@ -70,12 +70,13 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     scenes = {entry.scene for entry in entries}
     complete = [entry for entry in entries if len(entry.neighbours) == len(STEPS)]
     near = [entry for entry in complete if entry.gap_s <= config.max_gap]
-    moving = tuple(entry for entry in near if _moves_enough(entry, config.bag.least_motion))
+    moving = tuple(entry for entry in near if _moves_enough(entry, config.bag))
     if not moving:
         raise DatasetError(
             f"{config.dataroot or config.bag.path}: of {len(entries)} moments in {len(scenes)} scenes {len(complete)} "
             f"have images before and after them, {len(near)} within data.max_gap={config.max_gap:g} s, none with "
-            f"data.bag.least_motion={config.bag.least_motion:g} m of motion; are the sweeps there, do the clocks agree?"
+            f"data.bag.least_motion={config.bag.least_motion:g} m of motion (or data.bag.least_change="
+            f"{config.bag.least_change:g} grey levels); are the sweeps there, do the clocks agree?"
         )
     gaps = np.array([entry.gap_s for entry in moving])
     _log.info(
@@ -145,11 +146,13 @@ def _undetected(config: DataConfig) -> int:
     return FREE if config.undetected == "free" else IGNORE
 
 
-def _moves_enough(entry: Entry, least_motion: float) -> bool:
-    """Whether the robot moved at least so many metres to each neighbour; True where no pose says so."""
+def _moves_enough(entry: Entry, config: BagConfig) -> bool:
+    """Whether the robot moved to each neighbour: by its poses, or where there are none by the images of a bag."""
     here = entry.frame.T_world_ego
     there = [frame.T_world_ego for _, frame in entry.neighbours]
-    if here is None or not least_motion:
-        return True
-    moved = [float(np.linalg.norm(T[0, :3, 3] - here[0, :3, 3])) for T in there if T is not None]
-    return min(moved, default=least_motion) >= least_motion
+    moved = [float(np.linalg.norm(T[0, :3, 3] - here[0, :3, 3])) for T in there if T is not None and here is not None]
+    if moved:
+        return min(moved) >= config.least_motion
+    if config.least_change and isinstance(entry, BagEntry):
+        return image_change(entry) >= config.least_change
+    return True

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from nuscenes_fixtures import MadeUpDatabase
-from robot_bags import START_NS, RobotBag, camera_info, raw
+from robot_bags import START_NS, RobotBag, camera_info, compressed, raw
 
 from gaussianocc_core.config import save_rig
 from gaussianocc_core.data import bag_index
@@ -118,6 +118,18 @@ def test_a_robot_that_stands_still_teaches_nothing(tmp_path):
     assert len(open_entries(moving)) == 3
     with pytest.raises(DatasetError, match="least_motion=0.2"):
         open_entries(replace(moving, bag=replace(moving.bag, least_motion=0.2)))
+
+
+def test_standing_still_shows_in_the_images_where_there_is_no_odometry(tmp_path):
+    robot = RobotBag(odometry="", frames=8)
+    stills = robot.picture(3, 0)
+    for topic, _, content in robot.messages:
+        if topic == "/front/image_raw/compressed" and content.header.stamp.nanosec > robot.stamp(2, 0) % 10**9:
+            content.data = compressed(0, "", stills).data  # from the fourth image on
+    path = robot.write(tmp_path / "bag")
+    still = open_entries(DataConfig(bag=BagConfig(str(path), least_change=3.0)))
+    assert [entry.frame.images[0].stamp_ns for entry in still] == [robot.stamp(n, 0) for n in (1, 2)]
+    assert len(open_entries(DataConfig(bag=BagConfig(str(path))))) == 6
 
 
 def test_labels_and_masks_on_topics_are_used(tmp_path):

@@ -140,3 +140,9 @@ def test_where_nothing_is_left_nothing_is_written(tmp_path):
     with pytest.raises(BagError, match="no MCAP file"):
         recover(file, tmp_path / "saved")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bag"]
+
+
+def test_without_odometry_the_images_say_how_much_moves(tmp_path):
+    _, found = inspected(RobotBag(odometry="", frames=8).write(tmp_path / "bag"))
+    assert found.motion is None and 20 < found.change[0] <= found.change[1] < 120  # pictures of noise
+    assert f"change by {found.change[1]:.1f} grey levels" in describe(found)

@@ -65,8 +65,8 @@ class BagConfig:
     slop: float = 0.05  # s, most that an image of a set may be away from the anchor's
     neighbour_time: float = 0.0  # s between an image and its neighbours; 0: the images before and after
     least_motion: float = 0.0  # m between neighbours by odometry; samples with less are left out
-    # Mean grey levels that the anchor's image changes by to its neighbours, for bags without odometry; samples with less
-    # are left out. tools/inspect_bag.py says what a bag has. Each image is decoded once, at an eighth of its size.
+    # Mean grey levels that the anchor's image changes by to its neighbours, for bags without odometry; samples with
+    # less are left out. tools/inspect_bag.py says what a bag has. Each image is decoded once, at an eighth of its size.
     least_change: float = 0.0
 
     def __post_init__(self) -> None:

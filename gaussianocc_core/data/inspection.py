@@ -269,8 +269,8 @@ def _describe_motion(found: Inspection) -> list[str]:
     if found.motion is None:
         low, usual = found.change
         return [
-            f"motion: no odometry in the bag; the anchor's images change by {usual:.1f} grey levels to the next (a tenth "
-            f"by less than {low:.1f}); data.bag.least_change={0.3 * usual:.1f} would leave out standing still"
+            f"motion: no odometry in the bag; the anchor's images change by {usual:.1f} grey levels to the next (a "
+            f"tenth by less than {low:.1f}); data.bag.least_change={0.3 * usual:.1f} would leave out standing still"
         ]
     motion = found.motion
     lines = [

@@ -239,7 +239,7 @@ def test_the_second_stage_starts_from_the_first_and_leaves_its_motion_alone(root
         (["steps=0"], "steps: expected at least 1"),
         (["data.moments=all"], "data.moments: expected one of"),
         (["data.dataroot=nowhere"], "nowhere"),
-        ([], "data.dataroot: not set"),
+        ([], "data: give either data.dataroot=DIR"),
     ],
 )
 def test_a_users_mistake_is_one_line(root, tmp_path, overrides, message, capsys):

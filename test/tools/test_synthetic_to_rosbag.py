@@ -45,9 +45,10 @@ def bag(request, dataroot, tmp_path_factory):
 
 def test_every_topic_has_as_many_messages_as_the_tables_have_rows(bag, rows):
     moments = {stamp for entries in rows.values() for stamp, _ in entries}
-    expected = {"/tf_static": 1, "/tf": len(moments), "/LIDAR_TOP/points": 2}
+    expected = {"/tf_static": 1, "/tf": len(moments), "/LIDAR_TOP/points": 2, "/occupancy_gt": 2}
     for camera in CAMERAS:  # 12 Hz from one keyframe to the next, both included
-        expected |= {f"/{camera}/image_raw/compressed": 7, f"/{camera}/camera_info": 7}
+        topics = ("image_raw/compressed", "camera_info", "semantic/image_raw")
+        expected |= {f"/{camera}/{topic}": 7 for topic in topics}
     assert {topic: len(messages) for topic, messages in bag.topics.items()} == expected
     assert {name: len(entries) for name, entries in rows.items()} == {**dict.fromkeys(CAMERAS, 7), "LIDAR_TOP": 2}
 

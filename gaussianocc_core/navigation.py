@@ -70,4 +70,11 @@ def align_map(
     inside = (i >= 0) & (i < columns.shape[0]) & (j >= 0) & (j < columns.shape[1])
     cells = np.full((height, width), UNKNOWN, dtype=np.int8)
     cells[inside] = columns[i[inside], j[inside]]
+    # Between turned rasters a column can lie under no cell's centre: an obstacle must not fall through.
+    index = np.argwhere(columns == OBSTACLE_CELL)
+    centres = low + (index + 0.5) * size
+    turned = centres @ np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]]) + T_map_ego[:2, 3]
+    at = np.floor(turned / size + 1e-6).astype(int) - first
+    at = at[((at >= 0) & (at < (width, height))).all(axis=1)]
+    cells[at[:, 1], at[:, 0]] = OBSTACLE_CELL
     return GroundMap(cells, size, (float(first[0] * size), float(first[1] * size)))

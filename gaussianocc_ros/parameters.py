@@ -89,7 +89,9 @@ class NodeParameters:
     publish_obstacles: bool = _parameter(True, "Offer ~/obstacles, computed while somebody subscribes.")
     publish_grid: bool = _parameter(True, "Offer ~/grid in fixed_frame, computed while somebody subscribes.")
     traversable_classes: tuple[str, ...] = _parameter(
-        Traversability.classes, "Classes that are no obstacles and count as ground in ~/grid.", dynamic=True
+        Traversability.classes,
+        "Classes that are no obstacles and count as ground in ~/grid; [''] for none, as after training without labels.",
+        dynamic=True,
     )
     obstacle_low: float = _parameter(
         Traversability.low, "Voxels below are no obstacles, m above ego_frame.", range=(-10.0, 10.0), dynamic=True
@@ -141,7 +143,8 @@ class NodeParameters:
 
     @property
     def traversability(self) -> Traversability:
-        return Traversability(self.traversable_classes, self.obstacle_low, self.obstacle_high)
+        classes = tuple(name for name in self.traversable_classes if name)
+        return Traversability(classes, self.obstacle_low, self.obstacle_high)
 
     @property
     def camera_names(self) -> tuple[str, ...]:

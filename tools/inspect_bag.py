@@ -52,13 +52,11 @@ def main() -> int:
 
 
 def look(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from gaussianocc_core.config import load_config
-    from gaussianocc_core.data.bag import BagConfig, BagSource
-    from gaussianocc_core.data.bag_index import find_bags, open_index
-    from gaussianocc_core.data.inspection import describe, inspect
-    from gaussianocc_core.training.proposal import measure_step, propose, write_proposal
+    from gaussianocc_core.data.bag import BagConfig
+    from gaussianocc_core.data.bag_index import find_bags
+    from gaussianocc_core.errors import GaussianOccError
+    from gaussianocc_core.training.proposal import check_free, measure_step, propose, write_proposal
     from gaussianocc_core.viz.files import write_png
     from gaussianocc_core.viz.inspection import inspection_picture
 
@@ -66,14 +64,19 @@ def look(arguments: argparse.Namespace) -> int:
     if arguments.cameras:
         overrides.append(f"cameras=[{', '.join(arguments.cameras)}]")
     config = load_config(None, BagConfig, overrides)
+    if arguments.write_config:
+        check_free(arguments.write_config)
     looked_at = []
-    for path in find_bags(arguments.bag):
-        with tqdm(total=100, desc=f"indexing {path.name}", unit="%", disable=None, leave=False) as bar:
-            index = open_index(path, on_progress=lambda share, bar=bar: bar.update(int(100 * share) - bar.n))
-        source = BagSource(index, config)
-        entries = source.entries(arguments.masks or None)
-        looked_at.append((source, entries, inspect(source, entries)))
-        print(describe(looked_at[-1][2]))
+    paths = find_bags(arguments.bag)
+    for path in paths:
+        try:
+            looked_at.append(look_at(path, config, arguments))
+        except GaussianOccError as error:
+            if len(paths) == 1:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+    if not looked_at:
+        return 1
     source, entries, found = max(looked_at, key=lambda each: each[2].samples)
     complete = [entry for entry in entries if len(entry.neighbours) == 2]
     if not complete:
@@ -95,6 +98,29 @@ def look(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def look_at(path: Path, config, arguments: argparse.Namespace):
+    from tqdm import tqdm
+
+    from gaussianocc_core.data.bag import BagSource
+    from gaussianocc_core.data.bag_index import open_index
+    from gaussianocc_core.data.inspection import describe, inspect
+
+    with tqdm(total=100, desc=f"indexing {path.name}", unit="%", disable=None, leave=False) as bar:
+        index = open_index(path, on_progress=lambda share: bar.update(int(100 * share) - bar.n))
+    source = BagSource(index, config)
+    entries = source.entries(arguments.masks or None)
+    found = inspect(source, entries)
+    print(describe(found))
+    return source, entries, found
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 10:
+        raise argparse.ArgumentTypeError(f"expected metres between 0 and 10, got {text}")
+    return value
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -106,7 +132,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--picture", type=Path, help="where the overview goes (default: out/<bag>.png)")
     parser.add_argument("--write-config", type=Path, metavar="FILE", help="write configurations: stages, rig, node")
     parser.add_argument(
-        "--voxel-size", type=float, metavar="M", help="of the proposed grid, 200 x 200 x 16 (default: by size, speed)"
+        "--voxel-size", type=positive, metavar="M", help="of the proposed grid of 200 x 200 x 16 (default: a guess)"
     )
     parser.add_argument("--no-timing", action="store_true", help="do not try a training step to estimate the time")
     parser.add_argument("--recover", type=Path, metavar="NEW", help="save what is left of a cut-off MCAP as a new bag")

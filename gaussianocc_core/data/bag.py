@@ -44,6 +44,7 @@ from gaussianocc_core.types import Cameras, Neighbour, Sample
 _NOT_A_CAMERA = ("semantic", "depth", "mask", "disparity", "confidence")  # images beside those of cameras
 _LABELS = "semantic/image_raw"
 _MASK = "mask"
+_TOLERANCE = 0.25  # of the wanted time to a neighbour
 _JUMP_NS = 1_000_000_000  # a stamp that steps back farther begins another run
 
 _log = logging.getLogger(__name__)
@@ -233,15 +234,24 @@ class _Series:
             wanted = ref.stamp_ns + step * round(distance_s * 1e9)
             place = bisect.bisect_left(stamps, wanted)
             place = min((place - 1, place), key=lambda p: abs(stamps[p] - wanted) if 0 <= p < len(run) else np.inf)
-            return self._topic[int(run[place])] if (stamps[place] - ref.stamp_ns) * step > 0 else None
+            near = abs(int(stamps[place]) - wanted) <= _TOLERANCE * distance_s * 1e9
+            return self._topic[int(run[place])] if near else None
         if step < 0:
             place = bisect.bisect_left(stamps, ref.stamp_ns) - 1
         else:
             place = bisect.bisect_right(stamps, ref.stamp_ns)
         return self._topic[int(run[place])] if 0 <= place < len(run) else None
 
+    def refs(self) -> list[MessageRef]:
+        """All messages, run after run in order of their stamps."""
+        return [self._topic[int(i)] for order, _ in self._runs for i in order]
+
+    def run_of(self, ref: MessageRef) -> int:
+        """In which run a message was recorded, also one of another topic."""
+        return max(bisect.bisect_right(self._logs, ref.log_ns) - 1, 0)
+
     def _run(self, ref: MessageRef) -> tuple[np.ndarray, np.ndarray]:
-        return self._runs[max(bisect.bisect_right(self._logs, ref.log_ns) - 1, 0)]
+        return self._runs[self.run_of(ref)]
 
 
 def _complete(refs: Sequence[MessageRef | None], cameras: Sequence[Any]) -> tuple[MessageRef, ...]:
@@ -259,11 +269,18 @@ class BagSource:
     def __init__(self, index: BagIndex, config: BagConfig = BagConfig()) -> None:
         self.index, self.config = index, config
         self.topics = find_cameras(index, config)
+        odometry = [series.topic for series in index.poses if series.topic not in ("/tf", "/tf_static")]
+        if config.odometry_topic and config.odometry_topic not in odometry:
+            raise BagError(
+                f"{index.path} has no odometry on {config.odometry_topic}; nav_msgs/Odometry is on: "
+                f"{', '.join(sorted(set(odometry))) or 'no topic'}"
+            )
         self._tree = index.transforms(config.odometry_topic)
         self._poses: dict[int, np.ndarray | None] = {}
         self.cameras = self._cameras()
         by_name = {each.name: each for each in self.topics}
         self.topics = tuple(by_name[name] for name in self.cameras.names)
+        self._series = {each.name: _Series(index.topics[each.images]) for each in self.topics}
         self.statistics = SetStatistics()
 
     def T_world_ego(self, stamp_ns: int) -> Float[np.ndarray, "4 4"] | None:
@@ -288,7 +305,9 @@ class BagSource:
         names = self.cameras.names
         builder = SetBuilder(names, round(self.config.slop * 1e9))
         found = []
-        for name, ref in _in_order(self.topics, self.index):
+        # By stamp, whatever was recorded late: a live node cannot wait for that, here nothing is lost by it.
+        refs = [(name, ref) for name, series in self._series.items() for ref in series.refs()]
+        for name, ref in sorted(refs, key=lambda each: (self._series[each[0]].run_of(each[1]), each[1].stamp_ns)):
             found += builder.add(name, ref.stamp_ns, ref)
         found += builder.flush()
         self.statistics = builder.statistics
@@ -315,7 +334,7 @@ class BagSource:
         masks: a folder of `<camera>_mask.png` in place of mask topics; semantics: with 2D labels, where all cameras
         have one of the image's stamp.
         """
-        series = [_Series(self.index.topics[each.images]) for each in self.topics]
+        series = list(self._series.values())
         on_topics = semantics and not self.config.labels
         labels = [_Series(self.index.topics[each.labels]) for each in self.topics if each.labels and on_topics]
         files = mask_paths(masks, self.cameras.names)
@@ -325,7 +344,7 @@ class BagSource:
             around = {step: self._beside(series, refs, step) for step in (-1, 1)}
             result.append(
                 BagEntry(
-                    token=f"{self.index.name}/{refs[0].stamp_ns}",
+                    token=f"{self.index.name}/{refs[0].stamp_ns}{self._again(refs[0])}",
                     scene=self.index.name,
                     path=self.index.path,
                     cameras=self.cameras,
@@ -354,10 +373,23 @@ class BagSource:
         distance = self.config.neighbour_time
         found = [each.beside(ref, step, distance) for each, ref in zip(series, refs, strict=True)]
         complete = _complete(found, refs)
-        return self._frame(complete) if complete else None
+        if not complete:
+            return None
+        # One motion is learnt for all cameras: where one of them lost an image, its next is of another time.
+        gaps = [beside.stamp_ns - ref.stamp_ns for beside, ref in zip(complete, refs, strict=True)]
+        agree = max(abs(gap - gaps[0]) for gap in gaps) <= round(self.config.slop * 1e9)
+        return self._frame(complete) if agree else None
+
+    def _again(self, ref: MessageRef) -> str:
+        """Tells apart what has one stamp twice, because the clock jumped back."""
+        run = self._series[self.cameras.names[0]].run_of(ref)
+        return f"@{run}" if run else ""
 
     def _frame(self, refs: tuple[MessageRef, ...]) -> BagFrame:
-        poses = [self.T_world_ego(ref.stamp_ns) for ref in refs]
+        series = self._series.values()
+        # After a jump back, stamps mean other places: odometry is known for the first run only.
+        poses = [self.T_world_ego(ref.stamp_ns) if not each.run_of(ref) else None
+                 for each, ref in zip(series, refs, strict=True)]  # fmt: skip
         known = [pose for pose in poses if pose is not None]
         return BagFrame(refs, np.stack(known) if len(known) == len(refs) else None)
 
@@ -476,19 +508,14 @@ def _namespace(topic: str) -> str:
 def _name_cameras(topics: Iterable[str], images: dict[str, TopicIndex]) -> dict[str, str]:
     """Camera name -> topic of its images; compressed ones if there are both."""
     by_space: dict[str, str] = {}
-    for topic in sorted(topics, key=lambda topic: images[topic].msgtype != IMAGE_TYPE):
+    # CameraInfo's lens is that of the raw images.
+    for topic in sorted(topics, key=lambda topic: ("rect" in topic, images[topic].msgtype != IMAGE_TYPE)):
         by_space.setdefault(_namespace(topic), topic)
     last = [space.rsplit("/", 1)[-1] for space in by_space]
     return {
         name if last.count(name) == 1 else space.strip("/").replace("/", "_"): topic
         for name, (space, topic) in zip(last, by_space.items(), strict=True)
     }
-
-
-def _in_order(topics: Sequence[CameraTopics], index: BagIndex) -> list[tuple[str, MessageRef]]:
-    """Every image of the cameras as it was recorded."""
-    refs = [(each.name, index.topics[each.images][i]) for each in topics for i in range(len(index.topics[each.images]))]
-    return sorted(refs, key=lambda item: (item[1].log_ns, item[1].stamp_ns))
 
 
 def _known(tree: TransformTree, *frames: str) -> str:

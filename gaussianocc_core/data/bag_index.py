@@ -42,6 +42,7 @@ _VERSION = 1  # of the cache file
 _SLICE_NS = 2_000_000_000  # a stretch that cannot be read costs no more than this
 _GAP_NS = 100_000_000  # messages logged no farther apart are read in one go
 _STATIC_TOPIC = "/tf_static"
+_JUMP_NS = 1_000_000_000  # a stamp that steps back farther means that the clock did
 _FOREVER_NS = 1 << 62
 
 _log = logging.getLogger(__name__)
@@ -111,10 +112,17 @@ class BagIndex:
     def transforms(self, odometry_topic: str = "") -> TransformTree:
         """The frames of /tf_static and /tf, and of an Odometry topic where one is named."""
         tree = TransformTree(keep_ns=_FOREVER_NS)
+        named = {series.child for series in self.poses if series.topic == odometry_topic}
         for series in self.poses:
             if series.topic not in ("/tf", _STATIC_TOPIC, odometry_topic):
                 continue
+            if series.topic == "/tf" and series.child in named:  # the topic that was asked for takes its place
+                continue
+            newest = None
             for stamp, T in zip(series.stamps_ns.tolist(), series.T_parent_child, strict=True):
+                if newest is not None and not series.static and stamp < newest - _JUMP_NS:
+                    break  # the clock jumped back: the same stamps would mean other places
+                newest = stamp if newest is None else max(newest, stamp)
                 tree.add(series.parent, series.child, stamp, T, series.static)
         return tree
 
@@ -126,15 +134,22 @@ def find_bags(path: str | Path) -> tuple[Path, ...]:
         raise BagError(f"{path} does not exist; give a rosbag2 folder, an .mcap or .db3 file, or a folder of bags")
     if path.is_file() or _is_bag_folder(path):
         return (path,)
-    folders = [each for each in path.iterdir() if each.is_dir() and _is_bag_folder(each)]
-    files = [each for each in path.iterdir() if each.suffix in (".mcap", ".db3")]
-    found = tuple(sorted(folders or files))
+    found = tuple(sorted(bag for each in path.iterdir() for bag in _bags_at(each)))
     if not found:
         raise BagError(
             f"{path} holds no bag: no metadata.yaml, no .mcap or .db3 file, no folder with one; "
             "a recording that was cut off has no metadata.yaml, then give its .mcap file"
         )
     return found
+
+
+def _bags_at(path: Path) -> list[Path]:
+    """A bag, or the files of a folder that a recording left when it was cut off: without metadata.yaml."""
+    if path.is_file():
+        return [path] if path.suffix in (".mcap", ".db3") else []
+    if _is_bag_folder(path):
+        return [path]
+    return [each for each in path.iterdir() if each.suffix in (".mcap", ".db3")]
 
 
 def open_index(path: str | Path, on_progress: Callable[[float], None] | None = None, cache: bool = True) -> BagIndex:
@@ -225,7 +240,7 @@ def _open(path: Path) -> Any:
         reader = rosbag2.Reader(path)
         reader.open()
     except Exception as error:  # rosbags raises what its storage libraries raise
-        hint = "; a recording that was cut off: tools/inspect_bag.py --recover NEW_BAG saves what is there"
+        hint = f"; it was cut off: tools/inspect_bag.py {path} --recover NEW_BAG saves what is there"
         raise BagError(f"{path} cannot be read: {error}{hint if _looks_cut_off(path) else ''}") from error
     return reader
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -15,6 +17,7 @@ from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.types import Cameras
 
+_log = logging.getLogger(__name__)
 _LIDAR_SLOP_NS = 60_000_000
 
 
@@ -60,8 +63,12 @@ def lidar_depths(
 
 
 def _read_points(source: BagSource, ref: MessageRef) -> Float[np.ndarray, "P 3"]:
-    cloud = decode_cloud(open_reader(source.index.path).read([ref])[0])
-    points = np.stack([cloud[axis].astype(np.float64) for axis in ("x", "y", "z")], axis=1)
+    try:
+        cloud = decode_cloud(open_reader(source.index.path).read([ref])[0])
+        points = np.stack([cloud[axis].astype(np.float64) for axis in ("x", "y", "z")], axis=1)
+    except (KeyError, ValueError) as error:  # lidar only checks the calibration: a damaged scan shows nothing
+        _log.warning("%s: %s at %d ns is no usable point cloud: %s", source.index.path, ref.topic, ref.stamp_ns, error)
+        return np.zeros((0, 3))
     return points[np.isfinite(points).all(axis=1)]
 
 

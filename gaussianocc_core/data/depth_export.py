@@ -103,5 +103,5 @@ def _wanted(
 def _is_whole(path: Path, shape: tuple[int, int]) -> bool:
     try:
         return bool(np.load(path, mmap_mode="r", allow_pickle=False).shape == shape)
-    except (OSError, ValueError):  # absent, or not of numpy
+    except (OSError, ValueError, EOFError):  # absent, or not of numpy
         return False

@@ -194,7 +194,7 @@ def _motion_facts(source: BagSource, entries: Sequence[BagEntry]) -> MotionFacts
 
 def _lidar_facts(source: BagSource, topic: str, some: Sequence[BagEntry], rectifier: Rectifier) -> LidarFacts:
     entry = source.index.topics[topic]
-    steps = np.diff(entry.stamps_ns) * 1e-9
+    steps = np.diff(np.unique(entry.stamps_ns)) * 1e-9
     in_view: dict[str, int] = {}
     for each in some:
         depths = lidar_depths(source, topic, each, rectifier.cameras)
@@ -220,7 +220,7 @@ def describe(found: Inspection) -> str:
             lines.append(f"    {camera.gaps} gaps, the longest {camera.longest_gap_s:.2f} s")
         if camera.lost_share > 0.1:
             lines.append(f"    its rectified view leaves out {100 * camera.lost_share:.0f} % of the pixels")
-        if camera.brightness < 20:
+        if found.sync.sets and camera.brightness < 20:
             lines.append(f"    it is dark: mean grey level {camera.brightness:.0f} of 255; is the cap on?")
     lines += _describe_sync(found) + _describe_overlap(found) + _describe_motion(found)
     for lidar in found.lidars:
@@ -242,6 +242,10 @@ def _describe_sync(found: Inspection) -> list[str]:
         f"sync: {sync.sets} sets of {sync.anchor_images} images of {sync.anchor} ({100 * share:.1f} %), images within "
         f"{sync.spread_ms:.1f} ms of it (worst {sync.worst_spread_ms:.1f})"
     ]
+    delays = [camera.delay_ms for camera in found.cameras]
+    if max(delays) - min(delays) > 100.0:
+        apart = ", ".join(f"{camera.name} {camera.delay_ms:.0f} ms" for camera in found.cameras)
+        lines.append(f"  time from stamp to recording differs: {apart}; do the cameras' clocks agree?")
     if share < 0.95:
         missing = ", ".join(f"{name} {count} times" for name, count in sync.missing.most_common())
         lines.append(f"  missing: {missing or 'none'}; a larger data.bag.slop may help where rates differ")
@@ -266,6 +270,8 @@ def _describe_overlap(found: Inspection) -> list[str]:
 
 
 def _describe_motion(found: Inspection) -> list[str]:
+    if not found.samples:
+        return []
     if found.motion is None:
         low, usual = found.change
         return [

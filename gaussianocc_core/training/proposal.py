@@ -14,6 +14,7 @@ import yaml
 
 from gaussianocc_core.config import ModelConfig, from_dict, save_rig
 from gaussianocc_core.data.bag import BagEntry, BagSource
+from gaussianocc_core.data.files import write_file
 from gaussianocc_core.data.inspection import Inspection
 from gaussianocc_core.data.training import TrainingSet
 from gaussianocc_core.errors import ConfigError
@@ -37,7 +38,7 @@ class Proposal:
     stage2: dict[str, Any]
     voxel_size: float  # m
     steps: int  # of either stage
-    seconds: float  # of stage 1 on this machine; 0: not measured
+    labelled: bool  # whether stage 2 learns classes
 
 
 def propose(
@@ -66,24 +67,29 @@ def propose(
     overlap = {"near": max(0.3, round(factor, 2)), "far": round(factor * 80.0, 1)}
     config = source.config
     bag: dict[str, Any] = {"path": config.path, "cameras": list(source.cameras.names)}
-    for name in ("image_topic", "camera_info_topic", "rig", "odometry_topic"):
+    for name in ("image_topic", "camera_info_topic", "rig", "odometry_topic", "labels"):
         if getattr(config, name):
             bag[name] = getattr(config, name)
     for name in ("ego_frame", "fixed_frame", "slop", "neighbour_time"):
         bag[name] = getattr(config, name)
     bag["least_motion"] = config.least_motion or (_useful_motion(found, voxel))
-    data: dict[str, Any] = {"bag": bag, "masks": masks}
+    data: dict[str, Any] = {"bag": bag, "masks": masks, "max_gap": round(max(0.7, 1.5 * config.neighbour_time), 2)}
     steps = int(np.clip(_EPOCHS * samples, _LEAST_STEPS, _MOST_STEPS))
     rates = {"learning_rate": 1.5e-3, "encoder_learning_rate": 1.5e-3}
     gsp: dict[str, Any] = {"overlap": overlap}
     gsv: dict[str, Any] = {"background_depth": round(2.0 * side, 1)}
     if not found.overlaps:  # then only odometry knows the scale
+        if found.motion is None:
+            raise ConfigError(
+                "no two cameras see the same and the bag has no odometry: nothing says how far away anything is. "
+                "Record odometry (/tf or nav_msgs/Odometry), or turn cameras so that neighbours share a part of a view"
+            )
         gsp["cross_weight"], gsv["ego_motion"] = 0.0, "sensor"
     stage1 = {"stage": "gsp", "steps": steps, **rates, "model": model, "data": {**data, "semantics": False},
               "gsp": gsp}  # fmt: skip
     stage2 = {"stage": "gsv", "steps": steps // 2, "learning_rate": 2e-3, "encoder_learning_rate": 2e-4,
               "model": model, "data": data, "gsv": gsv}  # fmt: skip
-    return Proposal(stage1, stage2, voxel, steps, 0.0)
+    return Proposal(stage1, stage2, voxel, steps, found.labelled > 0)
 
 
 def _useful_motion(found: Inspection, voxel: float) -> float:
@@ -110,19 +116,30 @@ def measure_step(proposal: Proposal, entry: BagEntry) -> float:
     return took
 
 
+def check_free(path: Path) -> tuple[Path, Path, Path, Path]:
+    """The files that `write_proposal` makes for a path: stage 1, stage 2, rig, node. ConfigError if one is there."""
+    gsv, rig, node = (path.with_name(f"{path.stem}_{part}.yaml") for part in ("gsv", "rig", "node"))
+    files = path, gsv, rig, node
+    for each in files:
+        if each.is_dir():
+            raise ConfigError(f"{each} is a folder; give a file name, such as {each / 'my_robot.yaml'}")
+        if each.exists():
+            raise ConfigError(f"{each} exists already; choose another --write-config, or remove it")
+    return files
+
+
 def write_proposal(proposal: Proposal, source: BagSource, path: Path) -> tuple[Path, ...]:
     """Both stages' configurations, the rig and the node's parameters: PATH, and PATH with _gsv, _rig and _node.
 
     ConfigError if one exists.
     """
-    second, rig, node = (path.with_name(f"{path.stem}_{part}.yaml") for part in ("gsv", "rig", "node"))
-    for each in (path, second, rig, node):
-        if each.exists():
-            raise ConfigError(f"{each} exists already; choose another --write-config, or remove it")
+    path, second, rig, node = check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     run, second_run = (Path("runs") / each.stem / "model.safetensors" for each in (path, second))
     head = "# SPDX-License-Identifier: Apache-2.0\n# Proposed by tools/inspect_bag.py; change what you know better.\n"
     values = {**_node_parameters(source), "checkpoint": str(second_run.absolute())}
+    if not proposal.labelled:  # then classes mean nothing, and anything between the heights is in the way
+        values["traversable_classes"] = [""]
     if masks := proposal.stage1["data"]["masks"]:
         values["mask_dir"] = str(Path(masks).absolute())
     parameters = {"/**": {"ros__parameters": values}}
@@ -131,7 +148,8 @@ def write_proposal(proposal: Proposal, source: BagSource, path: Path) -> tuple[P
         (second, proposal.stage2, f"python -m gaussianocc_core.train {second} first_stage={run}"),
         (node, parameters, f"ros2 launch gaussianocc_ros occ.launch.py params_file:={node}"),
     ):
-        target.write_text(f"{head}#   {command}\n{yaml.safe_dump(content, sort_keys=False, default_flow_style=None)}")
+        text = f"{head}#   {command}\n{yaml.safe_dump(content, sort_keys=False, default_flow_style=None)}"
+        write_file(target, text.encode())
     save_rig(source.cameras, rig)
     return path, second, rig, node
 

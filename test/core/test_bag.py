@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from nuscenes_fixtures import MadeUpDatabase
-from robot_bags import START_NS, RobotBag, camera_info, compressed, raw
+from robot_bags import START_NS, RobotBag, camera_info, compressed, looking, odometry, raw, tf, transform
 
 from gaussianocc_core.config import save_rig
 from gaussianocc_core.data import bag_index
@@ -72,7 +72,7 @@ def test_neighbours_are_the_next_images_or_those_at_the_wanted_time(tmp_path):
     gaps = [entry.gap_s for entry in source(path).entries() if len(entry.neighbours) == 2]
     assert gaps == [pytest.approx(0.1)] * 7
     far = source(path, neighbour_time=0.3).entries()
-    assert [[step for step, _ in entry.neighbours] for entry in far] == [[1]] + [[-1, 1]] * 7 + [[-1]]
+    assert [[step for step, _ in entry.neighbours] for entry in far] == [[1]] * 3 + [[-1, 1]] * 3 + [[-1]] * 3
     assert far[4].gap_s == pytest.approx(0.3)
 
 
@@ -274,7 +274,7 @@ def test_a_stretch_that_cannot_be_read_costs_no_more_than_itself(tmp_path, caplo
 def test_a_recording_that_was_cut_off_says_how_to_save_it(tmp_path):
     file = RobotBag().write(tmp_path / "bag") / "bag.mcap"
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(BagError, match=r"inspect_bag.py --recover"):
+    with pytest.raises(BagError, match=r"inspect_bag.py \S+bag.mcap --recover"):
         source(file)
 
 
@@ -348,3 +348,60 @@ def test_cameras_without_overlap_cannot_teach_scale(tmp_path):
     with pytest.raises(ConfigError, match=r"scale cannot be learnt: no two of the cameras front, back"):
         train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_camera_that_is_recorded_late_gets_its_own_images(tmp_path):
+    robot = RobotBag(frames=10)
+    robot.messages = [(t, log + 300_000_000 * t.startswith("/left/"), m) for t, log, m in robot.messages]
+    entries = source(robot.write(tmp_path / "bag")).entries()
+    expected = [(robot.stamp(n, 0), robot.stamp(n, 1)) for n in range(10)]
+    assert [entry.frame.camera_stamps_ns for entry in entries] == expected
+
+
+def test_a_lost_image_makes_no_neighbour_of_another_time(tmp_path):
+    robot = RobotBag(frames=8)
+    robot.messages = [m for m in robot.messages if m[0] != "/left/image_raw/compressed" or m[2].header.stamp.nanosec
+                      != robot.stamp(4, 1) % 10**9]  # fmt: skip
+    entries = source(robot.write(tmp_path / "bag")).entries()
+    steps = {(e.frame.camera_stamps_ns[0] - START_NS) // robot.period_ns: [s for s, _ in e.neighbours] for e in entries}
+    assert steps == {0: [1], 1: [-1, 1], 2: [-1, 1], 3: [-1], 5: [1], 6: [-1, 1], 7: [-1]}
+
+
+def test_odometry_after_a_jump_back_is_not_taken_for_that_before(tmp_path):
+    robot = RobotBag(frames=15)
+    later = 10**10
+    images = [m for m in robot.messages if m[0].endswith("compressed")]
+    away = transform(START_NS, "odom", "base_link", looking(0.0, (100.0, 0.0, 0.0)))
+    robot.messages += [(t, log + later, content) for t, log, content in images[:6]]
+    robot.messages += [("/tf", START_NS + later + n, tf(away)) for n in range(3)]
+    entries = source(robot.write(tmp_path / "bag")).entries()
+    assert len({entry.token for entry in entries}) == len(entries) == 18
+    for entry in entries[:15]:
+        expected = robot.T_odom_ego(entry.frame.camera_stamps_ns[0])
+        np.testing.assert_allclose(entry.frame.T_world_ego[0], expected, atol=1e-6)
+    assert all(entry.frame.T_world_ego is None for entry in entries[15:])
+
+
+def test_raw_images_win_over_rectified_ones_and_named_odometry_over_tf(tmp_path):
+    robot = RobotBag(encoding="rgb8")
+    for topic, log, content in list(robot.messages):
+        if topic.endswith("image_raw"):
+            robot.messages.insert(0, (topic.replace("image_raw", "image_rect"), log, content))
+    still = np.eye(4)
+    robot.add("/wheels", START_NS, odometry(START_NS, still))
+    robot.add("/wheels", START_NS, odometry(START_NS + 10**9, still))
+    path = robot.write(tmp_path / "bag")
+    assert [each.images for each in source(path).topics] == ["/front/image_raw", "/left/image_raw"]
+    pose = source(path, odometry_topic="/wheels").entries()[3].frame.T_world_ego[0]
+    np.testing.assert_allclose(pose, still, atol=1e-9)
+    with pytest.raises(BagError, match=r"no odometry on /wheel; nav_msgs/Odometry is on: /wheels"):
+        source(path, odometry_topic="/wheel")
+
+
+def test_a_cut_off_recording_in_a_folder_is_named_and_the_rest_used(tmp_path, caplog):
+    (tmp_path / "all" / "tuesday").mkdir(parents=True)
+    RobotBag().write(tmp_path / "all" / "monday")
+    whole = (RobotBag().write(tmp_path / "other") / "other.mcap").read_bytes()
+    (tmp_path / "all" / "tuesday" / "tuesday_0.mcap").write_bytes(whole[:-500])
+    assert [each.index.name for each in open_bags(BagConfig(str(tmp_path / "all")))] == ["monday"]
+    assert "tuesday_0.mcap" in caplog.text and "--recover" in caplog.text

@@ -82,3 +82,14 @@ def test_mistakes_are_named():
         Traversability(low=2.0, high=1.0)
     with pytest.raises(ValueError, match="traversable classes lava are not among"):
         find_obstacles(scene(), Traversability(classes=("lava",)))
+
+
+@pytest.mark.parametrize("degrees", [10, 30, 45])
+def test_no_obstacle_falls_between_the_cells_of_a_turned_map(degrees):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    T_map_ego = make_transform(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]), np.array([0.13, 0.07, 0.0]))
+    for i in range(16):
+        for j in range(16):
+            columns = np.full((16, 16), FREE_CELL, np.int8)
+            columns[i, j] = OBSTACLE_CELL
+            assert (align_map(columns, scene(), T_map_ego).cells == OBSTACLE_CELL).any()

@@ -39,6 +39,7 @@ class CameraRig:
         odometry_timeout: float = 0.1,
     ) -> None:
         self.names = names
+        self.left_out: dict[str, RigIncomplete] = {}  # cameras without calibration or place at the last lookup
         self.motion_problem = ""  # why the last set's motion was not compensated; "" if it was, or needed not be
         self._transforms = transforms
         self._ego_frame, self._fixed_frame = ego_frame, fixed_frame
@@ -82,15 +83,26 @@ class CameraRig:
                 found[camera] = str(error)
         return found
 
-    def lookup(self, anchor_ns: int, stamps_ns: Mapping[str, int]) -> Cameras:
+    def lookup(self, anchor_ns: int, stamps_ns: Mapping[str, int], lenient: bool = False) -> Cameras:
         """Those cameras of a set that have a stamp, float64: T_ego_cam maps from each at its own image time to ego at
         the anchor's.
 
-        Waits for CameraInfo and TF up to the timeouts; RigIncomplete names the camera. Odometry that does not reach the
+        Waits for CameraInfo and TF up to the timeouts; RigIncomplete names the camera, unless `lenient` leaves it out
+        while there are others. Odometry that does not reach the
         image times is no reason to go blind: the set is then taken as simultaneous and `motion_problem` says so.
         """
-        names = tuple(name for name in self.names if name in stamps_ns)
-        calibrations = [self._calibration(name, stamps_ns[name], self._calibration_timeout) for name in names]
+        wanted = [name for name in self.names if name in stamps_ns]
+        found, left_out = {}, {}
+        for name in wanted:
+            patience = 0.0 if lenient and name in self.left_out else self._calibration_timeout  # waited for it once
+            try:
+                found[name] = self._calibration(name, stamps_ns[name], patience)
+            except RigIncomplete as error:
+                left_out[name] = error
+        self.left_out = left_out
+        if left_out and not (lenient and found):
+            raise next(iter(left_out.values()))
+        names, calibrations = tuple(found), list(found.values())
         motions = self._motions(anchor_ns, [stamps_ns[name] for name in names])
         poses = np.stack([motion @ pose for motion, (_, pose) in zip(motions, calibrations, strict=True)])
         if self._rig is not None:

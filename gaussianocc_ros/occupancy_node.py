@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -36,7 +37,7 @@ from gaussianocc_core.data.sets import SetBuilder, SynchronizedSet
 from gaussianocc_core.data.traversability import traversable_ids
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.predictor import OccupancyPredictor
-from gaussianocc_core.types import OccupancyPrediction
+from gaussianocc_core.types import Cameras, OccupancyPrediction
 from gaussianocc_ros import conversions, ros_compat
 from gaussianocc_ros.camera_rig import CameraRig, RigIncomplete, plausible_cameras
 from gaussianocc_ros.outputs import Outputs
@@ -248,17 +249,38 @@ class OccupancyNode(LifecycleNode):
             images = self._decode_all(newest)
         stamps = {camera: newest.stamps_ns[camera] for camera in images}
         with self._reporter.statistics.timed("calibrate"):
-            cameras = self._rig.lookup(newest.stamp_ns, stamps)
+            cameras = self._rig.lookup(newest.stamp_ns, stamps, lenient=self._degrades)
+        cameras = self._without_misfits(cameras, images)
+        images = {camera: images[camera] for camera in cameras.names}
         if self._rig.motion_problem:
             self._reporter.warn("motion", f"motion between images is not compensated: {self._rig.motion_problem}")
         if lacking := [camera for camera in self._cameras if camera not in images]:
             self._reporter.warn("degraded", f"predicting without {', '.join(lacking)}")
-        for (camera, image), width, height in zip(images.items(), cameras.width, cameras.height, strict=True):
-            if image.shape[:2] != (height, width):
-                found = f"image is {image.shape[1]}x{image.shape[0]}, its calibration {width}x{height}"
-                raise RigIncomplete("image size", f"camera {camera}: {found}")
         with self._reporter.statistics.timed("predict"):
             return self._predictor(list(images.values()), cameras)
+
+    @property
+    def _degrades(self) -> bool:
+        return self.parameters.sync_policy == "degrade"
+
+    def _without_misfits(self, cameras: Cameras, images: dict[str, np.ndarray]) -> Cameras:
+        """The cameras whose images are of their calibration's size; under sync_policy degrade others are left out."""
+        failures = dict(self._rig.left_out)
+        for i, camera in enumerate(cameras.names):
+            height, width = images[camera].shape[:2]
+            if (width, height) != (cameras.width[i], cameras.height[i]):
+                text = f"image is {width}x{height}, its calibration {cameras.width[i]}x{cameras.height[i]}"
+                failures[camera] = RigIncomplete("image size", f"camera {camera}: {text}")
+        fitting = tuple(name for name in cameras.names if name not in failures)
+        if failures and (not self._degrades or not fitting):
+            raise next(iter(failures.values()))
+        self._leave_out(failures.values())
+        return cameras if fitting == cameras.names else cameras.select(fitting)
+
+    def _leave_out(self, failures: Iterable[RigIncomplete]) -> None:
+        for failure in failures:
+            self._reporter.statistics.count_left_out(failure.reason)
+            self._reporter.warn(failure.reason, str(failure))
 
     def _decode_all(self, newest: SynchronizedSet) -> dict[str, np.ndarray]:
         """Camera -> image. Damaged ones are left out under sync_policy degrade, while there are others."""
@@ -270,11 +292,9 @@ class OccupancyNode(LifecycleNode):
                 images[camera] = future.result()
             except RigIncomplete as error:
                 failures.append(error)
-        if failures and (self.parameters.sync_policy != "degrade" or not images):
+        if failures and not (self._degrades and images):
             raise failures[0]
-        for failure in failures:
-            self._reporter.statistics.count_left_out(failure.reason)
-            self._reporter.warn(failure.reason, str(failure))
+        self._leave_out(failures)
         return images
 
     def _decode(self, camera: str, message: Image | CompressedImage) -> np.ndarray:

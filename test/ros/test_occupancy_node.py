@@ -225,9 +225,10 @@ def test_images_come_in_while_the_network_is_busy_and_the_newest_set_wins(rig, m
 
     rig = rig(reliable=False).start()
     rig.place()
-    release, inner = threading.Event(), rig.node._predictor
+    entered, release, inner = threading.Event(), threading.Event(), rig.node._predictor
 
     def slow(*arguments):
+        entered.set()
         release.wait(20)
         return inner(*arguments)
 
@@ -236,6 +237,7 @@ def test_images_come_in_while_the_network_is_busy_and_the_newest_set_wins(rig, m
     for i in range(5):
         rig.send(i * PERIOD_MS)
         rig.graph.until(lambda count=i + 1: all(received[c] == count for c in make.CAMERAS), what="images")
+        rig.graph.until(entered.is_set, what="the first set in work")
     assert rig.occupancy == []
     release.set()
     rig.outputs(2)
@@ -379,3 +381,17 @@ def test_a_folder_without_a_cameras_mask_fails_at_configure(rig, tmp_path):
     one = rig(mask_dir=str(tmp_path))
     assert one.node.trigger_configure() == TransitionCallbackReturn.FAILURE
     assert "_mask.png does not exist" in one.node.failure
+
+
+def test_with_degrade_a_camera_without_calibration_or_of_another_size_is_left_out(rig, make):
+    import cv2
+
+    rig = rig(sync_policy="degrade", patience=0.05, calibration_timeout=0.3).start()
+    rig.place(make.CAMERAS[:2])  # the third has no place in TF
+    rig.send(0)
+    assert list(rig.outputs(1)[0].cameras) == list(make.CAMERAS[:2])
+    other = cv2.imencode(".jpg", np.zeros((make.HEIGHT // 2, make.WIDTH, 3), np.uint8))[1].tobytes()
+    rig.send(PERIOD_MS, **{make.CAMERAS[1]: other})
+    assert list(rig.outputs(2)[1].cameras) == [make.CAMERAS[0]]
+    values, _ = rig.values()
+    assert values["images left out: no TF"] == "2" and values["images left out: image size"] == "1"

@@ -339,6 +339,10 @@ class BagSource:
         labels = [_Series(self.index.topics[each.labels]) for each in self.topics if each.labels and on_topics]
         files = mask_paths(masks, self.cameras.names)
         mask_refs = tuple(self.index.topics[each.mask][0] for each in self.topics if each.mask and not files)
+        if mask_refs and len(mask_refs) != len(self.topics):
+            without = ", ".join(each.name for each in self.topics if not each.mask)
+            _log.warning("%s: no mask topic of %s, so that none is used; give a folder of masks: data.masks=DIR",
+                         self.index.path, without)  # fmt: skip
         result = []
         for refs in self.sets():
             around = {step: self._beside(series, refs, step) for step in (-1, 1)}

@@ -161,9 +161,10 @@ def open_index(path: str | Path, on_progress: Callable[[float], None] | None = N
     stored = _read_cache(path) if cache else None
     if stored is not None:
         return stored
+    files = _fingerprint(path)  # before the pass: what a bag that still grows gets meanwhile is not in the index
     index = _build(path, on_progress)
     if cache:
-        _write_cache(index)
+        _write_cache(index, files)
     return index
 
 
@@ -404,7 +405,7 @@ def _fingerprint(path: Path) -> list[list[Any]]:
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in _files(path)]
 
 
-def _write_cache(index: BagIndex) -> None:
+def _write_cache(index: BagIndex, files: list[list[Any]]) -> None:
     arrays: dict[str, Any] = {}
     for i, topic in enumerate(index.topics.values()):
         arrays[f"topic{i}"] = np.stack([topic.stamps_ns, topic.logs_ns, topic.places])
@@ -412,7 +413,7 @@ def _write_cache(index: BagIndex) -> None:
         arrays[f"stamps{i}"], arrays[f"poses{i}"] = series.stamps_ns, series.T_parent_child
     meta = {
         "version": _VERSION,
-        "files": _fingerprint(index.path),
+        "files": files,
         "topics": [[t.topic, t.msgtype, t.frame_id, t.size] for t in index.topics.values()],
         "poses": [[s.parent, s.child, s.topic] for s in index.poses],
         "intrinsics": {k: [[stamp, asdict(v)] for stamp, v in values] for k, values in index.intrinsics.items()},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -272,7 +272,7 @@ def _looks_cut_off(path: Path) -> bool:
 class _Topic:
     msgtype: str
     frame_id: str = ""
-    size: tuple[int, int] = (0, 0)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
     stamps: list[int] = field(default_factory=list)
     logs: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
@@ -299,8 +299,9 @@ class _Builder:
                 self._add_intrinsics(topic, message)
             elif msgtype == ODOMETRY_TYPE:
                 self._add_odometry(topic, message)
-            elif message is not None:
-                self._check_image(entry, message)
+            size = (0, 0)
+            if msgtype in (IMAGE_TYPE, RAW_IMAGE_TYPE):
+                size = _checked_size(message)
             if message is not None:
                 entry.frame_id = entry.frame_id or message.header.frame_id
             entry.stamps.append(cdr_stamp_ns(data))
@@ -309,20 +310,9 @@ class _Builder:
             count = self._bad.setdefault((topic, f"{type(error).__name__}: {error}"[:160]), [0, log_ns])
             count[0] += 1
             return
+        entry.sizes.append(size)
         entry.logs.append(log_ns)
         entry.places.append(place)
-
-    def _check_image(self, entry: _Topic, message: Any) -> None:
-        if hasattr(message, "encoding"):
-            size = (int(message.width), int(message.height))
-            if len(message.data) < message.step * message.height or min(size) < 1:
-                raise ValueError(f"{size[0]}x{size[1]} pixels of {message.encoding} in {len(message.data)} bytes")
-        else:
-            size = image_size(message.data.tobytes())
-        if entry.size == (0, 0):
-            entry.size = size
-        elif size != entry.size:
-            raise ValueError(f"{size[0]}x{size[1]} pixels, the ones before have {entry.size[0]}x{entry.size[1]}")
 
     def _add_intrinsics(self, topic: str, message: Any) -> None:
         value, known = decode_camera_info(message, topic), self.intrinsics[topic]
@@ -344,22 +334,40 @@ class _Builder:
         stamps.append(stamp_ns(header))
         poses.append(T)
 
+    def _finish_topic(self, name: str, entry: _Topic) -> TopicIndex:
+        """Images of another size than most, such as a driver's first one, are left out."""
+        counts = Counter(entry.sizes)
+        size = counts.most_common(1)[0][0] if counts else (0, 0)
+        for other, count in counts.items():
+            if other != size:
+                self.problems.append(
+                    f"{name}: {count} images of {other[0]}x{other[1]} pixels are left out, the others have "
+                    f"{size[0]}x{size[1]}"
+                )
+        kept = [i for i, each in enumerate(entry.sizes) if each == size]
+        columns = (np.array(values, dtype=np.int64)[kept] for values in (entry.stamps, entry.logs, entry.places))
+        return TopicIndex(name, entry.msgtype, entry.frame_id, size, *columns)
+
     def finish(self, unsupported: dict[str, str], start_ns: int, end_ns: int) -> BagIndex:
         for (topic, what), (count, first) in self._bad.items():
             self.problems.append(f"{topic}: {count} messages cannot be used, the first at log time {first} ns: {what}")
-        topics = {
-            name: TopicIndex(
-                name, entry.msgtype, entry.frame_id, entry.size,
-                *(np.array(values, dtype=np.int64) for values in (entry.stamps, entry.logs, entry.places)),
-            )
-            for name, entry in self.topics.items()
-        }  # fmt: skip
+        topics = {name: self._finish_topic(name, entry) for name, entry in self.topics.items()}
         poses = tuple(
             PoseSeries(parent, child, topic, np.array(stamps, dtype=np.int64), np.array(values))
             for (topic, parent, child), (stamps, values) in self.poses.items()
         )
         intrinsics = {topic: tuple(values) for topic, values in self.intrinsics.items()}
         return BagIndex(self.path, topics, intrinsics, poses, unsupported, tuple(self.problems), start_ns, end_ns)
+
+
+def _checked_size(message: Any) -> tuple[int, int]:
+    """Width and height of an image; ValueError where its data cannot hold it."""
+    if not hasattr(message, "encoding"):
+        return image_size(message.data.tobytes())
+    size = (int(message.width), int(message.height))
+    if len(message.data) < message.step * message.height or min(size) < 1:
+        raise ValueError(f"{size[0]}x{size[1]} pixels of {message.encoding} in {len(message.data)} bytes")
+    return size
 
 
 def _build(path: Path, on_progress: Callable[[float], None] | None) -> BagIndex:

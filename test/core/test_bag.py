@@ -8,7 +8,18 @@ import cv2
 import numpy as np
 import pytest
 from nuscenes_fixtures import MadeUpDatabase
-from robot_bags import START_NS, RobotBag, camera_info, compressed, looking, odometry, raw, tf, transform
+from robot_bags import (
+    START_NS,
+    RobotBag,
+    camera_info,
+    compressed,
+    looking,
+    odometry,
+    picture,
+    raw,
+    tf,
+    transform,
+)
 
 from gaussianocc_core.config import save_rig
 from gaussianocc_core.data import bag_index
@@ -405,3 +416,14 @@ def test_a_cut_off_recording_in_a_folder_is_named_and_the_rest_used(tmp_path, ca
     (tmp_path / "all" / "tuesday" / "tuesday_0.mcap").write_bytes(whole[:-500])
     assert [each.index.name for each in open_bags(BagConfig(str(tmp_path / "all")))] == ["monday"]
     assert "tuesday_0.mcap" in caplog.text and "--recover" in caplog.text
+
+
+def test_a_first_image_of_another_size_does_not_decide(tmp_path, caplog):
+    robot = RobotBag(encoding="rgb8", frames=6)
+    first = next(m for topic, _, m in robot.messages if topic == "/front/image_raw")
+    odd = raw(robot.stamp(0, 0), "front_optical", picture(9, (32, 24)), "rgb8")
+    for name in ("width", "height", "step", "data"):
+        setattr(first, name, getattr(odd, name))
+    entries = source(robot.write(tmp_path / "bag")).entries()
+    assert [entry.frame.camera_stamps_ns[0] for entry in entries] == [robot.stamp(n, 0) for n in range(1, 6)]
+    assert "1 images of 32x24 pixels are left out, the others have 64x48" in caplog.text

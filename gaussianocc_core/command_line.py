@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the programs of `tools/` start. Imports nothing beyond the standard library: it reports what is not there."""
+"""How the programs of `tools/` start and end. Imports the standard library only: it reports what is not there."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gaussianocc_core.data.convert import Recording
 
 
 def run_tool(main: Callable[[], int]) -> int:
@@ -21,3 +26,71 @@ def run_tool(main: Callable[[], int]) -> int:
             f"run `make setup` once in the repository, then: .venv/bin/python tools/{tool}\n"
         )
         return 2
+
+
+def run_command(command: Callable[[], int], interrupted: str) -> int:
+    """The exit status of `command`: a user's mistake is one line and 1, Ctrl-C the line `interrupted` and 130."""
+    from gaussianocc_core.errors import GaussianOccError
+
+    try:
+        return command()
+    except (GaussianOccError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{interrupted}\n")
+        return 130
+
+
+# ---- what the converters to bags have in common --------------------------------------------------------------------
+
+
+def add_bag_options(parser: argparse.ArgumentParser) -> None:
+    """Where bags go and how they are written."""
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="each scene becomes the bag OUTPUT/NAME")
+    add("--storage", choices=("mcap", "sqlite3"), default="mcap", help="rosbag2 storage (%(default)s)")
+    add("--overwrite", action="store_true", help="replace bags that exist, once the new one is complete")
+    add("--jobs", type=_count, default=1, metavar="N", help="processes that write bags (%(default)s)")
+    add("--verify", action="store_true", help="write nothing: compare the bags in OUTPUT with the data set")
+
+
+def convert_scenes(
+    scenes: Sequence[str],
+    open_recording: Callable[[str], Recording],
+    open_recording_like: Callable[[str, Mapping[str, str]], Recording],
+    arguments: argparse.Namespace,
+) -> int:
+    """Write the bags of the scenes, or with --verify compare them; the exit status.
+
+    open_recording_like: the recording that a bag was made from, by the bag's provenance.
+    """
+    from tqdm import tqdm
+
+    from gaussianocc_core.data.bag_check import format_checks
+    from gaussianocc_core.data.convert import convert_all, describe, verify_all
+
+    output, jobs = arguments.output, arguments.jobs
+    with tqdm(unit="files", disable=None, leave=False) as bar:  # silent where no terminal is
+        if arguments.verify:
+            checks = verify_all(scenes, open_recording_like, output, jobs=jobs, on_step=bar.update)
+            bar.write(format_checks(checks))
+            return int(any(check.faults for check in checks))
+        failed = []
+        for outcome in convert_all(
+            scenes, open_recording, output, storage=arguments.storage, overwrite=arguments.overwrite, jobs=jobs,
+            on_total=bar.reset, on_step=bar.update,
+        ):  # fmt: skip
+            if outcome.error:
+                failed.append(outcome)
+            else:
+                bar.write(describe(outcome.result))
+    for outcome in failed:
+        sys.stderr.write(f"error: {outcome.name}: {outcome.error}\n")
+    return int(bool(failed))
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return int(text)

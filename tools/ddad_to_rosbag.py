@@ -11,12 +11,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a clone uses the package beside it
 
-from gaussianocc_core.command_line import run_tool
+from gaussianocc_core.command_line import add_bag_options, convert_scenes, run_command, run_tool
 
 EXAMPLE = """\
 examples:
   python tools/ddad_to_rosbag.py --dataroot ~/data/ddad_train_val --split val --scene 000150 000151 --output bags
   ros2 bag play bags/000150 --clock
+
+  # all of a split by four processes; the same command again goes on where it was stopped, and with --verify in place
+  # of --jobs it compares every message with the data set
+  python tools/ddad_to_rosbag.py --dataroot ~/data/ddad_train_val --split val --output bags --jobs 4
 
 Each bag holds, per camera, /<CAM>/image_raw/compressed (the JPEG or PNG files' own bytes) and /<CAM>/camera_info, the
 lidar as /LIDAR/points, the vehicle's motion as /tf (odom -> base_link) and the sensors' mounting as /tf_static. Stamps
@@ -27,26 +31,20 @@ are those of the file names; the dates in the data set's JSON files are wrong by
 def main() -> int:
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run tidies up as an interrupted one does
-    # Imported here, because torch takes seconds and --help should not.
-    from gaussianocc_core.data.bag_writer import refuse_existing
-    from gaussianocc_core.data.ddad import DdadSource
-    from gaussianocc_core.errors import GaussianOccError
+    return run_command(lambda: convert(arguments), "interrupted; complete bags stay, those in progress were removed")
 
-    try:
-        source = DdadSource(arguments.dataroot)
-        scenes = choose_scenes(source, arguments)
-        for scene in scenes:  # a mistake in the last name should not show after an hour of writing
-            source.rig(scene)
-            refuse_existing(arguments.output / scene, arguments.overwrite)
-        for scene in scenes:
-            convert(source, scene, arguments)
-    except GaussianOccError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the bag in progress was removed", file=sys.stderr)
-        return 130
-    return 0
+
+def convert(arguments: argparse.Namespace) -> int:
+    # Imported here, because torch takes seconds and --help should not.
+    from gaussianocc_core.data.ddad import DdadSource
+
+    source = DdadSource(arguments.dataroot)
+    return convert_scenes(
+        choose_scenes(source, arguments),
+        lambda scene: source.recording(scene, lidar=not arguments.no_lidar),
+        source.recording_like,
+        arguments,
+    )
 
 
 def choose_scenes(source, arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -62,33 +60,6 @@ def choose_scenes(source, arguments: argparse.Namespace) -> tuple[str, ...]:
     return scenes
 
 
-def convert(source, scene: str, arguments: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
-    from gaussianocc_core.data.bag_writer import PoseRecord
-    from gaussianocc_core.data.ddad import write_scene_bag
-
-    lidar = not arguments.no_lidar
-    files = source.count_files(scene, lidar=lidar)
-    with tqdm(total=files, desc=scene, unit="files", disable=None, leave=False) as bar:  # silent where no terminal is
-        report = write_scene_bag(
-            source,
-            scene,
-            arguments.output / scene,
-            storage=arguments.storage,
-            overwrite=arguments.overwrite,
-            lidar=lidar,
-            on_record=lambda record: bar.update(not isinstance(record, PoseRecord)),
-        )
-    megabytes = report.bytes / 1e6
-    print(
-        f"{scene}: {report.messages} messages, {megabytes:.1f} MB in {report.seconds:.1f} s "
-        f"({megabytes / report.seconds:.0f} MB/s)\n"
-        f"  play it:  ros2 bag play {report.path} --clock\n"
-        f"  or:       python -m gaussianocc_ros.bag_player {report.path} --clock"
-    )
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -98,11 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--split", choices=("train", "val", "test"), help="scenes of this split (default: of all)")
     parser.add_argument("--scene", nargs="+", metavar="NAME", help="folders of the scenes to convert (default: all)")
-    parser.add_argument("--output", type=Path, required=True, help="each scene becomes the bag OUTPUT/NAME")
-    parser.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap", help="rosbag2 storage (%(default)s)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace bags that exist, once the new one is complete"
-    )
+    add_bag_options(parser)
     parser.add_argument("--no-lidar", action="store_true", help="leave the lidar out")
     return parser.parse_args()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a clone uses the package beside it
 
-from gaussianocc_core.command_line import run_tool
+from gaussianocc_core.command_line import run_command, run_tool
 
 EXAMPLE = """\
 examples:
@@ -25,35 +25,33 @@ left alone, so an interrupted run goes on. Training never reads these files.
 
 def main() -> int:
     arguments = parse_arguments()
+    return run_command(
+        lambda: export(arguments), "interrupted; what was written is complete, the same command goes on"
+    )
+
+
+def export(arguments: argparse.Namespace) -> int:
     # Imported here, because torch takes seconds and --help should not.
     from tqdm import tqdm
 
     from gaussianocc_core.data.depth_export import export_scene
-    from gaussianocc_core.errors import GaussianOccError
 
-    try:
-        source = open_source(arguments)
-        scenes = arguments.scene or source.scene_names(*([arguments.split] if arguments.schema == "ddad" else []))
-        written = skipped = without = 0
-        for scene in dict.fromkeys(scenes):
-            entries = source.index(scene)
-            with tqdm(total=len(entries), desc=scene, unit="samples", disable=None, leave=False) as bar:
-                report = export_scene(
-                    source, scene, entries, arguments.output or source.dataroot, arguments.overwrite, bar.update
-                )
-            per_image = report.points / max(report.written, 1)
-            print(f"{scene}: {report.written} images written, {per_image:.0f} points each; {report.skipped} were there"
-                  + (f"; {report.without_lidar} samples have no lidar" if report.without_lidar else ""))  # fmt: skip
-            written, skipped = written + report.written, skipped + report.skipped
-            without += report.without_lidar
-        print(f"{written} written, {skipped} skipped, below {arguments.output or source.dataroot}")
-        return 1 if without and not written and not skipped else 0
-    except GaussianOccError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; what was written is complete, the same command goes on", file=sys.stderr)
-        return 130
+    source = open_source(arguments)
+    scenes = arguments.scene or source.scene_names(*([arguments.split] if arguments.schema == "ddad" else []))
+    written = skipped = without = 0
+    for scene in dict.fromkeys(scenes):
+        entries = source.index(scene)
+        with tqdm(total=len(entries), desc=scene, unit="samples", disable=None, leave=False) as bar:
+            report = export_scene(
+                source, scene, entries, arguments.output or source.dataroot, arguments.overwrite, bar.update
+            )
+        per_image = report.points / max(report.written, 1)
+        print(f"{scene}: {report.written} images written, {per_image:.0f} points each; {report.skipped} were there"
+              + (f"; {report.without_lidar} samples have no lidar" if report.without_lidar else ""))  # fmt: skip
+        written, skipped = written + report.written, skipped + report.skipped
+        without += report.without_lidar
+    print(f"{written} written, {skipped} skipped, below {arguments.output or source.dataroot}")
+    return 1 if without and not written and not skipped else 0
 
 
 def open_source(arguments: argparse.Namespace):

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a clone uses the package beside it
 
-from gaussianocc_core.command_line import run_tool
+from gaussianocc_core.command_line import run_command, run_tool
 
 EXAMPLE = """\
 examples:
@@ -29,29 +30,22 @@ the data that need changing (another base frame, a rig file, odometry on a topic
 
 def main() -> int:
     arguments = parse_arguments()
-    # Imported here, because torch takes seconds and --help should not.
-    import logging
-
-    from gaussianocc_core.errors import GaussianOccError
-
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        if arguments.recover:
-            from gaussianocc_core.data.recover import recover
+    if arguments.recover:
+        return run_command(lambda: save(arguments), "interrupted; nothing was saved")
+    return run_command(lambda: look(arguments), "interrupted; what it had written before is complete")
 
-            count = recover(arguments.bag, arguments.recover)
-            print(f"{arguments.recover}: {count} messages saved; {arguments.bag} is as it was")
-            return 0
-        return look(arguments)
-    except GaussianOccError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
+
+def save(arguments: argparse.Namespace) -> int:
+    from gaussianocc_core.data.recover import recover
+
+    count = recover(arguments.bag, arguments.recover)
+    print(f"{arguments.recover}: {count} messages saved; {arguments.bag} is as it was")
+    return 0
 
 
 def look(arguments: argparse.Namespace) -> int:
+    # Imported here, because torch takes seconds and --help should not.
     from gaussianocc_core.config import load_config
     from gaussianocc_core.data.bag import BagConfig
     from gaussianocc_core.data.bag_index import find_bags

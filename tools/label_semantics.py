@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a clone uses the package beside it
 
-from gaussianocc_core.command_line import run_tool
+from gaussianocc_core.command_line import run_command, run_tool
 
 EXAMPLES = """\
 examples:
@@ -31,23 +32,12 @@ model.safetensors. Nothing is downloaded and no code of the folder runs. A mappi
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run tidies up as an interrupted one does
-    # Imported here, because torch takes seconds and --help should not.
-    import logging
-
-    from gaussianocc_core.errors import GaussianOccError
-
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        return label(options)
-    except (GaussianOccError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    return run_command(lambda: label(options), "interrupted; the same command goes on from here")
 
 
 def label(options: argparse.Namespace) -> int:
+    # Imported here, because torch takes seconds and --help should not.
     from tqdm import tqdm
 
     from gaussianocc_core.config import load_config

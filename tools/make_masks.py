@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a clone uses the package beside it
 
-from gaussianocc_core.command_line import run_tool
+from gaussianocc_core.command_line import run_command, run_tool
 
 EXAMPLES = """\
 examples:
@@ -30,23 +31,12 @@ red: a higher --threshold. Masks are grey PNGs, 255 where the camera sees the wo
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    # Imported here, because torch takes seconds and --help should not.
-    import logging
-
-    from gaussianocc_core.errors import GaussianOccError
-
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        return make(options)
-    except (GaussianOccError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; no masks were written", file=sys.stderr)
-        return 130
+    return run_command(lambda: make(options), "interrupted; no masks were written")
 
 
 def make(options: argparse.Namespace) -> int:
+    # Imported here, because torch takes seconds and --help should not.
     from tqdm import tqdm
 
     from gaussianocc_core.config import load_config

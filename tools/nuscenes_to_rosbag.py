@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a clone uses the package beside it
 
-from gaussianocc_core.command_line import run_tool
+from gaussianocc_core.command_line import add_bag_options, convert_scenes, run_command, run_tool
 
 EXAMPLE = """\
 examples:
@@ -33,73 +33,27 @@ camera sees the voxel. With --masks: /<CAM>/mask, mono8, 255 = the camera sees t
 def main() -> int:
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run tidies up as an interrupted one does
+    return run_command(lambda: convert(arguments), "interrupted; complete bags stay, those in progress were removed")
+
+
+def convert(arguments: argparse.Namespace) -> int:
     # Imported here, because torch takes seconds and --help should not.
     from gaussianocc_core.data.nuscenes import NuScenesSource
     from gaussianocc_core.data.nuscenes_splits import select_scenes
-    from gaussianocc_core.errors import GaussianOccError
 
-    try:
-        source = NuScenesSource(arguments.dataroot, arguments.version)
-        scenes = select_scenes(source, arguments.scene, arguments.split)
-        return verify(source, scenes, arguments) if arguments.verify else convert(source, scenes, arguments)
-    except GaussianOccError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; complete bags stay, those in progress were removed", file=sys.stderr)
-        return 130
-
-
-def convert(source, scenes: tuple[str, ...], arguments: argparse.Namespace) -> int:
-    from gaussianocc_core.data.convert import convert_all, describe
-
+    source = NuScenesSource(arguments.dataroot, arguments.version)
     contents = {
         "sweeps": not arguments.no_sweeps,
         "lidar": not arguments.no_lidar,
         "labels": not arguments.no_labels,
         "masks": arguments.masks,
     }
-    failed = []
-    with progress_bar() as bar:
-        for outcome in convert_all(
-            scenes,
-            lambda scene: source.recording(scene, **contents),
-            arguments.output,
-            storage=arguments.storage,
-            overwrite=arguments.overwrite,
-            jobs=arguments.jobs,
-            on_total=bar.reset,
-            on_step=bar.update,
-        ):
-            if outcome.error:
-                failed.append(outcome)
-            else:
-                bar.write(describe(outcome.result))
-    for outcome in failed:
-        print(f"error: {outcome.name}: {outcome.error}", file=sys.stderr)
-    return int(bool(failed))
-
-
-def verify(source, scenes: tuple[str, ...], arguments: argparse.Namespace) -> int:
-    from gaussianocc_core.data.bag_check import format_checks
-    from gaussianocc_core.data.convert import verify_all
-
-    with progress_bar() as bar:
-        checks = verify_all(
-            scenes,
-            lambda scene, provenance: source.recording_like(scene, provenance, arguments.masks),
-            arguments.output,
-            jobs=arguments.jobs,
-            on_step=bar.update,
-        )
-    print(format_checks(checks))
-    return int(any(check.faults for check in checks))
-
-
-def progress_bar():
-    from tqdm import tqdm
-
-    return tqdm(unit="files", disable=None, leave=False)  # silent where no terminal is
+    return convert_scenes(
+        select_scenes(source, arguments.scene, arguments.split),
+        lambda scene: source.recording(scene, **contents),
+        lambda scene, provenance: source.recording_like(scene, provenance, arguments.masks),
+        arguments,
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -116,19 +70,12 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SPLIT",
         help="train, val, mini_train, mini_val, test, or a file with a scene name or sample token on each line",
     )
-    add("--output", type=Path, required=True, help="each scene becomes the bag OUTPUT/NAME")
-    add("--storage", choices=("mcap", "sqlite3"), default="mcap", help="rosbag2 storage (%(default)s)")
-    add("--overwrite", action="store_true", help="replace bags that exist, once the new one is complete")
+    add_bag_options(parser)
     add("--no-sweeps", action="store_true", help="keyframes only (2 Hz instead of 12 Hz images)")
     add("--no-lidar", action="store_true", help="leave the lidar out")
     add("--no-labels", action="store_true", help="leave 2D labels and Occ3D occupancy out")
     add("--masks", type=Path, metavar="DIR", help="folder of <camera>_mask.png, zero where a camera sees the vehicle")
-    add("--jobs", type=int, default=1, metavar="N", help="processes that write bags (%(default)s)")
-    add("--verify", action="store_true", help="write nothing: compare the bags in OUTPUT with the data set")
-    arguments = parser.parse_args()
-    if arguments.jobs < 1:
-        parser.error(f"--jobs: expected 1 or more, got {arguments.jobs}")
-    return arguments
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ from gaussianocc_core.data.bag_writer import BagReport, refuse_existing, write_b
 from gaussianocc_core.data.processes import Outcome, run_all
 from gaussianocc_core.errors import BagError, GaussianOccError
 
+# What a recording's provenance says of its parts; not yes and no, which half of all YAML readers take for booleans.
+INCLUDED, LEFT_OUT = "included", "left out"
+
 
 @runtime_checkable
 class Recording(Protocol):

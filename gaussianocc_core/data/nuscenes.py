@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float
 
 from gaussianocc_core.data.bag_writer import BagReport, BagRig, Record
-from gaussianocc_core.data.convert import write_recording
+from gaussianocc_core.data.convert import INCLUDED, LEFT_OUT, write_recording
 from gaussianocc_core.data.entries import FrameEntry, SampleEntry, mask_paths
 from gaussianocc_core.data.labels import IGNORE
-from gaussianocc_core.data.nuscenes_recording import INCLUDED, LEFT_OUT, Contents, Row, SceneRecording, read_points
+from gaussianocc_core.data.nuscenes_recording import Contents, Row, SceneRecording, read_points
 from gaussianocc_core.data.nuscenes_tables import (
     TABLES,
     check_fields,

@@ -34,6 +34,7 @@ from gaussianocc_core.data.bag_records import (
     PoseRecord,
     Record,
 )
+from gaussianocc_core.data.convert import INCLUDED, LEFT_OUT
 from gaussianocc_core.data.entries import load_occupancy, mask_path, read_file, read_mask, read_semantics
 from gaussianocc_core.data.labels import CLASS_NAMES, FREE, IGNORE, UNOBSERVED
 from gaussianocc_core.data.nuscenes_tables import read_transform
@@ -41,7 +42,6 @@ from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.types import Cameras, VoxelGrid
 
-INCLUDED, LEFT_OUT = "included", "left out"  # not yes and no, which half of all YAML readers take for booleans
 LIDAR_COLUMNS = 5  # x y z intensity ring, float32
 _BATCH = 256  # rows whose poses are computed together: one by one, numpy's overhead takes longer than reading the files
 

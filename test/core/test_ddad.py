@@ -18,7 +18,8 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
 from gaussianocc_core.data.bag_writer import ImageRecord, LidarRecord, PoseRecord
-from gaussianocc_core.data.ddad import DdadSource, write_scene_bag
+from gaussianocc_core.data.convert import write_recording
+from gaussianocc_core.data.ddad import DdadSource
 from gaussianocc_core.data.labels import CLASS_NAMES, FREE, IGNORE
 from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
 from gaussianocc_core.geometry import transforms
@@ -148,7 +149,7 @@ def test_stamps_count_tenths_of_microseconds_or_microseconds_by_their_digits(tmp
 
 def test_dates_in_the_json_are_never_used(root):
     def records():
-        return [(type(each), each.stamp_ns) for each in DdadSource(root).records("000000")]
+        return [(type(each), each.stamp_ns) for each in DdadSource(root).recording("000000").records()]
 
     before = records()
     edit_image_rows(root, lambda row: row["id"].update(timestamp="1970-01-01T00:00:00.000000Z"))
@@ -278,7 +279,7 @@ def test_each_camera_keeps_its_own_pose_where_they_disagree_and_the_bag_takes_th
     np.testing.assert_allclose(entry.frame.T_world_ego[1] @ entry.cameras.T_ego_cam[1].numpy(), T_world_cam, atol=1e-9)
     np.testing.assert_allclose(entry.frame.T_world_ego[0], SCENE.T_world_ego(stamp_ns), atol=1e-9)
     source = DdadSource(root)
-    (pose,) = [r for r in source.records("000000") if isinstance(r, PoseRecord) and r.stamp_ns == stamp_ns]
+    (pose,) = [r for r in source.recording("000000").records() if isinstance(r, PoseRecord) and r.stamp_ns == stamp_ns]
     T_world_ego = source.rig("000000").T_map_odom @ pose.T_odom_ego
     np.testing.assert_allclose(T_world_ego, SCENE.T_world_ego(stamp_ns), atol=1e-9)
 
@@ -359,7 +360,7 @@ def test_records_come_in_time_order_with_one_pose_per_stamp_and_lidar_as_an_opti
     root, six = two
     source = DdadSource(root)
     for scene in (SCENE, six):
-        records = list(source.records(scene.name))
+        records = list(source.recording(scene.name).records())
         stamps = [record.stamp_ns for record in records]
         assert stamps == sorted(stamps)
         moments = sorted({scene.stamp_ns(sensor, i) for sensor in ("LIDAR", "CAMERA_01") for i in range(3)})
@@ -367,9 +368,9 @@ def test_records_come_in_time_order_with_one_pose_per_stamp_and_lidar_as_an_opti
         images = [r for r in records if isinstance(r, ImageRecord)]
         assert [r.camera for r in images] == list(scene.cameras) * 3
         assert sum(isinstance(r, LidarRecord) for r in records) == 3
-        assert source.count_files(scene.name) == len(images) + 3
-        assert source.count_files(scene.name, lidar=False) == len(images)
-        without = [r for r in source.records(scene.name, lidar=False) if not isinstance(r, ImageRecord)]
+        assert source.recording(scene.name).files == len(images) + 3
+        assert source.recording(scene.name, lidar=False).files == len(images)
+        without = [r for r in source.recording(scene.name, lidar=False).records() if not isinstance(r, ImageRecord)]
         assert [r.stamp_ns for r in without] == moments  # poses at lidar stamps stay: they make the motion denser
         assert all(isinstance(r, PoseRecord) for r in without)
 
@@ -379,7 +380,7 @@ def test_the_vehicle_is_where_sensor_pose_and_extrinsics_say_also_for_a_lidar_th
     source = DdadSource(root)
     for scene in (SCENE, six):
         T_map_odom = source.rig(scene.name).T_map_odom
-        poses = [r for r in source.records(scene.name) if isinstance(r, PoseRecord)]
+        poses = [r for r in source.recording(scene.name).records() if isinstance(r, PoseRecord)]
         np.testing.assert_allclose(poses[0].T_odom_ego, np.eye(4), atol=1e-9)  # odom is where the scene begins
         for pose in poses:
             # 1e-9 m: the json's doubles round at 1e-13 of 400 m, and so do three products
@@ -398,7 +399,7 @@ def test_columns_of_points_are_taken_by_their_names(root):
             row["datum"]["point_cloud"]["point_format"] = columns
 
     edit_image_rows(root, describe, camera="LIDAR")
-    clouds = [r.points for r in DdadSource(root).records("000000") if isinstance(r, LidarRecord)]
+    clouds = [r.points for r in DdadSource(root).recording("000000").records() if isinstance(r, LidarRecord)]
     np.testing.assert_array_equal(clouds[0], np.column_stack([x, y, z, intensity, ring]).astype(np.float32))
     np.testing.assert_array_equal(clouds[1], np.load(root / SCENE.points_path(1))["data"].astype(np.float32))
 
@@ -412,7 +413,7 @@ def test_a_datum_that_two_samples_share_is_one_message(root):
 
     others = {key("000000", "LIDAR", i)[:8] for i in range(3)}
     edit_json(root / SCENE.json_name, share)
-    assert sum(isinstance(r, LidarRecord) for r in DdadSource(root).records("000000")) == 1
+    assert sum(isinstance(r, LidarRecord) for r in DdadSource(root).recording("000000").records()) == 1
 
 
 def test_other_sensors_are_left_out_with_a_warning(root, caplog):
@@ -508,7 +509,7 @@ def test_what_cannot_be_read_is_named_in_one_line_and_leaves_no_bag(root, tmp_pa
     filename, spoil, complaint = DAMAGE[damage]
     spoil(root / filename)
     with pytest.raises(GaussianOccError, match=complaint) as caught:
-        write_scene_bag(DdadSource(root), "000000", tmp_path / "out" / "000000")
+        write_recording(DdadSource(root).recording("000000"), tmp_path / "out" / "000000")
     assert isinstance(caught.value, (DatasetError, CalibrationError))
     assert str(root / filename) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -521,7 +522,7 @@ def test_points_without_intensity_are_an_error_that_names_the_column(root):
 
     edit_image_rows(root, describe, camera="LIDAR")
     with pytest.raises(DatasetError, match="point_format has no INTENSITY, only X, Y, Z"):
-        list(DdadSource(root).records("000000"))
+        list(DdadSource(root).recording("000000").records())
 
 
 # ---- to a bag and back ---------------------------------------------------------------------------------------------
@@ -541,7 +542,7 @@ class Converted:
 
     def __init__(self, root, scene, storage, folder):
         self.root, self.scene = root, scene
-        self.report = write_scene_bag(DdadSource(root), scene, folder / scene, storage=storage)
+        self.report = write_recording(DdadSource(root).recording(scene), folder / scene, storage=storage)
         with Reader(self.report.path) as reader:
             stream = [(c.topic, t, STORE.deserialize_cdr(raw, c.msgtype)) for c, t, raw in reader.messages()]
         self.order = [(topic, t) for topic, t, _ in stream]

@@ -56,15 +56,37 @@ def test_split_scenes_storage_and_options_are_honoured(tool, tmp_path):
         assert reader.message_count == 1 + 4 + 2 * 3 * 2
 
 
-def test_a_second_run_refuses_before_it_writes_and_overwrites_when_told(tool, tmp_path):
+def test_a_second_run_skips_what_is_complete_and_refuses_what_was_made_otherwise(tool, tmp_path):
     assert tool("--output", tmp_path, "--scene", "000150")[0] == 0
-    status, out, err = tool("--output", tmp_path)  # 000000 would come first
-    assert (status, out) == (1, "")
-    assert err.count("\n") == 1
-    assert "000150 exists already" in err
-    assert [path.name for path in tmp_path.iterdir()] == ["000150"]
-    assert tool("--output", tmp_path, "--overwrite")[0] == 0
-    assert len(list(tmp_path.iterdir())) == 2
+    bag = tmp_path / "000150" / "000150.mcap"
+    before = bag.stat().st_mtime_ns
+    status, out, err = tool("--output", tmp_path)  # 000000 is still to do
+    assert (status, err) == (0, "") and "000150" in out and "skipped" in out
+    assert bag.stat().st_mtime_ns == before and len(list(tmp_path.iterdir())) == 2
+    status, out, err = tool("--output", tmp_path, "--no-lidar")
+    assert (status, out) == (1, "") and err.count("\n") == 1 and "lidar" in err and "--overwrite" in err
+    assert tool("--output", tmp_path, "--no-lidar", "--overwrite")[0] == 0
+
+
+def test_verify_says_whether_bags_hold_what_the_files_hold(tool, root, tmp_path):
+    assert tool("--output", tmp_path / "all")[0] == 0
+    assert tool("--output", tmp_path / "all", "--verify")[0] == 0
+    bag = tmp_path / "all" / "000000" / "000000.mcap"
+    data = bytearray(bag.read_bytes())
+    place = data.index(b"\xff\xd9")  # the end of a picture
+    data[place - 5] ^= 0xFF
+    bag.write_bytes(data)
+    status, out, _ = tool("--output", tmp_path / "all", "--verify")
+    assert status == 1 and "000000" in out
+
+
+@pytest.mark.medium
+def test_several_processes_write_the_same_bags(tool, tmp_path):
+    assert tool("--output", tmp_path / "one")[0] == 0
+    assert tool("--output", tmp_path / "two", "--jobs", 2)[0] == 0
+    for scene in ("000000", "000150"):
+        one, two = ((tmp_path / run / scene / f"{scene}.mcap").read_bytes() for run in ("one", "two"))
+        assert one == two
 
 
 @pytest.mark.parametrize(

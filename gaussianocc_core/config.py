@@ -216,6 +216,7 @@ def _check_keys(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") -
 
 # ---- camera rigs ---------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class _View:
     """Viewing direction, degrees: yaw to the left, pitch up, roll clockwise as seen from behind the camera."""

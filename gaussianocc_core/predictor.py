@@ -193,7 +193,6 @@ class OccupancyPredictor:
         self._views = _remember(found, self._views)
         return found
 
-
     def _valid_mask(self, rectifier: Rectifier) -> Bool[np.ndarray, "N h w"]:
         """Pixels that have a source and do not show the robot itself."""
         valid, source = rectifier.valid_mask.copy(), rectifier.source

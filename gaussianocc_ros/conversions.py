@@ -16,6 +16,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from gaussianocc_core.data import messages
+from gaussianocc_core.data.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.data.labels import PALETTE, UNOBSERVED
 from gaussianocc_core.data.traversability import Traversability
 from gaussianocc_core.geometry.transforms import matrix_to_quat
@@ -33,7 +34,7 @@ def encode_transform(T_parent_child: np.ndarray) -> Transform:
     return Transform(translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
-def decode_image(message: Any, max_pixels: int = messages.MAX_IMAGE_PIXELS) -> np.ndarray:
+def decode_image(message: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a sensor_msgs/Image, by cv_bridge where it is, or CompressedImage (JPEG, PNG)."""
     return messages.decode_image(message, max_pixels, ros_compat.image_to_rgb)
 

@@ -50,6 +50,7 @@ except ImportError:
 
 # ---- images: cv_bridge ---------------------------------------------------------------------------------------------
 
+
 def image_to_rgb(message: Any) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a sensor_msgs/Image; ValueError says what does not fit. 16 bits keep the upper 8."""
     if CvBridge is not None:

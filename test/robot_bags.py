@@ -43,10 +43,10 @@ def compressed(stamp_ns: int, frame_id: str, image: np.ndarray, ending: str = ".
 
 
 def raw(stamp_ns: int, frame_id: str, image: np.ndarray, encoding: str) -> Any:
-    """encoding: rgb8, bgr8 or mono8; rows are padded, as drivers pad them."""
+    """encoding: rgb8, bgr8, mono8, 16UC1 or 32FC1; rows are padded, as drivers pad them."""
     pixels = image[..., ::-1] if encoding == "bgr8" else image
     height, width = pixels.shape[:2]
-    rows = np.ascontiguousarray(pixels).reshape(height, -1)
+    rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(height, -1)
     rows = np.pad(rows, ((0, 0), (0, 5)))
     return message("sensor_msgs/msg/Image", header=header(stamp_ns, frame_id), height=height, width=width,
                    encoding=encoding, is_bigendian=0, step=rows.shape[1], data=rows.ravel())  # fmt: skip

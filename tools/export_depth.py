@@ -25,9 +25,7 @@ left alone, so an interrupted run goes on. Training never reads these files.
 
 def main() -> int:
     arguments = parse_arguments()
-    return run_command(
-        lambda: export(arguments), "interrupted; what was written is complete, the same command goes on"
-    )
+    return run_command(lambda: export(arguments), "interrupted; what was written is complete, the same command goes on")
 
 
 def export(arguments: argparse.Namespace) -> int:

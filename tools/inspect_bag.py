@@ -47,7 +47,7 @@ def save(arguments: argparse.Namespace) -> int:
 def look(arguments: argparse.Namespace) -> int:
     # Imported here, because torch takes seconds and --help should not.
     from gaussianocc_core.config import load_config
-    from gaussianocc_core.data.bag import BagConfig
+    from gaussianocc_core.data.bag_cameras import BagConfig
     from gaussianocc_core.data.bag_index import find_bags
     from gaussianocc_core.errors import GaussianOccError
     from gaussianocc_core.training.proposal import check_free, measure_step, propose, write_proposal

@@ -42,7 +42,7 @@ def label(options: argparse.Namespace) -> int:
 
     from gaussianocc_core.config import load_config
     from gaussianocc_core.data import labelling
-    from gaussianocc_core.data.bag import BagConfig
+    from gaussianocc_core.data.bag_cameras import BagConfig
     from gaussianocc_core.data.bag_index import find_bags
     from gaussianocc_core.data.labels import FREE, IGNORE
     from gaussianocc_core.data.moments import bag_moments, dataset_moments

@@ -41,7 +41,7 @@ def make(options: argparse.Namespace) -> int:
 
     from gaussianocc_core.config import load_config
     from gaussianocc_core.data import masks
-    from gaussianocc_core.data.bag import BagConfig
+    from gaussianocc_core.data.bag_cameras import BagConfig
     from gaussianocc_core.data.moments import bag_moments, dataset_moments
     from gaussianocc_core.viz.files import write_png
     from gaussianocc_core.viz.masks import mask_review

@@ -7,31 +7,21 @@ a rig file. Sets are formed by the `SetBuilder`, as in the node. Labels, masks a
 
 from __future__ import annotations
 
-import bisect
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from gaussianocc_core.config import load_rig
 from gaussianocc_core.data import messages
-from gaussianocc_core.data.bag_index import (
-    RAW_IMAGE_TYPE,
-    BagIndex,
-    MessageRef,
-    TopicIndex,
-    find_bags,
-    open_index,
-    open_reader,
-)
-from gaussianocc_core.data.bag_writer import EGO_FRAME, IMAGE_TYPE, ODOM_FRAME
+from gaussianocc_core.data.bag_cameras import BagConfig, CameraTopics, find_cameras
+from gaussianocc_core.data.bag_index import BagIndex, MessageRef, find_bags, open_index, open_reader
+from gaussianocc_core.data.bag_series import Series
 from gaussianocc_core.data.entries import longest_gap_s, mask_paths, read_label_image, read_mask
 from gaussianocc_core.data.labels import IGNORE
 from gaussianocc_core.data.messages import Intrinsics
@@ -41,55 +31,9 @@ from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
 from gaussianocc_core.types import Cameras, Neighbour, Sample
 
-_NOT_A_CAMERA = ("semantic", "depth", "mask", "disparity", "confidence")  # images beside those of cameras
-_LABELS = "semantic/image_raw"
-_MASK = "mask"
-_TOLERANCE = 0.25  # of the wanted time to a neighbour
-_JUMP_NS = 1_000_000_000  # a stamp that steps back farther begins another run
+_ALL_CAMERAS = BagConfig()
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BagConfig:
-    """Which cameras of which bags, and how they become samples."""
-
-    path: str = ""  # a rosbag2 (folder, .mcap or .db3 file), or a folder of them
-    cameras: tuple[str, ...] = ()  # names, the anchor first; (): all, counter-clockwise from the front
-    image_topic: str = ""  # with {camera}, as the node takes it; "": found by type
-    camera_info_topic: str = ""  # with {camera}; "": camera_info beside the images
-    rig: str = ""  # rig file (config/rig/), in place of CameraInfo and /tf_static
-    ego_frame: str = EGO_FRAME
-    fixed_frame: str = ODOM_FRAME  # odometry: its transform to the ego frame, if there is one
-    odometry_topic: str = ""  # nav_msgs/Odometry, where /tf does not hold the motion
-    labels: str = ""  # folder of tools/label_semantics.py: <bag>/<camera>/<stamp in ns>.png; "": topics, if any
-    slop: float = 0.05  # s, most that an image of a set may be away from the anchor's
-    neighbour_time: float = 0.0  # s between an image and its neighbours; 0: the images before and after
-    least_motion: float = 0.0  # m between neighbours by odometry; samples with less are left out
-    # Mean grey levels that the anchor's image changes by to its neighbours, for bags without odometry; samples with
-    # less are left out. tools/inspect_bag.py says what a bag has. Each image is decoded once, at an eighth of its size.
-    least_change: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("slop", "neighbour_time", "least_motion", "least_change"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"data.bag.{name}: expected 0 or more, got {getattr(self, name)}")
-        for name in ("image_topic", "camera_info_topic"):
-            if getattr(self, name) and "{camera}" not in getattr(self, name):
-                raise ValueError(f"data.bag.{name}: expected a topic with {{camera}} in it, got {getattr(self, name)}")
-        if self.image_topic and not self.cameras:
-            raise ValueError("data.bag.image_topic needs data.bag.cameras, the names to put in place of {camera}")
-
-
-@dataclass(frozen=True)
-class CameraTopics:
-    """What a bag holds of one camera; "" where it has no such topic."""
-
-    name: str
-    images: str
-    info: str
-    labels: str
-    mask: str
 
 
 @dataclass(frozen=True)
@@ -205,55 +149,6 @@ def _decode_plane(entry: BagEntry, ref: MessageRef, message: Any, size: tuple[in
     return np.ascontiguousarray(rows.reshape(message.height, message.step)[:, : message.width])
 
 
-class _Series:
-    """The messages of a topic by stamp, in runs: a clock that jumps back begins a new one, and runs have nothing to do
-    with each other even where they have stamps in common."""
-
-    def __init__(self, topic: TopicIndex) -> None:
-        self._topic = topic
-        newest = np.maximum.accumulate(topic.stamps_ns)
-        jumps = np.flatnonzero(np.diff(topic.stamps_ns) < 0)
-        starts = [0, *(int(i) + 1 for i in jumps if topic.stamps_ns[i + 1] < newest[i] - _JUMP_NS)]
-        self._logs = topic.logs_ns[starts]
-        orders = [
-            begin + np.argsort(topic.stamps_ns[begin:end], kind="stable")
-            for begin, end in zip(starts, [*starts[1:], len(topic)], strict=True)
-        ]
-        self._runs = [(order, topic.stamps_ns[order]) for order in orders]
-
-    def at(self, ref: MessageRef) -> MessageRef | None:
-        """The message of the same stamp as one of another topic, recorded in the same run."""
-        run, stamps = self._run(ref)
-        place = bisect.bisect_left(stamps, ref.stamp_ns)
-        return self._topic[int(run[place])] if place < len(run) and stamps[place] == ref.stamp_ns else None
-
-    def beside(self, ref: MessageRef, step: int, distance_s: float) -> MessageRef | None:
-        """The message nearest to `distance_s` before (-1) or after (+1), or if 0 the next in that direction."""
-        run, stamps = self._run(ref)
-        if distance_s:
-            wanted = ref.stamp_ns + step * round(distance_s * 1e9)
-            place = bisect.bisect_left(stamps, wanted)
-            place = min((place - 1, place), key=lambda p: abs(stamps[p] - wanted) if 0 <= p < len(run) else np.inf)
-            near = abs(int(stamps[place]) - wanted) <= _TOLERANCE * distance_s * 1e9
-            return self._topic[int(run[place])] if near else None
-        if step < 0:
-            place = bisect.bisect_left(stamps, ref.stamp_ns) - 1
-        else:
-            place = bisect.bisect_right(stamps, ref.stamp_ns)
-        return self._topic[int(run[place])] if 0 <= place < len(run) else None
-
-    def refs(self) -> list[MessageRef]:
-        """All messages, run after run in order of their stamps."""
-        return [self._topic[int(i)] for order, _ in self._runs for i in order]
-
-    def run_of(self, ref: MessageRef) -> int:
-        """In which run a message was recorded, also one of another topic."""
-        return max(bisect.bisect_right(self._logs, ref.log_ns) - 1, 0)
-
-    def _run(self, ref: MessageRef) -> tuple[np.ndarray, np.ndarray]:
-        return self._runs[self.run_of(ref)]
-
-
 def _complete(refs: Sequence[MessageRef | None], cameras: Sequence[Any]) -> tuple[MessageRef, ...]:
     """The messages, if there is one of every camera."""
     present = tuple(ref for ref in refs if ref is not None)
@@ -266,10 +161,12 @@ def _complete(refs: Sequence[MessageRef | None], cameras: Sequence[Any]) -> tupl
 class BagSource:
     """The cameras of one indexed bag."""
 
-    def __init__(self, index: BagIndex, config: BagConfig = BagConfig()) -> None:
+    def __init__(self, index: BagIndex, config: BagConfig = _ALL_CAMERAS) -> None:
+        self._start_ns = index.start_ns
+        index = index.stretch(config.begin, config.end)
         self.index, self.config = index, config
         self.topics = find_cameras(index, config)
-        odometry = [series.topic for series in index.poses if series.topic not in ("/tf", "/tf_static")]
+        odometry = [series.topic for series in index.poses if not series.topic.endswith(("/tf", "/tf_static"))]
         if config.odometry_topic and config.odometry_topic not in odometry:
             raise BagError(
                 f"{index.path} has no odometry on {config.odometry_topic}; nav_msgs/Odometry is on: "
@@ -280,7 +177,7 @@ class BagSource:
         self.cameras = self._cameras()
         by_name = {each.name: each for each in self.topics}
         self.topics = tuple(by_name[name] for name in self.cameras.names)
-        self._series = {each.name: _Series(index.topics[each.images]) for each in self.topics}
+        self._series = {each.name: Series(index.topics[each.images]) for each in self.topics}
         self.statistics = SetStatistics()
 
     def T_world_ego(self, stamp_ns: int) -> Float[np.ndarray, "4 4"] | None:
@@ -336,7 +233,7 @@ class BagSource:
         """
         series = list(self._series.values())
         on_topics = semantics and not self.config.labels
-        labels = [_Series(self.index.topics[each.labels]) for each in self.topics if each.labels and on_topics]
+        labels = [Series(self.index.topics[each.labels]) for each in self.topics if each.labels and on_topics]
         files = mask_paths(masks, self.cameras.names)
         mask_refs = tuple(self.index.topics[each.mask][0] for each in self.topics if each.mask and not files)
         if mask_refs and len(mask_refs) != len(self.topics):
@@ -373,7 +270,7 @@ class BagSource:
         )
         return paths if all(path.is_file() for path in paths) else ()
 
-    def _beside(self, series: list[_Series], refs: tuple[MessageRef, ...], step: int) -> BagFrame | None:
+    def _beside(self, series: list[Series], refs: tuple[MessageRef, ...], step: int) -> BagFrame | None:
         distance = self.config.neighbour_time
         found = [each.beside(ref, step, distance) for each, ref in zip(series, refs, strict=True)]
         complete = _complete(found, refs)
@@ -436,11 +333,12 @@ class BagSource:
                 "calibrate the camera, or give a rig file: data.bag.rig=FILE"
             )
         if len(values) > 1:
-            stamp, change = values[1]
+            log_ns, change = values[1]
+            at = f"{(log_ns - self._start_ns) * 1e-9:.9f}"  # to the ns: it parts the two stretches
             raise CalibrationError(
-                f"{where}: its calibration changes at {stamp} ns from {values[0][1].width}x{values[0][1].height} to "
-                f"{change.width}x{change.height} pixels or other intrinsics; split the bag there (ros2 bag convert), "
-                "or give a rig file"
+                f"{where}: its calibration changes from {values[0][1].width}x{values[0][1].height} to "
+                f"{change.width}x{change.height} pixels or other intrinsics {at} s after the start; use what is "
+                f"before (data.bag.end={at}) or after it (data.bag.begin={at}), or give a rig file"
             )
         size = self.index.topics[topics.images].size
         if size != (values[0][1].width, values[0][1].height):
@@ -462,87 +360,8 @@ class BagSource:
         return rig.select(wanted)
 
 
-def find_cameras(index: BagIndex, config: BagConfig = BagConfig()) -> tuple[CameraTopics, ...]:
-    """The cameras of a bag and their topics: those that the configuration names, or every topic of images."""
-    images = {
-        topic: entry
-        for topic, entry in index.topics.items()
-        if entry.msgtype in (IMAGE_TYPE, RAW_IMAGE_TYPE) and len(entry)
-    }
-    if config.image_topic:
-        wanted = {name: config.image_topic.format(camera=name) for name in config.cameras}
-    else:
-        wanted = _name_cameras([t for t in images if not any(part in _NOT_A_CAMERA for part in t.split("/"))], images)
-        if config.cameras:
-            absent = [name for name in config.cameras if name not in wanted]
-            if absent:
-                raise BagError(
-                    f"{index.path} has no camera {', '.join(absent)}; it has {', '.join(wanted) or 'none'}; "
-                    "set data.bag.image_topic if the topics have another form"
-                )
-            wanted = {name: wanted[name] for name in config.cameras}
-    absent = [topic for topic in wanted.values() if topic not in images]
-    if absent or not wanted:
-        others = ", ".join(f"{topic} ({msgtype})" for topic, msgtype in index.unsupported.items())
-        raise BagError(
-            f"{index.path}: no images on {', '.join(absent) or 'any topic'}; topics with images: "
-            f"{', '.join(images) or 'none'}; not read: {others or 'none'}"
-        )
-    found = []
-    for name, topic in wanted.items():
-        space = _namespace(topic)
-        info = config.camera_info_topic.format(camera=name) if config.camera_info_topic else f"{space}/camera_info"
-        beside = [f"{space}/{_LABELS}", f"{space}/{_MASK}"]
-        found.append(
-            CameraTopics(name, topic, info if info in index.topics else "", *(t if t in images else "" for t in beside))
-        )
-    return tuple(found)
-
-
-def _namespace(topic: str) -> str:
-    """/cam/image_raw/compressed -> /cam"""
-    parts = topic.rstrip("/").split("/")
-    if parts[-1].startswith("compressed"):
-        parts.pop()
-    if len(parts) > 2 and parts[-1].startswith("image"):
-        parts.pop()
-    return "/".join(parts)
-
-
-def _name_cameras(topics: Iterable[str], images: dict[str, TopicIndex]) -> dict[str, str]:
-    """Camera name -> topic of its images; compressed ones if there are both."""
-    by_space: dict[str, str] = {}
-    # CameraInfo's lens is that of the raw images.
-    for topic in sorted(topics, key=lambda topic: ("rect" in topic, images[topic].msgtype != IMAGE_TYPE)):
-        by_space.setdefault(_namespace(topic), topic)
-    last = [space.rsplit("/", 1)[-1] for space in by_space]
-    return {
-        name if last.count(name) == 1 else space.strip("/").replace("/", "_"): topic
-        for name, (space, topic) in zip(last, by_space.items(), strict=True)
-    }
-
-
 def _known(tree: TransformTree, *frames: str) -> str:
     return ", ".join(f"{frame}: {'known' if tree.knows(frame) else 'not in TF'}" for frame in frames)
-
-
-def image_change(entry: BagEntry) -> float:
-    """Mean grey levels by which the anchor's image differs from its neighbours', the lesser of them; inf without."""
-    here = _small(entry.path, entry.frame.images[0])
-    others = [_small(entry.path, frame.images[0]) for _, frame in entry.neighbours]
-    changes = [float(cv2.absdiff(here, other).mean()) for other in others if other.shape == here.shape]
-    return min(changes, default=float("inf"))
-
-
-@lru_cache(maxsize=16)
-def _small(path: Path, ref: MessageRef) -> UInt8[np.ndarray, "h w"]:
-    """Grey, an eighth of the size; smoothed, so that noise does not count. Entries in time order share most images."""
-    (message,) = open_reader(path).read([ref])
-    if hasattr(message, "encoding"):
-        grey = cv2.cvtColor(messages.decode_image(message), cv2.COLOR_RGB2GRAY)
-        return cv2.resize(grey, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
-    decoded = cv2.imdecode(message.data, cv2.IMREAD_REDUCED_GRAYSCALE_8)
-    return np.zeros((1, 1), np.uint8) if decoded is None else decoded
 
 
 # ---- several bags --------------------------------------------------------------------------------------------------

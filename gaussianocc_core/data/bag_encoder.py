@@ -33,6 +33,7 @@ from gaussianocc_core.data.bag_records import (
     PoseRecord,
     Record,
 )
+from gaussianocc_core.data.image_codec import image_size
 from gaussianocc_core.data.labels import UNOBSERVED
 from gaussianocc_core.data.occupancy_message import OCCUPANCY_TYPE, open_typestore
 from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
@@ -332,26 +333,3 @@ def _ros_distortion(model: str, distortion: tuple[float, ...]) -> tuple[str, tup
     if len(distortion) > 5:
         return "rational_polynomial", tuple(distortion)
     return "plumb_bob", tuple(distortion) + (0.0,) * (5 - len(distortion))
-
-
-def image_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a complete JPEG or PNG; ValueError says what is wrong with it. Pixels are not decoded."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        if b"IEND" not in data[-16:]:
-            raise ValueError(f"the PNG is truncated: no end marker in its {len(data)} bytes")
-        return struct.unpack(">II", data[16:24])
-    if data[:2] != b"\xff\xd8":
-        raise ValueError("the image is empty" if not data else "neither a JPEG nor a PNG")
-    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise ValueError(f"the JPEG is truncated: no end marker after {len(data)} bytes")
-    position = 2
-    while position + 9 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame, not DHT, JPG, DAC
-            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            return width, height
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    raise ValueError("the JPEG is damaged: no frame header")

@@ -13,7 +13,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,9 +27,9 @@ from gaussianocc_core.data.bag_writer import (
     IMAGE_TYPE,
     POINTS_TYPE,
     TF_TYPE,
-    image_size,
     import_rosbags,
 )
+from gaussianocc_core.data.image_codec import image_size
 from gaussianocc_core.data.messages import Intrinsics, decode_camera_info, decode_transform
 from gaussianocc_core.data.stamps import cdr_stamp_ns, stamp_ns
 from gaussianocc_core.errors import BagError, GaussianOccError
@@ -38,10 +38,10 @@ from gaussianocc_core.geometry.transform_tree import TransformTree
 RAW_IMAGE_TYPE = "sensor_msgs/msg/Image"
 ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 _INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
-_VERSION = 1  # of the cache file
+_VERSION = 2  # of the cache file
 _SLICE_NS = 2_000_000_000  # a stretch that cannot be read costs no more than this
 _GAP_NS = 100_000_000  # messages logged no farther apart are read in one go
-_STATIC_TOPIC = "/tf_static"
+_TF, _STATIC = "/tf", "/tf_static"
 _JUMP_NS = 1_000_000_000  # a stamp that steps back farther means that the clock did
 _FOREVER_NS = 1 << 62
 
@@ -66,6 +66,7 @@ class TopicIndex:
     msgtype: str
     frame_id: str  # of the first message
     size: tuple[int, int]  # width, height of its images; (0, 0) for other types
+    encoding: str  # of its first image: "bgr8", "16UC1"; of compressed ones what the publisher says
     stamps_ns: Int64[np.ndarray, " M"]
     logs_ns: Int64[np.ndarray, " M"]
     places: Int64[np.ndarray, " M"]
@@ -75,6 +76,14 @@ class TopicIndex:
 
     def __getitem__(self, index: int) -> MessageRef:
         return MessageRef(self.topic, int(self.stamps_ns[index]), int(self.logs_ns[index]), int(self.places[index]))
+
+    def stretch(self, begin_ns: int, end_ns: int) -> TopicIndex:
+        """The messages logged in [begin, end), or if there are none the last before."""
+        kept = (self.logs_ns >= begin_ns) & (self.logs_ns < end_ns)
+        before = self.logs_ns < begin_ns
+        if not kept.any() and before.any():
+            kept[np.argmax(np.where(before, self.logs_ns, -1))] = True
+        return replace(self, stamps_ns=self.stamps_ns[kept], logs_ns=self.logs_ns[kept], places=self.places[kept])
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class PoseSeries:
 
     @property
     def static(self) -> bool:
-        return self.topic == _STATIC_TOPIC
+        return self.topic.endswith(_STATIC)
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,9 @@ class BagIndex:
 
     path: Path
     topics: dict[str, TopicIndex]
-    intrinsics: dict[str, tuple[tuple[int, Intrinsics], ...]]  # CameraInfo topic -> (first stamp, value) of each value
+    intrinsics: dict[
+        str, tuple[tuple[int, Intrinsics], ...]
+    ]  # of CameraInfo topics: (first log time, value)
     poses: tuple[PoseSeries, ...]
     unsupported: dict[str, str]  # topic -> type that is not read
     problems: tuple[str, ...] = ()
@@ -109,14 +120,37 @@ class BagIndex:
     def name(self) -> str:
         return self.path.stem if self.path.is_file() else self.path.name
 
+    def stretch(self, begin_s: float, end_s: float) -> BagIndex:
+        """Of what was recorded in a stretch of the bag, in s from its start; an end of 0 is that of the bag.
+
+        What holds until it changes stays: calibration and messages that a topic had last before, if it has none in the
+        stretch; poses.
+        """
+        begin, end = self.start_ns + round(begin_s * 1e9), self.start_ns + round(end_s * 1e9) if end_s else self.end_ns
+        if begin <= self.start_ns and end >= self.end_ns:
+            return self
+        topics = {name: each.stretch(begin, end) for name, each in self.topics.items()}
+        intrinsics = {}
+        for name, values in self.intrinsics.items():
+            untils = [log_ns for log_ns, _ in values[1:]] + [_FOREVER_NS]
+            intrinsics[name] = tuple(
+                value for value, until in zip(values, untils, strict=True) if until > begin and value[0] < end
+            )
+        return replace(self, topics=topics, intrinsics=intrinsics, start_ns=begin, end_ns=end)
+
     def transforms(self, odometry_topic: str = "") -> TransformTree:
-        """The frames of /tf_static and /tf, and of an Odometry topic where one is named."""
+        """The frames of /tf_static and /tf, and of an Odometry topic where one is named.
+
+        Where a bag has TF only under a namespace, as of one robot among several, that is taken.
+        """
+        topics = {series.topic for series in self.poses}
+        wanted = topics & {_TF, _STATIC} or {topic for topic in topics if topic.endswith((_TF, _STATIC))}
         tree = TransformTree(keep_ns=_FOREVER_NS)
         named = {series.child for series in self.poses if series.topic == odometry_topic}
         for series in self.poses:
-            if series.topic not in ("/tf", _STATIC_TOPIC, odometry_topic):
+            if series.topic not in wanted and series.topic != odometry_topic:
                 continue
-            if series.topic == "/tf" and series.child in named:  # the topic that was asked for takes its place
+            if series.topic.endswith(_TF) and series.child in named:  # the topic that was asked for takes its place
                 continue
             newest = None
             for stamp, T in zip(series.stamps_ns.tolist(), series.T_parent_child, strict=True):
@@ -272,6 +306,7 @@ def _looks_cut_off(path: Path) -> bool:
 class _Topic:
     msgtype: str
     frame_id: str = ""
+    encoding: str = ""
     sizes: list[tuple[int, int]] = field(default_factory=list)
     stamps: list[int] = field(default_factory=list)
     logs: list[int] = field(default_factory=list)
@@ -296,12 +331,13 @@ class _Builder:
             message = None if msgtype == POINTS_TYPE else self._store.deserialize_cdr(data, msgtype)
             entry = self.topics.setdefault(topic, _Topic(msgtype))
             if msgtype == CAMERA_INFO_TYPE:
-                self._add_intrinsics(topic, message)
+                self._add_intrinsics(topic, log_ns, message)
             elif msgtype == ODOMETRY_TYPE:
                 self._add_odometry(topic, message)
             size = (0, 0)
             if msgtype in (IMAGE_TYPE, RAW_IMAGE_TYPE):
                 size = _checked_size(message)
+                entry.encoding = entry.encoding or _encoding(message)
             if message is not None:
                 entry.frame_id = entry.frame_id or message.header.frame_id
             entry.stamps.append(cdr_stamp_ns(data))
@@ -314,10 +350,10 @@ class _Builder:
         entry.logs.append(log_ns)
         entry.places.append(place)
 
-    def _add_intrinsics(self, topic: str, message: Any) -> None:
+    def _add_intrinsics(self, topic: str, log_ns: int, message: Any) -> None:
         value, known = decode_camera_info(message, topic), self.intrinsics[topic]
         if not known or known[-1][1] != value:
-            known.append((stamp_ns(message.header), value))
+            known.append((log_ns, value))
 
     def _add_odometry(self, topic: str, message: Any) -> None:
         pose = message.pose.pose
@@ -346,7 +382,7 @@ class _Builder:
                 )
         kept = [i for i, each in enumerate(entry.sizes) if each == size]
         columns = (np.array(values, dtype=np.int64)[kept] for values in (entry.stamps, entry.logs, entry.places))
-        return TopicIndex(name, entry.msgtype, entry.frame_id, size, *columns)
+        return TopicIndex(name, entry.msgtype, entry.frame_id, size, entry.encoding, *columns)
 
     def finish(self, unsupported: dict[str, str], start_ns: int, end_ns: int) -> BagIndex:
         for (topic, what), (count, first) in self._bad.items():
@@ -363,11 +399,16 @@ class _Builder:
 def _checked_size(message: Any) -> tuple[int, int]:
     """Width and height of an image; ValueError where its data cannot hold it."""
     if not hasattr(message, "encoding"):
-        return image_size(message.data.tobytes())
+        return image_size(memoryview(message.data))
     size = (int(message.width), int(message.height))
     if len(message.data) < message.step * message.height or min(size) < 1:
         raise ValueError(f"{size[0]}x{size[1]} pixels of {message.encoding} in {len(message.data)} bytes")
     return size
+
+
+def _encoding(message: Any) -> str:
+    """That of a raw image; of a compressed one the word before the first ";", where image_transport puts it."""
+    return message.encoding if hasattr(message, "encoding") else message.format.split(";")[0].strip()
 
 
 def _build(path: Path, on_progress: Callable[[float], None] | None) -> BagIndex:
@@ -422,9 +463,9 @@ def _write_cache(index: BagIndex, files: list[list[Any]]) -> None:
     meta = {
         "version": _VERSION,
         "files": files,
-        "topics": [[t.topic, t.msgtype, t.frame_id, t.size] for t in index.topics.values()],
+        "topics": [[t.topic, t.msgtype, t.frame_id, t.size, t.encoding] for t in index.topics.values()],
         "poses": [[s.parent, s.child, s.topic] for s in index.poses],
-        "intrinsics": {k: [[stamp, asdict(v)] for stamp, v in values] for k, values in index.intrinsics.items()},
+        "intrinsics": {k: [[log_ns, asdict(v)] for log_ns, v in values] for k, values in index.intrinsics.items()},
         "unsupported": index.unsupported,
         "problems": index.problems,
         "span": [index.start_ns, index.end_ns],
@@ -453,17 +494,15 @@ def _read_cache(path: Path) -> BagIndex | None:
             if meta["version"] != _VERSION or meta["files"] != _fingerprint(path):
                 return None
             topics = {
-                name: TopicIndex(name, msgtype, frame, (size[0], size[1]), *file[f"topic{i}"])
-                for i, (name, msgtype, frame, size) in enumerate(meta["topics"])
+                name: TopicIndex(name, msgtype, frame, (size[0], size[1]), encoding, *file[f"topic{i}"])
+                for i, (name, msgtype, frame, size, encoding) in enumerate(meta["topics"])
             }
             poses = tuple(
                 PoseSeries(parent, child, topic, file[f"stamps{i}"], file[f"poses{i}"])
                 for i, (parent, child, topic) in enumerate(meta["poses"])
             )
         intrinsics = {k: tuple((s, _as_intrinsics(v)) for s, v in values) for k, values in meta["intrinsics"].items()}
-        return BagIndex(
-            path, topics, intrinsics, poses, meta["unsupported"], tuple(meta["problems"]), *meta["span"]
-        )
+        return BagIndex(path, topics, intrinsics, poses, meta["unsupported"], tuple(meta["problems"]), *meta["span"])
     except Exception as error:  # numpy, zipfile and json raise half a dozen kinds; the bag itself is what counts
         _log.info("the index %s is not used: %s", target, error)
         return None

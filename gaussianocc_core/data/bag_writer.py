@@ -31,7 +31,6 @@ from gaussianocc_core.data.bag_encoder import (
     Encoded,
     Encoder,
     Topic,
-    image_size,
 )
 from gaussianocc_core.data.bag_records import (
     RECORD_ORDER,
@@ -64,7 +63,6 @@ __all__ = [
     "PoseRecord",
     "Record",
     "TopicContents",
-    "image_size",
     "import_rosbags",
     "refuse_existing",
     "write_bag",

@@ -205,14 +205,15 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Bool[np.ndarra
 
 
 def _decode(path: Path, token: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    import cv2
+    from gaussianocc_core.data.image_codec import decode_rgb
 
-    data = np.frombuffer(read_file(path, token), dtype=np.uint8)
-    # Calibration refers to the pixels as stored, so a rotation tag must not turn them.
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    if image is None:
-        raise DatasetError(f"image {token}: {path} cannot be decoded; restore the file from the data set")
+    try:
+        image = decode_rgb(read_file(path, token))
+    except ValueError as error:
+        raise DatasetError(
+            f"image {token}: {path} cannot be decoded: {error}; restore the file from the data set"
+        ) from None
     height, width = image.shape[:2]
     if (width, height) != size:
         raise DatasetError(f"image {token}: {path} has {width}x{height} pixels, its row says {size[0]}x{size[1]}")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image

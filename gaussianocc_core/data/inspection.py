@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gaussianocc_core.data.bag import BagEntry, BagSource, image_change
+from gaussianocc_core.data.bag import BagEntry, BagSource
 from gaussianocc_core.data.bag_index import TopicIndex
 from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
+from gaussianocc_core.data.image_change import image_change
 from gaussianocc_core.geometry.overlap import Overlap, find_overlaps
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.types import EQUIDISTANT, Cameras

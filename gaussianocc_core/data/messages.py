@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from gaussianocc_core.data.image_codec import MAX_IMAGE_PIXELS, decode_rgb
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
 from gaussianocc_core.geometry.transforms import make_transform, quat_to_matrix
 from gaussianocc_core.types import EQUIDISTANT, PINHOLE
-
-# An image may claim any size; 8192 x 8192 is beyond every camera and still only 200 MB.
-MAX_IMAGE_PIXELS = 1 << 26
 
 
 class ImageError(GaussianOccError):
@@ -72,57 +69,18 @@ def decode_image(
 
     raw_to_rgb: decodes an Image instead of ours; its ValueError says what does not fit.
     """
-    if hasattr(message, "encoding"):
+    try:
+        if not hasattr(message, "encoding"):
+            return decode_rgb(memoryview(message.data), max_pixels)
         _check_size(message.width, message.height, max_pixels)
-        try:
-            return (raw_to_rgb or raw_image_to_rgb)(message)
-        except ValueError as error:
-            raise ImageError(f"image cannot be decoded: {error}") from None
-    return _decode_compressed(np.frombuffer(message.data, dtype=np.uint8), message.format, max_pixels)
-
-
-def _decode_compressed(data: np.ndarray, stated_format: str, max_pixels: int) -> np.ndarray:
-    head = data[:8].tobytes()
-    if head.startswith(b"\xff\xd8"):
-        kind, size = "JPEG", _jpeg_size(data)
-        # A truncated JPEG decodes without an error, its missing part grey. Padding after the end marker is common.
-        complete = b"\xff\xd9" in data[-4096:].tobytes()
-    elif head == b"\x89PNG\r\n\x1a\n" and data.size >= 24:
-        kind, size = "PNG", struct.unpack_from(">II", data.data, 16)
-        complete = b"IEND" in data[-64:].tobytes()
-    else:
-        raise ImageError(
-            f"compressed image of {data.size} bytes (format {stated_format!r}) is neither JPEG nor PNG: "
-            f"it begins with {head.hex(' ') or 'nothing'}"
-        )
-    if size is None or not complete:
-        raise ImageError(f"{kind} image of {data.size} bytes is truncated or corrupt")
-    _check_size(*size, max_pixels)
-    # Camera drivers do not rotate; EXIF orientation would break the agreement with CameraInfo.
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise ImageError(f"{kind} image of {data.size} bytes is corrupt")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def _jpeg_size(data: np.ndarray) -> tuple[int, int] | None:
-    """Width and height from the frame header, so that a size is known before memory is taken for it."""
-    place = 2
-    while place + 9 <= data.size and data[place] == 0xFF:
-        marker = int(data[place + 1])
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data.data, place + 5)
-            return width, height
-        if marker == 0xFF:  # fill byte
-            place += 1
-            continue
-        place += 2 + struct.unpack_from(">H", data.data, place + 2)[0]
-    return None
+        return (raw_to_rgb or raw_image_to_rgb)(message)
+    except ValueError as error:
+        raise ImageError(f"image cannot be decoded: {error}") from None
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1 or width * height > max_pixels:
-        raise ImageError(f"image says it is {width}x{height} pixels; between 1 and {max_pixels} are accepted")
+        raise ValueError(f"it says that it has {width}x{height} pixels; between 1 and {max_pixels} are accepted")
 
 
 def raw_image_to_rgb(message: Any) -> UInt8[np.ndarray, "H W 3"]:

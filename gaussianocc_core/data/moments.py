@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gaussianocc_core.data.bag import BagConfig, BagEntry, open_bags
+from gaussianocc_core.data.bag import BagEntry, open_bags
+from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.errors import DatasetError

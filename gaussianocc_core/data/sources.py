@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gaussianocc_core.data import ddad, nuscenes
-from gaussianocc_core.data.bag import BagConfig, BagEntry, image_change, open_bags
+from gaussianocc_core.data.bag import BagEntry, open_bags
+from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.entries import SampleEntry
+from gaussianocc_core.data.image_change import image_change
 from gaussianocc_core.data.labels import FREE, IGNORE
 from gaussianocc_core.errors import ConfigError, DatasetError
 

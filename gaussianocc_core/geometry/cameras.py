@@ -49,9 +49,7 @@ def resize(cameras: Cameras, width: int, height: int) -> Cameras:
     return replace(cameras, intrinsics=cameras.intrinsics * scale, width=(width,) * count, height=(height,) * count)
 
 
-def relocate(
-    cameras: Cameras, T_world_ego: Float[Tensor, "N 4 4"], T_world_reference: Float[Tensor, "4 4"]
-) -> Cameras:
+def relocate(cameras: Cameras, T_world_ego: Float[Tensor, "N 4 4"], T_world_reference: Float[Tensor, "4 4"]) -> Cameras:
     """The cameras of a moving rig in one ego frame: each T_ego_cam is taken at its own image time.
 
     T_world_ego: ego pose at each camera's image time; T_world_reference: of the ego frame that is wanted. Cameras of

@@ -49,8 +49,7 @@ class GaussianHead(nn.Module):
         scales = self.scales if self.scale_factor is None else self.scales * 2.0 * torch.sigmoid(self.scale_factor)
         logits = field.logits.permute(0, 4, 3, 2, 1).flatten(1, 3)  # (B, M, K)
         return [
-            Gaussians(self.means, self.quats, scales, 1.0 - torch.sigmoid(sample[:, -1]), sample)
-            for sample in logits
+            Gaussians(self.means, self.quats, scales, 1.0 - torch.sigmoid(sample[:, -1]), sample) for sample in logits
         ]
 
 

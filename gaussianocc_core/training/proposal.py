@@ -67,7 +67,7 @@ def propose(
     overlap = {"near": max(0.3, round(factor, 2)), "far": round(factor * 80.0, 1)}
     config = source.config
     bag: dict[str, Any] = {"path": config.path, "cameras": list(source.cameras.names)}
-    for name in ("image_topic", "camera_info_topic", "rig", "odometry_topic", "labels"):
+    for name in ("image_topic", "camera_info_topic", "rig", "odometry_topic", "labels", "begin", "end"):
         if getattr(config, name):
             bag[name] = getattr(config, name)
     for name in ("ego_frame", "fixed_frame", "slop", "neighbour_time"):
@@ -171,5 +171,3 @@ def _node_parameters(source: BagSource) -> dict[str, Any]:
     if config.rig:
         values["rig_file"] = str(Path(config.rig).absolute())
     return values
-
-

@@ -31,9 +31,7 @@ def colorize_depth(
     return image
 
 
-def colorize_error(
-    error: Num[np.ndarray, "H W"], limit: float | int = 0.5
-) -> UInt8[np.ndarray, "H W 3"]:
+def colorize_error(error: Num[np.ndarray, "H W"], limit: float | int = 0.5) -> UInt8[np.ndarray, "H W 3"]:
     """RGB of a signed error: blue at -limit, nearly white at 0, red at limit and beyond; dark where it is NaN."""
     known = np.isfinite(error)
     position = np.clip(np.where(known, error, 0.0) / limit, -1, 1)

@@ -2,11 +2,13 @@
 """Bags as training data: a bag of a data set gives what the data set gives, and any robot's bag can be used."""
 
 import pickle
+import re
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from nuscenes_fixtures import MadeUpDatabase
 from robot_bags import (
     START_NS,
@@ -23,7 +25,8 @@ from robot_bags import (
 
 from gaussianocc_core.config import save_rig
 from gaussianocc_core.data import bag_index
-from gaussianocc_core.data.bag import BagConfig, BagSource, label_path, open_bags
+from gaussianocc_core.data.bag import BagSource, label_path, open_bags
+from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.bag_index import cache_path, find_bags, open_index
 from gaussianocc_core.data.labels import CLASS_ID, FREE, IGNORE
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
@@ -327,8 +330,45 @@ def test_calibration_that_changes_within_a_bag_is_refused(tmp_path):
     robot = RobotBag()
     stamp = robot.stamp(3, 0) + 1000
     robot.add("/front/camera_info", stamp, camera_info(stamp, "front_optical", (128, 96), 80.0))
-    with pytest.raises(BagError, match=rf"front: its calibration changes at {stamp} ns from 64x48 to 128x96"):
-        source(robot.write(tmp_path / "bag"))
+    path = robot.write(tmp_path / "bag")
+    with pytest.raises(BagError, match="front: its calibration changes from 64x48 to 128x96 .* s after the start") as e:
+        source(path)
+    at = float(re.search(r"data.bag.end=([0-9.]+)", str(e.value))[1])
+    before = source(path, end=at)
+    assert len(before.entries()) == 3 and before.cameras.width[0] == 64
+    with pytest.raises(BagError, match="its calibration changes from 128x96 to 64x48"):
+        source(path, begin=at)
+
+
+def test_a_stretch_of_a_bag_is_used_with_what_was_said_before_it(tmp_path):
+    robot = RobotBag(frames=8)
+    robot.add("/front/mask", START_NS, raw(START_NS, "front", np.full((48, 64), 255, np.uint8), "mono8"))
+    whole = source(robot.write(tmp_path / "bag"))
+    part = source(robot.write(tmp_path / "again"), begin=0.25, end=0.6)
+    assert 1 < len(part.entries()) < len(whole.entries())
+    seconds = [(entry.frame.images[0].log_ns - whole.index.start_ns) * 1e-9 for entry in part.entries()]
+    assert min(seconds) >= 0.25 and max(seconds) < 0.6
+    assert part.cameras.names == whole.cameras.names  # of the one /tf_static at the start
+    assert len(part.index.topics["/front/mask"]) == 1
+    with pytest.raises(ValueError, match=r"data.bag.end: expected more than data.bag.begin=2, got 1"):
+        BagConfig(begin=2.0, end=1.0)
+
+
+def test_tf_of_a_robot_among_several_is_found_under_its_namespace(tmp_path):
+    robot, other = RobotBag(), RobotBag()
+    robot.messages = [(f"/r1{topic}" if topic.startswith("/tf") else topic, *rest) for topic, *rest in robot.messages]
+    found, same = source(robot.write(tmp_path / "bag")), source(other.write(tmp_path / "other"))
+    assert torch.equal(found.cameras.T_ego_cam, same.cameras.T_ego_cam)
+    T = [each.entries()[1].frame.T_world_ego for each in (found, same)]
+    np.testing.assert_array_equal(*T)
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_images_of_depth_are_no_cameras_whatever_their_topic(tmp_path, encoding):
+    robot = RobotBag()
+    depth = np.ones((48, 64), np.uint16 if encoding == "16UC1" else np.float32)
+    robot.add("/stereo/left/range_image", START_NS, raw(START_NS, "front", depth, encoding))
+    assert source(robot.write(tmp_path / "bag")).cameras.names == source(RobotBag().write(tmp_path / "b")).cameras.names
 
 
 def test_frames_that_tf_does_not_connect_are_named(tmp_path):

@@ -22,10 +22,10 @@ from gaussianocc_core.data.bag_writer import (
     LabelRecord,
     LidarRecord,
     PoseRecord,
-    image_size,
     refuse_existing,
     write_bag,
 )
+from gaussianocc_core.data.image_codec import image_size
 from gaussianocc_core.errors import BagError, CalibrationError, DatasetError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.types import Cameras

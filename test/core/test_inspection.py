@@ -7,7 +7,8 @@ import yaml
 from robot_bags import RobotBag, header, message
 
 from gaussianocc_core.config import from_dict, load_rig
-from gaussianocc_core.data.bag import BagConfig, BagSource, open_bags
+from gaussianocc_core.data.bag import BagSource, open_bags
+from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.bag_index import open_index
 from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
 from gaussianocc_core.data.inspection import Inspection, describe, inspect

@@ -78,8 +78,10 @@ def test_transport_follows_the_topic_unless_it_is_given():
         ({"cameras": ["a"], "image_topic": "/{camera}//x"}, "parameter image_topic: .*not a topic name: .*repeated"),
         ({"cameras": ["a"], "image_topic": "/{camera}/"}, "parameter image_topic: .*not a topic name: .*end with"),
         ({"cameras": ["a"], "image_topic": "/{other}/x"}, "parameter image_topic: .*not a topic name: "),
-        ({"cameras": ["1"], "image_topic": "/c{camera}", "camera_info_topic": "{camera}/i"},
-         "parameter camera_info_topic: .*not a topic name: topic name token must not start with a number$"),
+        (
+            {"cameras": ["1"], "image_topic": "/c{camera}", "camera_info_topic": "{camera}/i"},
+            "parameter camera_info_topic: .*not a topic name: topic name token must not start with a number$",
+        ),
         ({"cameras": ["a"], "slop": 7.0}, "parameter slop: .*range"),
         ({"cameras": ["a"], "slop": "wide"}, "parameter slop: .*type"),
         ({"cameras": ["a"], "image_transport": "carrier pigeon"}, "parameter image_transport: expected one of auto"),

@@ -14,7 +14,8 @@ from synthetic_bags import ROOT, convert, make_dataset, run_tool
 
 from gaussianocc_core.checkpoint import load_model
 from gaussianocc_core.config import load_rig
-from gaussianocc_core.data.bag import BagConfig, open_bags
+from gaussianocc_core.data.bag import open_bags
+from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.train import main as train
 from gaussianocc_ros.msg import SemanticOccupancy

@@ -14,7 +14,8 @@ from nuscenes_fixtures import MadeUpDatabase
 from robot_bags import RobotBag
 
 from gaussianocc_core.config import read_yaml
-from gaussianocc_core.data.bag import BagConfig, label_path, open_bags
+from gaussianocc_core.data.bag import label_path, open_bags
+from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.labelling import guess_class_map, load_class_map, shipped_class_maps
 from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE, IGNORE, occ3d_to_generator
 from gaussianocc_core.data.nuscenes import NuScenesSource

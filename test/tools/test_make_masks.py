@@ -11,7 +11,8 @@ import pytest
 from robot_bags import RobotBag
 
 from gaussianocc_core.config import save_rig
-from gaussianocc_core.data.bag import BagConfig, open_bags
+from gaussianocc_core.data.bag import open_bags
+from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.masks import LEAST_IMAGES, MaskConfig, find_robot, spread_moments
 from gaussianocc_core.data.moments import bag_moments
 from gaussianocc_core.data.nuscenes import NuScenesSource

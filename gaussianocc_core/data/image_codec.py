@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes of a JPEG or PNG -> RGB, checked from the header before memory is taken for its pixels."""
+
+from __future__ import annotations
+
+import struct
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+# An image may claim any size; 8192 x 8192 is beyond every camera and still only 200 MB.
+MAX_IMAGE_PIXELS = 1 << 26
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
+_END = b"\xff\xd9"
+_PADDING = 4096  # bytes at the end of a JPEG, in which that marker is looked for: padding after it is common
+# Calibration refers to the pixels as stored, so a rotation tag must not turn them.
+_FLAGS = {
+    1: cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+    2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
+    4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
+    8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
+}
+
+
+def image_size(data: bytes | memoryview) -> tuple[int, int]:
+    """Width and height of a complete JPEG or PNG; ValueError says what is wrong with it. Pixels are not decoded."""
+    head = bytes(data[:24])
+    if head.startswith(_PNG) and len(head) == 24:
+        # A truncated image decodes without an error, its missing part grey.
+        if b"IEND" not in bytes(data[-64:]):
+            raise ValueError(f"the PNG is truncated: no end marker in its {len(data)} bytes")
+        return struct.unpack(">II", head[16:24])
+    if not head.startswith(_JPEG):
+        begins = f"it begins with {head[:8].hex(' ')}"
+        raise ValueError(f"{len(data)} bytes that are neither a JPEG nor a PNG: {begins}" if head else "it is empty")
+    if _END not in bytes(data[-_PADDING:]) and _END not in bytes(data).rstrip(b"\0")[-_PADDING:]:
+        raise ValueError(f"the JPEG is truncated: no end marker in its {len(data)} bytes")
+    position = 2
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame, not DHT, JPG, DAC
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return width, height
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise ValueError("the JPEG is damaged: no frame header")
+
+
+def decode_rgb(
+    data: bytes | memoryview, max_pixels: int = MAX_IMAGE_PIXELS, reduce: int = 1
+) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of a JPEG or PNG; ValueError says what is wrong with it.
+
+    reduce: 1, 2, 4 or 8; each pixel is the mean of so many a side (a JPEG is not even decoded at full size).
+    """
+    width, height = image_size(data)
+    if not 1 <= width * height <= max_pixels:
+        raise ValueError(f"it says that it has {width}x{height} pixels; between 1 and {max_pixels} are accepted")
+    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), _FLAGS[reduce])
+    if pixels is None:
+        raise ValueError(f"it is damaged: its {len(data)} bytes cannot be decoded")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

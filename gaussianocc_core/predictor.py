@@ -102,9 +102,17 @@ class OccupancyPredictor:
         self._masks = {name: np.asarray(mask, dtype=np.uint8) for name, mask in masks.items()}
         self._views = []
 
+    def reductions(self, cameras: Cameras) -> dict[str, int]:
+        """Camera -> 1, 2, 4 or 8: by how much its images may be shrunk while they are decoded; see `Rectifier`."""
+        rectifier = self._lenses_of(cameras).rectifier
+        return {name: rectifier.reduction(i) for i, name in enumerate(cameras.names)}
+
     @torch.inference_mode()
     def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> OccupancyPrediction:
-        """images: RGB at native size, one per camera, sizes may differ; cameras: their calibration, ego frame."""
+        """images: RGB at native size, one per camera, sizes may differ; cameras: their calibration, ego frame.
+
+        An image may also come shrunk by its `reductions`; `cameras` speaks of the native size all the same.
+        """
         return self.decide(self.predict_field(images, cameras), cameras)
 
     @torch.inference_mode()

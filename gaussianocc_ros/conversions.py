@@ -34,9 +34,12 @@ def encode_transform(T_parent_child: np.ndarray) -> Transform:
     return Transform(translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
-def decode_image(message: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a sensor_msgs/Image, by cv_bridge where it is, or CompressedImage (JPEG, PNG)."""
-    return messages.decode_image(message, max_pixels, ros_compat.image_to_rgb)
+def decode_image(message: Any, max_pixels: int = MAX_IMAGE_PIXELS, reduce: int = 1) -> tuple[np.ndarray, int]:
+    """(H, W, 3) uint8 RGB of a sensor_msgs/Image, by cv_bridge where it is, or CompressedImage (JPEG, PNG).
+
+    And how many native pixels a side became one: `reduce` if that makes it cheaper, else 1.
+    """
+    return messages.decode_reduced(message, reduce, max_pixels, ros_compat.image_to_rgb)
 
 
 # ---- occupancy -----------------------------------------------------------------------------------------------------

@@ -32,14 +32,15 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from gaussianocc_core.checkpoint import default_checkpoint
 from gaussianocc_core.config import load_rig
 from gaussianocc_core.data.entries import mask_paths, read_mask
-from gaussianocc_core.data.messages import ImageError, decode_transform
+from gaussianocc_core.data.messages import decode_transform
 from gaussianocc_core.data.sets import SetBuilder, SynchronizedSet
 from gaussianocc_core.data.traversability import traversable_ids
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.types import Cameras, OccupancyPrediction
-from gaussianocc_ros import conversions, ros_compat
+from gaussianocc_ros import ros_compat
 from gaussianocc_ros.camera_rig import CameraRig, RigIncomplete, plausible_cameras
+from gaussianocc_ros.decoding import DecodedImage, ImageDecoder, PendingImage
 from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameters import NodeParameters, apply_changes, declare_parameters
 from gaussianocc_ros.reporting import Reporter
@@ -109,8 +110,8 @@ class OccupancyNode(LifecycleNode):
         rig = load_rig(parameters.rig_file) if parameters.rig_file else None
         self._cameras = parameters.camera_names
         # Each undo is registered as soon as there is something to undo: what comes next may fail.
-        self._decoders = ThreadPoolExecutor(min(4, len(self._cameras)), thread_name_prefix="decode")
-        self._configured.callback(self._decoders.shutdown)
+        self._decoder = ImageDecoder(len(self._cameras), parameters.max_image_pixels)
+        self._configured.callback(self._decoder.close)
         # One thread for warm-up and every prediction: torch keeps a thread pool, numba its kernels, per calling thread.
         self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._configured.callback(self._inference.shutdown)
@@ -205,7 +206,12 @@ class OccupancyNode(LifecycleNode):
 
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         self._reporter.image_arrived(camera)
-        for complete in self._builder.add(camera, stamp_ns(message.header), message):
+        image = PendingImage(camera, message)
+        # At once where the next set will have it. While a set is in work most images will be superseded: those of the
+        # set that comes next are decoded when it does, so that decoding takes nothing from a slow network.
+        if not (self._waiting or self._reporter.works):
+            self._decoder.begin([image])
+        for complete in self._builder.add(camera, stamp_ns(message.header), image):
             full = len(self._waiting) == self._waiting.maxlen
             self._waiting.append((complete, time.perf_counter()))  # drops the oldest if full
             if full:
@@ -251,24 +257,24 @@ class OccupancyNode(LifecycleNode):
         with self._reporter.statistics.timed("calibrate"):
             cameras = self._rig.lookup(newest.stamp_ns, stamps, lenient=self._degrades)
         cameras = self._without_misfits(cameras, images)
-        images = {camera: images[camera] for camera in cameras.names}
+        self._decoder.reduce_to(self._predictor.reductions(cameras))
         if self._rig.motion_problem:
             self._reporter.warn("motion", f"motion between images is not compensated: {self._rig.motion_problem}")
-        if lacking := [camera for camera in self._cameras if camera not in images]:
+        if lacking := [camera for camera in self._cameras if camera not in cameras.names]:
             self._reporter.warn("degraded", f"predicting without {', '.join(lacking)}")
         with self._reporter.statistics.timed("predict"):
-            return self._predictor(list(images.values()), cameras)
+            return self._predictor([images[camera].pixels for camera in cameras.names], cameras)
 
     @property
     def _degrades(self) -> bool:
         return self.parameters.sync_policy == "degrade"
 
-    def _without_misfits(self, cameras: Cameras, images: dict[str, np.ndarray]) -> Cameras:
+    def _without_misfits(self, cameras: Cameras, images: dict[str, DecodedImage]) -> Cameras:
         """The cameras whose images are of their calibration's size; under sync_policy degrade others are left out."""
         failures = dict(self._rig.left_out)
         for i, camera in enumerate(cameras.names):
-            height, width = images[camera].shape[:2]
-            if (width, height) != (cameras.width[i], cameras.height[i]):
+            if not images[camera].fits(cameras.width[i], cameras.height[i]):
+                height, width = (images[camera].reduce * side for side in images[camera].pixels.shape[:2])
                 text = f"image is {width}x{height}, its calibration {cameras.width[i]}x{cameras.height[i]}"
                 failures[camera] = RigIncomplete("image size", f"camera {camera}: {text}")
         fitting = tuple(name for name in cameras.names if name not in failures)
@@ -282,26 +288,14 @@ class OccupancyNode(LifecycleNode):
             self._reporter.statistics.count_left_out(failure.reason)
             self._reporter.warn(failure.reason, str(failure))
 
-    def _decode_all(self, newest: SynchronizedSet) -> dict[str, np.ndarray]:
+    def _decode_all(self, newest: SynchronizedSet) -> dict[str, DecodedImage]:
         """Camera -> image. Damaged ones are left out under sync_policy degrade, while there are others."""
-        futures = {camera: self._decoders.submit(self._decode, camera, m) for camera, m in newest.items.items()}
-        images: dict[str, np.ndarray] = {}
-        failures: list[RigIncomplete] = []
-        for camera, future in futures.items():
-            try:
-                images[camera] = future.result()
-            except RigIncomplete as error:
-                failures.append(error)
+        images, failed = self._decoder.finish(newest.items)
+        failures = [RigIncomplete("undecodable image", f"camera {camera}: {e}") for camera, e in failed.items()]
         if failures and not (self._degrades and images):
             raise failures[0]
         self._leave_out(failures)
         return images
-
-    def _decode(self, camera: str, message: Image | CompressedImage) -> np.ndarray:
-        try:
-            return conversions.decode_image(message, self.parameters.max_image_pixels)
-        except ImageError as error:
-            raise RigIncomplete("undecodable image", f"camera {camera}: {error}") from None
 
 
 def _check_classes(predictor: OccupancyPredictor, parameters: NodeParameters) -> None:

@@ -59,6 +59,11 @@ class Reporter:
     def image_arrived(self, camera: str) -> None:
         self._last_arrival[camera] = time.monotonic()
 
+    @property
+    def works(self) -> bool:
+        """Whether a set is in work."""
+        return self._at_work
+
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """While a set is in work: a lossless replay sends no images meanwhile, which is then no silence."""

@@ -51,17 +51,23 @@ def image_size(data: bytes | memoryview) -> tuple[int, int]:
     raise ValueError("the JPEG is damaged: no frame header")
 
 
+def can_reduce(data: bytes | memoryview) -> bool:
+    """Whether `decode_rgb` heeds its `reduce`: decoding a smaller image takes less."""
+    return bytes(data[:2]) == _JPEG
+
+
 def decode_rgb(
     data: bytes | memoryview, max_pixels: int = MAX_IMAGE_PIXELS, reduce: int = 1
 ) -> UInt8[np.ndarray, "H W 3"]:
     """RGB of a JPEG or PNG; ValueError says what is wrong with it.
 
-    reduce: 1, 2, 4 or 8; each pixel is the mean of so many a side (a JPEG is not even decoded at full size).
+    reduce: 1, 2, 4 or 8 native pixels a side become one, sizes rounded up: a JPEG is then not even decoded at full
+    size. What has no cheap way to shrink, a PNG, stays as it is.
     """
     width, height = image_size(data)
     if not 1 <= width * height <= max_pixels:
         raise ValueError(f"it says that it has {width}x{height} pixels; between 1 and {max_pixels} are accepted")
-    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), _FLAGS[reduce])
+    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), _FLAGS[reduce if can_reduce(data) else 1])
     if pixels is None:
         raise ValueError(f"it is damaged: its {len(data)} bytes cannot be decoded")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

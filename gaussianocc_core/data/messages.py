@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gaussianocc_core.data.image_codec import MAX_IMAGE_PIXELS, decode_rgb
+from gaussianocc_core.data.image_codec import MAX_IMAGE_PIXELS, can_reduce, decode_rgb
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
 from gaussianocc_core.geometry.transforms import make_transform, quat_to_matrix
 from gaussianocc_core.types import EQUIDISTANT, PINHOLE
@@ -65,15 +65,26 @@ def decode_image(
     max_pixels: int = MAX_IMAGE_PIXELS,
     raw_to_rgb: Callable[[Any], UInt8[np.ndarray, "H W 3"]] | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB of a sensor_msgs/Image or CompressedImage (JPEG, PNG).
+    """RGB of a sensor_msgs/Image or CompressedImage (JPEG, PNG); ImageError says what is wrong with it.
 
     raw_to_rgb: decodes an Image instead of ours; its ValueError says what does not fit.
     """
+    return decode_reduced(message, 1, max_pixels, raw_to_rgb)[0]
+
+
+def decode_reduced(
+    message: Any,
+    reduce: int,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    raw_to_rgb: Callable[[Any], UInt8[np.ndarray, "H W 3"]] | None = None,
+) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+    """The image, and how many native pixels a side became one: `reduce` (1, 2, 4 or 8) if it is a JPEG, else 1."""
     try:
         if not hasattr(message, "encoding"):
-            return decode_rgb(memoryview(message.data), max_pixels)
+            data = memoryview(message.data)
+            return decode_rgb(data, max_pixels, reduce), reduce if can_reduce(data) else 1
         _check_size(message.width, message.height, max_pixels)
-        return (raw_to_rgb or raw_image_to_rgb)(message)
+        return (raw_to_rgb or raw_image_to_rgb)(message), 1
     except ValueError as error:
         raise ImageError(f"image cannot be decoded: {error}") from None
 

@@ -24,6 +24,8 @@ from gaussianocc_core.types import EQUIDISTANT, Cameras
 DEFAULT_FISHEYE_FOV_DEG = 110.0
 # A remap reads 2x2 source pixels; beyond this reduction the source is area-averaged first, or fine texture aliases.
 _MAX_REMAP_REDUCTION = 1.5
+# An image that is only resized keeps so many pixels for each one of the output, or the average of few would be uneven.
+_LEAST_OVERSAMPLING = 1.2
 _NOTABLE_LOSS = 0.03  # of the source pixels; less is the rim that any undistortion cuts off
 
 _log = logging.getLogger(__name__)
@@ -124,6 +126,15 @@ class Rectifier:
         if (image.shape[1], image.shape[0]) != remap.reduction:
             image = cv2.resize(image, remap.reduction, interpolation=cv2.INTER_AREA)
         return cv2.remap(image, remap.map_x, remap.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+    def reduction(self, index: int) -> int:
+        """1, 2, 4 or 8: by how much a decoder may shrink images of camera `index` on the way without a loss here."""
+        if (remap := self._remaps[index]) is None:
+            needed = [_LEAST_OVERSAMPLING * size for size in (self.cameras.width[index], self.cameras.height[index])]
+        else:
+            needed = list(remap.reduction)
+        ratio = min(self.source.width[index] / needed[0], self.source.height[index] / needed[1])
+        return max((r for r in (2, 4, 8) if r <= ratio), default=1)
 
     def rectify_labels(self, index: int, labels: Num[np.ndarray, "H W"], fill: int) -> Num[np.ndarray, "h w"]:
         """The label (or true depth) image of camera `index` by nearest neighbour; `fill` where it has no source."""

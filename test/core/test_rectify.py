@@ -77,6 +77,27 @@ def test_pixels_without_a_source_are_not_valid():
     assert not rectifier.valid_mask[0, 48, 0] and rectifier.valid_mask[0, 48, 80]
 
 
+@pytest.mark.parametrize(
+    ("size", "model", "expected"),
+    [
+        ((1600, 900), "pinhole", 4),  # 200 pixels are too few for 176
+        ((1600, 900), "equidistant", 4),
+        ((640, 384), "pinhole", 2),
+        ((180, 100), "pinhole", 1),
+    ],
+)
+def test_a_decoder_may_shrink_as_far_as_nothing_is_lost(size, model, expected):
+    width, height = size
+    rig = replace(ring(yaws=(0.0,), width=width, height=height), model=(model,))
+    rectifier = Rectifier(rig, 176, 96)
+    assert rectifier.reduction(0) == expected
+    random = np.random.default_rng(0)
+    picture = cv2.resize(random.integers(0, 256, (height // 5, width // 5, 3), np.uint8), size)
+    small = cv2.resize(picture, (-(-width // expected), -(-height // expected)), interpolation=cv2.INTER_AREA)
+    error = np.abs(rectifier([picture])[0].astype(int) - rectifier([small])[0])[rectifier.valid_mask[0]]
+    assert np.percentile(error, 90) <= 8 and error.mean() < 4
+
+
 def test_reduced_images_are_accepted():
     rig = ring(yaws=(0.0,), width=320, height=180)
     distorted = replace(rig, distortion=((-0.1, 0.01, 0.0, 0.0, 0.0),))

@@ -57,25 +57,29 @@ PIXELS = {
 }
 
 
+def decode_rgb(message):
+    return decode_image(message)[0]
+
+
 @pytest.mark.parametrize("padding", [0, 5])
 @pytest.mark.parametrize("encoding", PIXELS)
 def test_image_of_each_encoding_decodes_to_the_same_rgb(encoding, padding):
     expected = np.dstack([GRAY] * 3) if "mono" in encoding else RGB
-    np.testing.assert_array_equal(decode_image(image(encoding, PIXELS[encoding], padding)), expected)
+    np.testing.assert_array_equal(decode_rgb(image(encoding, PIXELS[encoding], padding)), expected)
 
 
 @pytest.mark.parametrize("encoding", ["mono16", "rgb16"])
 def test_big_endian_16_bit_image_keeps_the_upper_byte(encoding):
     expected = np.dstack([GRAY] * 3) if "mono" in encoding else RGB
     pixels = (PIXELS[encoding] | 3).astype(">u2")
-    np.testing.assert_array_equal(decode_image(image(encoding, pixels, big=True)), expected)
+    np.testing.assert_array_equal(decode_rgb(image(encoding, pixels, big=True)), expected)
 
 
 @pytest.mark.parametrize("encoding, corner", [("rggb", "R"), ("bggr", "B"), ("gbrg", "G"), ("grbg", "G")])
 def test_bayer_image_of_a_red_scene_decodes_to_red(encoding, corner):
     """Only the photosites under a red filter see anything."""
     tile = np.array([255 if letter == "r" else 0 for letter in encoding], np.uint8).reshape(2, 2)
-    decoded = decode_image(image(f"bayer_{encoding}8", np.tile(tile, (4, 4))))[2:-2, 2:-2]
+    decoded = decode_rgb(image(f"bayer_{encoding}8", np.tile(tile, (4, 4))))[2:-2, 2:-2]
     assert decoded[..., 0].mean() > 200
     assert decoded[..., 1:].max() == 0
 
@@ -83,7 +87,7 @@ def test_bayer_image_of_a_red_scene_decodes_to_red(encoding, corner):
 @pytest.mark.parametrize("encoding, order", [("yuv422", "uyvy"), ("yuv422_yuy2", "yuyv")])
 def test_yuv_image_without_colour_difference_decodes_to_gray(encoding, order):
     luma = np.array([180 if letter == "y" else 128 for letter in order], np.uint8)
-    decoded = decode_image(image(encoding, np.tile(luma.reshape(1, 2, 2), (4, 3, 1))))
+    decoded = decode_rgb(image(encoding, np.tile(luma.reshape(1, 2, 2), (4, 3, 1))))
     assert decoded.shape == (4, 6, 3)
     assert np.ptp(decoded) == 0
     assert decoded[0, 0, 0] == pytest.approx(1.164 * (180 - 16), abs=2)  # BT.601, limited range
@@ -97,19 +101,29 @@ def compressed(data, stated="jpeg"):
 
 def test_png_image_decodes_without_loss():
     data = cv2.imencode(".png", RGB[..., ::-1])[1].tobytes()
-    np.testing.assert_array_equal(decode_image(compressed(data, "png")), RGB)
+    np.testing.assert_array_equal(decode_rgb(compressed(data, "png")), RGB)
+
+
+def test_a_jpeg_is_decoded_as_small_as_asked_and_a_png_as_it_is():
+    picture = np.kron(np.arange(0, 240, 10, np.uint8).reshape(4, 6), np.ones((8, 8), np.uint8))
+    for ending, reduced in ((".jpg", 4), (".png", 1)):
+        data = cv2.imencode(ending, picture, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+        pixels, reduce = decode_image(compressed(data), reduce=4)
+        assert reduce == reduced and pixels.shape == (32 // reduced, 48 // reduced, 3)
+        expected = picture.reshape(32 // reduced, reduced, 48 // reduced, reduced).mean(axis=(1, 3))
+        assert np.abs(pixels[..., 0] - expected).max() <= 2
 
 
 def test_jpeg_image_decodes_to_rgb_and_not_bgr():
     data = cv2.imencode(".jpg", np.full((16, 16, 3), (0, 0, 200), np.uint8))[1].tobytes()  # OpenCV writes BGR
-    np.testing.assert_allclose(decode_image(compressed(data)).mean(axis=(0, 1)), (200, 0, 0), atol=3)
+    np.testing.assert_allclose(decode_rgb(compressed(data)).mean(axis=(0, 1)), (200, 0, 0), atol=3)
 
 
 def test_messages_of_rosbags_decode_like_those_of_rclpy():
     store = get_typestore(Stores.ROS2_HUMBLE)
     message = image("bgr8", PIXELS["bgr8"], padding=3)
     other = store.deserialize_cdr(serialize_message(message), "sensor_msgs/msg/Image")
-    np.testing.assert_array_equal(decode_image(other), RGB)
+    np.testing.assert_array_equal(decode_rgb(other), RGB)
     info = CameraInfo(width=8, height=6, k=[5.0, 0.0, 4.0, 0.0, 5.0, 3.0, 0.0, 0.0, 1.0], d=[0.1, 0.0, 0.0, 0.0, 0.0])
     info.distortion_model = "plumb_bob"
     other = store.deserialize_cdr(serialize_message(info), "sensor_msgs/msg/CameraInfo")
@@ -142,17 +156,17 @@ def test_undecodable_image_says_why(message, complaint):
     if message is replace_step:
         message.step = 3
     with pytest.raises(ImageError, match=complaint):
-        decode_image(message)
+        decode_rgb(message)
 
 
 def test_image_that_claims_a_huge_size_is_refused_before_memory_is_taken():
     with pytest.raises(ImageError, match="60000x60000"):
-        decode_image(Image(width=60000, height=60000, encoding="rgb8", step=180000))
+        decode_rgb(Image(width=60000, height=60000, encoding="rgb8", step=180000))
     huge = bytearray(JPEG)
     frame = huge.index(b"\xff\xc0")
     huge[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
     with pytest.raises(ImageError, match="65535x65535"):
-        decode_image(compressed(bytes(huge)))
+        decode_rgb(compressed(bytes(huge)))
 
 
 # ---- calibration and time ------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def predict_from_bag(bag, checkpoint, anchors):
     predictor = OccupancyPredictor.from_checkpoint(checkpoint, device="cpu")
     for anchor in anchors:
         stamps = {camera: min(images[camera], key=lambda stamp: abs(stamp - anchor)) for camera in CAMERAS}
-        pictures = [decode_image(images[camera][stamps[camera]]) for camera in CAMERAS]
+        pictures = [decode_image(images[camera][stamps[camera]])[0] for camera in CAMERAS]
         yield predictor(pictures, rig.lookup(anchor, stamps))
 
 

@@ -18,7 +18,6 @@ from gaussianocc_core.checkpoint import Provenance, load_model
 from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.data.labels import UNOBSERVED
 from gaussianocc_core.errors import BackendError, CalibrationError
-from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
@@ -146,18 +145,23 @@ class OccupancyPredictor:
 
     @torch.inference_mode()
     def render(
-        self, field: OccupancyField, cameras: Cameras, width: int, height: int
-    ) -> tuple[Float[np.ndarray, "N h w"], UInt8[np.ndarray, "N h w"]]:
-        """What the field looks like from pinhole cameras: z-depth (m, 0 where transparent) and class ids."""
-        views: RenderedViews = self.model.render(
-            field, camera_geometry.resize(cameras, width, height).to(self.device, torch.float32), normalize_depth=True
-        )[0]
-        solid = views.alpha[:, 0] > 0.5
+        self, field: OccupancyField, cameras: Cameras, names: Sequence[str] | None = None
+    ) -> tuple[Cameras, Float[np.ndarray, "N h w"], UInt8[np.ndarray, "N h w"]]:
+        """What the field looks like from some of the cameras (None: all), as the network sees through them.
+
+        Their pinhole cameras at the network's size (the `Rectifier`'s), z-depth (m, 0 where transparent), class ids.
+        """
+        rectified = self._lenses_of(cameras).rectifier.cameras
+        views = replace(rectified, T_ego_cam=cameras.T_ego_cam.float())
+        views = views if names is None else views.select(tuple(names))
+        views_here = views.to(self.device, torch.float32)
+        rendered: RenderedViews = self.model.render(field, views_here, normalize_depth=True)[0]
+        solid = rendered.alpha[:, 0] > 0.5
         free = len(self.class_names) - 1
         # Composited logits name the surface; the free logit of a surface voxel says nothing about the pixel.
-        classes = views.features[:, :free].argmax(dim=1)
-        depth = torch.where(solid, views.depth[:, 0], 0.0)
-        return depth.cpu().numpy(), torch.where(solid, classes, free).to(torch.uint8).cpu().numpy()
+        classes = rendered.features[:, :free].argmax(dim=1)
+        depth = torch.where(solid, rendered.depth[:, 0], 0.0)
+        return views, depth.cpu().numpy(), torch.where(solid, classes, free).to(torch.uint8).cpu().numpy()
 
     @property
     def summary(self) -> str:

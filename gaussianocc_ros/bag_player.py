@@ -246,7 +246,10 @@ class StepGate:
         topics = list(self._camera_of)
         self._until(deadline, lambda: not self._player.unmatched(topics), f"{space}/{name} does not take the images of",
                     lambda: ", ".join(self._player.unmatched(topics)) + "; is it active?")  # fmt: skip
-        self._builder = SetBuilder(parameters.camera_names, int(parameters.slop * 1e9), anchor=parameters.anchor)
+        self._builder = SetBuilder(
+            parameters.camera_names, int(parameters.slop * 1e9), anchor=parameters.anchor,
+            policy=parameters.sync_policy, patience_ns=int(parameters.patience * 1e9),
+        )  # fmt: skip
 
     def note(self, topic: str, data: bytes) -> bool:
         """True if this message completes a set."""

@@ -73,6 +73,13 @@ class CameraRig:
             self._changed.notify_all()
             return before is not None
 
+    def frames(self) -> dict[str, str]:
+        """Camera -> its optical frame; with a rig file, which names none, the camera's own name."""
+        if self._rig is not None:
+            return {name: name for name in self.names}
+        with self._changed:
+            return {name: intrinsics.frame_id for name, intrinsics in self._intrinsics.items()}
+
     def missing(self) -> dict[str, str]:
         """Camera -> what its calibration lacks right now, with what to do about it."""
         found = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node counts and times, and how /diagnostics says it."""
+"""What the node counts and times."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 # In the order of events. calibrate: CameraInfo and TF; total: arrival of the set's last image to publication.
-STAGES = ("queue", "calibrate", "decode", "predict", "encode", "total")
+STAGES = ("queue", "decode", "calibrate", "predict", "fuse", "encode", "render", "total")
 _WINDOW = 100  # sets over which medians are taken
 _RATE_WINDOW = 30.0  # s
 _MAX_AGE = 3600.0  # s; an older "age" means that the clock and the stamps tell different times
@@ -26,6 +24,7 @@ class NodeStatistics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.sets = 0
+        self.last_published = time.monotonic()  # or activated
         self.drops: Counter[str] = Counter()  # reason -> sets
         self.left_out: Counter[str] = Counter()  # reason -> images that a set did without
         self._seconds: dict[str, deque[float]] = {stage: deque(maxlen=_WINDOW) for stage in STAGES}
@@ -54,17 +53,29 @@ class NodeStatistics:
         """`age`: publication minus the anchor's stamp, s, by the node's clock."""
         with self._lock:
             self.sets += 1
-            self._published.append(time.monotonic())
+            self.last_published = time.monotonic()
+            self._published.append(self.last_published)
             if 0 <= age < _MAX_AGE:
                 self._ages.append(age)
 
+    @property
+    def rate(self) -> float:
+        """Sets per second of late."""
+        with self._lock:
+            return _rate(self._published)
+
+    @property
+    def age(self) -> float | None:
+        """Median age of the last results, s; None where clock and stamps tell different times."""
+        with self._lock:
+            return float(np.median(self._ages)) if self._ages else None
+
     def summary(self) -> dict[str, str]:
         """Key -> value as /diagnostics shows them; stage times are medians in ms."""
+        rate, age = self.rate, self.age
         with self._lock:
-            times = [t for t in self._published if t > time.monotonic() - _RATE_WINDOW]
-            rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
             values = {"sets": str(self.sets), "sets per second": f"{rate:.2f}"}
-            values["age ms"] = f"{1e3 * np.median(self._ages):.0f}" if self._ages else "unknown"
+            values["age ms"] = "unknown" if age is None else f"{1e3 * age:.0f}"
             for stage, seconds in self._seconds.items():
                 if seconds:
                     values[f"{stage} ms"] = f"{1e3 * np.median(seconds):.1f}"
@@ -75,17 +86,45 @@ class NodeStatistics:
             return values
 
 
-def diagnostic_array(
-    stamp: Time, node_name: str, hardware: str, problem: str, values: dict[str, str]
-) -> DiagnosticArray:
-    """One status: OK, or WARN with the problem as its message."""
-    status = DiagnosticStatus(
-        level=DiagnosticStatus.WARN if problem else DiagnosticStatus.OK,
-        name=f"{node_name}: occupancy",
-        message=problem or "publishing",
-        hardware_id=hardware,
-        values=[KeyValue(key=key, value=value) for key, value in values.items()],
-    )
-    message = DiagnosticArray(status=[status])
-    message.header.stamp = stamp
-    return message
+class CameraStatistics:
+    """Arrivals of one camera's images; written and read by the executor's thread."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.last_arrival = time.monotonic()  # or activation
+        self._arrivals: deque[float] = deque(maxlen=_WINDOW)
+        self._delays: deque[float] = deque(maxlen=_WINDOW)
+
+    def arrived(self, delay: float) -> None:
+        """`delay`: arrival minus stamp, s, by the node's clock."""
+        self.received += 1
+        self.last_arrival = time.monotonic()
+        self._arrivals.append(self.last_arrival)
+        if abs(delay) < _MAX_AGE:
+            self._delays.append(delay)
+
+    @property
+    def rate(self) -> float:
+        """Images per second of late."""
+        return _rate(self._arrivals)
+
+    @property
+    def delay(self) -> float | None:
+        """Median time from stamp to arrival, s; None where clock and stamps tell different times."""
+        return float(np.median(self._delays)) if self._delays else None
+
+
+def _rate(times: deque[float]) -> float:
+    """Per second over the last half minute, up to now: it falls when nothing comes any more."""
+    now = time.monotonic()
+    recent = [t for t in times if t > now - _RATE_WINDOW]
+    if len(recent) < 2:
+        return 0.0
+    usual = (recent[-1] - recent[0]) / (len(recent) - 1)
+    return (len(recent) - 1) / (max(recent[-1], now - 2 * usual) - recent[0])
+
+
+def memory_mb() -> float:
+    """Resident memory of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6

@@ -28,14 +28,16 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_srvs.srv import Empty
 
 from gaussianocc_core.checkpoint import default_checkpoint
 from gaussianocc_core.config import load_rig
 from gaussianocc_core.data.entries import mask_paths, read_mask
 from gaussianocc_core.data.messages import decode_transform
 from gaussianocc_core.data.sets import SetBuilder, SynchronizedSet
-from gaussianocc_core.data.traversability import traversable_ids
+from gaussianocc_core.data.traversability import class_table
 from gaussianocc_core.errors import ConfigError, GaussianOccError
+from gaussianocc_core.fusion import TemporalFusion
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.types import Cameras, OccupancyPrediction
 from gaussianocc_ros import ros_compat
@@ -58,6 +60,7 @@ class OccupancyNode(LifecycleNode):
         self.parameters = declare_parameters(self)
         self._predictor: OccupancyPredictor | None = None
         self._outputs: Outputs | None = None
+        self._fusion: TemporalFusion | None = None
         self.add_on_set_parameters_callback(self._on_parameters)
         self.failure = ""  # why the last transition failed
 
@@ -128,8 +131,20 @@ class OccupancyNode(LifecycleNode):
         _check_classes(self._predictor, parameters)
         self._outputs = Outputs(self, parameters, self._rig.ego_at)
         self._configured.callback(self._outputs.close)
-        self._reporter = Reporter(self, parameters, self._cameras, str(self._predictor.device))
+        self._reporter = Reporter(self, parameters, self._cameras, self._predictor.device)
         self._configured.callback(self._reporter.close)
+        self._fusion = self._make_fusion(parameters)
+        if self._fusion is not None:
+            reset = self.create_service(Empty, "~/reset", self._on_reset)
+            self._configured.callback(self.destroy_service, reset)
+
+    def _make_fusion(self, parameters: NodeParameters) -> TemporalFusion | None:
+        if not parameters.fusion or self._predictor is None:
+            return None
+        return TemporalFusion(
+            self._predictor.grid, self._predictor.class_names, hit=parameters.fusion_hit, miss=parameters.fusion_miss,
+            decay=parameters.fusion_decay,
+        )  # fmt: skip
 
     def _load_predictor(self) -> OccupancyPredictor:
         path = self.parameters.checkpoint or default_checkpoint()
@@ -154,15 +169,19 @@ class OccupancyNode(LifecycleNode):
         self._activated.callback(self._finish_set)
         self._reporter.start(self._rig, self._builder.statistics)
         self._activated.callback(self._reporter.stop)
-        reliability = ReliabilityPolicy.RELIABLE if parameters.reliable else ReliabilityPolicy.BEST_EFFORT
-        qos = QoSProfile(depth=parameters.image_queue_size, reliability=reliability)
-        kind = CompressedImage if parameters.compressed else Image
         for camera in self._cameras:
             if self._rig.needs_camera_info:
                 topic = parameters.camera_info_topic_of(camera)
-                self._listen(CameraInfo, topic, partial(self._on_camera_info, camera), qos)
+                self._listen(CameraInfo, topic, partial(self._on_camera_info, camera), self._qos_of(camera))
         for camera in self._cameras:
-            self._listen(kind, parameters.image_topic_of(camera), partial(self._on_image, camera), qos)
+            kind = CompressedImage if parameters.is_compressed(camera) else Image
+            topic = parameters.image_topic_of(camera)
+            self._listen(kind, topic, partial(self._on_image, camera), self._qos_of(camera))
+
+    def _qos_of(self, camera: str) -> QoSProfile:
+        reliable = self.parameters.is_reliable(camera)
+        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        return QoSProfile(depth=self.parameters.image_queue_size, reliability=reliability)
 
     def _listen(self, kind: Any, topic: str, callback: Any, qos: QoSProfile) -> None:
         subscription = self.create_subscription(kind, topic, callback, qos)
@@ -179,7 +198,7 @@ class OccupancyNode(LifecycleNode):
     def _cleanup(self) -> None:
         self._activated.close()
         self._configured.close()
-        self._predictor = self._outputs = None
+        self._predictor = self._outputs = self._fusion = None
 
     def destroy_node(self) -> None:
         self._cleanup()
@@ -195,7 +214,7 @@ class OccupancyNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         self.parameters = parameters
         if self._outputs is not None:
-            self._outputs.parameters = parameters
+            self._outputs.parameters = self._reporter.parameters = parameters
         return SetParametersResult(successful=True)
 
     # ---- executor thread -------------------------------------------------------------------------------------------
@@ -205,7 +224,7 @@ class OccupancyNode(LifecycleNode):
             self.get_logger().info(f"calibration of {camera} changed; the new one is in use")
 
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
-        self._reporter.image_arrived(camera)
+        self._reporter.image_arrived(camera, stamp_ns(message.header))
         image = PendingImage(camera, message)
         # At once where the next set will have it. While a set is in work most images will be superseded: those of the
         # set that comes next are decoded when it does, so that decoding takes nothing from a slow network.
@@ -217,6 +236,13 @@ class OccupancyNode(LifecycleNode):
             if full:
                 self._reporter.statistics.count_drop("superseded")
             self._inference.submit(self._process_next)
+
+    def _on_reset(self, request: Empty.Request, response: Empty.Response) -> Empty.Response:
+        """octomap_server's name for it. The thread that fuses forgets, before the next set."""
+        if self._fusion is not None:
+            self._inference.submit(self._fusion.reset).result()
+            self.get_logger().info("what was seen so far is forgotten")
+        return response
 
     # ---- inference thread ------------------------------------------------------------------------------------------
 
@@ -240,17 +266,29 @@ class OccupancyNode(LifecycleNode):
                     reporter.set_failed(error)
 
     def _predict_and_publish(self, newest: SynchronizedSet) -> None:
-        prediction = self._predict(newest)
+        reporter, predictor, outputs = self._reporter, self._predictor, self._outputs
+        pixels, cameras = self._gather(newest)
+        with reporter.statistics.timed("predict"):
+            field = predictor.predict_field(pixels, cameras)
+            prediction = predictor.decide(field, cameras)
+        if self._fusion is not None:
+            with reporter.statistics.timed("fuse"):
+                prediction = self._fuse(prediction, newest.stamp_ns)
         if not self.context.ok():
             raise ExternalShutdownException
-        with self._reporter.statistics.timed("encode"):
-            self._outputs.publish(prediction, newest.stamp_ns)
-        if self._outputs.problem:
-            self._reporter.warn("output", self._outputs.problem)
-        if (topics := self._outputs.undelivered()) and self.context.ok():
-            self._reporter.warn("delivery", f"a subscriber does not take {', '.join(topics)} and may lose messages")
+        with reporter.statistics.timed("encode"):
+            outputs.publish(prediction, newest.stamp_ns)
+        began = time.perf_counter()
+        render = partial(predictor.render, field, cameras)
+        if outputs.publish_views(cameras.names, render, newest.stamps_ns, self._rig.frames()):
+            reporter.statistics.record("render", time.perf_counter() - began)
+        if outputs.problem:
+            reporter.warn("output", outputs.problem)
+        if (topics := outputs.undelivered()) and self.context.ok():
+            reporter.warn("delivery", f"a subscriber does not take {', '.join(topics)} and may lose messages")
 
-    def _predict(self, newest: SynchronizedSet) -> OccupancyPrediction:
+    def _gather(self, newest: SynchronizedSet) -> tuple[list[np.ndarray], Cameras]:
+        """The images of a set and their cameras, at the times of their images."""
         with self._reporter.statistics.timed("decode"):
             images = self._decode_all(newest)
         stamps = {camera: newest.stamps_ns[camera] for camera in images}
@@ -262,8 +300,15 @@ class OccupancyNode(LifecycleNode):
             self._reporter.warn("motion", f"motion between images is not compensated: {self._rig.motion_problem}")
         if lacking := [camera for camera in self._cameras if camera not in cameras.names]:
             self._reporter.warn("degraded", f"predicting without {', '.join(lacking)}")
-        with self._reporter.statistics.timed("predict"):
-            return self._predictor([images[camera].pixels for camera in cameras.names], cameras)
+        return [images[camera].pixels for camera in cameras.names], cameras
+
+    def _fuse(self, prediction: OccupancyPrediction, stamp: int) -> OccupancyPrediction:
+        T_fixed_ego = self._rig.ego_at(stamp)
+        if T_fixed_ego is None:
+            fixed, ego = self.parameters.fixed_frame, self.parameters.ego_frame
+            self._reporter.warn("fusion", f"not fused: TF has no {fixed} <- {ego} at the image's time")
+            return prediction
+        return self._fusion.add(prediction, T_fixed_ego, stamp)
 
     @property
     def _degrades(self) -> bool:
@@ -300,10 +345,11 @@ class OccupancyNode(LifecycleNode):
 
 def _check_classes(predictor: OccupancyPredictor, parameters: NodeParameters) -> None:
     """ConfigError where parameters name classes that the model does not have."""
-    try:
-        traversable_ids(predictor.class_names, parameters.traversability)
-    except ValueError as error:
-        raise ConfigError(f"parameter traversable_classes: {error}") from None
+    for name in ("traversable_classes", "hidden_classes"):
+        try:
+            class_table(predictor.class_names, [each for each in getattr(parameters, name) if each])
+        except ValueError as error:
+            raise ConfigError(f"parameter {name}: {error}") from None
 
 
 def main(args: list[str] | None = None) -> None:

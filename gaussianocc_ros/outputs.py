@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,14 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
+from gaussianocc_core.data.labels import PALETTE
+from gaussianocc_core.data.traversability import class_table
 from gaussianocc_core.navigation import align_map, map_ground
 from gaussianocc_core.types import OccupancyPrediction
 from gaussianocc_ros import conversions
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.parameters import NodeParameters
+from gaussianocc_ros.views import Render, ViewOutputs
 
 # Reliable, but DDS repairs only what is still among the last `depth` messages, and takes its time: Fast DDS asks every
 # 3 s what is missing. Megabytes travel as many fragments; with a depth of 1, the next message replaces one of which a
@@ -40,22 +44,47 @@ class Outputs:
     def __init__(self, node: LifecycleNode, parameters: NodeParameters, ego_at: EgoAt = lambda stamp_ns: None) -> None:
         """ego_at: odometry, for what is published in the fixed frame."""
         self._node, self._lossless = node, parameters.reliable
-        self.parameters = parameters  # replaced when a dynamic one changes
         self._ego_at = ego_at
         self.problem = ""  # why a topic with subscribers got nothing for the last set
         self._topics: list[tuple[Any, Encode]] = []
         frame = parameters.ego_frame
+        self._views = ViewOutputs(node, parameters.camera_names) if parameters.publish_views else None
+        self.parameters = parameters
         self._offer(SemanticOccupancy, "~/occupancy", partial(conversions.encode_occupancy, frame_id=frame))
         if parameters.publish_points:
-            self._offer(PointCloud2, "~/points", partial(conversions.encode_points, frame_id=frame))
+            self._offer(PointCloud2, "~/points", self._visible(partial(conversions.encode_points, frame_id=frame)))
         if parameters.publish_markers:
             encode = partial(conversions.serialize_markers, exposed_only=parameters.markers_exposed_only)
-            self._offer(MarkerArray, "~/markers", partial(encode, frame_id=frame))
+            self._offer(MarkerArray, "~/markers", self._visible(partial(encode, frame_id=frame)))
         if parameters.publish_obstacles:
             self._offer(PointCloud2, "~/obstacles", self._obstacles)
         if parameters.publish_grid:
             latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
             self._offer(OccupancyGrid, "~/grid", self._ground_map, latched)
+
+    @property
+    def parameters(self) -> NodeParameters:
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, parameters: NodeParameters) -> None:
+        """Replaced when a dynamic one changes."""
+        self._parameters = parameters
+        if self._views is not None:
+            self._views.palette = PALETTE if parameters.view_colors else None
+
+    def _visible(self, encode: Encode) -> Encode:
+        """Without the classes that are to be hidden."""
+
+        def encode_visible(prediction: OccupancyPrediction, stamp_ns: int) -> Any:
+            hidden = tuple(name for name in self.parameters.hidden_classes if name)
+            if hidden:
+                names = prediction.class_names
+                table = np.where(class_table(names, hidden), names.index("free"), np.arange(256)).astype(np.uint8)
+                prediction = replace(prediction, labels=table[prediction.labels])
+            return encode(prediction, stamp_ns)
+
+        return encode_visible
 
     def _offer(self, kind: Any, topic: str, encode: Encode, qos: QoSProfile | None = None) -> None:
         qos = qos or QoSProfile(depth=_DEPTH)
@@ -68,6 +97,15 @@ class Outputs:
                 message = encode(prediction, stamp_ns)
                 if message is not None:
                     publisher.publish(message)
+
+    def publish_views(
+        self, cameras: tuple[str, ...], render: Render, stamps_ns: Mapping[str, int], frames: Mapping[str, str]
+    ) -> bool:
+        """See `ViewOutputs.publish`; whether anybody looks."""
+        if self._views is None or not self._views.wanted(cameras):
+            return False
+        self._views.publish(cameras, render, stamps_ns, frames)
+        return True
 
     def _obstacles(self, prediction: OccupancyPrediction, stamp_ns: int) -> PointCloud2:
         parameters = self.parameters
@@ -94,7 +132,8 @@ class Outputs:
         if not self._lossless:
             return []
         deadline = time.monotonic() + _DELIVERY_TIMEOUT
-        return [publisher.topic_name for publisher, _ in self._topics if not self._delivered(publisher, deadline)]
+        publishers = [publisher for publisher, _ in self._topics] + (self._views.publishers if self._views else [])
+        return [publisher.topic_name for publisher in publishers if not self._delivered(publisher, deadline)]
 
     def _delivered(self, publisher: Any, deadline: float) -> bool:
         """Waits in short steps, to notice Ctrl-C."""
@@ -106,3 +145,5 @@ class Outputs:
     def close(self) -> None:
         while self._topics:
             self._node.destroy_lifecycle_publisher(self._topics.pop()[0])
+        if self._views is not None:
+            self._views.close()

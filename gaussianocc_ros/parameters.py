@@ -45,8 +45,14 @@ class NodeParameters:
         "/{camera}/image_raw/compressed", "Image topic of each camera; {camera} stands for its name."
     )
     camera_info_topic: str = _parameter("/{camera}/camera_info", "CameraInfo topic of each camera; not with rig_file.")
+    image_topics: tuple[str, ...] = _parameter(
+        (), "Image topic of each camera in the order of cameras, where no pattern fits; in place of image_topic."
+    )
+    camera_info_topics: tuple[str, ...] = _parameter(
+        (), "CameraInfo topic of each camera in the order of cameras; in place of camera_info_topic."
+    )
     image_transport: str = _parameter(
-        "auto", "raw, compressed, or auto: compressed where image_topic ends in /compressed.",
+        "auto", "raw, compressed, or auto: compressed where the camera's topic ends in /compressed.",
         choices=("auto", "raw", "compressed"),
     )  # fmt: skip
     rig_file: str = _parameter("", "YAML rig with intrinsics and extrinsics, used instead of CameraInfo and TF.")
@@ -73,6 +79,9 @@ class NodeParameters:
         "For lossless replay: reliable image subscriptions, a short queue of sets instead of the newest only, and "
         "each set's outputs delivered before the next is begun.",
     )
+    reliable_cameras: tuple[str, ...] = _parameter(
+        (), "Cameras whose images alone are subscribed to reliably, such as over a bad link; others by best effort."
+    )
     image_queue_size: int = _parameter(5, "Images that DDS keeps per camera.", range=(1, 100))
     max_image_pixels: int = _parameter(1 << 26, "Images that claim more pixels are dropped.", range=(1, 1 << 30))
     calibration_timeout: float = _parameter(
@@ -88,6 +97,29 @@ class NodeParameters:
     )
     publish_obstacles: bool = _parameter(True, "Offer ~/obstacles, computed while somebody subscribes.")
     publish_grid: bool = _parameter(True, "Offer ~/grid in fixed_frame, computed while somebody subscribes.")
+    publish_views: bool = _parameter(
+        True, "Offer ~/<camera>/depth and ~/<camera>/semantic images, rendered while somebody subscribes."
+    )
+    view_colors: bool = _parameter(
+        False, "Semantic images in the classes' colours (rgb8), to look at, instead of their ids (mono8).", dynamic=True
+    )
+    hidden_classes: tuple[str, ...] = _parameter(
+        (), "Classes that ~/points and ~/markers leave out; [''] for none.", dynamic=True
+    )
+    fusion: bool = _parameter(
+        False,
+        "Accumulate results over time in fixed_frame: outputs then also hold what was seen before, with fewer errors "
+        "of a single moment. ~/reset forgets. Needs odometry.",
+    )
+    fusion_hit: float = _parameter(
+        0.7, "With fusion: probability that one sight of something means occupied.", range=(0.5, 0.99)
+    )
+    fusion_miss: float = _parameter(
+        0.4, "With fusion: probability that something is there after one sight of nothing.", range=(0.01, 0.5)
+    )
+    fusion_decay: float = _parameter(
+        5.0, "With fusion: seconds after which what is not seen again counts a third; 0: for ever.", range=(0.0, 3600.0)
+    )
     traversable_classes: tuple[str, ...] = _parameter(
         Traversability.classes,
         "Classes that are no obstacles and count as ground in ~/grid; [''] for none, as after training without labels.",
@@ -101,6 +133,17 @@ class NodeParameters:
     )
     autostart: bool = _parameter(True, "Configure and activate at start; false leaves that to a lifecycle manager.")
     warm_up: bool = _parameter(True, "Run the network once at configure, so that the first set is not late.")
+    warn_age: float = _parameter(
+        1.0, "Age of results from which on /diagnostics says WARN, s; 0: never.", range=(0.0, 3600.0), dynamic=True
+    )
+    error_age: float = _parameter(
+        5.0,
+        "Age of results, or time without one, from which on /diagnostics says ERROR, s; 0: never.",
+        range=(0.0, 3600.0), dynamic=True,
+    )  # fmt: skip
+    least_rate: float = _parameter(
+        0.0, "Results per second below which /diagnostics says WARN; 0: none.", range=(0.0, 1000.0), dynamic=True
+    )
     log_period: float = _parameter(10.0, "Seconds between log lines of rates and latencies; 0 turns them off.",
                                    range=(0.0, 3600.0))  # fmt: skip
 
@@ -124,11 +167,22 @@ class NodeParameters:
                 raise ConfigError(f"parameter {name}: must not be empty")
         for name in ("image_topic", "camera_info_topic"):
             topic = getattr(self, name)
-            if len(names) > 1 and "{camera}" not in topic:
+            if len(names) > 1 and "{camera}" not in topic and not getattr(self, f"{name}s"):
                 raise ConfigError(f"parameter {name}: {topic!r} needs {{camera}} in it to name {len(names)} cameras")
             for camera in names:
                 if why := _not_a_topic(topic.replace("{camera}", camera)):
                     raise ConfigError(f"parameter {name}: {topic!r} with camera {camera!r} is not a topic name: {why}")
+        for name in ("image_topics", "camera_info_topics"):
+            topics = getattr(self, name)
+            if topics and len(topics) != len(names):
+                raise ConfigError(f"parameter {name}: {len(topics)} topics for {len(names)} cameras {list(names)}")
+            for topic in topics:
+                if why := _not_a_topic(topic):
+                    raise ConfigError(f"parameter {name}: {topic!r} is not a topic name: {why}")
+        if unknown := [name for name in self.reliable_cameras if name not in names]:
+            raise ConfigError(f"parameter reliable_cameras: {', '.join(unknown)} not among cameras {list(names)}")
+        if self.fusion and not self.fixed_frame:
+            raise ConfigError("parameter fusion: needs a fixed_frame in which results are accumulated, such as odom")
         if self.mask_dir and not Path(self.mask_dir).is_dir():
             raise ConfigError(f"parameter mask_dir: no folder {self.mask_dir!r}; empty means no masks")
         if self.checkpoint and not Path(self.checkpoint).is_file():
@@ -161,16 +215,22 @@ class NodeParameters:
     def anchor(self) -> str:
         return self.anchor_camera or self.camera_names[0]
 
-    @property
-    def compressed(self) -> bool:
+    def is_compressed(self, camera: str) -> bool:
         if self.image_transport == "auto":
-            return self.image_topic.endswith("/compressed")
+            return self.image_topic_of(camera).endswith("/compressed")
         return self.image_transport == "compressed"
 
+    def is_reliable(self, camera: str) -> bool:
+        return self.reliable or camera in self.reliable_cameras
+
     def image_topic_of(self, camera: str) -> str:
+        if self.image_topics:
+            return self.image_topics[self.camera_names.index(camera)]
         return self.image_topic.replace("{camera}", camera)
 
     def camera_info_topic_of(self, camera: str) -> str:
+        if self.camera_info_topics:
+            return self.camera_info_topics[self.camera_names.index(camera)]
         return self.camera_info_topic.replace("{camera}", camera)
 
 

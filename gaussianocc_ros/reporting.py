@@ -5,31 +5,37 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
+import torch
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
 from gaussianocc_core.data.sets import SetStatistics
 from gaussianocc_ros.camera_rig import CameraRig
-from gaussianocc_ros.diagnostics import NodeStatistics, diagnostic_array
+from gaussianocc_ros.diagnostics import CameraStatistics, NodeStatistics, memory_mb
 from gaussianocc_ros.parameters import NodeParameters
 
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 _WARN_PERIOD = 5.0  # s between two warnings of one kind
 _SILENT_AFTER = 3.0  # s without an image until a camera is called silent
+_LATE_REPORTS = 10  # reports, and so seconds, over which missing images are counted
+_LATE_SHARE = 0.2  # of the sets of that time, without a camera's image, make it late
 
 
 class Reporter:
     """Told what happens by the executor's and the inference thread; between `start` and `stop` it reports."""
 
     def __init__(
-        self, node: LifecycleNode, parameters: NodeParameters, cameras: tuple[str, ...], hardware: str
+        self, node: LifecycleNode, parameters: NodeParameters, cameras: tuple[str, ...], device: torch.device
     ) -> None:
         self.statistics = NodeStatistics()
-        self._node, self._parameters, self._cameras, self._hardware = node, parameters, cameras, hardware
+        self.parameters = parameters  # replaced when a dynamic one changes
+        self._node, self._cameras, self._device = node, cameras, device
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # goes on while a paused bag holds /clock
         self._timer: Any = None
@@ -40,7 +46,8 @@ class Reporter:
         self.statistics = NodeStatistics()
         self._rig, self._sets = rig, sets
         self._started = self._last_log = time.monotonic()
-        self._last_arrival: dict[str, float] = {}
+        self._images = {camera: CameraStatistics() for camera in self._cameras}
+        self._history: deque[tuple[Counter[str], int]] = deque(maxlen=_LATE_REPORTS + 1)  # missing, sets
         self._set_problem = ""  # of the last set
         self._at_work = False
         self._timer = self._node.create_timer(1.0, self._report, clock=self._steady)
@@ -56,8 +63,8 @@ class Reporter:
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
-    def image_arrived(self, camera: str) -> None:
-        self._last_arrival[camera] = time.monotonic()
+    def image_arrived(self, camera: str, stamp_ns: int) -> None:
+        self._images[camera].arrived(self._seconds_since(stamp_ns))
 
     @property
     def works(self) -> bool:
@@ -77,7 +84,7 @@ class Reporter:
         """`completed`: when the set's last image came, by time.perf_counter."""
         self._set_problem = ""
         self.statistics.record("total", time.perf_counter() - completed)
-        self.statistics.count_set((self._node.get_clock().now().nanoseconds - stamp_ns) * 1e-9)
+        self.statistics.count_set(self._seconds_since(stamp_ns))
 
     def set_dropped(self, reason: str, text: str) -> None:
         self.statistics.count_drop(reason)
@@ -96,45 +103,142 @@ class Reporter:
             self._warned[kind] = now
             self._node.get_logger().warning(" ".join(text.split()))
 
+    def _seconds_since(self, stamp_ns: int) -> float:
+        return (self._node.get_clock().now().nanoseconds - stamp_ns) * 1e-9
+
     # ---- what is said ----------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
         now = time.monotonic()
-        problem, values = self._problem(now), self._values()
-        stamp, name = self._node.get_clock().now().to_msg(), self._node.get_fully_qualified_name()
-        self._publisher.publish(diagnostic_array(stamp, name, self._hardware, problem, values))
-        period = self._parameters.log_period
+        attempts = self._sets.sets + self._sets.dropped["incomplete"]
+        self._history.append((Counter(self._sets.missing), attempts))
+        silent, late = self._silent_cameras(now), self._late_cameras()
+        level, text = self._judge(now, silent, late)
+        values = self._values()
+        name = self._node.get_fully_qualified_name()
+        statuses = [_status(f"{name}: occupancy", self._hardware, level, text, values)]
+        statuses += [self._camera_status(f"{name}: camera {each}", each, silent, late) for each in self._cameras]
+        message = DiagnosticArray(status=statuses)
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+        period = self.parameters.log_period
         if period and now - self._last_log >= period:
             self._last_log = now
             self._node.get_logger().info(", ".join(f"{key} {value}" for key, value in values.items()))
 
-    def _problem(self, now: float) -> str:
-        """What keeps the node from publishing, worst first; "" if nothing does."""
-        if silent := "; ".join(self._silent_cameras(now)):
-            self.warn("silent", f"{silent}; check the topic, its QoS and the parameters cameras and image_topic")
-            return silent
-        if now - self._started >= _SILENT_AFTER and (missing := "; ".join(self._rig.missing().values())):
+    def _judge(self, now: float, silent: dict[str, str], late: dict[str, str]) -> tuple[bytes, str]:
+        """How bad it is, and the worst reason: what keeps the node from publishing before what makes it worse."""
+        parameters, statistics = self.parameters, self.statistics
+        reasons = []
+        if silent:
+            everyone = len(silent) == len(self._cameras) > 1
+            reasons.append(self._all_silent(now) if everyone else "; ".join(silent.values()))
+            self.warn("silent", f"{reasons[-1]}; check the topic, its QoS and the parameters cameras and image_topic")
+        elif now - self._started >= _SILENT_AFTER and (missing := "; ".join(self._rig.missing().values())):
+            reasons.append(missing)
             self.warn("missing", missing)
-            return missing
-        return self._set_problem
+        if self._set_problem:
+            reasons.append(self._set_problem)
+        reasons += late.values()
+        stalled = now - statistics.last_published
+        if parameters.error_age and stalled > parameters.error_age and not self._waits_for_replay:
+            return ERROR, f"no result for {stalled:.0f} s: {reasons[0] if reasons else 'no set of all cameras'}"
+        age = statistics.age
+        if age is not None and parameters.error_age and age > parameters.error_age:
+            return ERROR, self._old(age)
+        if age is not None and parameters.warn_age and age > parameters.warn_age:
+            reasons.append(self._old(age))
+        if statistics.sets > 1 and statistics.rate < parameters.least_rate:
+            reasons.append(f"{statistics.rate:.2f} sets per second, least_rate is {parameters.least_rate:g}")
+        return (WARN, reasons[0]) if reasons else (OK, "publishing")
 
-    def _silent_cameras(self, now: float) -> list[str]:
-        """One phrase for each camera that sends nothing, or one for all."""
-        if self._parameters.reliable and self._at_work:  # a lossless replay waits for the result
-            return []
-        topics = {camera: self._parameters.image_topic_of(camera) for camera in self._cameras}
-        since = {camera: now - self._last_arrival.get(camera, self._started) for camera in self._cameras}
-        silent = [camera for camera, age in since.items() if age > _SILENT_AFTER]
-        if len(silent) == len(topics) > 1:
-            return [f"no image from any camera for {min(since.values()):.0f} s, on {', '.join(topics.values())}"]
-        return [f"{camera}: no image on {topics[camera]} for {since[camera]:.0f} s" for camera in silent]
+    def _old(self, age: float) -> str:
+        delays = [each.delay for each in self._images.values() if each.delay is not None]
+        arrival = f", images arrive {max(delays):.2f} s after their stamps" if delays else ""
+        return f"results are {age:.2f} s old{arrival}; see the stages' times"
+
+    @property
+    def _waits_for_replay(self) -> bool:
+        """A lossless replay sends nothing while a set is in work."""
+        return self.parameters.reliable and self._at_work
+
+    def _silent_cameras(self, now: float) -> dict[str, str]:
+        """Camera -> a phrase that says since when it sends nothing."""
+        if self._waits_for_replay:
+            return {}
+        since = {camera: now - images.last_arrival for camera, images in self._images.items()}
+        topics = self.parameters.image_topic_of
+        return {c: f"{c}: no image on {topics(c)} for {age:.0f} s" for c, age in since.items() if age > _SILENT_AFTER}
+
+    def _all_silent(self, now: float) -> str:
+        seconds = min(now - images.last_arrival for images in self._images.values())
+        topics = ", ".join(self.parameters.image_topic_of(camera) for camera in self._cameras)
+        return f"no image from any camera for {seconds:.0f} s, on {topics}"
+
+    def _late_cameras(self) -> dict[str, str]:
+        """Camera -> a phrase, of those that many of the last seconds' sets were without."""
+        (before, sets_before), (after, sets_after) = self._history[0], self._history[-1]
+        sets = sets_after - sets_before
+        found = {}
+        for camera in self._cameras:
+            count = after[camera] - before[camera]
+            if sets and count > _LATE_SHARE * sets:
+                found[camera] = f"{camera} was missing in {count} of the last {sets} sets{self._compare(camera)}"
+        return found
+
+    def _compare(self, camera: str) -> str:
+        own = self._images[camera]
+        others = [images for name, images in self._images.items() if name != camera]
+        delays = [images.delay for images in others if images.delay is not None]
+        text = f"; its {own.rate:.1f} images a second"
+        if own.delay is None or not delays:
+            return text
+        return f"{text} come {1e3 * own.delay:.0f} ms after their stamps, others after {1e3 * min(delays):.0f} ms"
+
+    @property
+    def _hardware(self) -> str:
+        return str(self._device)
 
     def _values(self) -> dict[str, str]:
-        values = self.statistics.summary()
-        for reason, count in sorted(self._sets.dropped.items()):
-            values[f"dropped: {reason}"] = str(count)
-        if self._sets.degraded:
-            values["sets without all cameras"] = str(self._sets.degraded)
-        for camera, count in sorted(self._sets.missing.items()):
+        values, sets = self.statistics.summary(), self._sets
+        attempts = sets.sets + sets.dropped["incomplete"] + sets.dropped["overflow"]
+        values["sync success %"] = f"{100 * sets.sets / attempts:.1f}" if attempts else "unknown"
+        for reason, count in sorted(sets.dropped.items()):
+            if count:
+                values[f"dropped: {reason}"] = str(count)
+        if sets.degraded:
+            values["sets without all cameras"] = str(sets.degraded)
+        if sets.stood_in:
+            values["sets without the anchor"] = str(sum(sets.stood_in.values()))
+        if sets.rewinds:
+            values["clock jumps back"] = str(sets.rewinds)
+        for camera, count in sorted(sets.missing.items()):
             values[f"incomplete without {camera}"] = str(count)
+        values["memory MB"] = f"{memory_mb():.0f}"
+        if self._device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self._device)
+            values["device memory MB"] = f"{torch.cuda.memory_reserved(self._device) / 1e6:.0f}"
+            values["device memory free MB"] = f"{free / 1e6:.0f} of {total / 1e6:.0f}"
         return values
+
+    def _camera_status(self, name: str, camera: str, silent: dict[str, str], late: dict[str, str]) -> DiagnosticStatus:
+        images = self._images[camera]
+        calibration = "" if silent else self._rig.missing().get(camera, "")
+        problem = silent.get(camera) or calibration or late.get(camera) or ""
+        values = {
+            "images": str(images.received),
+            "images per second": f"{images.rate:.2f}",
+            "delay ms": "unknown" if images.delay is None else f"{1e3 * images.delay:.0f}",
+            "sets without it": str(self._sets.missing[camera]),
+        }
+        return _status(name, self.parameters.image_topic_of(camera), WARN if problem else OK, problem or "ok", values)
+
+
+def _status(name: str, hardware: str, level: bytes, message: str, values: dict[str, str]) -> DiagnosticStatus:
+    return DiagnosticStatus(
+        level=level,
+        name=name,
+        message=message,
+        hardware_id=hardware,
+        values=[KeyValue(key=key, value=value) for key, value in values.items()],
+    )

@@ -25,7 +25,7 @@ _MIN_REWIND_NS = 200_000_000  # a step back that is smaller is out-of-order deli
 class SynchronizedSet:
     """One frame per camera (policy "degrade": of those that are there); dicts are in the configured camera order."""
 
-    stamp_ns: int  # of the anchor camera's frame
+    stamp_ns: int  # of the anchor camera's frame, or of what stands in for it
     items: dict[str, Any]  # whatever was handed to `add`
     stamps_ns: dict[str, int]
 
@@ -39,6 +39,7 @@ class SetStatistics:
     degraded: int = 0  # of these, without all cameras
     dropped: Counter[str] = field(default_factory=Counter)  # anchor frames without a set: incomplete, overflow, rewind
     missing: Counter[str] = field(default_factory=Counter)  # incomplete sets per camera that was not there
+    stood_in: Counter[str] = field(default_factory=Counter)  # sets around this camera, the anchor being silent
     reused: Counter[str] = field(default_factory=Counter)  # frames per camera that served one more set
     discarded: Counter[str] = field(default_factory=Counter)  # frames turned away on arrival: duplicate, late, stale
     rewinds: int = 0
@@ -69,7 +70,8 @@ class SetBuilder:
     A camera without a frame within the slop is given up when it delivers a later one, or when the anchor's next frame
     is there and the stamps seen have passed the slop, by `patience_ns` more unless `policy="skip"`. The incomplete set
     is then dropped and counted under that camera's name; with `policy="degrade"` it is formed of the cameras that are
-    there, and one that has been silent for a second is not waited for. Memory is bounded by `depth` waiting frames and
+    there, and one that has been silent for a second is not waited for; while that is the anchor, another camera takes
+    its place. Memory is bounded by `depth` waiting frames and
     a used one per camera. When a camera's stamps step back (a recording that loops) what came from the abandoned future
     is forgotten.
     """
@@ -106,6 +108,9 @@ class SetBuilder:
         self._latest: dict[str, int] = {}  # newest stamp seen per camera
         self._done: dict[str, int] = {}  # newest stamp used per camera; for the anchor: decided
         self._began = 1 << 62  # first anchor stamp since the last reset or step back
+        self._acting = self.anchor  # or what stands in for it
+        self._since: dict[str, int] = {}  # per camera: its first stamp since the acting anchor was last heard
+        self._last_set: int | None = None
         self._behind: dict[str, int] = {}  # after a step back: cameras still on the old run, frames of them to refuse
         self._intervals = {name: deque[int](maxlen=_INTERVALS_KEPT) for name in self.cameras}
 
@@ -127,6 +132,8 @@ class SetBuilder:
             self._latest[camera] = int(stamp_ns)
             if latest is not None:
                 self._intervals[camera].append(stamp_ns - latest)
+        if self._degrades:
+            self._appoint(camera, stamp_ns)
         return self._collect(final=False)
 
     def flush(self) -> list[SynchronizedSet]:
@@ -142,7 +149,31 @@ class SetBuilder:
         self._latest.clear()
         self._done.clear()
         self._behind.clear()
+        self._forget_anchor()
+
+    def _forget_anchor(self) -> None:
         self._began = 1 << 62
+        self._acting, self._last_set = self.anchor, None
+        self._since.clear()
+
+    def _appoint(self, camera: str, stamp_ns: int) -> None:
+        """Whose stamps sets are formed around from here on. Silence is measured in the stamps of the camera that
+        speaks, so that one on a clock of its own deposes nobody."""
+        if camera not in (self.anchor, self._acting):
+            if stamp_ns - self._since.setdefault(camera, stamp_ns) <= _SILENT_NS:
+                return
+            # The first in order of those that went on speaking, not the one whose frame happens to arrive first.
+            spoke = (n for n, t in self._since.items() if 2 * (self._latest.get(n, t) - t) > _SILENT_NS)
+            camera = min(spoke, key=self.cameras.index)
+        elif camera == self._acting:
+            self._since.clear()
+            return
+        self._acting = camera
+        self._since.clear()
+        if self._last_set is not None:  # the stamps of sets never step back
+            self._done[camera] = max(self._done.get(camera, 0), self._last_set)
+            frames = self._frames[camera]
+            del frames[: bisect.bisect_right(frames, self._last_set, key=_by_stamp)]
 
     def _store(self, camera: str, frame: _Frame) -> bool:
         frames = self._frames[camera]
@@ -157,7 +188,7 @@ class SetBuilder:
         frames.insert(place, frame)
         if len(frames) > self._depth:
             oldest = frames.pop(0)
-            if camera == self.anchor:
+            if camera == self._acting:
                 self.statistics.dropped["overflow"] += 1
                 self._done[camera] = oldest.stamp_ns
         return True
@@ -167,13 +198,13 @@ class SetBuilder:
         horizon = stamp_ns + self._rewind_ns
         for name, frames in self._frames.items():
             kept = bisect.bisect_right(frames, horizon, key=_by_stamp)
-            if name == self.anchor:
+            if name == self._acting:
                 self.statistics.dropped["rewind"] += len(frames) - kept
             del frames[kept:]
         self._used.clear()
         self._latest.clear()
         self._done.clear()
-        self._began = 1 << 62
+        self._forget_anchor()
         self._behind = {name: self._depth for name in self.cameras if name != camera}
 
     def _is_stale(self, camera: str, stamp_ns: int) -> bool:
@@ -188,14 +219,14 @@ class SetBuilder:
 
     def _collect(self, final: bool) -> list[SynchronizedSet]:
         sets = []
-        pending = self._frames[self.anchor]
+        pending = self._frames[self._acting]
         while pending:
             chosen = self._choose(pending[0].stamp_ns, final)
             if chosen is None:
                 break
             anchor = pending.pop(0)
-            self._done[self.anchor] = anchor.stamp_ns
-            chosen[self.anchor] = anchor
+            self._done[self._acting] = anchor.stamp_ns
+            chosen[self._acting] = anchor
             present = {name: frame for name in self.cameras if (frame := chosen[name]) is not None}
             missing = [name for name in self.cameras if name not in present]
             self.statistics.missing.update(missing)
@@ -210,11 +241,11 @@ class SetBuilder:
     def _choose(self, anchor_ns: int, final: bool) -> dict[str, _Frame | None] | None:
         """The frame of every other camera for this anchor stamp, None where it has none; None while one may come."""
         newest = max(self._latest.values(), default=anchor_ns)
-        anchor_moved_on = self._latest.get(self.anchor, anchor_ns) > anchor_ns
+        anchor_moved_on = self._latest.get(self._acting, anchor_ns) > anchor_ns
         overdue = anchor_moved_on and newest >= anchor_ns + self.slop_ns + self._patience_ns
         chosen: dict[str, _Frame | None] = {}
         for name in self.cameras:
-            if name == self.anchor:
+            if name == self._acting:
                 continue
             frame = self._nearest(name, anchor_ns)
             if not (final or overdue or self._is_settled(name, anchor_ns, frame)):
@@ -251,12 +282,15 @@ class SetBuilder:
 
     def _take(self, stamp_ns: int, frames: dict[str, _Frame]) -> SynchronizedSet:
         for name, frame in frames.items():
-            if name != self.anchor:
+            if name != self._acting:
                 self.statistics.reused[name] += frame is self._used.get(name)
                 self._used[name] = frame
             self._done[name] = frame.stamp_ns
             del self._frames[name][: bisect.bisect_right(self._frames[name], frame.stamp_ns, key=_by_stamp)]
+        self._last_set = stamp_ns
         self.statistics.sets += 1
+        if self._acting != self.anchor:
+            self.statistics.stood_in[self._acting] += 1
         return SynchronizedSet(
             stamp_ns,
             {name: frame.item for name, frame in frames.items()},
@@ -265,11 +299,11 @@ class SetBuilder:
 
     def _prune(self) -> None:
         # What lies before every anchor stamp still to come, by more than the slop, can never be used: free the images.
-        decided = self._done.get(self.anchor)
+        decided = self._done.get(self._acting)
         if decided is None:
             return
         for name, frames in self._frames.items():
-            if name != self.anchor:
+            if name != self._acting:
                 del frames[: bisect.bisect_right(frames, decided - self.slop_ns, key=_by_stamp)]
                 if name in self._used and self._used[name].stamp_ns <= decided - self.slop_ns:
                     del self._used[name]

@@ -25,9 +25,13 @@ class Traversability:
 
 def traversable_ids(class_names: Sequence[str], rule: Traversability) -> Bool[np.ndarray, " 256"]:
     """Which labels can be driven on; ValueError names a class that the model does not have."""
-    unknown = [name for name in rule.classes if name not in class_names]
-    if unknown:
-        raise ValueError(f"traversable classes {', '.join(unknown)} are not among {', '.join(class_names)}")
+    return class_table(class_names, rule.classes)
+
+
+def class_table(class_names: Sequence[str], chosen: Sequence[str]) -> Bool[np.ndarray, " 256"]:
+    """Which labels are of the chosen classes; ValueError names one that the model does not have."""
+    if unknown := [name for name in chosen if name not in class_names]:
+        raise ValueError(f"{', '.join(unknown)}: the model has no such classes; it has {', '.join(class_names)}")
     table = np.zeros(256, dtype=bool)
-    table[[class_names.index(name) for name in rule.classes]] = True
+    table[[class_names.index(name) for name in chosen]] = True
     return table

@@ -25,7 +25,7 @@ DEFAULT_FISHEYE_FOV_DEG = 110.0
 # A remap reads 2x2 source pixels; beyond this reduction the source is area-averaged first, or fine texture aliases.
 _MAX_REMAP_REDUCTION = 1.5
 # An image that is only resized keeps so many pixels for each one of the output, or the average of few would be uneven.
-_LEAST_OVERSAMPLING = 1.2
+_LEAST_OVERSAMPLING = 1.15
 _NOTABLE_LOSS = 0.03  # of the source pixels; less is the rim that any undistortion cuts off
 
 _log = logging.getLogger(__name__)

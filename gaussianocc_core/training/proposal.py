@@ -163,11 +163,15 @@ def _node_parameters(source: BagSource) -> dict[str, Any]:
     }  # fmt: skip
     for name, topics in (
         ("image_topic", {each.name: each.images for each in source.topics}),
-        ("camera_info_topic", {each.name: each.info for each in source.topics if each.info and not config.rig}),
+        ("camera_info_topic", {} if config.rig else {each.name: each.info for each in source.topics}),
     ):
+        if not topics:
+            continue
         patterns = {topic.replace(f"/{camera}/", "/{camera}/") for camera, topic in topics.items()}
         if len(patterns) == 1 and all("{camera}" in pattern for pattern in patterns):
             values[name] = patterns.pop()
+        else:
+            values[f"{name}s"] = [topics[camera] for camera in source.cameras.names]
     if config.rig:
         values["rig_file"] = str(Path(config.rig).absolute())
     return values

@@ -117,10 +117,15 @@ def test_wrong_number_of_images_is_refused(predictor):
         predictor(pictures(rig)[:5], rig)
 
 
-def test_render_gives_depth_and_classes_at_the_asked_size(predictor):
+def test_render_gives_depth_and_classes_of_the_network_s_views(predictor):
     rig = ring()
-    depth, classes = predictor.render(predictor.predict_field(pictures(rig), rig), rig, 40, 24)
-    assert depth.shape == classes.shape == (6, 24, 40)
+    field = predictor.predict_field(pictures(rig), rig)
+    views, depth, classes = predictor.render(field, rig)
+    size = (predictor.config.image_height, predictor.config.image_width)
+    assert depth.shape == classes.shape == (6, *size) and views.names == rig.names
+    some, least, _ = predictor.render(field, rig, rig.names[4:2:-1])
+    assert some.names == rig.names[4:2:-1]
+    np.testing.assert_allclose(least, depth[[4, 3]], atol=1e-4)
     assert classes.max() <= 17 and np.isfinite(depth).all() and (depth >= 0).all()
 
 

@@ -278,6 +278,47 @@ def test_degrade_forms_sets_of_the_cameras_that_are_there_and_waits_no_longer_fo
     assert not builder.statistics.dropped
 
 
+@pytest.mark.parametrize("policy", ["wait", "degrade"])
+def test_under_degrade_another_camera_stands_in_for_a_dead_anchor_until_it_returns(policy):
+    builder = SetBuilder(CAMERAS, slop_ns=45 * MS, policy=policy)
+    frames = make_stream((0, 10, 20, 30), 120, jitter_ms=2)
+    start, dead = 10**18, range(36, 84)  # the anchor's frames of 3 to 7 s
+    lost = [f for f in frames if f[1] == "front" and (f[0] - start) // PERIOD_NS in dead]
+    found = feed(builder, [frame for frame in frames if frame not in lost])
+    stamps = [s.stamp_ns for s in found]
+    assert stamps == sorted(set(stamps))
+    for camera in CAMERAS:
+        used = [s.stamps_ns[camera] for s in found if camera in s.stamps_ns]
+        assert used == sorted(used)
+    without = [s for s in found if "front" not in s.items]
+    if policy == "wait":
+        assert not without
+        return
+    # One second passes until it is missed, and then every period has its set, around the next camera's stamps.
+    assert len(without) >= len(dead) - 14 and builder.statistics.stood_in == {"left": len(without)}
+    assert all(s.stamp_ns == s.stamps_ns["left"] and len(s.items) == 3 for s in without)
+    assert [s for s in found if s.stamp_ns > max(lost)[0]] and "front" in found[-1].items
+    assert found[-1].stamp_ns == found[-1].stamps_ns["front"]
+
+
+def test_who_stands_in_for_the_anchor_can_die_too():
+    builder = SetBuilder(CAMERAS, slop_ns=45 * MS, policy="degrade")
+    frames = make_stream((0, 10, 20, 30), 120)
+    gone = {"front": 3_000 * MS, "left": 6_000 * MS}
+    found = feed(builder, [(stamp, c) for stamp, c in frames if stamp < 10**18 + gone.get(c, 10**12)])
+    assert list(found[-1].items) == ["right", "back"] and found[-1].stamp_ns == found[-1].stamps_ns["right"]
+    assert set(builder.statistics.stood_in) == {"left", "right"}
+
+
+def test_a_camera_on_another_clock_does_not_depose_the_anchor():
+    builder = SetBuilder(("front", "left", "right"), slop_ns=45 * MS, policy="degrade")
+    frames = make_stream((0, 10, 3_600_000), 40, cameras=("front", "left", "right"))
+    arrival = sorted(frames, key=lambda f: f[0] - (3_600_000 * MS if f[1] == "right" else 0))
+    found = feed(builder, arrival)
+    assert len(found) >= 38 and not builder.statistics.stood_in
+    assert all(s.stamp_ns == s.stamps_ns["front"] for s in found)
+
+
 def test_degrade_does_not_wait_for_ever_for_a_camera_that_never_came():
     builder = SetBuilder(("a", "b"), slop_ns=20 * MS, policy="degrade", patience_ns=50 * MS)
     formed = [len(builder.add("a", 100 * n * MS, n)) for n in range(20)]

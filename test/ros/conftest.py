@@ -185,6 +185,14 @@ def make():
     return types.SimpleNamespace(**{name: globals()[name] for name in (*names, "translation")})
 
 
+@pytest.fixture
+def rig(graph, make, checkpoint, capfd):
+    """Makes a NodeRig; parameters of the node as keywords."""
+    from node_rig import NodeRig
+
+    return lambda **options: NodeRig(graph, make, capfd, **{"checkpoint": str(checkpoint), **options})
+
+
 RECORDER = """
 import rclpy
 from sensor_msgs.msg import PointCloud2

@@ -9,92 +9,22 @@ import pytest
 pytest.importorskip("rclpy", reason="no ROS 2")
 pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_ros import ros_compat
-from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.stamps import stamp_ns
 
 MS = 1_000_000
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PERIOD_MS = 100
-
-
-class Rig:
-    """Three cameras that a test publishes, and the node that listens."""
-
-    def __init__(self, graph, make, capfd, kind=CompressedImage, **parameters):
-        from gaussianocc_ros.occupancy_node import OccupancyNode
-
-        self.graph, self.make, self._capfd, self._log = graph, make, capfd, ""
-        suffix = "image_raw/compressed" if kind is CompressedImage else "image_raw"
-        self.image = {c: graph.publisher(kind, f"/{c}/{suffix}") for c in make.CAMERAS}
-        self.info = {c: graph.publisher(CameraInfo, f"/{c}/camera_info") for c in make.CAMERAS}
-        self.static = graph.publisher(TFMessage, "/tf_static", LATCHED)
-        self.motion = graph.publisher(TFMessage, "/tf", QoSProfile(depth=100))
-        self.occupancy = graph.record(SemanticOccupancy, "/occupancy_node/occupancy")
-        self.diagnostics = graph.record(DiagnosticArray, "/diagnostics")
-        values = {
-            "cameras": list(make.CAMERAS), "device": "cpu", "reliable": True,
-            "image_topic": f"/{{camera}}/{suffix}", "calibration_timeout": 10.0, "warm_up": False, **parameters,
-        }  # fmt: skip
-        overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self.node = graph.add(OccupancyNode(parameter_overrides=overrides))
-
-    def start(self):
-        assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-        assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-        publishers = [*self.image.values(), *self.info.values(), self.static]
-        self.graph.until(lambda: all(p.get_subscription_count() for p in publishers), what="subscriptions")
-        self.graph.until(lambda: self.graph.probe.count_publishers("/occupancy_node/occupancy"), what="publisher")
-        return self
-
-    def place(self, cameras=None):
-        chosen = self.make.CAMERAS if cameras is None else cameras
-        transforms = [self.make.transform("base_link", camera, self.make.FORWARD) for camera in chosen]
-        self.static.publish(TFMessage(transforms=transforms))
-
-    def send(self, ms, cameras=None, info=True, **data):
-        """One image per camera, 5 ms apart, the anchor first."""
-        for i, camera in enumerate(self.make.CAMERAS):
-            if cameras is not None and camera not in cameras:
-                continue
-            stamp = self.make.START_NS + (ms + 5 * i) * MS
-            if info:
-                self.info[camera].publish(self.make.camera_info(stamp, camera))
-            self.image[camera].publish(self.make.jpeg(stamp, camera, data.get(camera)))
-
-    def outputs(self, count, timeout=30.0):
-        self.graph.until(lambda: len(self.occupancy) >= count, timeout, f"{count} outputs")
-        return self.occupancy
-
-    def values(self):
-        """The latest /diagnostics values."""
-        self.diagnostics.clear()
-        self.graph.until(lambda: self.diagnostics, what="diagnostics")
-        status = self.diagnostics[-1].status[0]
-        return {item.key: item.value for item in status.values}, status
-
-    def logged(self, text):
-        """Whether the node has said this; not by rosout, which nodes of one name in one process share."""
-        self._log += self._capfd.readouterr().err
-        return text in self._log
-
-    def diagnosed(self, text):
-        return [status for message in self.diagnostics for status in message.status if text in status.message]
-
-
-@pytest.fixture
-def rig(graph, make, checkpoint, capfd):
-    return lambda **options: Rig(graph, make, capfd, **{"checkpoint": str(checkpoint), **options})
 
 
 def test_one_set_gives_one_output_with_the_anchor_stamp_and_the_ego_frame(rig, make):
@@ -395,3 +325,83 @@ def test_with_degrade_a_camera_without_calibration_or_of_another_size_is_left_ou
     assert list(rig.outputs(2)[1].cameras) == [make.CAMERAS[0]]
     values, _ = rig.values()
     assert values["images left out: no TF"] == "2" and values["images left out: image size"] == "1"
+
+
+def test_cameras_whose_topics_have_no_pattern_are_named_one_by_one(rig, make):
+    topics = [f"/{camera}/image_raw/compressed" for camera in make.CAMERAS]
+    rig = rig(image_topic="/none", image_topics=topics).start()
+    rig.place()
+    rig.send(0)
+    assert list(rig.outputs(1)[0].cameras) == list(make.CAMERAS)
+
+
+def test_a_dead_anchor_is_replaced_under_degrade_and_takes_over_again(rig, make):
+    rig = rig(sync_policy="degrade").start()
+    rig.place()
+    received = rig.node._builder.statistics.received
+    for i in range(30):
+        rig.send(i * PERIOD_MS, cameras=("left", "right") if 5 <= i < 24 else None)
+        rig.graph.until(lambda count=i + 1: received["right"] == count, what="images")
+        rig.graph.until(lambda: not (rig.node._waiting or rig.node._reporter.works), what="the results")
+    last = make.START_NS + 29 * PERIOD_MS * MS
+    rig.graph.until(lambda: [m for m in rig.occupancy if stamp_ns(m.header) == last], what="the last result")
+    assert "front" in rig.occupancy[-1].cameras
+    without = [m for m in rig.occupancy if "front" not in m.cameras]
+    assert len(without) >= 7
+    assert {(stamp_ns(m.header) - make.START_NS) // MS % PERIOD_MS for m in without} == {5}  # the left camera's
+    stamps = [stamp_ns(m.header) for m in rig.occupancy]
+    assert stamps == sorted(stamps)
+    assert int(rig.values()[0]["sets without the anchor"]) == len(without)
+
+
+def test_classes_can_be_hidden_from_points_and_markers_while_it_runs(rig, make):
+    rig = rig(markers_exposed_only=False).start()
+    rig.place()
+    points = rig.graph.record(PointCloud2, "/occupancy_node/points")
+    rig.graph.until(lambda: rig.node.count_subscribers("/occupancy_node/points"), what="a subscriber")
+    rig.send(0)
+    (cloud,) = rig.graph.until(lambda: points, what="points")
+    (message,) = rig.occupancy
+    present = np.unique(ros_compat.read_cloud(cloud)["label"])
+    hidden = message.class_names[present[0]]
+    (refused,) = rig.node.set_parameters([Parameter("hidden_classes", value=["unicorn"])])
+    assert not refused.successful and "hidden_classes: unicorn" in refused.reason
+    (accepted,) = rig.node.set_parameters([Parameter("hidden_classes", value=[hidden])])
+    assert accepted.successful
+    rig.send(PERIOD_MS)
+    rig.graph.until(lambda: len(points) == 2, what="points")
+    assert set(np.unique(ros_compat.read_cloud(points[1])["label"])) == set(present[1:])
+    assert present[0] in set(rig.occupancy[-1].labels)  # hidden from view, not from ~/occupancy
+
+
+def test_with_fusion_results_of_a_moment_add_up_in_the_odometry_frame_until_reset(rig, make):
+    from std_srvs.srv import Empty
+
+    rig = rig(fusion=True, fusion_decay=0.0, odometry_timeout=5.0).start()
+    rig.place()
+    rig.motion.publish(TFMessage(transforms=[make.transform("odom", "base_link", make.translation(x=0.0))]))
+    later = make.START_NS + 1000 * MS
+    rig.motion.publish(TFMessage(transforms=[make.transform("odom", "base_link", make.translation(x=4.0), later)]))
+    rig.send(0)
+    rig.outputs(1)
+    rig.send(500)  # 2 m farther on, and so two voxels
+    rig.outputs(2)
+    first, second = (unflatten(message.labels, (16, 16, 4)) for message in rig.occupancy)
+    assert ((second != 255)[:-2] | (first == 255)[2:]).all()  # what the first set saw is still known, two voxels back
+    assert (second != 255).sum() > (first != 255).sum()
+    assert "fuse ms" in rig.values()[0]
+    client = rig.graph.probe.create_client(Empty, "/occupancy_node/reset")
+    rig.graph.until(client.service_is_ready, what="the service")
+    answer = client.call_async(Empty.Request())
+    rig.graph.until(answer.done, what="an answer")
+    rig.send(600)
+    (*_, third) = rig.outputs(3)
+    assert (np.array(third.labels) != 255).sum() == (first != 255).sum()
+
+
+def test_without_odometry_a_set_is_published_unfused_and_said(rig):
+    rig = rig(fusion=True, odometry_timeout=0.0).start()
+    rig.place()
+    rig.send(0)
+    rig.outputs(1)
+    rig.graph.until(lambda: rig.logged("not fused: TF has no odom <- base_link"), what="a warning")

@@ -17,6 +17,10 @@ from gaussianocc_core.errors import ConfigError
 from gaussianocc_ros.parameters import NodeParameters, declare_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
+DYNAMIC = (
+    "traversable_classes", "obstacle_low", "obstacle_high", "hidden_classes", "view_colors", "warn_age", "error_age",
+    "least_rate",
+)  # fmt: skip
 FIELDS = dataclasses.fields(NodeParameters)
 
 
@@ -35,7 +39,7 @@ def test_declared_parameters_arrive_with_types_and_defaults(graph):
     assert parameters == NodeParameters(cameras=("front", "left"), slop=0.02)
     assert parameters.anchor == "front"
     assert parameters.image_topic_of("left") == "/left/image_raw/compressed"
-    assert parameters.compressed
+    assert parameters.is_compressed("a")
 
 
 def test_every_parameter_is_described_and_read_only_unless_it_takes_effect_at_once(graph):
@@ -43,16 +47,16 @@ def test_every_parameter_is_described_and_read_only_unless_it_takes_effect_at_on
     for field in FIELDS:
         descriptor = node.describe_parameter(field.name)
         assert len(descriptor.description) > 10
-        assert descriptor.read_only == (field.name not in ("traversable_classes", "obstacle_low", "obstacle_high"))
+        assert descriptor.read_only == (field.name not in DYNAMIC)
 
 
 def test_an_override_that_nothing_declares_is_named_with_the_nearest_parameter(graph, capfd):
-    declare(graph, cameras=["front"], slopp=0.02, use_sim_time=False, color="red")
+    declare(graph, cameras=["front"], slopp=0.02, use_sim_time=False, wheels="red")
     first, second = capfd.readouterr().err.splitlines()
     assert "[WARN]" in first and first.endswith(
         "parameter slopp is ignored, this node has none of that name; did you mean slop?"
     )
-    assert "parameter color is ignored" in second and "did you mean" not in second
+    assert "parameter wheels is ignored" in second and "did you mean" not in second
 
 
 @pytest.mark.parametrize("values", [{}, {"cameras": ["front"], "slop": 7.0}])
@@ -63,8 +67,8 @@ def test_a_misspelt_name_is_named_although_the_node_cannot_start(graph, capfd, v
 
 
 def test_transport_follows_the_topic_unless_it_is_given():
-    assert not NodeParameters(cameras=("a",), image_topic="/{camera}/image_raw").compressed
-    assert NodeParameters(cameras=("a",), image_topic="/{camera}/jpeg", image_transport="compressed").compressed
+    assert not NodeParameters(cameras=("a",), image_topic="/{camera}/image_raw").is_compressed("a")
+    assert NodeParameters(cameras=("a",), image_topic="/{camera}/jpeg", image_transport="compressed").is_compressed("a")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +91,10 @@ def test_transport_follows_the_topic_unless_it_is_given():
         ({"cameras": ["a"], "image_transport": "carrier pigeon"}, "parameter image_transport: expected one of auto"),
         ({"cameras": ["a"], "checkpoint": "/nowhere.safetensors"}, "parameter checkpoint: no file"),
         ({"cameras": ["a"], "device": "abacus"}, "parameter device: expected auto, cpu"),
+        ({"cameras": ["a", "b"], "image_topics": ["/a"]}, "parameter image_topics: 1 topics for 2 cameras"),
+        ({"cameras": ["a"], "camera_info_topics": ["//"]}, "parameter camera_info_topics: .*not a topic name"),
+        ({"cameras": ["a"], "reliable_cameras": ["b"]}, "parameter reliable_cameras: b not among"),
+        ({"cameras": ["a"], "fusion": True, "fixed_frame": ""}, "parameter fusion: needs a fixed_frame"),
         ({"rig_file": "/nowhere.yaml"}, "/nowhere.yaml: no such file"),
     ],
 )
@@ -94,6 +102,18 @@ def test_impossible_value_is_one_line_that_names_the_parameter(graph, values, co
     with pytest.raises(ConfigError, match=complaint) as error:
         declare(graph, **{name: value for name, value in values.items() if value != []})
     assert "\n" not in str(error.value)
+
+
+def test_topics_can_be_given_one_by_one():
+    parameters = NodeParameters(
+        cameras=("a", "b"), image_topic="/x", camera_info_topic="/y",
+        image_topics=("/left/image_raw", "/zed/rgb/compressed"), camera_info_topics=("/l/info", "/zed/info"),
+        reliable_cameras=("b",),
+    )  # fmt: skip
+    assert [parameters.image_topic_of(camera) for camera in "ab"] == ["/left/image_raw", "/zed/rgb/compressed"]
+    assert [parameters.camera_info_topic_of(camera) for camera in "ab"] == ["/l/info", "/zed/info"]
+    assert [parameters.is_compressed(camera) for camera in "ab"] == [False, True]
+    assert [parameters.is_reliable(camera) for camera in "ab"] == [False, True]
 
 
 @pytest.mark.parametrize("topic", ["{camera}/image", "/{camera}/image", "~/{camera}/image", "/rig/{camera}"])

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions accumulated over time in a frame that stands still: log-odds per voxel and a vote for its class.
+
+Log-odds with clamping as in OctoMap (Hornung et al. 2013, equations 2 to 4). The map's voxels stand still, and a window
+of them follows the robot by wrapping around: content is never moved, resampled or blurred, however long the drive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numba
+import numpy as np
+from jaxtyping import Float
+
+from gaussianocc_core.data.labels import UNOBSERVED
+from gaussianocc_core.rendering.cpu import JIT
+from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
+
+_FORGOTTEN = 0.1  # log-odds, a probability of 0.475 to 0.525: no more than a voxel that nobody saw
+_LEAST_WEIGHT = np.float32(0.5)  # of a prediction: it has decided, whatever the probability of its class
+_MOST_VOTES = np.float32(10.0)  # a class that was right for long must still be outvoted within seconds
+_SLOPE = np.sin(np.radians(5.0))  # the map is so much higher than the grid at its rim: pitch, roll, a hill ahead
+
+
+class TemporalFusion:
+    """One robot's memory. Feed it with `add` in the order of stamps; made for one thread."""
+
+    def __init__(
+        self,
+        grid: VoxelGrid,
+        class_names: Sequence[str],
+        *,
+        hit: float = 0.7,
+        miss: float = 0.4,
+        decay: float = 5.0,
+        limits: tuple[float, float] = (0.12, 0.97),
+    ) -> None:
+        """
+        Args:
+            grid: of all predictions, in the ego frame.
+            class_names: of their labels; the last is free.
+            hit: probability that a voxel is occupied, given one prediction that says so with full confidence.
+            miss: the same, given one that says it is free.
+            decay: s after which evidence that is not renewed counts 1/e; 0: it counts for ever.
+            limits: probabilities beyond which evidence does not accumulate, so that what changes can be unlearnt.
+        """
+        if not 0.0 < miss <= 0.5 <= hit < 1.0 or not 0.0 < limits[0] < 0.5 < limits[1] < 1.0 or decay < 0:
+            raise ValueError(
+                f"expected 0 < miss <= 0.5 <= hit < 1, limits around 0.5 and decay >= 0, got {miss}, {hit}, {limits}, "
+                f"{decay}"
+            )
+        self.grid, self.decay = grid, decay
+        self.resets = 0  # because of a stamp that stepped back or a pose that jumped
+        self._free = list(class_names).index("free")
+        self._evidence = np.array([_log_odds(p) for p in (hit, miss, *limits)], dtype=np.float32)
+        low, high, size = np.array(grid.origin), np.array(grid.upper), grid.voxel_size
+        reach = float(np.hypot(*np.maximum(np.abs(low[:2]), np.abs(high[:2]))))  # of the grid's corners from the robot
+        side = 2 * int(np.ceil(reach / size)) + 2
+        margin = int(np.ceil(_SLOPE * reach / size)) + 1
+        self._shape = np.array([side, side, grid.shape[2] + 2 * margin])
+        # First voxel of the window minus the robot's own.
+        self._lead = np.array([-side // 2, -side // 2, int(np.floor(low[2] / size)) - margin])
+        self._reach = reach
+        self._log_odds = np.zeros(self._shape, dtype=np.float32)  # 0: nothing known
+        self._votes = np.zeros(self._shape, dtype=np.float32)
+        self._labels = np.full(self._shape, self._free, dtype=np.uint8)  # of the leading class
+        self._first: np.ndarray | None = (
+            None  # window's first voxel; voxel (0, 0, 0) begins at the fixed frame's origin
+        )
+        self._stamp_ns, self._place = 0, np.zeros(3)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._log_odds.fill(0.0)
+        self._votes.fill(0.0)
+        self._first = None
+
+    def add(
+        self, prediction: OccupancyPrediction, T_fixed_ego: Float[np.ndarray, "4 4"], stamp_ns: int
+    ) -> OccupancyPrediction:
+        """What is known with this prediction, over the same grid around where the robot is now.
+
+        T_fixed_ego: the robot's pose, m, at `stamp_ns`. Voxels that the prediction does not observe keep what earlier
+        ones said; `observed` is true wherever that is still known. The rest is the newest prediction's.
+        """
+        if prediction.grid != self.grid:
+            raise ValueError(f"prediction over {prediction.grid}, expected {self.grid}")
+        T = np.asarray(T_fixed_ego, dtype=np.float64)
+        place = T[:3, 3]
+        if self._first is not None:
+            if stamp_ns < self._stamp_ns or np.linalg.norm(place - self._place) > self._reach:
+                self.reset()
+                self.resets += 1
+            else:
+                self._fade((stamp_ns - self._stamp_ns) * 1e-9)
+        self._stamp_ns, self._place = stamp_ns, place.copy()
+        self._follow(np.floor(place / self.grid.voxel_size).astype(np.int64) + self._lead)
+        origin, shape = np.array(self.grid.origin), np.array(self.grid.shape)
+        _integrate(
+            self._log_odds, self._votes, self._labels, self._first, prediction.labels, prediction.confidence,
+            np.linalg.inv(T), origin, shape, self.grid.voxel_size, self._evidence, self._free,
+        )  # fmt: skip
+        labels = np.empty(self.grid.shape, dtype=np.uint8)
+        confidence = np.empty(self.grid.shape, dtype=np.float32)
+        _read(
+            self._log_odds, self._labels, self._first, T, origin, self.grid.voxel_size, self._free, labels, confidence
+        )
+        return replace(prediction, labels=labels, confidence=confidence, observed=labels != UNOBSERVED)
+
+    def _fade(self, seconds: float) -> None:
+        if self.decay and seconds > 0:
+            keep = np.float32(np.exp(-seconds / self.decay))
+            self._log_odds *= keep
+            self._votes *= keep
+
+    def _follow(self, first: np.ndarray) -> None:
+        """Move the window; what enters it is unknown, whatever the voxels that left had there."""
+        if self._first is not None:
+            for axis in range(3):
+                steps = int(first[axis] - self._first[axis])
+                count = min(abs(steps), int(self._shape[axis]))
+                start = self._first[axis] + (self._shape[axis] if steps > 0 else -count)
+                entering = np.arange(start, start + count) % self._shape[axis]
+                index = (slice(None),) * axis + (entering,)
+                self._log_odds[index] = 0.0
+                self._votes[index] = 0.0
+        self._first = first
+
+
+def _log_odds(probability: float) -> float:
+    return float(np.log(probability / (1.0 - probability)))
+
+
+@numba.njit(**JIT)
+def _integrate(
+    log_odds, votes, leading, first, labels, confidence, T_ego_fixed, origin, shape, size, evidence, free
+):  # fmt: skip
+    """Every voxel of the map whose centre lies in the grid takes the prediction there: turned grids leave no holes."""
+    nx, ny, nz = log_odds.shape
+    hit, miss, low, high = evidence[0], evidence[1], evidence[2], evidence[3]
+    R, t = T_ego_fixed[:3, :3] / 1.0, T_ego_fixed[:3, 3]
+    up = R[2, 2] if abs(R[2, 2]) > 1e-3 else 1e-3
+    wrap = first[2] - first[2] % nz
+    for i in range(first[0], first[0] + nx):
+        x, p = (i + 0.5) * size, i % nx
+        for j in range(first[1], first[1] + ny):
+            y, q = (j + 0.5) * size, j % ny
+            # Along a column of the map the height in the ego frame is linear: only that part of it is visited.
+            base = R[2, 0] * x + R[2, 1] * y + t[2]
+            a = (origin[2] - base) / up / size - 0.5
+            b = (origin[2] + shape[2] * size - base) / up / size - 0.5
+            k_low = max(first[2], int(np.floor(min(a, b))))
+            k_high = min(first[2] + nz, int(np.ceil(max(a, b))) + 1)
+            for k in range(k_low, k_high):
+                z = (k + 0.5) * size
+                u = int(np.floor((R[0, 0] * x + R[0, 1] * y + R[0, 2] * z + t[0] - origin[0]) / size + 1e-6))
+                v = int(np.floor((R[1, 0] * x + R[1, 1] * y + R[1, 2] * z + t[1] - origin[1]) / size + 1e-6))
+                w = int(np.floor((base + R[2, 2] * z - origin[2]) / size + 1e-6))
+                if u < 0 or v < 0 or w < 0 or u >= shape[0] or v >= shape[1] or w >= shape[2]:
+                    continue
+                label = labels[u, v, w]
+                if label == UNOBSERVED:
+                    continue
+                sure = max(_LEAST_WEIGHT, confidence[u, v, w])
+                r = k - wrap if k - wrap < nz else k - wrap - nz
+                if label == free:
+                    log_odds[p, q, r] = max(low, log_odds[p, q, r] + sure * miss)
+                    continue
+                log_odds[p, q, r] = min(high, log_odds[p, q, r] + sure * hit)
+                if leading[p, q, r] == label:
+                    votes[p, q, r] = min(_MOST_VOTES, votes[p, q, r] + sure)
+                else:
+                    votes[p, q, r] -= sure
+                    if votes[p, q, r] < 0:
+                        leading[p, q, r] = label
+                        votes[p, q, r] = -votes[p, q, r]
+
+
+@numba.njit(**JIT)
+def _read(log_odds, leading, first, T_fixed_ego, origin, size, free, labels, confidence):
+    """Every voxel of the grid takes the voxel of the map that its centre lies in."""
+    nx, ny, nz = log_odds.shape
+    R, t = T_fixed_ego[:3, :3] / 1.0, T_fixed_ego[:3, 3]
+    start_x, start_y, start_z = first[0] % nx, first[1] % ny, first[2] % nz
+    for u in range(labels.shape[0]):
+        x = origin[0] + (u + 0.5) * size
+        for v in range(labels.shape[1]):
+            y = origin[1] + (v + 0.5) * size
+            for w in range(labels.shape[2]):
+                z = origin[2] + (w + 0.5) * size
+                i = int(np.floor((R[0, 0] * x + R[0, 1] * y + R[0, 2] * z + t[0]) / size + 1e-6))
+                j = int(np.floor((R[1, 0] * x + R[1, 1] * y + R[1, 2] * z + t[1]) / size + 1e-6))
+                k = int(np.floor((R[2, 0] * x + R[2, 1] * y + R[2, 2] * z + t[2]) / size + 1e-6))
+                a, b, c = i - first[0], j - first[1], k - first[2]
+                labels[u, v, w] = UNOBSERVED
+                confidence[u, v, w] = 0.0
+                if a < 0 or b < 0 or c < 0 or a >= nx or b >= ny or c >= nz:
+                    continue
+                i, j, k = start_x + a, start_y + b, start_z + c
+                i, j, k = i - nx * (i >= nx), j - ny * (j >= ny), k - nz * (k >= nz)
+                known = log_odds[i, j, k]
+                if abs(known) < _FORGOTTEN:
+                    continue
+                labels[u, v, w] = leading[i, j, k] if known > 0 else free
+                confidence[u, v, w] = 1.0 / (1.0 + np.exp(-abs(known)))

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
+from gaussianocc_core.fusion import TemporalFusion
+from gaussianocc_core.geometry.transforms import make_transform
+from gaussianocc_core.geometry.voxels import centers
+from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
+
+GRID = VoxelGrid((-8.0, -8.0, -1.0), 0.5, (32, 32, 8))
+CAR, TREE = CLASS_ID["car"], CLASS_ID["vegetation"]
+S = 1_000_000_000
+
+
+def prediction(labels, confidence=1.0):
+    confidence = np.full(GRID.shape, confidence, np.float32)
+    return OccupancyPrediction(
+        labels.astype(np.uint8), confidence, labels != UNOBSERVED, GRID, CLASS_NAMES, True, ("front",), "made up"
+    )
+
+
+def pose(x=0.0, y=0.0, z=0.0, yaw=0.0, pitch=0.0, roll=0.0):
+    (a, b, c), (d, e, f) = np.cos((yaw, pitch, roll)), np.sin((yaw, pitch, roll))
+    R = np.array([[a, -d, 0], [d, a, 0], [0, 0, 1]]) @ np.array([[b, 0, e], [0, 1, 0], [-e, 0, b]])
+    return make_transform(R @ np.array([[1, 0, 0], [0, c, -f], [0, f, c]]), np.array([x, y, z]))
+
+
+def world(points):
+    """A class at each place of a world that is the same from wherever it is seen: blocks of 2 m, and free between."""
+    cell = np.floor(points / 2.0).astype(int)
+    number = (cell @ np.array([7, 13, 5])) % 11
+    return np.where(number == 3, CAR, np.where(number == 7, TREE, FREE))
+
+
+def seen_from(T):
+    points = centers(GRID).numpy().astype(np.float64)
+    return world(points @ T[:3, :3].T + T[:3, 3])
+
+
+def test_one_prediction_comes_back_as_it_was_with_less_certainty():
+    labels = seen_from(pose())
+    labels[:4] = UNOBSERVED
+    fused = TemporalFusion(GRID, CLASS_NAMES).add(prediction(labels), pose(), 0)
+    np.testing.assert_array_equal(fused.labels, labels)
+    np.testing.assert_array_equal(fused.observed, labels != UNOBSERVED)
+    occupied = (labels != FREE) & (labels != UNOBSERVED)
+    np.testing.assert_allclose(fused.confidence[occupied], 0.7, atol=1e-5)
+    np.testing.assert_allclose(fused.confidence[labels == FREE], 0.6, atol=1e-5)
+    assert (fused.confidence[:4] == 0).all() and fused.cameras == ("front",)
+
+
+@pytest.mark.parametrize("pitch", [0.0, 0.04])
+def test_a_world_that_stands_still_stays_where_it_is_while_the_robot_drives_and_turns(pitch):
+    fusion = TemporalFusion(GRID, CLASS_NAMES)
+    for n in range(60):
+        T = pose(0.37 * n, 0.11 * n, 0.02 * n, 0.05 * n, pitch * np.sin(n), 0.5 * pitch)
+        fused = fusion.add(prediction(seen_from(T)), T, n * S // 10)
+    truth = seen_from(T)
+    # Centres move by up to half a voxel between the two rasters: only voxels beside a block's border can differ.
+    points = centers(GRID).numpy().astype(np.float64) @ T[:3, :3].T + T[:3, 3]
+    inner = np.abs((points / 2.0) % 1.0 - 0.5).max(axis=-1) < 0.5 - 0.45 / 2.0
+    known = inner & fused.observed
+    assert known.mean() > 0.9 * inner.mean() and inner.mean() > 0.1
+    assert (fused.labels == truth)[known].mean() > 0.995
+    assert fusion.resets == 0
+
+
+def test_over_a_long_drive_the_map_agrees_with_a_dictionary_of_voxels():
+    fusion, known = TemporalFusion(GRID, CLASS_NAMES, decay=0.0), {}
+    rng, size = np.random.default_rng(0), GRID.voxel_size
+    index = np.argwhere(np.ones(GRID.shape, bool))
+    place = np.zeros(3)
+    for n in range(120):
+        place = place + size * rng.integers(-3, 4, 3) * (1, 1, 0.34)  # whole voxels, now and then a step up
+        place[2] = size * round(place[2] / size)
+        labels = np.where(rng.random(GRID.shape) < 0.02, CAR, UNOBSERVED)
+        fused = fusion.add(prediction(labels), pose(*place), n * S)
+        offset = np.round(place / size).astype(int) + np.round(np.array(GRID.origin) / size).astype(int)
+        hit = labels[tuple(index.T)] == CAR
+        for voxel in map(tuple, index[hit] + offset):
+            known[voxel] = n
+        if n % 20 == 19:
+            # What the window has left is forgotten; what it never left must be there, and nothing else.
+            expected = np.array([tuple(v) in known for v in index + offset]).reshape(GRID.shape)
+            assert not ((fused.labels == CAR) & ~expected).any()
+            fresh = np.array([n - known.get(tuple(v), -99) < 2 for v in index + offset]).reshape(GRID.shape)
+            assert (fused.labels[fresh] == CAR).all() and fresh.any()
+
+
+def test_an_error_of_one_moment_is_outvoted_and_so_is_a_wrong_class():
+    fusion = TemporalFusion(GRID, CLASS_NAMES)
+    right = np.full(GRID.shape, FREE)
+    right[20, 20, 2] = CAR
+    for n in range(4):
+        fusion.add(prediction(right), pose(), n * S // 10)
+    wrong = right.copy()
+    wrong[10, 10, 2], wrong[20, 20, 2] = TREE, TREE
+    fused = fusion.add(prediction(wrong), pose(), S // 2)
+    assert (fused.labels[10, 10, 2], fused.labels[20, 20, 2]) == (FREE, CAR)
+
+
+def test_what_moved_away_is_gone_within_a_second_of_looking():
+    fusion = TemporalFusion(GRID, CLASS_NAMES)
+    there, gone = np.full(GRID.shape, FREE), np.full(GRID.shape, FREE)
+    there[20, 20, 2] = CAR
+    for n in range(50):
+        fusion.add(prediction(there), pose(), n * S // 10)
+    for n in range(50, 60):
+        fused = fusion.add(prediction(gone), pose(), n * S // 10)
+    assert fused.labels[20, 20, 2] == FREE
+
+
+def test_what_is_not_seen_again_stays_for_a_while_and_then_is_forgotten():
+    fusion = TemporalFusion(GRID, CLASS_NAMES, decay=2.0)
+    labels = np.full(GRID.shape, UNOBSERVED)
+    labels[20, 20, 2] = CAR
+    fusion.add(prediction(labels), pose(), 0)
+    blind = prediction(np.full(GRID.shape, UNOBSERVED))
+    fused = fusion.add(blind, pose(1.0), S)  # the robot has driven two voxels on
+    assert fused.labels[18, 20, 2] == CAR and fused.observed.sum() == 1
+    assert fusion.add(blind, pose(1.0), 4 * S).observed.sum() == 1  # evidence of 0.85 fades to 0.1 in 2.1 times 2 s
+    assert fusion.add(blind, pose(1.0), 5 * S).observed.sum() == 0
+
+
+@pytest.mark.parametrize("T, stamp", [(pose(), -S), (pose(x=1000.0), S)])
+def test_a_clock_that_steps_back_or_a_pose_that_jumps_forgets(T, stamp):
+    fusion = TemporalFusion(GRID, CLASS_NAMES)
+    fusion.add(prediction(np.full(GRID.shape, CAR)), pose(), 0)
+    fused = fusion.add(prediction(np.full(GRID.shape, UNOBSERVED)), T, stamp)
+    assert fused.observed.sum() == 0 and fusion.resets == 1
+
+
+def test_reset_forgets_and_is_not_counted():
+    fusion = TemporalFusion(GRID, CLASS_NAMES)
+    fusion.add(prediction(np.full(GRID.shape, CAR)), pose(), 0)
+    fusion.reset()
+    assert fusion.add(prediction(np.full(GRID.shape, UNOBSERVED)), pose(), 1).observed.sum() == 0
+    assert fusion.resets == 0
+
+
+def test_certainty_counts_and_evidence_does_not_grow_beyond_the_limits():
+    fusion = TemporalFusion(GRID, CLASS_NAMES, decay=0.0)
+    labels = np.full(GRID.shape, CAR)
+    sure, unsure = (TemporalFusion(GRID, CLASS_NAMES).add(prediction(labels, c), pose(), 0) for c in (1.0, 0.5))
+    assert (sure.confidence > unsure.confidence + 0.05).all()
+    for n in range(100):
+        fused = fusion.add(prediction(labels), pose(), n)
+    np.testing.assert_allclose(fused.confidence, 0.97, atol=1e-4)
+
+
+def test_impossible_settings_and_another_grid_are_refused():
+    for settings in ({"hit": 0.4}, {"miss": 0.6}, {"decay": -1.0}, {"limits": (0.6, 0.9)}):
+        with pytest.raises(ValueError, match="expected 0 < miss"):
+            TemporalFusion(GRID, CLASS_NAMES, **settings)
+    other = replace(prediction(np.full(GRID.shape, CAR)), grid=VoxelGrid())
+    with pytest.raises(ValueError, match="prediction over"):
+        TemporalFusion(GRID, CLASS_NAMES).add(other, pose(), 0)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/diagnostics over DDS: how bad it is, why, and which camera it is."""
+
+import pytest
+
+pytest.importorskip("rclpy", reason="no ROS 2")
+pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from node_rig import MS
+from rclpy.parameter import Parameter
+
+PERIOD_MS = 100
+
+
+def now_ms(rig):
+    """What `send` takes so that stamps are of now."""
+    return (rig.node.get_clock().now().nanoseconds - rig.make.START_NS) // MS
+
+
+def camera_status(rig, camera):
+    rig.values()
+    (status,) = (each for each in rig.diagnostics[-1].status if each.name.endswith(f"camera {camera}"))
+    return status, {item.key: item.value for item in status.values}
+
+
+def test_a_camera_that_many_sets_lack_is_named_with_its_rate_and_delay(rig):
+    rig = rig(sync_policy="degrade").start()
+    rig.place()
+    for i in range(24):
+        rig.send(now_ms(rig), cameras=None if i % 3 == 0 else ("front", "left"))
+        rig.graph.spin_for(0.05)
+    found = rig.graph.until(lambda: rig.diagnosed("right was missing in"), what="a diagnostic")
+    assert found[0].level == DiagnosticStatus.WARN
+    assert "ms after their stamps, others after" in found[0].message
+    status, values = camera_status(rig, "right")
+    assert (status.level, values["images"]) == (DiagnosticStatus.WARN, "8")
+    assert float(values["images per second"]) > 1 and int(values["sets without it"]) > 5
+    status, values = camera_status(rig, "front")
+    assert (status.level, values["images"], values["sets without it"]) == (DiagnosticStatus.OK, "24", "0")
+
+
+def test_without_a_result_for_too_long_it_is_an_error_that_says_why(rig):
+    rig = rig(error_age=1.5).start()
+    rig.graph.until(lambda: rig.diagnosed("no result for"), what="a diagnostic")
+    (status, *_) = rig.diagnosed("no result for")
+    assert status.level == DiagnosticStatus.ERROR
+    rig.place()
+    rig.send(0)
+    rig.outputs(1)
+    rig.graph.until(lambda: rig.values()[1].level == DiagnosticStatus.OK, what="all well again")
+    rig.graph.until(lambda: rig.diagnosed("no image from any camera"), what="silence")
+    worst = rig.graph.until(
+        lambda: [s for s in rig.diagnosed("no image from any") if s.message.startswith("no result")]
+    )
+    assert worst[0].level == DiagnosticStatus.ERROR and "/front/image_raw/compressed" in worst[0].message
+
+
+def test_old_results_are_said_at_the_thresholds_that_hold_now(rig):
+    rig = rig(warn_age=0.0).start()
+    rig.place()
+    rig.send(now_ms(rig) - 2000)
+    rig.outputs(1)
+    values, status = rig.values()
+    assert status.level == DiagnosticStatus.OK and 2000 < float(values["age ms"]) < 60_000
+    assert float(values["memory MB"]) > 50 and values["sync success %"] == "100.0"
+    (changed,) = rig.node.set_parameters([Parameter("warn_age", value=1.0)])
+    assert changed.successful
+    found = rig.graph.until(lambda: rig.diagnosed("results are 2."), what="a diagnostic")
+    assert found[0].level == DiagnosticStatus.WARN and "images arrive 2." in found[0].message
+    rig.node.set_parameters([Parameter("error_age", value=1.9)])
+    rig.send(now_ms(rig) - 2000)
+    rig.graph.until(lambda: rig.diagnosed("results are 2.")[-1].level == DiagnosticStatus.ERROR, what="an error")
+    (refused,) = rig.node.set_parameters([Parameter("error_age", value=-1.0)])
+    assert not refused.successful
+
+
+def test_fewer_results_than_wanted_are_said(rig):
+    rig = rig(least_rate=500.0).start()
+    rig.place()
+    for i in range(3):
+        rig.send(i * PERIOD_MS)
+        rig.outputs(i + 1)
+    found = rig.graph.until(lambda: rig.diagnosed("least_rate is 500"), what="a diagnostic")
+    assert found[0].level == DiagnosticStatus.WARN

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""~/<camera>/depth and ~/<camera>/semantic over DDS: what the occupancy looks like from each camera."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="no ROS 2")
+pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
+
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image
+
+from gaussianocc_core.data.labels import PALETTE
+from gaussianocc_ros.conversions import decode_image
+from gaussianocc_ros.stamps import stamp_ns
+
+MS = 1_000_000
+
+
+def listen(rig, camera):
+    topics = {
+        f"{what}/{part}": rig.graph.record(kind, f"/occupancy_node/{camera}/{what}/{part}")
+        for what in ("depth", "semantic")
+        for part, kind in (("image_raw", Image), ("camera_info", CameraInfo))
+    }
+    names = [f"/occupancy_node/{camera}/{name}" for name in topics]
+    rig.graph.until(lambda: all(rig.node.count_subscribers(name) for name in names), what="subscribers")
+    return topics
+
+
+def test_a_view_is_rendered_where_somebody_looks_at_its_own_image_time(rig, make, monkeypatch):
+    rig = rig().start()
+    rig.place()
+    asked, predictor = [], rig.node._predictor
+    inner = predictor.render
+
+    def render(*arguments):
+        views, depth, classes = inner(*arguments)
+        depth[:, :20] = 0.0  # random weights fill all of the view; a real one has sky
+        asked.append((arguments, (views, depth, classes)))
+        return views, depth, classes
+
+    monkeypatch.setattr(predictor, "render", render)
+    rig.send(0)
+    rig.outputs(1)
+    assert asked == []
+    topics = listen(rig, "left")
+    rig.send(100)
+    rig.graph.until(lambda: all(topics.values()), what="views")
+    ((_, _, names), (views, depth, classes)) = asked[0]
+    assert names == ("left",)
+    for (message,) in topics.values():
+        assert (stamp_ns(message.header), message.header.frame_id) == (make.START_NS + 105 * MS, "left")
+    (image,), (semantic,) = topics["depth/image_raw"], topics["semantic/image_raw"]
+    size = (predictor.config.image_height, predictor.config.image_width)
+    assert (image.encoding, semantic.encoding) == ("32FC1", "mono8")
+    assert (image.height, image.width) == (semantic.height, semantic.width) == size == depth.shape[1:]
+    shown = np.frombuffer(image.data, np.float32).reshape(size)
+    np.testing.assert_array_equal(np.isinf(shown), depth[0] == 0)
+    np.testing.assert_array_equal(shown[depth[0] > 0], depth[0][depth[0] > 0])
+    assert 0 < np.isinf(shown).mean() < 1
+    np.testing.assert_array_equal(np.frombuffer(semantic.data, np.uint8).reshape(size), classes[0])
+    (info,) = topics["depth/camera_info"]
+    assert (info.width, info.height) == size[::-1]
+    assert info.k[0] == pytest.approx(float(views.intrinsics[0, 0, 0]))
+    # A point on the optical axis falls between the two middle pixels, which ROS counts from 0.
+    assert (info.k[2], info.k[5]) == pytest.approx(((size[1] - 1) / 2, (size[0] - 1) / 2))
+    assert "render ms" in rig.values()[0]
+
+
+def test_colours_of_classes_instead_of_ids_can_be_asked_for_while_it_runs(rig):
+    rig = rig().start()
+    rig.place()
+    topics = listen(rig, "front")
+    (result,) = rig.node.set_parameters([Parameter("view_colors", value=True)])
+    assert result.successful
+    rig.send(0)
+    (image,) = rig.graph.until(lambda: topics["semantic/image_raw"], what="a view")
+    assert image.encoding == "rgb8"
+    colours = {tuple(colour) for colour in decode_image(image)[0].reshape(-1, 3).tolist()}
+    assert colours <= {tuple(colour) for colour in PALETTE.tolist()}

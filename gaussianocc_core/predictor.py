@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_model
@@ -20,6 +20,7 @@ from gaussianocc_core.data.labels import UNOBSERVED
 from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.models.decision import decide_labels, decide_on_grid
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan, plan_lift
 from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction, RenderedViews
@@ -126,11 +127,17 @@ class OccupancyPredictor:
     def decide(self, field: OccupancyField, cameras: Cameras) -> OccupancyPrediction:
         """The class of every voxel of the published grid, or free; unobserved where no camera looks."""
         observed = self._view_of(cameras).observed
-        logits = self.model.sample_grid(field, self.grid)[0]  # (K, X, Y, Z)
-        labels, confidence = decide_labels(logits, self.model.quirks.occupied_by_argmax)
-        labels_array = labels.to(torch.uint8).cpu().numpy()
+        quirks = self.model.quirks
+        if self.device.type == "cpu" and not (quirks.occupied_by_argmax or quirks.lattice_shift):
+            labels_array, confidence_array = decide_on_grid(
+                field.logits[0].float().numpy(), self.model.lattice, self.grid
+            )
+        else:
+            logits = self.model.sample_grid(field, self.grid)[0]  # (K, X, Y, Z)
+            labels, confidence = decide_labels(logits, quirks.occupied_by_argmax)
+            labels_array = labels.to(torch.uint8).cpu().numpy()
+            confidence_array = confidence.float().cpu().numpy()
         labels_array[~observed] = UNOBSERVED
-        confidence_array = confidence.float().cpu().numpy()
         confidence_array[~observed] = 0.0
         return OccupancyPrediction(
             labels=labels_array,
@@ -224,24 +231,6 @@ class OccupancyPredictor:
 def _remember(newest: Any, known: list[Any]) -> list[Any]:
     """Newest first, and not more than a rig with a camera that comes and goes needs."""
     return [newest, *(each for each in known if each is not newest)][:_REMEMBERED]
-
-
-def decide_labels(
-    logits: Float[Tensor, " K *shape"], by_argmax: bool
-) -> tuple[Int64[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """Class ids and their probabilities 0-1; the last class is free.
-
-    by_argmax: softmax over all classes, as published. Otherwise a voxel is occupied with its opacity (spec section e),
-    and then of a class by the softmax over the others.
-    """
-    if by_argmax:
-        best, labels = logits.max(dim=0)
-        return labels, 1.0 / torch.exp(logits - best).sum(dim=0)
-    free, opacity = len(logits) - 1, torch.sigmoid(-logits[-1])
-    best, labels = logits[:-1].max(dim=0)
-    confidence = opacity / torch.exp(logits[:-1] - best).sum(dim=0)
-    occupied = opacity > 0.5
-    return torch.where(occupied, labels, free), torch.where(occupied, confidence, 1.0 - opacity)
 
 
 def resolve_device(device: str) -> torch.device:

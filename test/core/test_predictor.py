@@ -11,7 +11,8 @@ from gaussianocc_core.data.labels import UNOBSERVED
 from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
-from gaussianocc_core.predictor import OccupancyPredictor, decide_labels, resolve_device
+from gaussianocc_core.models.decision import decide_labels, decide_on_grid
+from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,24 @@ def test_a_voxel_is_occupied_where_rendering_sees_it():
     opacity = torch.sigmoid(-logits[-1])
     share = logits[:2].softmax(0).max(0).values
     torch.testing.assert_close(confidence, torch.stack([1 - opacity[0], opacity[1] * share[1], opacity[2] * share[2]]))
+
+
+@pytest.mark.parametrize("contraction", [None, 0.66667])
+@pytest.mark.parametrize("box", [((-8.0, -8.0, -1.0), 0.5, (32, 32, 8)), ((-5.0, -9.0, -2.0), 0.3, (40, 50, 9))])
+def test_deciding_in_one_pass_is_deciding_on_resampled_logits(contraction, box):
+    from gaussianocc_core.geometry.lattice import resample
+    from gaussianocc_core.types import Lattice, VoxelGrid
+
+    kind, grid = Lattice((-8.0, -8.0, -1.0), (8.0, 8.0, 3.0), (16, 20, 6), contraction), VoxelGrid(*box)
+    torch.manual_seed(1)
+    logits = 3 * torch.randn(1, 5, 16, 20, 6)
+    labels, confidence = decide_labels(resample(logits, kind, grid)[0], by_argmax=False)
+    found, sure = decide_on_grid(logits[0].numpy(), kind, grid)
+    same = found == labels.numpy()
+    assert (
+        same.mean() > 0.9999 and 0.2 < (found == 4).mean() < 0.8
+    )  # rounding where two classes or both sides are equal
+    np.testing.assert_allclose(sure[same], confidence.numpy()[same], atol=1e-4)
 
 
 def test_cameras_of_different_sizes_and_any_number_work(predictor):

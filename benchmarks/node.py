@@ -158,18 +158,21 @@ def run_stream(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def run_sync(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    for policy in ("wait", "skip", "degrade"):
-        with robot_and_node(RATE, checkpoint=options.checkpoint, sync_policy=policy) as (robot, _):
+    every = f"[{', '.join(camera_rig().names)}]"
+    for policy, reliable in (("wait", False), ("wait", True), ("skip", True), ("degrade", True)):
+        settings: dict[str, Any] = {"sync_policy": policy, "checkpoint": options.checkpoint}
+        if reliable:
+            settings["reliable_cameras"] = every
+        with robot_and_node(RATE, **settings) as (robot, _):
             robot.place()
             robot.drive(3.0)
-            before = _sets(robot)
-            robot.drive(20.0)
-            rows.append({"policy": policy, "cameras": "50 ms stagger, 5 ms jitter", **_formed(before, _sets(robot))})
-            robot.faults.half_rate = {robot.rig.names[3]}
-            robot.drive(2.0)
-            before = _sets(robot)
-            robot.drive(20.0)
-            rows.append({"policy": policy, "cameras": "one at half rate", **_formed(before, _sets(robot))})
+            for cameras, slow in (("50 ms stagger, 5 ms jitter", set()), ("one at half rate", {robot.rig.names[3]})):
+                robot.faults.half_rate = slow
+                robot.drive(2.0)
+                before = _sets(robot)
+                robot.drive(20.0)
+                counts = _formed(before, _sets(robot))
+                rows.append({"policy": policy, "reliable": reliable, "cameras": cameras, **counts})
     return rows
 
 

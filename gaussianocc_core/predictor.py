@@ -18,11 +18,11 @@ from gaussianocc_core.checkpoint import Provenance, load_model
 from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.data.labels import UNOBSERVED
 from gaussianocc_core.errors import BackendError, CalibrationError
-from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.models.decision import decide_labels, decide_on_grid
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
-from gaussianocc_core.models.lifting import LiftPlan, plan_lift
+from gaussianocc_core.models.lifting import LiftPlan
+from gaussianocc_core.models.observed import observed_voxels
 from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction, RenderedViews
 
 _log = logging.getLogger(__name__)
@@ -30,9 +30,9 @@ _log = logging.getLogger(__name__)
 
 # On a moving robot, poses relative to the anchor's image time jitter with the speed. A plan is kept while no camera is
 # farther than this from where it was planned: far below a voxel and a pixel of the feature map.
-_MOVE_TOLERANCE_M = 0.03
-_TURN_TOLERANCE_RAD = 0.003
-_REMEMBERED = 3  # calibrations: all cameras, and without one that comes and goes; a plan takes tenths of a second
+_MOVE_TOLERANCE = 0.15  # voxels
+_TURN_TOLERANCE_RAD = 0.004
+_REMEMBERED = 6  # of each: all cameras and without one that comes and goes, at a few speeds; a plan takes 0.05 s
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class _View:
     plan: LiftPlan
     observed: np.ndarray  # (X, Y, Z) bool
 
-    def serves(self, lenses: _Lenses, T_ego_cam: Tensor) -> bool:
+    def serves(self, lenses: _Lenses, T_ego_cam: Tensor, tolerance_m: float) -> bool:
         if self.lenses is not lenses:
             return False
         moved = (T_ego_cam[:, :3, 3] - self.T_ego_cam[:, :3, 3]).abs().max()
         turned = (T_ego_cam[:, :3, :3] - self.T_ego_cam[:, :3, :3]).abs().max()
-        return bool(moved <= _MOVE_TOLERANCE_M and turned <= _TURN_TOLERANCE_RAD)
+        return bool(moved <= tolerance_m and turned <= _TURN_TOLERANCE_RAD)
 
 
 class OccupancyPredictor:
@@ -200,13 +200,14 @@ class OccupancyPredictor:
     def _view_of(self, cameras: Cameras) -> _View:
         lenses = self._lenses_of(cameras)
         T_ego_cam = cameras.T_ego_cam.cpu().double()
-        found = next((view for view in self._views if view.serves(lenses, T_ego_cam)), None)
+        tolerance_m = _MOVE_TOLERANCE * self.grid.voxel_size
+        found = next((view for view in self._views if view.serves(lenses, T_ego_cam, tolerance_m)), None)
         if found is None:
             rectifier = lenses.rectifier
             pinhole = replace(rectifier.cameras, T_ego_cam=T_ego_cam.float()).to(self.device)
-            valid = torch.from_numpy(self._valid_mask(rectifier)).to(self.device)
-            plan = self.model.plan(pinhole, valid)
-            observed = plan_lift(pinhole, voxels.centers(self.grid, self.device), valid).seen.cpu().numpy()
+            valid = self._valid_mask(rectifier)
+            plan = self.model.plan(pinhole, torch.from_numpy(valid).to(self.device))
+            observed = observed_voxels(pinhole, self.grid, valid)
             observed.setflags(write=False)  # every prediction of this view hands it out
             found = _View(lenses, T_ego_cam, plan, observed)
         self._views = _remember(found, self._views)

@@ -170,3 +170,15 @@ def test_what_a_mask_says_is_the_robot_sees_nothing(predictor):
         predictor(pictures(rig), rig)
     predictor.use_masks({})
     assert (predictor(pictures(rig), rig).observed == whole.observed).all()
+
+
+def test_observed_is_what_the_lift_sees_of_the_centres(predictor):
+    from gaussianocc_core.models.lifting import plan_lift
+    from gaussianocc_core.models.observed import observed_voxels
+
+    rig = camera_geometry.resize(ring(), 160, 96).to(dtype=torch.float32)
+    valid = np.random.default_rng(0).random((6, 96, 160)) > 0.3
+    valid[2] = False
+    seen = observed_voxels(rig, SMALL.grid, valid)
+    expected = plan_lift(rig, voxels.centers(SMALL.grid), torch.from_numpy(valid)).seen.numpy()
+    assert (seen != expected).mean() < 1e-3 and 0.2 < seen.mean() < 0.8

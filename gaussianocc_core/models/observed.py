@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which voxels of a grid any camera looks at: the part of a prediction that is more than a guess."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from jaxtyping import Bool
+
+from gaussianocc_core.geometry.voxels import axis_centers
+from gaussianocc_core.models.lifting import OUR_LIFT
+from gaussianocc_core.rendering.cpu import JIT, run_in_threads
+from gaussianocc_core.types import Cameras, VoxelGrid
+
+_SLAB = 16  # voxels along x that one call of the kernel takes
+
+
+def observed_voxels(
+    cameras: Cameras, grid: VoxelGrid, valid_mask: Bool[np.ndarray, "N H W"]
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Voxels whose centre falls on a valid pixel of one of N pinhole cameras of equal size; `plan_lift(...).seen` of
+    the centres, ten times as fast."""
+    K = cameras.intrinsics.cpu().double().numpy()
+    T_cam_ego = np.linalg.inv(cameras.T_ego_cam.cpu().double().numpy())
+    P = np.ascontiguousarray(K @ T_cam_ego[:, :3])  # (N, 3, 4): u z, v z, z of a point in the ego frame
+    axes = [axis_centers(grid, axis) for axis in range(3)]
+    valid = np.ascontiguousarray(valid_mask, dtype=np.bool_)
+    seen = np.empty(grid.shape, dtype=np.bool_)
+    slabs = [(first, min(first + _SLAB, grid.shape[0])) for first in range(0, grid.shape[0], _SLAB)]
+    for _ in run_in_threads(_look, [(first, end, P, *axes, valid, OUR_LIFT.near, seen) for first, end in slabs]):
+        pass
+    return seen
+
+
+@numba.njit(**JIT)
+def _look(first, end, P, x, y, z, valid, near, seen):
+    count, height, width = valid.shape
+    last = 0  # neighbours are mostly seen by the same camera
+    for i in range(first, end):
+        for j in range(len(y)):
+            for k in range(len(z)):
+                seen[i, j, k] = False
+                for m in range(count):
+                    n = last + m
+                    n -= count * (n >= count)
+                    depth = P[n, 2, 0] * x[i] + P[n, 2, 1] * y[j] + P[n, 2, 2] * z[k] + P[n, 2, 3]
+                    if depth <= near:
+                        continue
+                    u = (P[n, 0, 0] * x[i] + P[n, 0, 1] * y[j] + P[n, 0, 2] * z[k] + P[n, 0, 3]) / depth
+                    v = (P[n, 1, 0] * x[i] + P[n, 1, 1] * y[j] + P[n, 1, 2] * z[k] + P[n, 1, 3]) / depth
+                    if u >= 0 and v >= 0 and u < width and v < height and valid[n, int(v), int(u)]:
+                        seen[i, j, k] = True
+                        last = n
+                        break

@@ -14,7 +14,7 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -290,16 +290,18 @@ class OccupancyNode(LifecycleNode):
     def _gather(self, newest: SynchronizedSet) -> tuple[list[np.ndarray], Cameras]:
         """The images of a set and their cameras, at the times of their images."""
         with self._reporter.statistics.timed("decode"):
-            images = self._decode_all(newest)
+            images, reasons = self._decode_all(newest)
         stamps = {camera: newest.stamps_ns[camera] for camera in images}
         with self._reporter.statistics.timed("calibrate"):
             cameras = self._rig.lookup(newest.stamp_ns, stamps, lenient=self._degrades)
-        cameras = self._without_misfits(cameras, images)
+        cameras = self._without_misfits(cameras, images, reasons)
         self._decoder.reduce_to(self._predictor.reductions(cameras))
         if self._rig.motion_problem:
             self._reporter.warn("motion", f"motion between images is not compensated: {self._rig.motion_problem}")
-        if lacking := [camera for camera in self._cameras if camera not in cameras.names]:
-            self._reporter.warn("degraded", f"predicting without {', '.join(lacking)}")
+        self._reporter.set_without({
+            camera: reasons.get(camera, f"{camera}: no image within the slop")
+            for camera in self._cameras if camera not in cameras.names
+        })  # fmt: skip
         return [images[camera].pixels for camera in cameras.names], cameras
 
     def _fuse(self, prediction: OccupancyPrediction, stamp: int) -> OccupancyPrediction:
@@ -314,8 +316,9 @@ class OccupancyNode(LifecycleNode):
     def _degrades(self) -> bool:
         return self.parameters.sync_policy == "degrade"
 
-    def _without_misfits(self, cameras: Cameras, images: dict[str, DecodedImage]) -> Cameras:
-        """The cameras whose images are of their calibration's size; under sync_policy degrade others are left out."""
+    def _without_misfits(self, cameras: Cameras, images: dict[str, DecodedImage], reasons: dict[str, str]) -> Cameras:
+        """The cameras whose images are of their calibration's size; under sync_policy degrade others are left out, and
+        `reasons` says why."""
         failures = dict(self._rig.left_out)
         for i, camera in enumerate(cameras.names):
             if not images[camera].fits(cameras.width[i], cameras.height[i]):
@@ -325,22 +328,25 @@ class OccupancyNode(LifecycleNode):
         fitting = tuple(name for name in cameras.names if name not in failures)
         if failures and (not self._degrades or not fitting):
             raise next(iter(failures.values()))
-        self._leave_out(failures.values())
+        self._leave_out(failures, reasons)
         return cameras if fitting == cameras.names else cameras.select(fitting)
 
-    def _leave_out(self, failures: Iterable[RigIncomplete]) -> None:
-        for failure in failures:
+    def _leave_out(self, failures: Mapping[str, RigIncomplete], reasons: dict[str, str]) -> None:
+        for camera, failure in failures.items():
             self._reporter.statistics.count_left_out(failure.reason)
             self._reporter.warn(failure.reason, str(failure))
+            reasons[camera] = str(failure)
 
-    def _decode_all(self, newest: SynchronizedSet) -> dict[str, DecodedImage]:
-        """Camera -> image. Damaged ones are left out under sync_policy degrade, while there are others."""
+    def _decode_all(self, newest: SynchronizedSet) -> tuple[dict[str, DecodedImage], dict[str, str]]:
+        """Camera -> image, and camera -> why it has none. Damaged ones are left out under sync_policy degrade, while
+        there are others."""
         images, failed = self._decoder.finish(newest.items)
-        failures = [RigIncomplete("undecodable image", f"camera {camera}: {e}") for camera, e in failed.items()]
+        failures = {c: RigIncomplete("undecodable image", f"camera {c}: {error}") for c, error in failed.items()}
         if failures and not (self._degrades and images):
-            raise failures[0]
-        self._leave_out(failures)
-        return images
+            raise next(iter(failures.values()))
+        reasons: dict[str, str] = {}
+        self._leave_out(failures, reasons)
+        return images, reasons
 
 
 def _check_classes(predictor: OccupancyPredictor, parameters: NodeParameters) -> None:

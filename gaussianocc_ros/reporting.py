@@ -49,6 +49,7 @@ class Reporter:
         self._images = {camera: CameraStatistics() for camera in self._cameras}
         self._history: deque[tuple[Counter[str], int]] = deque(maxlen=_LATE_REPORTS + 1)  # missing, sets
         self._set_problem = ""  # of the last set
+        self._left_out: dict[str, str] = {}  # cameras that the last set did without -> why
         self._at_work = False
         self._timer = self._node.create_timer(1.0, self._report, clock=self._steady)
 
@@ -85,6 +86,12 @@ class Reporter:
         self._set_problem = ""
         self.statistics.record("total", time.perf_counter() - completed)
         self.statistics.count_set(self._seconds_since(stamp_ns))
+
+    def set_without(self, reasons: dict[str, str]) -> None:
+        """The cameras that a set is predicted without, and why; none: it has all."""
+        self._left_out = reasons
+        if reasons:
+            self.warn("degraded", f"predicting without {', '.join(reasons)}: {'; '.join(reasons.values())}")
 
     def set_dropped(self, reason: str, text: str) -> None:
         self.statistics.count_drop(reason)
@@ -140,6 +147,8 @@ class Reporter:
         if self._set_problem:
             reasons.append(self._set_problem)
         reasons += late.values()
+        if self._left_out and not (silent or late):
+            reasons.append(f"predicting without {', '.join(self._left_out)}: {'; '.join(self._left_out.values())}")
         stalled = now - statistics.last_published
         if parameters.error_age and stalled > parameters.error_age and not self._waits_for_replay:
             return ERROR, f"no result for {stalled:.0f} s: {reasons[0] if reasons else 'no set of all cameras'}"
@@ -224,7 +233,7 @@ class Reporter:
     def _camera_status(self, name: str, camera: str, silent: dict[str, str], late: dict[str, str]) -> DiagnosticStatus:
         images = self._images[camera]
         calibration = "" if silent else self._rig.missing().get(camera, "")
-        problem = silent.get(camera) or calibration or late.get(camera) or ""
+        problem = silent.get(camera) or calibration or late.get(camera) or self._left_out.get(camera) or ""
         values = {
             "images": str(images.received),
             "images per second": f"{images.rate:.2f}",

@@ -49,6 +49,21 @@ def test_camera_triggered_40_ms_after_the_anchor_at_10_m_per_s_is_0_4_m_ahead(tr
     np.testing.assert_allclose(cameras.T_ego_cam[1, :3, 3] - cameras.T_ego_cam[0, :3, 3], [0.4, 0, 0], atol=1e-9)
 
 
+def test_a_mount_that_moves_is_taken_where_it_was_at_the_image_s_own_time(make):
+    """A mast that rises 0.5 m/s: the left camera, 40 ms after the anchor, is 2 cm higher."""
+    tree = TransformTree()
+    tree.add("base_link", "front", 0, make.FORWARD, static=True)
+    tree.add("mast", "left", 0, make.FORWARD, static=True)
+    for ms in range(0, 201, 10):
+        tree.add("base_link", "mast", make.START_NS + ms * MS, make.translation(z=0.0005 * ms), static=False)
+    rig = rig_of(tree, make)
+    anchor = make.START_NS + 50 * MS
+    cameras = rig.lookup(anchor, {"front": anchor, "left": anchor + 40 * MS})
+    assert cameras.T_ego_cam[1, 2, 3] - make.FORWARD[2, 3] == pytest.approx(0.045, abs=1e-9)
+    later = rig.lookup(anchor + 100 * MS, {"front": anchor + 100 * MS, "left": anchor + 140 * MS})
+    assert later.T_ego_cam[1, 2, 3] - cameras.T_ego_cam[1, 2, 3] == pytest.approx(0.05, abs=1e-9)
+
+
 def test_earlier_camera_of_a_turning_vehicle_is_rotated_back(transforms, make):
     """1 rad/s to the left: 100 ms before the anchor, the ego frame was 0.1 rad further right."""
     from gaussianocc_core.geometry.transforms import make_transform

@@ -6,7 +6,7 @@ ros2 launch gaussianocc_ros occ.launch.py bag:=bags/scene-0061 rviz:=true
 
 import os
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.conditions import IfCondition
@@ -14,19 +14,31 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 PACKAGE = "gaussianocc_ros"
+# Argument -> what to do about it where the file is absent.
+FILES = {
+    "params_file": "tools/inspect_bag.py --write-config writes one for a robot's bag",
+    "rig": "see config/rig/ for examples, or leave it out to take CameraInfo and TF",
+    "checkpoint": "leave it out to take the shipped model",
+    "bag": "give the folder of a rosbag2, its .mcap or its .db3 file",
+}
+VIEWED = ("markers", "points", "obstacles", "grid")  # what RViz's configuration shows of the node
 
 
 def generate_launch_description():
     share = get_package_share_directory(PACKAGE)
     # An empty default means "not set": the node's own default, or the parameter file's value, then holds.
     arguments = {
-        "params_file": (os.path.join(share, "config", "ros", "occupancy_node.yaml"), "Parameter file of the node."),
-        "checkpoint": ("", "Model file (.safetensors); overrides the parameter file."),
+        "params_file": (
+            os.path.join(share, "config", "ros", "occupancy_node.yaml"),
+            "Parameter file of the node: cameras, topics, policies (docs/node.md lists all).",
+        ),
+        "rig": ("", "Rig file (config/rig/): lenses and mounting, in place of CameraInfo and /tf_static."),
+        "checkpoint": ("", "Model file (.safetensors); overrides the parameter file. Default: the shipped model."),
         "device": ("", "auto, cpu, cuda or cuda:N; overrides the parameter file."),
         "autostart": ("", "false leaves configure and activate to a lifecycle manager."),
         "use_sim_time": ("", "Time from /clock. Default: true when a bag is played."),
-        "bag": ("", "rosbag2 to play (folder, .mcap or .db3)."),
-        "rate": ("", "Speed of the replay."),
+        "bag": ("", "rosbag2 to play (folder, .mcap or .db3). Default: none, cameras are live."),
+        "rate": ("", "Speed of the replay, 1 is that of the recording."),
         "loop": ("false", "Repeat the bag."),
         "rviz": ("false", "Start RViz with the package's configuration."),
         "namespace": ("", "Namespace of the node."),
@@ -41,13 +53,25 @@ def generate_launch_description():
 
 def _processes(context, share):
     given = {name: value for name, value in context.launch_configurations.items() if value != ""}
-    if not os.path.isfile(given["params_file"]):
-        raise RuntimeError(f"params_file: no file {given['params_file']!r}")  # launch_ros would only warn
+    for name, hint in FILES.items():
+        if name in given:
+            given[name] = os.path.abspath(os.path.expanduser(given[name]))
+            # Of parameter files launch_ros would only warn; the others would fail after seconds.
+            found = os.path.exists(given[name]) if name == "bag" else os.path.isfile(given[name])
+            if not found:
+                raise RuntimeError(f"{name}: no file {given[name]!r}; {hint}")
+    if _is_true(given["rviz"]):
+        try:
+            get_package_prefix("rviz2")
+        except PackageNotFoundError:
+            raise RuntimeError("rviz: rviz2 is not installed; install it (apt: ros-<distro>-rviz2)") from None
     bag = given.get("bag")
     sim_time = _is_true(given.get("use_sim_time", "true" if bag else "false"))
     namespace = given.get("namespace", "").strip("/")
     node = f"/{namespace}/occupancy_node".replace("//", "/")
     overrides = {name: given[name] for name in ("checkpoint", "device") if name in given}
+    if "rig" in given:
+        overrides["rig_file"] = given["rig"]
     if "autostart" in given:
         overrides["autostart"] = _is_true(given["autostart"])
     common = {"output": "screen", "ros_arguments": ["--log-level", given["log_level"]]}
@@ -68,7 +92,7 @@ def _processes(context, share):
             executable="rviz2",
             arguments=["--display-config", os.path.join(share, "config", "rviz", "occ.rviz")],
             parameters=[{"use_sim_time": sim_time}],
-            remappings=[(f"/occupancy_node/{topic}", f"{node}/{topic}") for topic in ("points", "markers")],
+            remappings=[(f"/occupancy_node/{topic}", f"{node}/{topic}") for topic in VIEWED],
             condition=IfCondition(LaunchConfiguration("rviz")),
             **common,
         ),

@@ -17,8 +17,8 @@ from gaussianocc_ros.stamps import stamp_ns
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "launch" / "occ.launch.py"
 ARGUMENTS = (
-    "params_file", "checkpoint", "device", "autostart", "use_sim_time", "bag", "rate", "loop", "rviz", "namespace",
-    "log_level",
+    "params_file", "rig", "checkpoint", "device", "autostart", "use_sim_time", "bag", "rate", "loop", "rviz",
+    "namespace", "log_level",
 )  # fmt: skip
 RUN = """
 import sys
@@ -108,9 +108,11 @@ def test_launch_starts_node_and_replay_and_the_first_set_of_the_bag_arrives(inst
     "given, complaint",
     [
         ("device:=abacus", "parameter device: expected auto, cpu, cuda or cuda:N, got 'abacus'"),
-        ("checkpoint:=/nowhere.safetensors", "parameter checkpoint: no file '/nowhere.safetensors'"),
-        ("params_file:=/nowhere.yaml", "params_file: no file '/nowhere.yaml'"),
-        ("bag:=/nowhere", "bag_player: /nowhere: no such bag"),
+        ("checkpoint:=/nowhere.safetensors", "checkpoint: no file '/nowhere.safetensors'; leave it out"),
+        ("params_file:=/nowhere.yaml", "params_file: no file '/nowhere.yaml'; "),
+        ("rig:=/nowhere.yaml", "rig: no file '/nowhere.yaml'; see config/rig/"),
+        ("bag:=/nowhere", "bag: no file '/nowhere'; give the folder"),
+        (f"bag:={Path(__file__).parent}", "not a readable rosbag2"),
     ],
 )
 def test_launch_of_something_impossible_ends_with_status_1_and_one_line_that_says_why(

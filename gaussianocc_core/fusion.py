@@ -102,8 +102,8 @@ class TemporalFusion:
             self._log_odds, self._votes, self._labels, self._first, prediction.labels, prediction.confidence,
             np.linalg.inv(T), origin, shape, self.grid.voxel_size, self._evidence, self._free,
         )  # fmt: skip
-        labels = np.empty(self.grid.shape, dtype=np.uint8)
-        confidence = np.empty(self.grid.shape, dtype=np.float32)
+        # Where the map says nothing, what is seen now holds: evidence that cancels out, voxels above or below the map.
+        labels, confidence = prediction.labels.copy(), prediction.confidence.astype(np.float32)
         _read(
             self._log_odds, self._labels, self._first, T, origin, self.grid.voxel_size, self._free, labels, confidence
         )
@@ -180,7 +180,7 @@ def _integrate(
 
 @numba.njit(**JIT)
 def _read(log_odds, leading, first, T_fixed_ego, origin, size, free, labels, confidence):
-    """Every voxel of the grid takes the voxel of the map that its centre lies in."""
+    """Every voxel of the grid takes the voxel of the map that its centre lies in, if that knows something."""
     nx, ny, nz = log_odds.shape
     R, t = T_fixed_ego[:3, :3] / 1.0, T_fixed_ego[:3, 3]
     start_x, start_y, start_z = first[0] % nx, first[1] % ny, first[2] % nz
@@ -194,8 +194,6 @@ def _read(log_odds, leading, first, T_fixed_ego, origin, size, free, labels, con
                 j = int(np.floor((R[1, 0] * x + R[1, 1] * y + R[1, 2] * z + t[1]) / size + 1e-6))
                 k = int(np.floor((R[2, 0] * x + R[2, 1] * y + R[2, 2] * z + t[2]) / size + 1e-6))
                 a, b, c = i - first[0], j - first[1], k - first[2]
-                labels[u, v, w] = UNOBSERVED
-                confidence[u, v, w] = 0.0
                 if a < 0 or b < 0 or c < 0 or a >= nx or b >= ny or c >= nz:
                     continue
                 i, j, k = start_x + a, start_y + b, start_z + c

@@ -39,6 +39,8 @@ class CameraRig:
         odometry_timeout: float = 0.1,
     ) -> None:
         self.names = names
+        # Camera -> its optical frame at the last lookup; with a rig file, which names none, the camera's own name.
+        self.frames: dict[str, str] = {}
         self.left_out: dict[str, RigIncomplete] = {}  # cameras without calibration or place at the last lookup
         self.motion_problem = ""  # why the last set's motion was not compensated; "" if it was, or needed not be
         self._transforms = transforms
@@ -73,13 +75,6 @@ class CameraRig:
             self._changed.notify_all()
             return before is not None
 
-    def frames(self) -> dict[str, str]:
-        """Camera -> its optical frame; with a rig file, which names none, the camera's own name."""
-        if self._rig is not None:
-            return {name: name for name in self.names}
-        with self._changed:
-            return {name: intrinsics.frame_id for name, intrinsics in self._intrinsics.items()}
-
     def missing(self) -> dict[str, str]:
         """Camera -> what its calibration lacks right now, with what to do about it."""
         found = {}
@@ -110,6 +105,10 @@ class CameraRig:
         if left_out and not (lenient and found):
             raise next(iter(left_out.values()))
         names, calibrations = tuple(found), list(found.values())
+        self.frames = {
+            name: name if intrinsics is None else intrinsics.frame_id
+            for name, (intrinsics, _) in zip(names, calibrations, strict=True)
+        }
         motions = self._motions(anchor_ns, [stamps_ns[name] for name in names])
         poses = np.stack([motion @ pose for motion, (_, pose) in zip(motions, calibrations, strict=True)])
         if self._rig is not None:

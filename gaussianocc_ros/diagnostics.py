@@ -14,6 +14,7 @@ import numpy as np
 # In the order of events. calibrate: CameraInfo and TF; total: arrival of the set's last image to publication.
 STAGES = ("queue", "decode", "calibrate", "predict", "fuse", "encode", "render", "total")
 _WINDOW = 100  # sets over which medians are taken
+_FEW = 9  # results by which age is judged: one of them may be late, and it must follow within seconds
 _RATE_WINDOW = 30.0  # s
 _MAX_AGE = 3600.0  # s; an older "age" means that the clock and the stamps tell different times
 
@@ -57,6 +58,8 @@ class NodeStatistics:
             self._published.append(self.last_published)
             if 0 <= age < _MAX_AGE:
                 self._ages.append(age)
+            else:
+                self._ages.clear()
 
     @property
     def rate(self) -> float:
@@ -68,7 +71,7 @@ class NodeStatistics:
     def age(self) -> float | None:
         """Median age of the last results, s; None where clock and stamps tell different times."""
         with self._lock:
-            return float(np.median(self._ages)) if self._ages else None
+            return float(np.median(list(self._ages)[-_FEW:])) if self._ages else None
 
     def summary(self) -> dict[str, str]:
         """Key -> value as /diagnostics shows them; stage times are medians in ms."""

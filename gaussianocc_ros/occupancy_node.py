@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -133,7 +134,7 @@ class OccupancyNode(LifecycleNode):
         self._configured.callback(self._outputs.close)
         self._reporter = Reporter(self, parameters, self._cameras, self._predictor.device)
         self._configured.callback(self._reporter.close)
-        self._fusion = self._make_fusion(parameters)
+        self._fusion, self._forget = self._make_fusion(parameters), threading.Event()
         if self._fusion is not None:
             reset = self.create_service(Empty, "~/reset", self._on_reset)
             self._configured.callback(self.destroy_service, reset)
@@ -194,6 +195,8 @@ class OccupancyNode(LifecycleNode):
 
     def _deactivate(self) -> None:
         self._activated.close()
+        self._builder.reset()  # of images, which are megabytes
+        self._forget.set()  # who knows where the robot is carried meanwhile
 
     def _cleanup(self) -> None:
         self._activated.close()
@@ -226,11 +229,13 @@ class OccupancyNode(LifecycleNode):
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         self._reporter.image_arrived(camera, stamp_ns(message.header))
         image = PendingImage(camera, message)
+        complete_sets = self._builder.add(camera, stamp_ns(message.header), image)
         # At once where the next set will have it. While a set is in work most images will be superseded: those of the
-        # set that comes next are decoded when it does, so that decoding takes nothing from a slow network.
-        if not (self._waiting or self._reporter.works):
+        # set that comes next are decoded when it does, so that decoding takes nothing from a slow network. The same
+        # while sets do not come about, as of a camera that is dead.
+        if not (self._waiting or self._reporter.works) and self._reporter.goes_well and not complete_sets:
             self._decoder.begin([image])
-        for complete in self._builder.add(camera, stamp_ns(message.header), image):
+        for complete in complete_sets:
             full = len(self._waiting) == self._waiting.maxlen
             self._waiting.append((complete, time.perf_counter()))  # drops the oldest if full
             if full:
@@ -238,10 +243,9 @@ class OccupancyNode(LifecycleNode):
             self._inference.submit(self._process_next)
 
     def _on_reset(self, request: Empty.Request, response: Empty.Response) -> Empty.Response:
-        """octomap_server's name for it. The thread that fuses forgets, before the next set."""
-        if self._fusion is not None:
-            self._inference.submit(self._fusion.reset).result()
-            self.get_logger().info("what was seen so far is forgotten")
+        """octomap_server's name for it. The thread that fuses forgets, before it adds anything."""
+        self._forget.set()
+        self.get_logger().info("what was seen so far is forgotten")
         return response
 
     # ---- inference thread ------------------------------------------------------------------------------------------
@@ -255,8 +259,7 @@ class OccupancyNode(LifecycleNode):
         reporter.statistics.record("queue", time.perf_counter() - completed)
         with reporter.at_work():
             try:
-                self._predict_and_publish(newest)
-                reporter.set_published(newest.stamp_ns, completed)
+                self._predict_and_publish(newest, completed)
             except ExternalShutdownException:  # Ctrl-C during inference
                 return
             except GaussianOccError as error:
@@ -265,7 +268,7 @@ class OccupancyNode(LifecycleNode):
                 if self.context.ok():  # otherwise Ctrl-C closed it under a call
                     reporter.set_failed(error)
 
-    def _predict_and_publish(self, newest: SynchronizedSet) -> None:
+    def _predict_and_publish(self, newest: SynchronizedSet, completed: float) -> None:
         reporter, predictor, outputs = self._reporter, self._predictor, self._outputs
         pixels, cameras = self._gather(newest)
         with reporter.statistics.timed("predict"):
@@ -278,9 +281,10 @@ class OccupancyNode(LifecycleNode):
             raise ExternalShutdownException
         with reporter.statistics.timed("encode"):
             outputs.publish(prediction, newest.stamp_ns)
+        reporter.set_published(newest.stamp_ns, completed)
         began = time.perf_counter()
         render = partial(predictor.render, field, cameras)
-        if outputs.publish_views(cameras.names, render, newest.stamps_ns, self._rig.frames()):
+        if outputs.publish_views(cameras.names, render, newest.stamps_ns, self._rig.frames):
             reporter.statistics.record("render", time.perf_counter() - began)
         if outputs.problem:
             reporter.warn("output", outputs.problem)
@@ -305,6 +309,9 @@ class OccupancyNode(LifecycleNode):
         return [images[camera].pixels for camera in cameras.names], cameras
 
     def _fuse(self, prediction: OccupancyPrediction, stamp: int) -> OccupancyPrediction:
+        if self._forget.is_set():
+            self._forget.clear()
+            self._fusion.reset()
         T_fixed_ego = self._rig.ego_at(stamp)
         if T_fixed_ego is None:
             fixed, ego = self.parameters.fixed_frame, self.parameters.ego_frame

@@ -112,10 +112,10 @@ class NodeParameters:
         "of a single moment. ~/reset forgets. Needs odometry.",
     )
     fusion_hit: float = _parameter(
-        0.7, "With fusion: probability that one sight of something means occupied.", range=(0.5, 0.99)
+        0.7, "With fusion: probability that one sight of something means occupied.", range=(0.55, 0.99)
     )
     fusion_miss: float = _parameter(
-        0.4, "With fusion: probability that something is there after one sight of nothing.", range=(0.01, 0.5)
+        0.4, "With fusion: probability that something is there after one sight of nothing.", range=(0.01, 0.45)
     )
     fusion_decay: float = _parameter(
         5.0, "With fusion: seconds after which what is not seen again counts a third; 0: for ever.", range=(0.0, 3600.0)
@@ -167,7 +167,9 @@ class NodeParameters:
                 raise ConfigError(f"parameter {name}: must not be empty")
         for name in ("image_topic", "camera_info_topic"):
             topic = getattr(self, name)
-            if len(names) > 1 and "{camera}" not in topic and not getattr(self, f"{name}s"):
+            if getattr(self, f"{name}s") or (self.rig_file and name == "camera_info_topic"):
+                continue  # not used
+            if len(names) > 1 and "{camera}" not in topic:
                 raise ConfigError(f"parameter {name}: {topic!r} needs {{camera}} in it to name {len(names)} cameras")
             for camera in names:
                 if why := _not_a_topic(topic.replace("{camera}", camera)):
@@ -179,6 +181,10 @@ class NodeParameters:
             for topic in topics:
                 if why := _not_a_topic(topic):
                     raise ConfigError(f"parameter {name}: {topic!r} is not a topic name: {why}")
+        tokens = [topic_token(camera) for camera in names]
+        if self.publish_views and len(set(tokens)) < len(tokens):
+            raise ConfigError(f"parameter cameras: {list(names)} would share topics ~/<camera>/depth; rename them, or "
+                              "set publish_views to false")  # fmt: skip
         if unknown := [name for name in self.reliable_cameras if name not in names]:
             raise ConfigError(f"parameter reliable_cameras: {', '.join(unknown)} not among cameras {list(names)}")
         if self.fusion and not self.fixed_frame:
@@ -232,6 +238,12 @@ class NodeParameters:
         if self.camera_info_topics:
             return self.camera_info_topics[self.camera_names.index(camera)]
         return self.camera_info_topic.replace("{camera}", camera)
+
+
+def topic_token(camera: str) -> str:
+    """A camera's name as a part of a topic: letters, digits and underscores, no digit first."""
+    token = re.sub("[^A-Za-z0-9_]", "_", camera)
+    return f"camera_{token}" if token[:1].isdigit() or not token.strip("_") else token
 
 
 def _not_a_topic(name: str) -> str:

@@ -72,6 +72,11 @@ class Reporter:
         """Whether a set is in work."""
         return self._at_work
 
+    @property
+    def goes_well(self) -> bool:
+        """Whether sets come about: a result within the last second."""
+        return time.monotonic() - self.statistics.last_published < 1.0 and self.statistics.sets > 0
+
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """While a set is in work: a lossless replay sends no images meanwhile, which is then no silence."""
@@ -120,6 +125,7 @@ class Reporter:
         attempts = self._sets.sets + self._sets.dropped["incomplete"]
         self._history.append((Counter(self._sets.missing), attempts))
         silent, late = self._silent_cameras(now), self._late_cameras()
+        self._missing = {camera: text for camera, text in self._rig.missing().items() if camera not in silent}
         level, text = self._judge(now, silent, late)
         values = self._values()
         name = self._node.get_fully_qualified_name()
@@ -141,7 +147,7 @@ class Reporter:
             everyone = len(silent) == len(self._cameras) > 1
             reasons.append(self._all_silent(now) if everyone else "; ".join(silent.values()))
             self.warn("silent", f"{reasons[-1]}; check the topic, its QoS and the parameters cameras and image_topic")
-        elif now - self._started >= _SILENT_AFTER and (missing := "; ".join(self._rig.missing().values())):
+        elif now - self._started >= _SILENT_AFTER and (missing := "; ".join(self._missing.values())):
             reasons.append(missing)
             self.warn("missing", missing)
         if self._set_problem:
@@ -232,8 +238,8 @@ class Reporter:
 
     def _camera_status(self, name: str, camera: str, silent: dict[str, str], late: dict[str, str]) -> DiagnosticStatus:
         images = self._images[camera]
-        calibration = "" if silent else self._rig.missing().get(camera, "")
-        problem = silent.get(camera) or calibration or late.get(camera) or self._left_out.get(camera) or ""
+        problems = (silent, self._missing, late, self._left_out)
+        problem = next((each[camera] for each in problems if camera in each), "")
         values = {
             "images": str(images.received),
             "images per second": f"{images.rate:.2f}",

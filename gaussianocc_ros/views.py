@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from gaussianocc_core.types import Cameras
+from gaussianocc_ros.parameters import topic_token
 from gaussianocc_ros.stamps import time_message
 
 _DEPTH = 2  # messages that DDS keeps
@@ -34,7 +34,7 @@ class ViewOutputs:
         self._node, self.palette = node, palette
         self._publishers: dict[str, dict[str, Any]] = {}
         for camera in cameras:
-            space = f"~/{re.sub('[^A-Za-z0-9_/]', '_', camera)}"
+            space = f"~/{topic_token(camera)}"
             names = [f"{what}/{part}" for what in ("depth", "semantic") for part in ("image_raw", "camera_info")]
             self._publishers[camera] = {
                 name: node.create_lifecycle_publisher(

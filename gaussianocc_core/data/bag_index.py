@@ -78,10 +78,10 @@ class TopicIndex:
         return MessageRef(self.topic, int(self.stamps_ns[index]), int(self.logs_ns[index]), int(self.places[index]))
 
     def stretch(self, begin_ns: int, end_ns: int) -> TopicIndex:
-        """The messages logged in [begin, end), or if there are none the last before."""
+        """The messages logged in [begin, end); of what is said only once, such as a mask, that."""
         kept = (self.logs_ns >= begin_ns) & (self.logs_ns < end_ns)
         before = self.logs_ns < begin_ns
-        if not kept.any() and before.any():
+        if not kept.any() and before.any() and len(self) == 1:
             kept[np.argmax(np.where(before, self.logs_ns, -1))] = True
         return replace(self, stamps_ns=self.stamps_ns[kept], logs_ns=self.logs_ns[kept], places=self.places[kept])
 
@@ -107,9 +107,7 @@ class BagIndex:
 
     path: Path
     topics: dict[str, TopicIndex]
-    intrinsics: dict[
-        str, tuple[tuple[int, Intrinsics], ...]
-    ]  # of CameraInfo topics: (first log time, value)
+    intrinsics: dict[str, tuple[tuple[int, Intrinsics], ...]]  # of CameraInfo topics: (first log time, value)
     poses: tuple[PoseSeries, ...]
     unsupported: dict[str, str]  # topic -> type that is not read
     problems: tuple[str, ...] = ()
@@ -127,6 +125,9 @@ class BagIndex:
         stretch; poses.
         """
         begin, end = self.start_ns + round(begin_s * 1e9), self.start_ns + round(end_s * 1e9) if end_s else self.end_ns
+        if begin >= self.end_ns and begin_s:
+            raise BagError(f"{self.path} is over {(self.end_ns - self.start_ns) * 1e-9:.1f} s after its start; "
+                           f"data.bag.begin={begin_s:g} leaves nothing of it")  # fmt: skip
         if begin <= self.start_ns and end >= self.end_ns:
             return self
         topics = {name: each.stretch(begin, end) for name, each in self.topics.items()}
@@ -141,10 +142,19 @@ class BagIndex:
     def transforms(self, odometry_topic: str = "") -> TransformTree:
         """The frames of /tf_static and /tf, and of an Odometry topic where one is named.
 
-        Where a bag has TF only under a namespace, as of one robot among several, that is taken.
+        Where a bag has one of them only under a namespace, as of one robot among several, that is taken; BagError if
+        there are several, whose frames would have the same names.
         """
         topics = {series.topic for series in self.poses}
-        wanted = topics & {_TF, _STATIC} or {topic for topic in topics if topic.endswith((_TF, _STATIC))}
+        wanted = set()
+        for ending in (_TF, _STATIC):
+            found = {ending} & topics or {topic for topic in topics if topic.endswith(ending)}
+            if len(found) > 1:
+                raise BagError(
+                    f"{self.path} has TF of several robots: {', '.join(sorted(found))}; keep one of them "
+                    "(ros2 bag convert), or give a rig file and name data.bag.odometry_topic"
+                )
+            wanted |= found
         tree = TransformTree(keep_ns=_FOREVER_NS)
         named = {series.child for series in self.poses if series.topic == odometry_topic}
         for series in self.poses:

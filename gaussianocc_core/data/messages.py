@@ -85,8 +85,8 @@ def decode_reduced(
             return decode_rgb(data, max_pixels, reduce), reduce if can_reduce(data) else 1
         _check_size(message.width, message.height, max_pixels)
         return (raw_to_rgb or raw_image_to_rgb)(message), 1
-    except ValueError as error:
-        raise ImageError(f"image cannot be decoded: {error}") from None
+    except (ValueError, cv2.error) as error:  # OpenCV: a size that the encoding cannot have
+        raise ImageError(f"image cannot be decoded: {' '.join(str(error).split())}") from None
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

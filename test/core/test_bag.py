@@ -363,6 +363,20 @@ def test_tf_of_a_robot_among_several_is_found_under_its_namespace(tmp_path):
     np.testing.assert_array_equal(*T)
 
 
+def test_tf_of_several_robots_is_not_mixed(tmp_path):
+    robot = RobotBag()
+    static = [(f"/{name}{topic}", *rest) for topic, *rest in robot.messages if topic == "/tf_static" for name in "ab"]
+    robot.messages = static + [each for each in robot.messages if each[0] != "/tf_static"]
+    with pytest.raises(BagError, match="TF of several robots: /a/tf_static, /b/tf_static"):
+        source(robot.write(tmp_path / "bag"))
+
+
+def test_a_stretch_beyond_the_end_is_said(tmp_path):
+    path = RobotBag().write(tmp_path / "bag")
+    with pytest.raises(BagError, match=r"is over .* s after its start; data.bag.begin=30 leaves nothing"):
+        source(path, begin=30.0)
+
+
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
 def test_images_of_depth_are_no_cameras_whatever_their_topic(tmp_path, encoding):
     robot = RobotBag()

@@ -16,7 +16,7 @@ S = 1_000_000_000
 
 
 def prediction(labels, confidence=1.0):
-    confidence = np.full(GRID.shape, confidence, np.float32)
+    confidence = np.where(labels == UNOBSERVED, 0.0, confidence).astype(np.float32)
     return OccupancyPrediction(
         labels.astype(np.uint8), confidence, labels != UNOBSERVED, GRID, CLASS_NAMES, True, ("front",), "made up"
     )
@@ -158,3 +158,10 @@ def test_impossible_settings_and_another_grid_are_refused():
     other = replace(prediction(np.full(GRID.shape, CAR)), grid=VoxelGrid())
     with pytest.raises(ValueError, match="prediction over"):
         TemporalFusion(GRID, CLASS_NAMES).add(other, pose(), 0)
+
+
+def test_where_evidence_cancels_out_what_is_seen_now_holds():
+    fusion = TemporalFusion(GRID, CLASS_NAMES, hit=0.6, miss=0.4, decay=0.0)
+    fusion.add(prediction(np.full(GRID.shape, FREE)), pose(), 0)
+    fused = fusion.add(prediction(np.full(GRID.shape, CAR)), pose(), S)
+    assert (fused.labels == CAR).all() and fused.observed.all()

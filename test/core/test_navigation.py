@@ -80,7 +80,7 @@ def test_a_turned_grid_is_covered_and_its_corners_are_unknown():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="low below high, got 2.0 and 1.0"):
         Traversability(low=2.0, high=1.0)
-    with pytest.raises(ValueError, match="traversable classes lava are not among"):
+    with pytest.raises(ValueError, match="lava: the model has no such classes"):
         find_obstacles(scene(), Traversability(classes=("lava",)))
 
 

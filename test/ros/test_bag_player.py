@@ -352,13 +352,13 @@ def test_a_replay_that_does_not_wait_says_how_many_sets_were_answered(
     graph, live_node, replay, make, tmp_path, monkeypatch, pause
 ):
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
-    predict = live_node._predict
+    gather = live_node._gather
 
     def slow(newest):  # as long as the whole bag: sets are superseded
         time.sleep(pause)
-        return predict(newest)
+        return gather(newest)
 
-    monkeypatch.setattr(live_node, "_predict", slow)
+    monkeypatch.setattr(live_node, "_gather", slow)
     player = replay(record_drive(tmp_path / "drive", make, sets=6), "--rate", 0.5).run().player
     graph.spin_for(0.5)
     last = player.summary().splitlines()[-1]
@@ -379,7 +379,7 @@ def test_set_that_the_node_cannot_complete_is_named_and_the_replay_goes_on(graph
     assert (run.player.step.formed, run.player.step.answered) == (4, 3)
     said = capfd.readouterr().err
     assert "no result on /occupancy_node/occupancy for the set at 1532402927.712460 s within 6 s" in said
-    assert "camera left: JPEG image" in said
+    assert "camera left: image cannot be decoded: the JPEG" in said
 
 
 def test_step_without_a_node_says_so(replay, make, tmp_path):

@@ -91,6 +91,7 @@ def test_transport_follows_the_topic_unless_it_is_given():
         ({"cameras": ["a"], "image_transport": "carrier pigeon"}, "parameter image_transport: expected one of auto"),
         ({"cameras": ["a"], "checkpoint": "/nowhere.safetensors"}, "parameter checkpoint: no file"),
         ({"cameras": ["a"], "device": "abacus"}, "parameter device: expected auto, cpu"),
+        ({"cameras": ["a-b", "a_b"], "image_topics": ["/a", "/b"], "camera_info_topics": ["/c", "/d"]}, "would share"),
         ({"cameras": ["a", "b"], "image_topics": ["/a"]}, "parameter image_topics: 1 topics for 2 cameras"),
         ({"cameras": ["a"], "camera_info_topics": ["//"]}, "parameter camera_info_topics: .*not a topic name"),
         ({"cameras": ["a"], "reliable_cameras": ["b"]}, "parameter reliable_cameras: b not among"),

@@ -79,3 +79,11 @@ def test_colours_of_classes_instead_of_ids_can_be_asked_for_while_it_runs(rig):
     assert image.encoding == "rgb8"
     colours = {tuple(colour) for colour in decode_image(image)[0].reshape(-1, 3).tolist()}
     assert colours <= {tuple(colour) for colour in PALETTE.tolist()}
+
+
+def test_cameras_whose_names_are_no_topics_get_some_all_the_same():
+    from gaussianocc_ros.parameters import NodeParameters, topic_token
+
+    names = [topic_token(name) for name in ("0", "front-left", "/x", "-")]
+    assert names == ["camera_0", "front_left", "_x", "camera__"]
+    NodeParameters(cameras=("0", "1"), image_topics=("/a", "/b"), camera_info_topics=("/c", "/d"))

@@ -29,10 +29,14 @@ def generate_launch_description():
     # An empty default means "not set": the node's own default, or the parameter file's value, then holds.
     arguments = {
         "params_file": (
-            os.path.join(share, "config", "ros", "occupancy_node.yaml"),
+            _default_parameters(share),
             "Parameter file of the node: cameras, topics, policies (docs/node.md lists all).",
         ),
-        "rig": ("", "Rig file (config/rig/): lenses and mounting, in place of CameraInfo and /tf_static."),
+        "rig": (
+            "",
+            "Rig file (config/rig/): lenses and mounting, in place of CameraInfo and /tf_static. "
+            "Without a params_file all its cameras are used.",
+        ),
         "checkpoint": ("", "Model file (.safetensors); overrides the parameter file. Default: the shipped model."),
         "device": ("", "auto, cpu, cuda or cuda:N; overrides the parameter file."),
         "autostart": ("", "false leaves configure and activate to a lifecycle manager."),
@@ -49,6 +53,10 @@ def generate_launch_description():
         for name, (default, text) in arguments.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=_processes, args=[share])])
+
+
+def _default_parameters(share):
+    return os.path.join(share, "config", "ros", "occupancy_node.yaml")
 
 
 def _processes(context, share):
@@ -70,8 +78,11 @@ def _processes(context, share):
     namespace = given.get("namespace", "").strip("/")
     node = f"/{namespace}/occupancy_node".replace("//", "/")
     overrides = {name: given[name] for name in ("checkpoint", "device") if name in given}
+    files = [given["params_file"]]
     if "rig" in given:
         overrides["rig_file"] = given["rig"]
+        if given["params_file"] == os.path.abspath(_default_parameters(share)):
+            files = []  # it names the cameras of another rig
     if "autostart" in given:
         overrides["autostart"] = _is_true(given["autostart"])
     common = {"output": "screen", "ros_arguments": ["--log-level", given["log_level"]]}
@@ -81,7 +92,7 @@ def _processes(context, share):
             executable="occupancy_node",
             name="occupancy_node",
             namespace=namespace,
-            parameters=[given["params_file"], {**overrides, "use_sim_time": sim_time}],
+            parameters=[*files, {**overrides, "use_sim_time": sim_time}],
             # Threads that wait must not spin: on a robot other processes need the cores.
             additional_env={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")},
             on_exit=_node_ended,

@@ -104,6 +104,14 @@ def test_launch_starts_node_and_replay_and_the_first_set_of_the_bag_arrives(inst
 
 
 @pytest.mark.medium
+def test_a_rig_file_alone_names_the_cameras(installed, graph, spawn, checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "rig.yaml").write_text((ROOT / "config" / "rig" / "surround_fisheye.yaml").read_text())
+    process = spawn("-c", RUN, installed, "rig:=rig.yaml", f"checkpoint:={checkpoint}", "device:=cpu", cwd=tmp_path)
+    process.wait_for(r"cameras \w+, \w+, \w+, \w+", 120)
+    assert process.stop(30) == 0
+
+
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "given, complaint",
     [

@@ -99,10 +99,13 @@ def predict_from_bag(bag, checkpoint, anchors):
             elif connection.topic.endswith("compressed"):
                 images[camera][stamp_ns(message.header)] = message
     predictor = OccupancyPredictor.from_checkpoint(checkpoint, device="cpu")
+    reductions = {}  # not known before the first set's calibration
     for anchor in anchors:
         stamps = {camera: min(images[camera], key=lambda stamp: abs(stamp - anchor)) for camera in CAMERAS}
-        pictures = [decode_image(images[camera][stamps[camera]])[0] for camera in CAMERAS]
-        yield predictor(pictures, rig.lookup(anchor, stamps))
+        pictures = [decode_image(images[c][stamps[c]], reduce=reductions.get(c, 1))[0] for c in CAMERAS]
+        cameras = rig.lookup(anchor, stamps)
+        reductions = predictor.reductions(cameras)
+        yield predictor(pictures, cameras)
 
 
 def check(message, cloud, array, expected):

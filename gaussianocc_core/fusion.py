@@ -69,7 +69,7 @@ class TemporalFusion:
         self._first: np.ndarray | None = (
             None  # window's first voxel; voxel (0, 0, 0) begins at the fixed frame's origin
         )
-        self._stamp_ns, self._place = 0, np.zeros(3)
+        self._stamp_ns, self._place, self._anchor = 0, np.zeros(3), np.zeros(3)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -87,16 +87,23 @@ class TemporalFusion:
         """
         if prediction.grid != self.grid:
             raise ValueError(f"prediction over {prediction.grid}, expected {self.grid}")
-        T = np.asarray(T_fixed_ego, dtype=np.float64)
-        place = T[:3, 3]
+        T = np.array(T_fixed_ego, dtype=np.float64)
+        place = T[:3, 3].copy()
         if self._first is not None:
             if stamp_ns < self._stamp_ns or np.linalg.norm(place - self._place) > self._reach:
                 self.reset()
                 self.resets += 1
             else:
                 self._fade((stamp_ns - self._stamp_ns) * 1e-9)
-        self._stamp_ns, self._place = stamp_ns, place.copy()
-        self._follow(np.floor(place / self.grid.voxel_size).astype(np.int64) + self._lead)
+        self._stamp_ns, self._place = stamp_ns, place
+        size = self.grid.voxel_size
+        if self._first is None:
+            # One voxel of the map is the middle one of the grid as it lies now: on level ground no height is rounded.
+            middle = np.array(self.grid.origin) + (np.array(self.grid.shape) // 2 + 0.5) * size
+            self._anchor = T[:3, :3] @ middle + T[:3, 3] - 0.5 * size
+        # A hair beside: centres on borders fall to the same side seen from the map and from the grid.
+        T[:3, 3] += 1e-6 * size - self._anchor
+        self._follow(np.floor(T[:3, 3] / self.grid.voxel_size).astype(np.int64) + self._lead)
         origin, shape = np.array(self.grid.origin), np.array(self.grid.shape)
         _integrate(
             self._log_odds, self._votes, self._labels, self._first, prediction.labels, prediction.confidence,
@@ -155,9 +162,9 @@ def _integrate(
             k_high = min(first[2] + nz, int(np.ceil(max(a, b))) + 1)
             for k in range(k_low, k_high):
                 z = (k + 0.5) * size
-                u = int(np.floor((R[0, 0] * x + R[0, 1] * y + R[0, 2] * z + t[0] - origin[0]) / size + 1e-6))
-                v = int(np.floor((R[1, 0] * x + R[1, 1] * y + R[1, 2] * z + t[1] - origin[1]) / size + 1e-6))
-                w = int(np.floor((base + R[2, 2] * z - origin[2]) / size + 1e-6))
+                u = int(np.floor((R[0, 0] * x + R[0, 1] * y + R[0, 2] * z + t[0] - origin[0]) / size))
+                v = int(np.floor((R[1, 0] * x + R[1, 1] * y + R[1, 2] * z + t[1] - origin[1]) / size))
+                w = int(np.floor((base + R[2, 2] * z - origin[2]) / size))
                 if u < 0 or v < 0 or w < 0 or u >= shape[0] or v >= shape[1] or w >= shape[2]:
                     continue
                 label = labels[u, v, w]
@@ -190,9 +197,9 @@ def _read(log_odds, leading, first, T_fixed_ego, origin, size, free, labels, con
             y = origin[1] + (v + 0.5) * size
             for w in range(labels.shape[2]):
                 z = origin[2] + (w + 0.5) * size
-                i = int(np.floor((R[0, 0] * x + R[0, 1] * y + R[0, 2] * z + t[0]) / size + 1e-6))
-                j = int(np.floor((R[1, 0] * x + R[1, 1] * y + R[1, 2] * z + t[1]) / size + 1e-6))
-                k = int(np.floor((R[2, 0] * x + R[2, 1] * y + R[2, 2] * z + t[2]) / size + 1e-6))
+                i = int(np.floor((R[0, 0] * x + R[0, 1] * y + R[0, 2] * z + t[0]) / size))
+                j = int(np.floor((R[1, 0] * x + R[1, 1] * y + R[1, 2] * z + t[1]) / size))
+                k = int(np.floor((R[2, 0] * x + R[2, 1] * y + R[2, 2] * z + t[2]) / size))
                 a, b, c = i - first[0], j - first[1], k - first[2]
                 if a < 0 or b < 0 or c < 0 or a >= nx or b >= ny or c >= nz:
                     continue

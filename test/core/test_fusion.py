@@ -165,3 +165,25 @@ def test_where_evidence_cancels_out_what_is_seen_now_holds():
     fusion.add(prediction(np.full(GRID.shape, FREE)), pose(), 0)
     fused = fusion.add(prediction(np.full(GRID.shape, CAR)), pose(), S)
     assert (fused.labels == CAR).all() and fused.observed.all()
+
+
+@pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("z", [0.0, 0.2, 0.33])
+def test_heights_stay_where_the_rasters_borders_do_not_meet(z, quarter_turns):
+    # The default grid begins 2.5 voxels below the robot: at height 0 its centres lie on multiples of the voxel size.
+    grid = VoxelGrid((-4.0, -4.0, -1.0), 0.4, (20, 20, 8))
+    labels = np.random.default_rng(0).choice([FREE, CAR, TREE], grid.shape).astype(np.uint8)
+    seen = replace(prediction(labels), grid=grid)
+    fused = TemporalFusion(grid, CLASS_NAMES).add(seen, pose(z=z, yaw=0.5 * np.pi * quarter_turns), 0)
+    np.testing.assert_array_equal(fused.labels, labels)
+
+
+def test_level_ground_keeps_its_thickness_while_the_robot_heaves():
+    grid = VoxelGrid((-4.0, -4.0, -1.0), 0.4, (20, 20, 8))
+    labels = np.full(grid.shape, FREE, np.uint8)
+    labels[:, :, 2] = CLASS_ID["driveable_surface"]
+    fusion = TemporalFusion(grid, CLASS_NAMES)
+    for n in range(60):
+        T = pose(0.37 * n, 0.11 * n, 0.1 * np.sin(n), 0.12 * n)  # less than half a voxel around the first height
+        fused = fusion.add(replace(prediction(labels), grid=grid), T, n * S // 10)
+    np.testing.assert_array_equal(fused.labels, labels)

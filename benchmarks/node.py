@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--restarts", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--checkpoint", default="", help="model file (default: the shipped one)")
+    parser.add_argument("--dataroot", default="", help="nuScenes with images of full size: compares decodings on it")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ.update(isolated_graph())
@@ -77,7 +78,36 @@ def time_images(options: argparse.Namespace) -> list[dict[str, Any]]:
                 np.ascontiguousarray(rectifier(pictures).transpose(0, 3, 1, 2), dtype=np.float32)
                 times.append(time.process_time() - began)
             rows.append({"model": preset, "what": what, "reduce": factors[0], "cpu_ms": _ms(times)})
+    if options.dataroot:
+        rows += compare_decoding(options.dataroot, options.checkpoint)
     rows.append({"what": "bytes of a JPEG", "mean": round(statistics.mean(map(len, jpegs)))})
+    return rows
+
+
+def compare_decoding(dataroot: str, checkpoint: str) -> list[dict[str, Any]]:
+    """What decoding at a fraction of the size changes in the result, against decoding in full."""
+    from gaussianocc_core.checkpoint import default_checkpoint
+    from gaussianocc_core.data.labels import FREE
+    from gaussianocc_core.data.nuscenes import NuScenesSource
+    from gaussianocc_core.predictor import OccupancyPredictor
+
+    predictor = OccupancyPredictor.from_checkpoint(checkpoint or default_checkpoint(), device="cpu")
+    source, rows = NuScenesSource(dataroot), []
+    for entry in source.index(source.scene_names()[0])[:4]:
+        sample = entry.load()
+        reductions = predictor.reductions(sample.cameras)
+        factors = [reductions[name] for name in sample.cameras.names]
+        files = [path.read_bytes() for path in entry.frame.image_paths]
+        full = predictor(sample.images, sample.cameras)
+        small = predictor([decode_rgb(d, reduce=r) for d, r in zip(files, factors, strict=True)], sample.cameras)
+        seen = full.observed
+        occupied = [(each.labels != FREE) & seen for each in (full, small)]
+        rows.append({
+            "what": "reduced against full decoding", "reduce": factors[0], "keyframe": entry.token,
+            "labels_equal": round(float((full.labels == small.labels)[seen].mean()), 4),
+            "occupied_iou": round(float((occupied[0] & occupied[1]).sum() / (occupied[0] | occupied[1]).sum()), 3),
+            "confidence_moves": round(float(np.abs(full.confidence - small.confidence)[seen].mean()), 4),
+        })  # fmt: skip
     return rows
 
 

@@ -5,7 +5,8 @@ python benchmarks/stages.py [--model tiny] [--device cpu] [--repeats 5] [--json 
 
 Random weights with the free logit raised until about `--active` of the voxels have an opacity that can be seen, random
 images of six cameras at the model's size; views are rendered at 320 x 180. Inference does not render: `inference` is
-encode, lift and decode, `total` is all. Lift and render on the CPU work from plans made beforehand, as for a static
+encode, lift and decode, `total` is all. `decide` gives every voxel its class, `observed` says where cameras look;
+beside them the plain way to the same. Lift and render on the CPU work from plans made beforehand, as for a static
 calibration; `plan` is making them. Peak memory: growth of the resident set over one call of the stage (CPU, Linux),
 or of allocated device memory (CUDA).
 """
@@ -17,14 +18,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from render import grow, measure, summary, surround
 from report import write_report
 
 from gaussianocc_core.config import ModelConfig, load_config
 from gaussianocc_core.geometry.cameras import resize
+from gaussianocc_core.geometry.voxels import centers
+from gaussianocc_core.models.decision import decide_labels, decide_on_grid
 from gaussianocc_core.models.gaussianocc import build_model
-from gaussianocc_core.models.lifting import encode_positions, lift_features
+from gaussianocc_core.models.lifting import encode_positions, lift_features, plan_lift
+from gaussianocc_core.models.observed import observed_voxels
 from gaussianocc_core.rendering.rasterize import plan_splat, rasterize
 from gaussianocc_core.types import OccupancyField
 
@@ -81,6 +86,14 @@ def run_stages(model_path: Path, device: str, active: float, repeats: int, seed:
             logits[:, -1] += shift
             return render(head(OccupancyField(logits))[0])
 
+        grid = config.grid
+        valid = np.ones((6, config.image_height, config.image_width), dtype=bool)
+
+        def decide() -> object:
+            if on_cpu:
+                return decide_on_grid(field.logits[0].numpy(), config.lattice, grid)
+            return decide_labels(model.sample_grid(field, grid)[0], by_argmax=False)
+
         stages: dict[str, Callable[[], object]] = {
             "encode": encode,
             "lift": lambda: lift(features),
@@ -90,6 +103,10 @@ def run_stages(model_path: Path, device: str, active: float, repeats: int, seed:
             "inference": inference,
             "total": total,
             "plan": make_plans,
+            "decide": decide,
+            "decide, class by class": lambda: decide_labels(model.sample_grid(field, grid)[0], by_argmax=False),
+            "observed": lambda: observed_voxels(cameras, grid, valid),
+            "observed, as lifted": lambda: plan_lift(cameras, centers(grid, device), torch.from_numpy(valid)).seen,
         }
         rows = []
         for name, work in stages.items():
@@ -101,7 +118,7 @@ def run_stages(model_path: Path, device: str, active: float, repeats: int, seed:
             rows.append(row)
             memory = "" if row["peak_mb"] is None else f", {row['peak_mb']:.0f} MB"
             print(
-                f"{config.name:10} {name:10} {row['wall_s']:8.4f} s wall {row['cpu_s']:8.4f} s CPU{memory}", flush=True
+                f"{config.name:10} {name:22} {row['wall_s']:8.4f} s wall {row['cpu_s']:8.4f} s CPU{memory}", flush=True
             )
     return rows
 

@@ -66,9 +66,7 @@ class TemporalFusion:
         self._log_odds = np.zeros(self._shape, dtype=np.float32)  # 0: nothing known
         self._votes = np.zeros(self._shape, dtype=np.float32)
         self._labels = np.full(self._shape, self._free, dtype=np.uint8)  # of the leading class
-        self._first: np.ndarray | None = (
-            None  # window's first voxel; voxel (0, 0, 0) begins at the fixed frame's origin
-        )
+        self._first: np.ndarray | None = None  # of the window's voxels; (0, 0, 0) begins at the anchor
         self._stamp_ns, self._place, self._anchor = 0, np.zeros(3), np.zeros(3)
 
     def reset(self) -> None:
@@ -103,17 +101,15 @@ class TemporalFusion:
             self._anchor = T[:3, :3] @ middle + T[:3, 3] - 0.5 * size
         # A hair beside: centres on borders fall to the same side seen from the map and from the grid.
         T[:3, 3] += 1e-6 * size - self._anchor
-        self._follow(np.floor(T[:3, 3] / self.grid.voxel_size).astype(np.int64) + self._lead)
+        self._follow(np.floor(T[:3, 3] / size).astype(np.int64) + self._lead)
         origin, shape = np.array(self.grid.origin), np.array(self.grid.shape)
         _integrate(
             self._log_odds, self._votes, self._labels, self._first, prediction.labels, prediction.confidence,
-            np.linalg.inv(T), origin, shape, self.grid.voxel_size, self._evidence, self._free,
+            np.linalg.inv(T), origin, shape, size, self._evidence, self._free,
         )  # fmt: skip
         # Where the map says nothing, what is seen now holds: evidence that cancels out, voxels above or below the map.
         labels, confidence = prediction.labels.copy(), prediction.confidence.astype(np.float32)
-        _read(
-            self._log_odds, self._labels, self._first, T, origin, self.grid.voxel_size, self._free, labels, confidence
-        )
+        _read(self._log_odds, self._labels, self._first, T, origin, size, self._free, labels, confidence)
         return replace(prediction, labels=labels, confidence=confidence, observed=labels != UNOBSERVED)
 
     def _fade(self, seconds: float) -> None:

@@ -175,6 +175,8 @@ class OccupancyPredictor:
         """One line for logs: model, training, grid, classes, device."""
         shape = "x".join(map(str, self.grid.shape))
         training = self.provenance.training if self.provenance else "untrained, outputs mean nothing"
+        if self.provenance and self.provenance.commit:
+            training += f"; commit {self.provenance.commit}"
         return (
             f"model {self.model_name} ({training}); grid {shape} at {self.grid.voxel_size:g} m; "
             f"{len(self.class_names)} classes; {self.device}"

@@ -135,6 +135,7 @@ class OccupancyNode(LifecycleNode):
         self._reporter = Reporter(self, parameters, self._cameras, self._predictor.device)
         self._configured.callback(self._reporter.close)
         self._fusion, self._forget = self._make_fusion(parameters), threading.Event()
+        self._fusion_resets = 0  # that were said
         if self._fusion is not None:
             reset = self.create_service(Empty, "~/reset", self._on_reset)
             self._configured.callback(self.destroy_service, reset)
@@ -317,7 +318,11 @@ class OccupancyNode(LifecycleNode):
             fixed, ego = self.parameters.fixed_frame, self.parameters.ego_frame
             self._reporter.warn("fusion", f"not fused: TF has no {fixed} <- {ego} at the image's time")
             return prediction
-        return self._fusion.add(prediction, T_fixed_ego, stamp)
+        fused = self._fusion.add(prediction, T_fixed_ego, stamp)
+        if self._fusion.resets > self._fusion_resets:
+            self._fusion_resets = self._fusion.resets
+            self._reporter.warn("fusion reset", "clock or odometry jumped: what was seen before is forgotten")
+        return fused
 
     @property
     def _degrades(self) -> bool:

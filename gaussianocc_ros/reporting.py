@@ -47,6 +47,7 @@ class Reporter:
         self._rig, self._sets = rig, sets
         self._started = self._last_log = time.monotonic()
         self._images = {camera: CameraStatistics() for camera in self._cameras}
+        self._rewinds = 0  # that were said
         self._history: deque[tuple[Counter[str], int]] = deque(maxlen=_LATE_REPORTS + 1)  # missing, sets
         self._set_problem = ""  # of the last set
         self._left_out: dict[str, str] = {}  # cameras that the last set did without -> why
@@ -124,6 +125,9 @@ class Reporter:
         now = time.monotonic()
         attempts = self._sets.sets + self._sets.dropped["incomplete"]
         self._history.append((Counter(self._sets.missing), attempts))
+        if self._sets.rewinds > self._rewinds:
+            self._rewinds = self._sets.rewinds
+            self.warn("clock", f"stamps stepped back ({self._rewinds} times so far): synchronisation begins afresh")
         silent, late = self._silent_cameras(now), self._late_cameras()
         self._missing = {camera: text for camera, text in self._rig.missing().items() if camera not in silent}
         level, text = self._judge(now, silent, late)

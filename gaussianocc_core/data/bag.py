@@ -20,7 +20,8 @@ from jaxtyping import Float
 from gaussianocc_core.config import load_rig
 from gaussianocc_core.data import messages
 from gaussianocc_core.data.bag_cameras import BagConfig, CameraTopics, find_cameras
-from gaussianocc_core.data.bag_index import BagIndex, MessageRef, find_bags, open_index, open_reader
+from gaussianocc_core.data.bag_index import BagIndex, find_bags, open_index
+from gaussianocc_core.data.bag_reader import MessageRef, open_reader
 from gaussianocc_core.data.bag_series import Series
 from gaussianocc_core.data.entries import longest_gap_s, mask_paths, read_label_image, read_mask
 from gaussianocc_core.data.labels import IGNORE

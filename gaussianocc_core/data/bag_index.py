@@ -11,10 +11,9 @@ import json
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,17 +21,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+from gaussianocc_core.data.bag_reader import MessageRef, bag_files, open_bag, typestore
 from gaussianocc_core.data.bag_writer import (
     CAMERA_INFO_TYPE,
     IMAGE_TYPE,
     POINTS_TYPE,
     TF_TYPE,
-    import_rosbags,
 )
 from gaussianocc_core.data.image_codec import image_size
 from gaussianocc_core.data.messages import Intrinsics, decode_camera_info, decode_transform
 from gaussianocc_core.data.stamps import cdr_stamp_ns, stamp_ns
-from gaussianocc_core.errors import BagError, GaussianOccError
+from gaussianocc_core.errors import BagError
 from gaussianocc_core.geometry.transform_tree import TransformTree
 
 RAW_IMAGE_TYPE = "sensor_msgs/msg/Image"
@@ -40,22 +39,11 @@ ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 _INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
 _VERSION = 2  # of the cache file
 _SLICE_NS = 2_000_000_000  # a stretch that cannot be read costs no more than this
-_GAP_NS = 100_000_000  # messages logged no farther apart are read in one go
 _TF, _STATIC = "/tf", "/tf_static"
 _JUMP_NS = 1_000_000_000  # a stamp that steps back farther means that the clock did
 _FOREVER_NS = 1 << 62
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class MessageRef:
-    """One message of a bag."""
-
-    topic: str
-    stamp_ns: int  # header
-    log_ns: int
-    place: int  # among the topic's messages of that log time
 
 
 @dataclass(frozen=True)
@@ -212,101 +200,8 @@ def open_index(path: str | Path, on_progress: Callable[[float], None] | None = N
     return index
 
 
-# ---- reading messages ----------------------------------------------------------------------------------------------
-
-
-class MessageReader:
-    """Random access to the messages of one bag; every process opens its own."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._reader = _open(path)
-        self._store = typestore()
-        self._connections: dict[str, list[Any]] = defaultdict(list)
-        for connection in self._reader.connections:
-            self._connections[connection.topic].append(connection)
-
-    def read(self, refs: Sequence[MessageRef]) -> list[Any]:
-        """The messages in the order asked for. Those logged close together cost one pass over their stretch."""
-        found: dict[MessageRef, Any] = {}
-        for group in _by_time(refs):
-            wanted = {(ref.topic, ref.log_ns, ref.place): ref for ref in group}
-            connections = [c for topic in sorted({ref.topic for ref in group}) for c in self._connections[topic]]
-            places: dict[tuple[str, int], int] = defaultdict(int)
-            try:
-                for connection, log_ns, data in self._reader.messages(
-                    connections, start=group[0].log_ns, stop=group[-1].log_ns + 1
-                ):
-                    place = places[connection.topic, log_ns]
-                    places[connection.topic, log_ns] += 1
-                    ref = wanted.get((connection.topic, log_ns, place))
-                    if ref is not None:
-                        found[ref] = self._store.deserialize_cdr(data, connection.msgtype)
-            except GaussianOccError:
-                raise
-            except Exception as error:  # rosbags raises what its storage libraries raise
-                raise BagError(f"{self.path}: messages near log time {group[0].log_ns} ns: {error}") from error
-        missing = next((ref for ref in refs if ref not in found), None)
-        if missing is not None:
-            raise BagError(
-                f"{self.path}: no message of {missing.topic} at {missing.stamp_ns} ns any more; "
-                "the bag changed after it was indexed: start again"
-            )
-        return [found[ref] for ref in refs]
-
-
-@lru_cache(maxsize=8)
-def open_reader(path: Path) -> MessageReader:
-    """This process's reader of a bag; kept open, because opening reads the whole summary."""
-    return MessageReader(path)
-
-
-@lru_cache(maxsize=1)
-def typestore() -> Any:
-    """Message definitions; these messages have the same ones and type hashes from Humble on."""
-    typesys = import_rosbags().typesys
-    return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
-
-
-def _by_time(refs: Sequence[MessageRef]) -> Iterator[list[MessageRef]]:
-    group: list[MessageRef] = []
-    for ref in sorted(set(refs), key=lambda ref: ref.log_ns):
-        if group and ref.log_ns - group[-1].log_ns > _GAP_NS:
-            yield group
-            group = []
-        group.append(ref)
-    if group:
-        yield group
-
-
-def _open(path: Path) -> Any:
-    rosbag2 = import_rosbags().rosbag2
-    try:
-        reader = rosbag2.Reader(path)
-        reader.open()
-    except Exception as error:  # rosbags raises what its storage libraries raise
-        hint = f"; it was cut off: tools/inspect_bag.py {path} --recover NEW_BAG saves what is there"
-        raise BagError(f"{path} cannot be read: {error}{hint if _looks_cut_off(path) else ''}") from error
-    return reader
-
-
 def _is_bag_folder(path: Path) -> bool:
     return (path / "metadata.yaml").is_file()
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    return sorted(each for each in path.iterdir() if each.suffix in (".mcap", ".db3", ".yaml", ".zstd"))
-
-
-def _looks_cut_off(path: Path) -> bool:
-    for file in _files(path) if path.exists() else ():
-        if file.suffix == ".mcap":
-            with file.open("rb") as stream:
-                stream.seek(max(0, file.stat().st_size - 8))
-                return stream.read() != b"\x89MCAP0\r\n"
-    return False
 
 
 # ---- the pass ------------------------------------------------------------------------------------------------------
@@ -422,7 +317,7 @@ def _encoding(message: Any) -> str:
 
 
 def _build(path: Path, on_progress: Callable[[float], None] | None) -> BagIndex:
-    reader, builder = _open(path), _Builder(path)
+    reader, builder = open_bag(path), _Builder(path)
     try:
         start, end = reader.start_time, reader.end_time
         wanted = [connection for connection in reader.connections if connection.msgtype in _INDEXED]
@@ -461,7 +356,7 @@ def cache_path(path: Path) -> Path:
 
 
 def _fingerprint(path: Path) -> list[list[Any]]:
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in _files(path)]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in bag_files(path)]
 
 
 def _write_cache(index: BagIndex, files: list[list[Any]]) -> None:

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 
 from gaussianocc_core.data.bag import BagEntry, BagSource
-from gaussianocc_core.data.bag_index import MessageRef, TopicIndex, open_reader
+from gaussianocc_core.data.bag_index import TopicIndex
+from gaussianocc_core.data.bag_reader import MessageRef, open_reader
 from gaussianocc_core.data.bag_writer import POINTS_TYPE
 from gaussianocc_core.data.messages import decode_cloud
 from gaussianocc_core.geometry import cameras as camera_geometry

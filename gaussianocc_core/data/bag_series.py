@@ -7,7 +7,8 @@ import bisect
 
 import numpy as np
 
-from gaussianocc_core.data.bag_index import MessageRef, TopicIndex
+from gaussianocc_core.data.bag_index import TopicIndex
+from gaussianocc_core.data.bag_reader import MessageRef
 
 _TOLERANCE = 0.25  # of the wanted time to a neighbour
 _JUMP_NS = 1_000_000_000  # a stamp that steps back farther begins another run

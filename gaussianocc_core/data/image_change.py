@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from gaussianocc_core.data import messages
 from gaussianocc_core.data.bag import BagEntry
-from gaussianocc_core.data.bag_index import MessageRef, open_reader
+from gaussianocc_core.data.bag_reader import MessageRef, open_reader
 
 
 def image_change(entry: BagEntry) -> float:

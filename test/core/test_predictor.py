@@ -182,3 +182,12 @@ def test_observed_is_what_the_lift_sees_of_the_centres(predictor):
     seen = observed_voxels(rig, SMALL.grid, valid)
     expected = plan_lift(rig, voxels.centers(SMALL.grid), torch.from_numpy(valid)).seen.numpy()
     assert (seen != expected).mean() < 1e-3 and 0.2 < seen.mean() < 0.8
+
+
+def test_the_summary_names_classes_grid_training_and_commit():
+    from gaussianocc_core.checkpoint import default_checkpoint, load_model
+
+    summary = OccupancyPredictor.from_checkpoint(default_checkpoint(), device="cpu").summary
+    provenance = load_model(default_checkpoint()).provenance
+    assert provenance.commit and f"commit {provenance.commit}" in summary
+    assert provenance.training in summary and "18 classes" in summary and "200x200x16 at 0.4 m" in summary

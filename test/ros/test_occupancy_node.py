@@ -184,6 +184,7 @@ def test_bag_that_starts_over_goes_on_giving_outputs(rig, make):
         rig.send(ms)
         rig.outputs(count + 1)
     assert [(stamp_ns(m.header) - make.START_NS) // MS for m in rig.occupancy] == [0, 1000, 2000, 0, 1000]
+    rig.graph.until(lambda: rig.logged("stamps stepped back (1 times so far)"), what="a warning")
 
 
 def test_rig_file_replaces_camera_info_and_tf(rig, tmp_path, make):
@@ -397,6 +398,9 @@ def test_with_fusion_results_of_a_moment_add_up_in_the_odometry_frame_until_rese
     rig.send(600)
     (*_, third) = rig.outputs(3)
     assert (np.array(third.labels) != 255).sum() == (first != 255).sum()
+    rig.send(100)
+    rig.outputs(4)
+    rig.graph.until(lambda: rig.logged("clock or odometry jumped"), what="a warning")
 
 
 def test_without_odometry_a_set_is_published_unfused_and_said(rig):

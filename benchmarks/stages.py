@@ -28,7 +28,7 @@ from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.geometry.voxels import centers
 from gaussianocc_core.models.decision import decide_labels, decide_on_grid
 from gaussianocc_core.models.gaussianocc import build_model
-from gaussianocc_core.models.lifting import encode_positions, lift_features, plan_lift
+from gaussianocc_core.models.lifting import plan_lift
 from gaussianocc_core.models.observed import observed_voxels
 from gaussianocc_core.rendering.rasterize import plan_splat, rasterize
 from gaussianocc_core.types import OccupancyField
@@ -55,21 +55,12 @@ def run_stages(model_path: Path, device: str, active: float, repeats: int, seed:
 
     lift_plan, splat_plan = make_plans()
 
-    def encode() -> torch.Tensor:
-        return model.image_encoder(images)
-
-    def lift(features: torch.Tensor) -> torch.Tensor:
-        lifted = lift_features(features[0], lift_plan)
-        if model.position:
-            lifted = torch.cat([lifted, encode_positions(lift_plan.places)])
-        return lifted[None].contiguous(memory_format=torch.channels_last_3d)
-
     def render(gaussians) -> object:
         return rasterize(gaussians, views, plan=splat_plan, constants=constants)
 
     with torch.no_grad():
-        features = encode()
-        volume = lift(features)
+        encoded = model.encode(images, [lift_plan])
+        volume = model.lift(*encoded, [lift_plan])
         logits = model.voxel_decoder(volume)
         free = logits[:, -1].flatten()[:1_000_000]
         seen = -torch.log(torch.tensor(254.0))  # logit of the least opacity that can be seen, 1 / 255
@@ -79,7 +70,7 @@ def run_stages(model_path: Path, device: str, active: float, repeats: int, seed:
         (gaussians,) = head(field)
 
         def inference() -> torch.Tensor:
-            return model.voxel_decoder(lift(encode()))
+            return model(images, [lift_plan]).logits
 
         def total() -> object:
             logits = inference()
@@ -95,8 +86,8 @@ def run_stages(model_path: Path, device: str, active: float, repeats: int, seed:
             return decide_labels(model.sample_grid(field, grid)[0], by_argmax=False)
 
         stages: dict[str, Callable[[], object]] = {
-            "encode": encode,
-            "lift": lambda: lift(features),
+            "encode": lambda: model.encode(images, [lift_plan]),
+            "lift": lambda: model.lift(*encoded, [lift_plan]),
             "decode": lambda: model.voxel_decoder(volume),
             "gaussians": lambda: head(field),
             "render": lambda: render(gaussians),

@@ -74,17 +74,27 @@ class GaussianOcc(nn.Module):
 
         The field covers the points of the plans: all of the lattice as a rule, a part of it in training.
         """
+        features, inv_depth = self.encode(images, plans)
+        return OccupancyField(self.voxel_decoder(self.lift(features, inv_depth, plans)), inv_depth)
+
+    def encode(
+        self, images: Float[Tensor, "B N 3 H W"], plans: list[LiftPlan]
+    ) -> tuple[Float[Tensor, "B N C h w"], Float[Tensor, "B N h2 w2"] | None]:
+        """Features of the images, and with a depth head where each sees its surface, 1/m."""
         maps = self.image_encoder.encode(images, self._rays(plans))  # (B*N, C1, h, w)
-        features = self.image_encoder.project(maps).unflatten(0, images.shape[:2])  # (B, N, C, h, w)
-        inv_depth = None
-        if self.depth_head is not None:
-            ground = torch.cat([plan.ground for plan in plans if plan.ground is not None])
-            inv_depth = self.depth_head(maps, ground)[0].unflatten(0, images.shape[:2])  # (B, N, 2h, 2w)
+        features = self.image_encoder.project(maps).unflatten(0, images.shape[:2])
+        if self.depth_head is None:
+            return features, None
+        ground = torch.cat([plan.ground for plan in plans if plan.ground is not None])
+        return features, self.depth_head(maps, ground)[0].unflatten(0, images.shape[:2])
+
+    def lift(
+        self, features: Float[Tensor, "B N C h w"], inv_depth: Tensor | None, plans: list[LiftPlan]
+    ) -> Float[Tensor, "B C2 X Y Z"]:
+        """The features at the points of the plans, ego frame."""
         volume = torch.stack([self._lift(features[b], plans[b], inv_depth, b) for b in range(len(plans))])
-        # volume: (B, C, X, Y, Z), ego frame
         # 3D convolutions on CPUs run twice as fast with channels innermost (measured 2026-11).
-        volume = volume.contiguous(memory_format=torch.channels_last_3d)
-        return OccupancyField(self.voxel_decoder(volume), inv_depth)  # logits (B, K, X, Y, Z)
+        return volume.contiguous(memory_format=torch.channels_last_3d)
 
     def _lift(
         self, features: Float[Tensor, "N C h w"], plan: LiftPlan, inv_depth: Tensor | None, index: int

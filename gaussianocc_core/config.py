@@ -69,8 +69,11 @@ class DepthConfig:
     """Depth and Gaussian scale per pixel (spec section f); needed in the first stage only."""
 
     near: float = 0.5  # m
-    far: float = 80.0  # m
-    first: float = 20.0  # m, the farthest that fresh weights say; without `ground`, what they say everywhere
+    # m; well beyond what counts: near its limits a sigmoid hardly moves. Published: 80.
+    far: float = 200.0
+    # m, the farthest that fresh weights say; without `ground`, what they say everywhere. Ground beyond it starts too
+    # near, and what moves by a fraction of a pixel between frames stays where it started.
+    first: float = 50.0
     # Fresh weights say the plane z = 0 of the ego frame, this factor times as far; 0: without the plane. A robot's base
     # frame lies near the ground, so training starts from nearly the right scale. Published: 0.
     ground: float = 1.0

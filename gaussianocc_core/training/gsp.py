@@ -29,6 +29,7 @@ from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 from gaussianocc_core.types import Cameras, Gaussians
 
+CALIBRATIONS_KEPT = 8  # what follows from them: one rig, mirrored, in a few data sets
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -72,7 +73,7 @@ class Gsp(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.register_buffer("search_sums", torch.zeros(2, config.search_steps))  # errors and pixels by factor
         self.precision = "fp32"  # of the networks; geometry and losses are always fp32
-        self._masks: tuple[Tensor, Tensor] | None = None
+        self._masks: dict[bytes, Tensor] = {}
 
     # ---- the method ------------------------------------------------------------------------------------------------
 
@@ -197,11 +198,13 @@ class Gsp(nn.Module):
         return losses.weighted_mean(error * valid, valid.to(error.dtype))
 
     def _overlap(self, cameras: Cameras) -> Bool[Tensor, "N N H W"]:
-        """Masks of this calibration; they follow from it alone, so they are made once."""
-        key = torch.cat([cameras.intrinsics.flatten(), cameras.T_ego_cam.flatten()])
-        if self._masks is None or self._masks[0].shape != key.shape or not torch.equal(self._masks[0], key):
-            self._masks = (key, overlap_masks(cameras, self.config.overlap))
-        return self._masks[1]
+        """Masks of this calibration; they follow from it alone, so they are made once. A mirrored rig is another one."""
+        key = calibration_key(cameras)
+        if key not in self._masks:
+            if len(self._masks) >= CALIBRATIONS_KEPT:
+                self._masks.pop(next(iter(self._masks)))
+            self._masks[key] = overlap_masks(cameras, self.config.overlap)
+        return self._masks[key]
 
     # ---- scale -----------------------------------------------------------------------------------------------------
 
@@ -269,6 +272,11 @@ def predict_ego_motion(
 
 def batch_element(cameras: Cameras, index: int) -> Cameras:
     return replace(cameras, intrinsics=cameras.intrinsics[index], T_ego_cam=cameras.T_ego_cam[index])
+
+
+def calibration_key(cameras: Cameras) -> bytes:
+    """Equal for equal intrinsics and extrinsics."""
+    return torch.cat([cameras.intrinsics.flatten(), cameras.T_ego_cam.flatten()]).cpu().numpy().tobytes()
 
 
 def pixel_gaussians(

@@ -25,13 +25,18 @@ from gaussianocc_core.models.pose_net import PoseNet, camera_motions
 from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.rendering.geometry import SplatPlan
 from gaussianocc_core.rendering.volume import render_volume
-from gaussianocc_core.training.gsp import batch_element, network_precision, predict_ego_motion
+from gaussianocc_core.training.gsp import (
+    CALIBRATIONS_KEPT,
+    batch_element,
+    calibration_key,
+    network_precision,
+    predict_ego_motion,
+)
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.types import Cameras, OccupancyField, RenderedViews
 
 EGO_MOTIONS = ("learned", "sensor", "joint")
 RENDERERS = ("splat", "volume")
-_PLANS_KEPT = 8  # calibrations: one rig, mirrored, in a few data sets
 
 
 @dataclass(frozen=True)
@@ -187,9 +192,9 @@ class Gsv(nn.Module):
             return predict_ego_motion(self.pose_net, batch, precision=self.precision)
 
     def _plan(self, cameras: Cameras) -> tuple[LiftPlan, SplatPlan | None, Cameras]:
-        key = torch.cat([cameras.intrinsics.flatten(), cameras.T_ego_cam.flatten()]).cpu().numpy().tobytes()
+        key = calibration_key(cameras)
         if key not in self._plans:
-            if len(self._plans) >= _PLANS_KEPT:
+            if len(self._plans) >= CALIBRATIONS_KEPT:
                 self._plans.pop(next(iter(self._plans)))
             small = camera_geometry.resize(cameras, self.config.render_width, self.config.render_height)
             on_cpu = cameras.intrinsics.device.type == "cpu" and self.config.renderer == "splat"

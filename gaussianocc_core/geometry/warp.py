@@ -23,6 +23,11 @@ def resize_depth(depth: Float[Tensor, "N H W"], height: int, width: int) -> Floa
     return F.interpolate(depth[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
 
 
+def interpolate_depth(depth: Float[Tensor, "N H W"], height: int, width: int) -> Float[Tensor, "N height width"]:
+    """As `resize_depth`, but bilinear in inverse depth, which over a plane is linear in the image."""
+    return 1.0 / resize_depth(1.0 / depth, height, width)
+
+
 def reproject(
     depth: Float[Tensor, "N H W"],
     intrinsics: Float[Tensor, "N 3 3"],

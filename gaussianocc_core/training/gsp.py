@@ -39,7 +39,8 @@ class GspConfig:
 
     temporal: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15, levels=4))
     cross: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15, auto_mask=False))
-    cross_weight: float = 1.0  # 0: without the cross-view splatting
+    # A shared pixel weighs ten times as much as another: a tenth of them is shared, and their mean counts.
+    cross_weight: float = 0.3  # 0: without the cross-view splatting
     mask_overlap: bool = True  # False: every pixel is splatted into every camera, so that each view draws itself
     # Cameras of a set fire one after another while the robot moves: the learnt motion places each where it was.
     # Without (as published) scale is wrong by the share that this has of the distance between the cameras.
@@ -47,10 +48,11 @@ class GspConfig:
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
     smoothness: float = 1e-3
     # Fresh weights explain two frames best by no motion and endless depth, and stay there. For this share of the run
-    # the temporal loss teaches motion alone, against the depth that fresh weights say.
+    # only motion is learnt, against the depth that fresh weights say. Nothing else may move that depth meanwhile: over
+    # the ground it is right, and so is the motion that explains the frames with it.
     motion_share: float = 0.08
     # Once there is structure, after this share, and again at the end of the run, the common factor of depth and motion
-    # is searched by the cross-view error.
+    # is searched by the cross-view error. Before, the factor stays: while most depth is wrong, near fits best.
     search_at: float = 0.25
     search_factor: float = 3.0  # from 1/3 to 3 times what the depth network says; 1: no search
     search_steps: int = 33
@@ -81,6 +83,8 @@ class Gsp(nn.Module):
         """Named losses, `total` is what is minimised; progress: share of the run that is done, 0-1."""
         config = self.config
         refining = progress >= 1.0 - config.refine_share
+        learning_motion = progress < config.motion_share
+        self.log_scale.requires_grad_(progress >= config.search_at)
         prediction = self.predict_depth(batch)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not refining):
             T_target_now = self.ego_motion(batch)
@@ -88,15 +92,17 @@ class Gsp(nn.Module):
         colours = batch.colours()
         for b in range(len(batch)):
             cameras = batch_element(batch.cameras, b)
-            depth = prediction.depth[b].detach() if progress < config.motion_share else prediction.depth[b]
+            depth = prediction.depth[b].detach() if learning_motion else prediction.depth[b]
             T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now[b]])
             temporal, moved = temporal_error(
                 colours[b, 0], colours[b, 1:], depth, cameras.intrinsics, T_other_cam, batch.valid[b],
                 config.temporal,
             )  # fmt: skip
-            smooth = losses.sum_of_means(losses.smoothness(prediction.depth[b], colours[b, 0]))
-            parts = {"temporal": temporal, "smooth": config.smoothness * smooth}
-            if config.cross_weight and not refining:
+            parts = {"temporal": temporal}
+            if not learning_motion:
+                smooth = losses.sum_of_means(losses.smoothness(depth, colours[b, 0]))
+                parts["smooth"] = config.smoothness * smooth
+            if config.cross_weight and not (learning_motion or refining):
                 parts["cross"] = config.cross_weight * self.cross_view(
                     colours[b, 0], prediction.depth[b], prediction.scale[b], cameras, batch.valid[b],
                     self._place(batch, b, T_target_now[b].detach()),

@@ -8,6 +8,7 @@ the ego motion of the first stage, and the rendered classes must be those of the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,7 +19,7 @@ from gaussianocc_core.data.labels import class_weights
 from gaussianocc_core.data.training import Batch
 from gaussianocc_core.errors import ConfigError, DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
-from gaussianocc_core.geometry.warp import resize_depth
+from gaussianocc_core.geometry.warp import interpolate_depth, resize_depth
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.pose_net import PoseNet, camera_motions
@@ -33,7 +34,8 @@ from gaussianocc_core.training.gsp import (
     predict_ego_motion,
 )
 from gaussianocc_core.training.photometric import Photometric, temporal_error
-from gaussianocc_core.types import Cameras, OccupancyField, RenderedViews
+from gaussianocc_core.training.surfaces import find_surfaces, plan_surfaces
+from gaussianocc_core.types import Cameras, OccupancyField, RenderedViews, VoxelGrid
 
 EGO_MOTIONS = ("learned", "sensor", "joint")
 RENDERERS = ("splat", "volume")
@@ -55,6 +57,9 @@ class GsvConfig:
     entropy: float = 0.1  # on the Gaussians' opacities; without labels always 0 (it would win)
     variation: float = 0.002  # of all logits; published: 0.1; without labels always 0
     head: float = 1.0  # weight of the same photometric error on the depth head, where the model has one
+    # Cross-entropy of the voxels' opacity with what the depth head sees to be occupied and free; published: no such term
+    surface: float = 0.3
+    occupied_weight: float = 3.0  # of an occupied voxel in it, of which there are one in twenty
     background_depth: float = 80.0  # m, of what rays find that leave the lattice; 0: nothing (published)
     background_logit: float = 5.0  # of free space there
 
@@ -64,12 +69,22 @@ class GsvConfig:
                 raise ValueError(f"gsv.{name}: expected one of {allowed}, got {getattr(self, name)!r}")
 
 
+class _Plans(NamedTuple):
+    """What follows from a calibration alone."""
+
+    lift: LiftPlan
+    splat: SplatPlan | None
+    small: Cameras  # of the rendering size
+    corners: LiftPlan | None  # of the grid's voxels, for the surface term
+
+
 class Gsv(nn.Module):
     """The occupancy network with what renders it and compares the images."""
 
     class_weights: Tensor
 
-    def __init__(self, model: GaussianOcc, pose_net: PoseNet | None, config: GsvConfig) -> None:
+    def __init__(self, model: GaussianOcc, pose_net: PoseNet | None, config: GsvConfig, grid: VoxelGrid) -> None:
+        """grid: what is published and evaluated, where the surface term looks."""
         super().__init__()
         if (pose_net is None) != (config.ego_motion == "sensor"):
             raise ConfigError(
@@ -79,9 +94,10 @@ class Gsv(nn.Module):
         self.model = model
         self.pose_net = pose_net
         self.config = config
+        self.grid = grid
         self.register_buffer("class_weights", torch.from_numpy(class_weights()), persistent=False)
         self.precision = "fp32"  # of the networks; geometry and losses are always fp32
-        self._plans: dict[bytes, tuple[LiftPlan, SplatPlan | None, Cameras]] = {}
+        self._plans: dict[bytes, _Plans] = {}
 
     def train(self, mode: bool = True) -> Gsv:
         super().train(mode)
@@ -92,9 +108,9 @@ class Gsv(nn.Module):
     def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
         """Named losses, `total` is what is minimised; the names are those of spec section g."""
         config = self.config
-        plans = [self._plan(batch_element(batch.cameras, b)) for b in range(len(batch))]
+        plans = [self._plan(batch, b) for b in range(len(batch))]
         with network_precision(batch.images.device, self.precision):
-            field = self.model(batch.jittered()[:, 0], [plan for plan, _, _ in plans])
+            field = self.model(batch.jittered()[:, 0], [plan.lift for plan in plans])
         field = field.to(dtype=torch.float32)
         T_target_now = self._ego_motion(batch)
         colours = batch.colours()
@@ -107,7 +123,7 @@ class Gsv(nn.Module):
             named["entropy"] = config.entropy * losses.opacity_entropy(opacities).mean()
             variation = losses.sum_of_means(losses.total_variation(field.logits)) / 3
             named["variation"] = config.variation * variation
-        added = ("photometric", "smooth", "semantic", "entropy", "variation", "head")
+        added = ("photometric", "smooth", "semantic", "entropy", "variation", "head", "surface")
         named["total"] = torch.stack([named[name] for name in added if name in named]).sum()
         return named
 
@@ -117,17 +133,19 @@ class Gsv(nn.Module):
         b: int,
         colours: Float[Tensor, "T N 3 H W"],
         field: OccupancyField,
-        plans: tuple[LiftPlan, SplatPlan | None, Cameras],
+        plans: _Plans,
         T_target_now: Float[Tensor, "S 4 4"],
     ) -> dict[str, Tensor]:
-        config, (_, splat_plan, small) = self.config, plans
+        config, small = self.config, plans.small
         cameras = batch_element(batch.cameras, b)
         height, width = colours.shape[-2:]
         one = OccupancyField(field.logits[b : b + 1])
-        head_depth = None if field.inv_depth is None else 1.0 / field.inv_depth[b]  # (N, h2, w2)
-        views = self.render(one, small, splat_plan)
+        inv_depth = None if field.inv_depth is None else field.inv_depth[b]  # (N, h2, w2)
+        head_depth = None if inv_depth is None else 1.0 / inv_depth
+        views = self.render(one, small, plans.splat)
         inside, background = self._behind(views, small, head_depth)
-        depth = resize_depth(compose_depth(views, background), height, width)
+        depth = compose_depth(views, background)
+        depth = interpolate_depth(depth, height, width) if config.background_depth else resize_depth(depth, height, width)
         T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now])
         center = self.model.quirks.warp_pixel_center
 
@@ -143,9 +161,11 @@ class Gsv(nn.Module):
             "moved": moved,
         }
         if head_depth is not None and config.head:
-            full = 1.0 / resize_depth(1.0 / head_depth, height, width)
+            full = interpolate_depth(head_depth, height, width)
             smooth = losses.sum_of_means(losses.smoothness(full, colours[0]))
             named["head"] = config.head * (carried(full)[0] + config.smoothness * smooth)
+        if inv_depth is not None and plans.corners is not None:
+            named["surface"] = config.surface * self._surface(one, inv_depth.detach(), plans.corners)
         if batch.semantics is not None:
             named["semantic"] = config.semantic * self._semantic(views, batch.semantics[b], batch.valid[b], inside)
         return named
@@ -161,6 +181,16 @@ class Gsv(nn.Module):
     ) -> tuple[Bool[Tensor, "N h w"], Float[Tensor, "N h w"] | float]:
         """Pixels whose surface the lattice can hold, and the depth (m) of what is seen through it."""
         return find_background(views, cameras, self.model.lattice, head_depth, self.config.background_depth)
+
+    def _surface(
+        self, field: OccupancyField, inv_depth: Float[Tensor, "N h w"], corners: LiftPlan
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the opacity of the grid's voxels with what the depth head sees there (`surfaces`)."""
+        occupied, free = find_surfaces(inv_depth, corners)
+        free_logits = self.model.sample_grid(OccupancyField(field.logits[:, -1:]), self.grid)[0, 0]
+        weights = self.config.occupied_weight * occupied + free
+        error = losses.opacity_cross_entropy(free_logits, (~occupied).long(), free=1)
+        return losses.weighted_mean(error * weights, weights)
 
     def _semantic(
         self,
@@ -191,7 +221,8 @@ class Gsv(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.ego_motion == "joint"):
             return predict_ego_motion(self.pose_net, batch, precision=self.precision)
 
-    def _plan(self, cameras: Cameras) -> tuple[LiftPlan, SplatPlan | None, Cameras]:
+    def _plan(self, batch: Batch, b: int) -> _Plans:
+        cameras, valid = batch_element(batch.cameras, b), batch.valid[b]
         key = calibration_key(cameras)
         if key not in self._plans:
             if len(self._plans) >= CALIBRATIONS_KEPT:
@@ -199,6 +230,8 @@ class Gsv(nn.Module):
             small = camera_geometry.resize(cameras, self.config.render_width, self.config.render_height)
             on_cpu = cameras.intrinsics.device.type == "cpu" and self.config.renderer == "splat"
             with torch.no_grad():
-                splat_plan = self.model.plan_render(small) if on_cpu and not self.model.learns_scale else None
-                self._plans[key] = (self.model.plan(cameras), splat_plan, small)
+                splat = self.model.plan_render(small) if on_cpu and not self.model.learns_scale else None
+                looks = self.config.surface > 0 and self.model.depth_head is not None
+                corners = plan_surfaces(cameras, self.grid, valid) if looks else None
+                self._plans[key] = _Plans(self.model.plan(cameras), splat, small, corners)
         return self._plans[key]

@@ -48,7 +48,7 @@ def _build_gsp(config: TrainConfig) -> Gsp:
 
 
 def _build_gsv(config: TrainConfig) -> Gsv:
-    model = build_model(config.model)
+    model, grid = build_model(config.model), config.model.grid
     motion, path = config.gsv.ego_motion, config.first_stage
     if motion == "learned" and not path:
         raise ConfigError("first_stage: gsv.ego_motion=learned needs the model file of a gsp run, first_stage=FILE")
@@ -56,11 +56,11 @@ def _build_gsv(config: TrainConfig) -> Gsv:
         depth_net = load_depth_net(path)
         model = _start_from(model, depth_net.depth_net, depth_net.config, config.model, path)
     if motion == "sensor":
-        return Gsv(model, None, config.gsv)
+        return Gsv(model, None, config.gsv, grid)
     if motion == "joint":
-        return Gsv(model, build_pose_net(config.model), config.gsv)
+        return Gsv(model, build_pose_net(config.model), config.gsv, grid)
     pose_net = load_pose_net(path).pose_net.requires_grad_(False)
-    return Gsv(model, pose_net, config.gsv)
+    return Gsv(model, pose_net, config.gsv, grid)
 
 
 def _start_from(
@@ -108,7 +108,7 @@ def parameter_groups(stage: nn.Module, config: TrainConfig) -> list[dict[str, An
     if eyes:
         groups.append({"params": eyes, "lr": config.encoder_learning_rate})
     if scale:
-        groups.append({"params": scale, "lr": 10 * config.learning_rate, "weight_decay": 0.0})
+        groups.append({"params": scale, "lr": 3 * config.learning_rate, "weight_decay": 0.0})
     return groups
 
 

@@ -48,8 +48,8 @@ class GspConfig:
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
     smoothness: float = 1e-3
     # Fresh weights explain two frames best by no motion and endless depth, and stay there. For this share of the run
-    # only motion is learnt, against the depth that fresh weights say. Nothing else may move that depth meanwhile: over
-    # the ground it is right, and so is the motion that explains the frames with it.
+    # only motion is learnt, against the depth that fresh weights say; where that is the ground's, the rest does not
+    # count. Nothing else may move that depth meanwhile: it is metric, and so is the motion that explains it.
     motion_share: float = 0.08
     # Once there is structure, after this share, and again at the end of the run, the common factor of depth and motion
     # is searched by the cross-view error. Before, the factor stays: while most depth is wrong, near fits best.
@@ -93,11 +93,11 @@ class Gsp(nn.Module):
         for b in range(len(batch)):
             cameras = batch_element(batch.cameras, b)
             depth = prediction.depth[b].detach() if learning_motion else prediction.depth[b]
+            valid = batch.valid[b] & self._meets_ground(cameras) if learning_motion else batch.valid[b]
             T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now[b]])
             temporal, moved = temporal_error(
-                colours[b, 0], colours[b, 1:], depth, cameras.intrinsics, T_other_cam, batch.valid[b],
-                config.temporal,
-            )  # fmt: skip
+                colours[b, 0], colours[b, 1:], depth, cameras.intrinsics, T_other_cam, valid, config.temporal
+            )
             parts = {"temporal": temporal}
             if not learning_motion:
                 smooth = losses.sum_of_means(losses.smoothness(depth, colours[b, 0]))
@@ -124,6 +124,15 @@ class Gsp(nn.Module):
         with network_precision(images.device, self.precision):
             prediction = predict_depth(self.depth_net, images, cameras)
         return DepthPrediction(prediction.depth.float() * self.log_scale.exp(), prediction.scale.float())
+
+    def _meets_ground(self, cameras: Cameras) -> Bool[Tensor, "N H W"] | bool:
+        """Pixels of which fresh weights say what they know, the plane's depth, well within their farthest."""
+        head = self.depth_net.head
+        if not head.ground:
+            return True
+        size = cameras.width[0], cameras.height[0]
+        plane = camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
+        return plane / head.ground > 2.0 * head.first_inv_depth
 
     def ego_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:
         """Points of the ego frame now in the ego frame at each neighbour (metres)."""

@@ -189,8 +189,9 @@ class Gsv(nn.Module):
         occupied, free = find_surfaces(inv_depth, corners)
         free_logits = self.model.sample_grid(OccupancyField(field.logits[:, -1:]), self.grid)[0, 0]
         weights = self.config.occupied_weight * occupied + free
-        error = losses.opacity_cross_entropy(free_logits, (~occupied).long(), free=1)
-        return losses.weighted_mean(error * weights, weights)
+        known = weights > 0
+        error = losses.opacity_cross_entropy(free_logits[known], (~occupied[known]).long(), free=1)
+        return losses.weighted_mean(error * weights[known], weights[known])
 
     def _semantic(
         self,

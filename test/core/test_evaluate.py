@@ -208,12 +208,15 @@ def test_what_the_lattice_leaves_transparent_shows_the_background():
     lattice = Lattice((-10.0, -10.0, -1.0), (10.0, 10.0, 5.0), (4, 4, 4))
     views = RenderedViews(torch.zeros(1, 2, 2, 4), torch.full((1, 1, 2, 4), 2.0), torch.full((1, 1, 2, 4), 0.25))
     inside, background = find_background(views, cameras, lattice, None, FAR)
-    assert inside.all() and (compose_depth(views, background) == 2.0 + 0.75 * 80).all()
+    # A quarter of the ray ends at 8 m: a quarter of the inverse depth is 1 / 8.
+    assert inside.all() and torch.allclose(compose_depth(views, background), torch.tensor(1 / (0.25 / 8 + 0.75 / 80)))
+    assert (compose_depth(views, 0.0) == 2.0).all()  # as published: nothing behind
     head = torch.full((1, 2, 4), 6.0)
     head[0, :, 2:] = 30.0  # beyond the lattice
     inside, background = find_background(views, cameras.to(dtype=torch.float32), lattice, head, FAR)
     assert inside.tolist() == [[[True, True, False, False]] * 2]
-    np.testing.assert_allclose(compose_depth(views, background)[0, 0], [62, 62, 24.5, 24.5], rtol=1e-6)
+    far, wall = 1 / (0.25 / 8 + 0.75 / 80), 1 / (0.25 / 8 + 0.75 / 30)
+    np.testing.assert_allclose(compose_depth(views, background)[0, 0], [far, far, wall, wall], rtol=1e-6)
 
 
 @pytest.mark.medium

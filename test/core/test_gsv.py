@@ -51,7 +51,7 @@ def stage(model_config=SMALL, **settings) -> Gsv:
     torch.manual_seed(0)
     config = replace(CONFIG, **settings)
     pose_net = None if config.ego_motion == "sensor" else build_pose_net(model_config)
-    return Gsv(build_model(model_config), pose_net, config).train()
+    return Gsv(build_model(model_config), pose_net, config, model_config.grid).train()
 
 
 # ---- networks ------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_every_kind_of_decoder_trains(kind, surface):
 def test_both_renderers_train_with_the_same_losses(renderer):
     gsv = stage(renderer=renderer)
     named = gsv(made_up_batch())
-    parts = ("photometric", "smooth", "semantic", "entropy", "variation", "head")
+    parts = ("photometric", "smooth", "semantic", "entropy", "variation", "head", "surface")
     torch.testing.assert_close(named["total"], sum(named[name] for name in parts))
     named["total"].backward()
     assert gsv.model.voxel_decoder.leave.weight.grad.abs().sum() > 0
@@ -193,6 +193,6 @@ def test_missing_poses_and_impossible_choices_are_said():
     with pytest.raises(DatasetError, match="samples a have no poses"):
         gsv(replace(batch, T_target_now=batch.T_target_now * float("nan")))
     with pytest.raises(ConfigError, match="needs first_stage=FILE"):
-        Gsv(build_model(SMALL), None, GsvConfig(ego_motion="learned"))
+        Gsv(build_model(SMALL), None, GsvConfig(ego_motion="learned"), SMALL.grid)
     with pytest.raises(ValueError, match=r"gsv\.renderer: expected one of"):
         GsvConfig(renderer="magic")

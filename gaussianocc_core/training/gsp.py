@@ -22,10 +22,11 @@ from gaussianocc_core.data.training import Batch
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.overlap import OverlapSettings, overlap_masks, overlapping_pairs
-from gaussianocc_core.geometry.warp import resize_depth
+from gaussianocc_core.geometry.warp import interpolate_depth, resize_depth
 from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, predict_depth
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet, camera_motions
 from gaussianocc_core.rendering.rasterize import rasterize
+from gaussianocc_core.training.hints import HintSettings, find_hints
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 from gaussianocc_core.types import Cameras, Gaussians
 
@@ -46,6 +47,7 @@ class GspConfig:
     # Without (as published) scale is wrong by the share that this has of the distance between the cameras.
     place_by_motion: bool = True
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
+    hints: HintSettings = field(default_factory=HintSettings)
     smoothness: float = 1e-3
     # Fresh weights explain two frames best by no motion and endless depth, and stay there. For this share of the run
     # only motion is learnt, against the depth that fresh weights say; where that is the ground's, the rest does not
@@ -102,6 +104,10 @@ class Gsp(nn.Module):
             if not learning_motion:
                 smooth = losses.sum_of_means(losses.smoothness(depth, colours[b, 0]))
                 parts["smooth"] = config.smoothness * smooth
+                if config.hints.weight:
+                    parts["hints"] = config.hints.weight * self._hint_error(
+                        colours[b], depth, cameras, T_other_cam.detach(), batch.valid[b]
+                    )
             if config.cross_weight and not (learning_motion or refining):
                 parts["cross"] = config.cross_weight * self.cross_view(
                     colours[b, 0], prediction.depth[b], prediction.scale[b], cameras, batch.valid[b],
@@ -110,7 +116,7 @@ class Gsp(nn.Module):
             parts["moved"] = moved
             for name, value in parts.items():
                 named[name] = named.get(name, 0.0) + value / len(batch)
-        named["total"] = torch.stack([named[name] for name in ("temporal", "smooth", "cross") if name in named]).sum()
+        named["total"] = torch.stack([named[name] for name in ("temporal", "smooth", "hints", "cross") if name in named]).sum()
         named["scale"] = self.log_scale.detach().exp()
         named["speed"] = T_target_now[:, STEPS.index(1), :3, 3].norm(dim=-1).mean().detach()  # m per frame
         return named
@@ -125,14 +131,32 @@ class Gsp(nn.Module):
             prediction = predict_depth(self.depth_net, images, cameras)
         return DepthPrediction(prediction.depth.float() * self.log_scale.exp(), prediction.scale.float())
 
+    def _hint_error(
+        self,
+        colours: Float[Tensor, "T N 3 H W"],
+        depth: Float[Tensor, "N H W"],
+        cameras: Cameras,
+        T_other_cam: Float[Tensor, "S N 4 4"],
+        valid: Bool[Tensor, "N H W"],
+    ) -> Float[Tensor, ""]:
+        """Mean over all pixels of the difference in log depth to the hints that are believed."""
+        ground = self._plane(cameras) if self.depth_net.head.ground else None
+        hints, believed = find_hints(
+            colours[0], colours[1:], depth.detach(), ground, cameras.intrinsics, T_other_cam, valid,
+            self.config.hints, self.config.temporal,
+        )  # fmt: skip
+        small = interpolate_depth(depth, *hints.shape[-2:])
+        return ((small.log() - hints.log()).abs() * believed).mean()
+
+    def _plane(self, cameras: Cameras) -> Float[Tensor, "N H W"]:
+        """Inverse depth of the plane z = 0 of the ego frame, 1/m."""
+        size = cameras.width[0], cameras.height[0]
+        return camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
+
     def _meets_ground(self, cameras: Cameras) -> Bool[Tensor, "N H W"] | bool:
         """Pixels of which fresh weights say what they know, the plane's depth, well within their farthest."""
         head = self.depth_net.head
-        if not head.ground:
-            return True
-        size = cameras.width[0], cameras.height[0]
-        plane = camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
-        return plane / head.ground > 2.0 * head.first_inv_depth
+        return self._plane(cameras) / head.ground > 2.0 * head.first_inv_depth if head.ground else True
 
     def ego_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:
         """Points of the ego frame now in the ego frame at each neighbour (metres)."""

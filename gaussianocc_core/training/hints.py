@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depth hints: hypotheses that explain the neighbouring frames better than the depth network does (Watson et al. 2019).
+
+A photometric loss only feels the pixels next to where a depth leads. What passes a metre away moves by half an image
+from frame to frame, and its loss points nowhere; the road far ahead moves by so little that its loss hardly counts. So
+a sweep tries depths everywhere, and the plane of the ground, and where one of them fits clearly better than what the
+network says, it says so to the network. A hint is tested against the images before it is believed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gaussianocc_core import losses
+from gaussianocc_core.geometry import warp
+from gaussianocc_core.geometry.cameras import scale_intrinsics
+from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask
+
+
+@dataclass(frozen=True)
+class HintSettings:
+    """What is tried, and when it is believed."""
+
+    weight: float = 0.3  # of the absolute difference of log depths; 0: no hints, as published
+    nearest: float = 1.2  # m; hypotheses are evenly spaced in inverse depth, so that each shifts images alike
+    hypotheses: int = 24
+    halvings: int = 1  # of the images, before they are compared
+    margin: float = 0.65  # a hint's error must be below this share of the network's
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.nearest <= 0 or self.hypotheses < 1 or self.halvings < 0:
+            raise ValueError("hints: expected weight >= 0, nearest > 0, hypotheses >= 1, halvings >= 0")
+
+
+@torch.no_grad()
+def find_hints(
+    now: Float[Tensor, "N 3 H W"],
+    around: Float[Tensor, "S N 3 H W"],
+    depth: Float[Tensor, "N H W"],
+    ground: Float[Tensor, "N H W"] | None,
+    intrinsics: Float[Tensor, "N 3 3"],
+    T_other_cam: Float[Tensor, "S N 4 4"],
+    valid: Bool[Tensor, "N H W"],
+    settings: HintSettings,
+    photometric: Photometric,
+) -> tuple[Float[Tensor, "N h w"], Bool[Tensor, "N h w"]]:
+    """z-depth (m) of the best hypothesis, and where it is believed, at the size after the halvings.
+
+    depth: what the network says, m; ground: inverse depth of the ground's plane, 1/m, or None; the rest as for
+    `photometric.temporal_error`.
+    """
+    target = reduce_images(now, settings.halvings + 1)[-1]
+    others = reduce_images(around, settings.halvings + 1)[-1].flatten(0, 1)  # (S*N, 3, h, w)
+    steps, (height, width) = len(around), target.shape[-2:]
+    K = scale_intrinsics(intrinsics, 0.5**settings.halvings, 0.5**settings.halvings).repeat(steps, 1, 1)
+    motions, targets = T_other_cam.flatten(0, 1), target.repeat(steps, 1, 1, 1)
+
+    def error_of(images: Float[Tensor, "SN 3 h w"]) -> Float[Tensor, "N h w"]:
+        each = losses.photometric_error(images, targets, photometric.ssim_weight, photometric.l1_weight)
+        return F.avg_pool2d(each.unflatten(0, (steps, -1)).amin(dim=0)[:, None], 3, 1, 1, False, False)[:, 0]
+
+    def error_at(z: Float[Tensor, "N h w"]) -> Float[Tensor, "N h w"]:
+        pixels, _ = warp.reproject(z.repeat(steps, 1, 1), K, motions, K)
+        return error_of(warp.sample_pixels(others, pixels))
+
+    predicted = warp.interpolate_depth(depth, height, width)
+    error_predicted = error_at(predicted)
+    least = torch.full_like(predicted, torch.inf)
+    best = predicted.clone()
+    step = 1.0 / (settings.nearest * settings.hypotheses)
+    for k in range(1, settings.hypotheses + 1):
+        z = torch.full_like(predicted, 1.0 / (step * k))
+        error = error_at(z)
+        better = error < least
+        least, best = torch.where(better, error, least), torch.where(better, z, best)
+    # What the network says within a step of it is finer than the hypothesis.
+    believed = (1.0 / best - 1.0 / predicted).abs() > step
+    if ground is not None:
+        plane = 1.0 / warp.resize_depth(ground, height, width).clamp(min=1e-3)
+        error = error_at(plane)
+        better = (error < least) & (plane < 60.0)
+        least, best = torch.where(better, error, least), torch.where(better, plane, best)
+        believed = believed | better
+    believed = believed & (least < settings.margin * torch.minimum(error_predicted, error_of(others)))
+    return best, believed & shrink_mask(valid, height, width)

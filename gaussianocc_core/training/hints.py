@@ -22,6 +22,9 @@ from gaussianocc_core.geometry.cameras import scale_intrinsics
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask
 
 
+_FARTHEST_GROUND = 1.0 / 60.0  # 1/m
+
+
 @dataclass(frozen=True)
 class HintSettings:
     """What is tried, and when it is believed."""
@@ -31,6 +34,10 @@ class HintSettings:
     hypotheses: int = 24
     halvings: int = 1  # of the images, before they are compared
     margin: float = 0.65  # a hint's error must be below this share of the network's
+    # The plane of the ground is no guess among many: it is taken where its error is below the network's times this, and
+    # hardly above the least.
+    ground_margin: float = 0.95
+    ground_favour: float = 1.4
 
     def __post_init__(self) -> None:
         if self.weight < 0 or self.nearest <= 0 or self.hypotheses < 1 or self.halvings < 0:
@@ -79,12 +86,14 @@ def find_hints(
         better = error < least
         least, best = torch.where(better, error, least), torch.where(better, z, best)
     # What the network says within a step of it is finer than the hypothesis.
-    believed = (1.0 / best - 1.0 / predicted).abs() > step
+    least_known = torch.minimum(error_predicted, error_of(others))
+    # What the network says within a step of it is finer than the hypothesis.
+    believed = ((1.0 / best - 1.0 / predicted).abs() > step) & (least < settings.margin * least_known)
     if ground is not None:
-        plane = 1.0 / warp.resize_depth(ground, height, width).clamp(min=1e-3)
+        inv_plane = warp.resize_depth(ground, height, width)
+        plane = 1.0 / inv_plane.clamp(min=_FARTHEST_GROUND)
         error = error_at(plane)
-        better = (error < least) & (plane < 60.0)
-        least, best = torch.where(better, error, least), torch.where(better, plane, best)
-        believed = believed | better
-    believed = believed & (least < settings.margin * torch.minimum(error_predicted, error_of(others)))
+        fits = (error < settings.ground_favour * least) & (error < settings.ground_margin * least_known)
+        fits &= inv_plane > _FARTHEST_GROUND
+        best, believed = torch.where(fits, plane, best), believed | fits
     return best, believed & shrink_mask(valid, height, width)

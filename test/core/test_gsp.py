@@ -16,6 +16,7 @@ from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.gaussianocc import build_depth_net, build_pose_net
 from gaussianocc_core.models.pose_net import camera_motions
 from gaussianocc_core.training.gsp import Gsp, GspConfig, pixel_gaussians
+from gaussianocc_core.training.hints import HintSettings, find_hints
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 
 WIDTH, HEIGHT = 176, 96
@@ -151,6 +152,45 @@ def made_up_batch(street) -> Batch:
     )
 
 
+def hinted(street, said, ground=None, **settings):
+    """Hints for a depth network that says this, whether each is believed, and the true depth at their size."""
+    images, depth, cameras, motions = street
+    T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motions])
+    hints, believed = find_hints(
+        images[1], images[[0, 2]], said, ground, cameras.intrinsics, T_other_cam,
+        torch.ones_like(depth, dtype=torch.bool), HintSettings(**settings), Photometric(1.0, 0.15),
+    )  # fmt: skip
+    truth = depth[:, 1::2, 1::2]
+    assert hints.shape == truth.shape
+    return hints, believed, truth
+
+
+@pytest.mark.medium
+def test_hints_correct_what_is_far_off_and_leave_what_is_right(street):
+    depth = street[1]
+    hints, believed, truth = hinted(street, torch.full_like(depth, 50.0))
+    near = truth < 8.0  # what moves by a few pixels at least
+    assert believed[near].float().mean() > 0.5
+    off = ((hints - truth).abs() / truth)[believed & near]
+    assert off.median() < 0.1 and off.median() < 0.05 * ((50.0 - truth) / truth)[believed & near].median()
+    _, believed, _ = hinted(street, depth)
+    assert believed[near].float().mean() < 0.1
+
+
+@pytest.mark.medium
+def test_the_ground_is_a_hint_where_ground_is_seen(street):
+    images, depth, cameras, _ = street
+    ground = camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, WIDTH, HEIGHT, stride=1)
+    hints, believed, truth = hinted(street, depth * 0.6, ground)
+    plane = (1.0 / ground.clamp(min=1e-3))[:, 1::2, 1::2]
+    road = ((plane / truth - 1.0).abs() < 0.05) & (truth > 8.0) & (truth < 20.0)
+    # A sweep of even steps of inverse depth has hardly a step out there; the plane is exact.
+    assert ((hints / truth - 1.0).abs()[road & believed] < 0.06).float().mean() > 0.7
+    assert believed[road].float().mean() > 0.3
+    wall = (plane / truth > 2.0) & (truth > 8.0)
+    assert ((hints / plane - 1.0).abs()[wall & believed] > 0.1).float().mean() > 0.9
+
+
 @pytest.mark.medium
 def test_the_search_finds_a_scale_that_is_off(street):
     batch = made_up_batch(street)
@@ -176,13 +216,14 @@ def test_motion_learns_first_then_both_then_motion_rests(street):
             "depth": gsp.depth_net.image_encoder.conv1.weight.grad is not None,
             "pose": gsp.pose_net.head[0].weight.grad is not None,
             "cross": "cross" in named,
+            "hints": "hints" in named,
             "scale": gsp.log_scale.grad is not None,
         }
 
-    assert learns(0.05) == {"depth": False, "pose": True, "cross": False, "scale": False}
-    assert learns(0.15) == {"depth": True, "pose": True, "cross": True, "scale": False}
-    assert learns(0.5) == {"depth": True, "pose": True, "cross": True, "scale": True}
-    assert learns(0.95) == {"depth": True, "pose": False, "cross": False, "scale": True}
+    assert learns(0.05) == {"depth": False, "pose": True, "cross": False, "hints": False, "scale": False}
+    assert learns(0.15) == {"depth": True, "pose": True, "cross": True, "hints": True, "scale": False}
+    assert learns(0.5) == {"depth": True, "pose": True, "cross": True, "hints": True, "scale": True}
+    assert learns(0.95) == {"depth": True, "pose": False, "cross": False, "hints": True, "scale": True}
 
 
 def test_pyramids_halve_and_masks_shrink_only_where_all_is_true():

@@ -37,25 +37,24 @@ class Row:
     after: str = ""  # row whose model is the first stage
 
 
-_AS_CALIBRATED = "gsp.place_by_motion=false"
+_SHORT1, _SHORT2 = "steps=600", "steps=300"
 # fmt: off
 ROWS = (
-    Row("stage1", "stage 1, cameras as calibrated", "gsp_tiny", (_AS_CALIBRATED,)),
-    Row("stage1_more", "the same, as many steps again", "gsp_tiny_more", (_AS_CALIBRATED,), after="stage1"),
-    Row("stage1_placed", "the same, then cameras placed by motion", "gsp_tiny_more", ("steps=700", "seed=1"),
-        after="stage1_more"),
-    Row("stage1_no_ground", "stage 1 that starts from a constant depth", "gsp_tiny",
-        (_AS_CALIBRATED, "model.depth.ground=0", "model.depth.first=10")),
-    Row("stage1_short", "stage 1, a short run to compare with", "gsp_tiny", ("steps=600",)),
-    Row("stage1_no_cross", "short stage 1 without the cross-view splatting", "gsp_tiny",
-        ("gsp.cross_weight=0", "steps=600")),
-    Row("stage1_no_mask", "short stage 1 without its overlap mask", "gsp_tiny",
-        ("gsp.mask_overlap=false", "steps=600")),
-    Row("stage2", "stage 2 with learned ego motion", "gsv_tiny", after="stage1_placed"),
-    Row("stage2_calibrated", "stage 2 with the ego motion of the second row", "gsv_tiny", after="stage1_more"),
-    Row("stage2_true_pose", "stage 2, true ego motion", "gsv_tiny", ("gsv.ego_motion=sensor",), after="stage1_placed"),
-    Row("volume", "stage 2 by volume rendering", "gsv_tiny", ("gsv.renderer=volume",), after="stage1_placed"),
-    Row("joint", "joint one-stage training, from scratch", "gsv_tiny", ("gsv.ego_motion=joint",)),
+    Row("stage1", "stage 1", "gsp_tiny"),
+    Row("stage1_short", "short stage 1, to compare with", "gsp_tiny", (_SHORT1,)),
+    Row("stage1_no_cross", "without the cross-view splatting", "gsp_tiny", ("gsp.cross_weight=0", _SHORT1)),
+    Row("stage1_no_mask", "without its overlap mask", "gsp_tiny", ("gsp.mask_overlap=false", _SHORT1)),
+    Row("stage1_calibrated", "cameras as calibrated, not placed by motion", "gsp_tiny",
+        ("gsp.place_by_motion=false", _SHORT1)),
+    Row("stage1_no_hints", "without depth hints", "gsp_tiny", ("gsp.hints.weight=0", _SHORT1)),
+    Row("stage1_no_ground", "from a constant depth, not the ground's", "gsp_tiny",
+        ("model.depth.ground=0", "model.depth.first=10", _SHORT1)),
+    Row("stage2", "stage 2 with learned ego motion", "gsv_tiny", after="stage1"),
+    Row("stage2_true_pose", "stage 2, true ego motion", "gsv_tiny", ("gsv.ego_motion=sensor",), after="stage1"),
+    Row("stage2_short", "short stage 2, to compare with", "gsv_tiny", (_SHORT2,), after="stage1"),
+    Row("stage2_no_surface", "without the surface term", "gsv_tiny", ("gsv.surface=0", _SHORT2), after="stage1"),
+    Row("volume", "by volume rendering", "gsv_tiny", ("gsv.renderer=volume", _SHORT2), after="stage1"),
+    Row("joint", "joint one-stage training, from scratch", "gsv_tiny", ("gsv.ego_motion=joint", "steps=600")),
 )
 # fmt: on
 

@@ -30,6 +30,9 @@ from gaussianocc_core.training.hints import HintSettings, find_hints
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 from gaussianocc_core.types import Cameras, Gaussians
 
+_TERMS = ("temporal", "smooth", "anchor", "hints", "cross")  # of the loss
+_ABOUT_THE_PLANE = 0.25  # difference of log depths
+_FARTHEST = 1e-3  # 1/m
 CALIBRATIONS_KEPT = 8  # what follows from them: one rig, mirrored, in a few data sets
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -48,6 +51,10 @@ class GspConfig:
     place_by_motion: bool = True
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
     hints: HintSettings = field(default_factory=HintSettings)
+    # Depth and motion may shrink together; over time nothing resists. The height of the cameras over the ground does:
+    # motion must explain the ground at its own depth too. Without effect where `model.depth.ground` is 0 (published).
+    anchor_weight: float = 1.0
+    anchor: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15, levels=2))
     smoothness: float = 1e-3
     # Fresh weights explain two frames best by no motion and endless depth, and stay there. For this share of the run
     # only motion is learnt, against the depth that fresh weights say; where that is the ground's, the rest does not
@@ -104,6 +111,10 @@ class Gsp(nn.Module):
             if not learning_motion:
                 smooth = losses.sum_of_means(losses.smoothness(depth, colours[b, 0]))
                 parts["smooth"] = config.smoothness * smooth
+                if config.anchor_weight and self.depth_net.head.ground and not refining:
+                    parts["anchor"] = config.anchor_weight * self._anchor_error(
+                        colours[b], depth.detach(), cameras, T_other_cam, batch.valid[b]
+                    )
                 if config.hints.weight:
                     parts["hints"] = config.hints.weight * self._hint_error(
                         colours[b], depth, cameras, T_other_cam.detach(), batch.valid[b]
@@ -116,7 +127,7 @@ class Gsp(nn.Module):
             parts["moved"] = moved
             for name, value in parts.items():
                 named[name] = named.get(name, 0.0) + value / len(batch)
-        named["total"] = torch.stack([named[name] for name in ("temporal", "smooth", "hints", "cross") if name in named]).sum()
+        named["total"] = torch.stack([named[name] for name in _TERMS if name in named]).sum()
         named["scale"] = self.log_scale.detach().exp()
         named["speed"] = T_target_now[:, STEPS.index(1), :3, 3].norm(dim=-1).mean().detach()  # m per frame
         return named
@@ -130,6 +141,23 @@ class Gsp(nn.Module):
         with network_precision(images.device, self.precision):
             prediction = predict_depth(self.depth_net, images, cameras)
         return DepthPrediction(prediction.depth.float() * self.log_scale.exp(), prediction.scale.float())
+
+    def _anchor_error(
+        self,
+        colours: Float[Tensor, "T N 3 H W"],
+        depth: Float[Tensor, "N H W"],
+        cameras: Cameras,
+        T_other_cam: Float[Tensor, "S N 4 4"],
+        valid: Bool[Tensor, "N H W"],
+    ) -> Float[Tensor, ""]:
+        """Temporal error of the plane of the ground, where the network says about as much: it teaches motion alone."""
+        plane = self._plane(cameras)
+        ground = self._meets_ground(cameras) & ((depth * plane).log().abs() < _ABOUT_THE_PLANE)
+        error, _ = temporal_error(
+            colours[0], colours[1:], 1.0 / plane.clamp(min=_FARTHEST), cameras.intrinsics, T_other_cam, valid & ground,
+            self.config.anchor,
+        )  # fmt: skip
+        return error
 
     def _hint_error(
         self,

@@ -60,6 +60,7 @@ class GsvConfig:
     # Cross-entropy of the voxels' opacity with what the depth head sees to be occupied and free; published: no such term
     surface: float = 0.3
     occupied_weight: float = 3.0  # of an occupied voxel in it, of which there are one in twenty
+    thickness: float = 1.0  # m behind what stands up that count as occupied too, half as much; 0: the surface alone
     background_depth: float = 80.0  # m, of what rays find that leave the lattice; 0: nothing (published)
     background_logit: float = 5.0  # of free space there
 
@@ -186,11 +187,11 @@ class Gsv(nn.Module):
         self, field: OccupancyField, inv_depth: Float[Tensor, "N h w"], corners: LiftPlan
     ) -> Float[Tensor, ""]:
         """Cross-entropy of the opacity of the grid's voxels with what the depth head sees there (`surfaces`)."""
-        occupied, free = find_surfaces(inv_depth, corners)
+        occupied, filled, free = find_surfaces(inv_depth, corners, self.config.thickness)
         free_logits = self.model.sample_grid(OccupancyField(field.logits[:, -1:]), self.grid)[0, 0]
-        weights = self.config.occupied_weight * occupied + free
+        weights = self.config.occupied_weight * (occupied + 0.5 * filled) + free
         known = weights > 0
-        error = losses.opacity_cross_entropy(free_logits[known], (~occupied[known]).long(), free=1)
+        error = losses.opacity_cross_entropy(free_logits[known], free[known].long(), free=1)
         return losses.weighted_mean(error * weights[known], weights[known])
 
     def _semantic(

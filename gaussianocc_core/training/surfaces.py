@@ -8,6 +8,8 @@ crosses each voxel or does not.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,36 +29,59 @@ def plan_surfaces(cameras: Cameras, grid: VoxelGrid, valid: Bool[Tensor, "N H W"
     valid: of the cameras' size, false where a camera sees the robot itself.
     """
     axes = [grid.origin[axis] + np.arange(grid.shape[axis] + 1) * grid.voxel_size for axis in range(3)]
-    corners = torch.stack(
-        torch.meshgrid(*(torch.from_numpy(each).float() for each in axes), indexing="ij"), dim=-1
-    )
+    corners = torch.stack(torch.meshgrid(*(torch.from_numpy(each).float() for each in axes), indexing="ij"), dim=-1)
     return plan_lift(cameras, corners.to(cameras.intrinsics.device), valid)
 
 
-@torch.no_grad()
-def find_surfaces(
-    inv_depth: Float[Tensor, "N h w"], plan: LiftPlan
-) -> tuple[Bool[Tensor, "X Y Z"], Bool[Tensor, "X Y Z"]]:
-    """Voxels that the surface passes, and voxels in front of it; all others lie behind it, or no camera sees them whole.
+class Surfaces(NamedTuple):
+    """Voxels of a grid; all others lie behind the surface, or no camera sees them whole."""
 
-    inv_depth: 1/m, over the whole images that the plan is of. A voxel is passed if some of its corners lie in front of
-    the surface that their pixels show and some behind: exact for planes at any slant, where a distance along the ray
-    says little. Corners on pixels where depth jumps say nothing, nor do those that cameras disagree about.
+    occupied: Bool[Tensor, "X Y Z"]  # the surface passes
+    filled: Bool[Tensor, "X Y Z"]  # just behind a surface that stands above the base plane
+    free: Bool[Tensor, "X Y Z"]  # in front
+
+
+@torch.no_grad()
+def find_surfaces(inv_depth: Float[Tensor, "N h w"], plan: LiftPlan, thickness: float = 0.0) -> Surfaces:
+    """What N depth images say of the voxels whose corners the plan is of.
+
+    inv_depth: 1/m, over the whole images of the plan. A voxel is passed if some of its corners lie in front of the
+    surface that their pixels show and some behind: exact for planes at any slant, where a distance along the ray says
+    little. Corners on pixels where depth jumps are in front of what is nearest there or say nothing, and so do those
+    that cameras disagree about.
+
+    thickness: m behind a surface that are filled, for voxels above z = 0: what stands on the ground is solid, and no
+    camera sees how far. Ground is not filled: it would lie below z = 0.
     """
     jumps, nearest = _find_jumps(inv_depth), F.max_pool2d(inv_depth[:, None], 3, stride=1, padding=1)[:, 0]
-    votes = inv_depth.new_zeros(plan.weight.numel())  # cameras that see the corner behind, less those before
+    votes = inv_depth.new_zeros(plan.weight.numel(), 2)  # cameras that see the corner behind, less those before; near
     for n, index in enumerate(plan.points):
         where = plan.positions[n].to(inv_depth.dtype)[None, None]
         maps = torch.stack([inv_depth[n], nearest[n], jumps[n].to(inv_depth.dtype)])[None]
         surface, near, jump = F.grid_sample(maps, where, padding_mode="border", align_corners=False)[0, :, 0]
         depth = plan.depths[n].to(inv_depth.dtype)
         behind = torch.where(jump > 0, -(depth * near < 1.0).to(depth.dtype), torch.sign(depth * surface - 1.0))
-        votes.index_add_(0, index, behind)
-    side = votes.sign().view(1, 1, *plan.weight.shape)
-    known = -F.max_pool3d(-side.abs(), 2, stride=1)[0, 0] > 0
-    some_behind = F.max_pool3d(side, 2, stride=1)[0, 0] > 0
-    some_before = F.max_pool3d(-side, 2, stride=1)[0, 0] > 0
-    return known & some_behind & some_before, known & ~some_behind
+        close = (behind > 0) & (depth - 1.0 / surface < thickness)
+        votes.index_add_(0, index, torch.stack([behind, close.to(depth.dtype)], dim=1))
+    side, close = votes.sign().T.unflatten(1, plan.weight.shape)[:, None, None]
+    known = _in_all(side.abs())
+    some_behind, some_before = _in_any(side), _in_any(-side)
+    above = plan.places[:-1, :-1, :-1, 2] > 0
+    return Surfaces(
+        occupied=known & some_behind & some_before,
+        filled=known & ~some_before & _in_any(close) & above,
+        free=known & ~some_behind,
+    )
+
+
+def _in_any(corners: Float[Tensor, "1 1 X1 Y1 Z1"]) -> Bool[Tensor, "X Y Z"]:
+    """Voxels with a corner above 0."""
+    return F.max_pool3d(corners, 2, stride=1)[0, 0] > 0
+
+
+def _in_all(corners: Float[Tensor, "1 1 X1 Y1 Z1"]) -> Bool[Tensor, "X Y Z"]:
+    """Voxels with all corners above 0."""
+    return -F.max_pool3d(-corners, 2, stride=1)[0, 0] > 0
 
 
 def _find_jumps(inv_depth: Float[Tensor, "N h w"]) -> Bool[Tensor, "N h w"]:

@@ -39,7 +39,8 @@ def ground(hit):
 
 def test_level_ground_is_one_layer_of_voxels():
     cameras = rig()
-    occupied, free = find_surfaces(ray_depth(cameras, [(2, 0.0, ground)]), plan_surfaces(cameras, GRID))
+    occupied, filled, free = find_surfaces(ray_depth(cameras, [(2, 0.0, ground)]), plan_surfaces(cameras, GRID), 1.0)
+    assert not filled.any()
     layer = 2  # -0.25 to 0.25 m
     assert occupied[..., layer].float().mean() > 0.6  # the rest lies under the cameras or is seen by none in whole
     assert not occupied[..., :layer].any() and not occupied[..., layer + 1 :].any()
@@ -54,7 +55,7 @@ def test_a_wall_is_one_voxel_thick_and_what_is_behind_it_stays_unsaid():
         return (hit[..., 1].abs() < 4) & (hit[..., 2] < 2)
 
     inv_depth = ray_depth(cameras, [(2, 0.0, ground), (0, 7.2, wall)])
-    occupied, free = find_surfaces(inv_depth, plan_surfaces(cameras, GRID))
+    occupied, filled, free = find_surfaces(inv_depth, plan_surfaces(cameras, GRID), thickness=1.0)
     x, y, z = (voxels.axis_centers(GRID, axis) for axis in range(3))
     at, middle = int(np.abs(x - 7.25).argmin()), np.abs(y) < 2
     above = (z > 0.5) & (z < 1.5)
@@ -64,6 +65,9 @@ def test_a_wall_is_one_voxel_thick_and_what_is_behind_it_stays_unsaid():
     before = (x > 4) & (x < 6.5)
     assert free[before][:, middle][:, :, above].float().mean() > 0.9
     assert not free[at + 1 :, middle][:, :, above].any()
+    solid = filled[:, middle][:, :, above]
+    assert solid[at + 1 : at + 3].float().mean() > 0.9  # a voxel that a corner of lies within a metre
+    assert not solid[: at + 1].any() and not solid[at + 3 :].any()
 
 
 def test_pixels_of_the_robot_itself_say_nothing():
@@ -71,7 +75,7 @@ def test_pixels_of_the_robot_itself_say_nothing():
     valid = torch.zeros(1, H, W, dtype=torch.bool)
     valid[:, :, : W // 2] = True  # the left half, y > 0
     inv_depth = ray_depth(cameras, [(2, 0.0, ground)])
-    occupied, free = find_surfaces(inv_depth, plan_surfaces(cameras, GRID, valid))
+    occupied, _, free = find_surfaces(inv_depth, plan_surfaces(cameras, GRID, valid))
     left = voxels.axis_centers(GRID, 1) > 0
     assert occupied[:, left].any() and free[:, left].any()
     assert not occupied[:, ~left].any() and not free[:, ~left].any()
@@ -80,7 +84,7 @@ def test_pixels_of_the_robot_itself_say_nothing():
 def test_cameras_that_disagree_say_nothing():
     cameras = rig(yaws=(0.0, 0.0))
     near, far = ray_depth(cameras, [(0, 5.0, ground)]), ray_depth(cameras, [(0, 9.0, ground)])
-    occupied, free = find_surfaces(torch.stack([near[0], far[0]]), plan_surfaces(cameras, GRID))
+    occupied, _, free = find_surfaces(torch.stack([near[0], far[0]]), plan_surfaces(cameras, GRID))
     x = voxels.axis_centers(GRID, 0)
     between = (x > 5.6) & (x < 8.4)
     assert not occupied[between].any() and not free[between].any()

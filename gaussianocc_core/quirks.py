@@ -11,7 +11,7 @@ what went wrong around the networks (spec section m), such as batch norms of fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gaussianocc_core.geometry.cameras import PIXEL_CENTER
 from gaussianocc_core.models.lifting import OUR_LIFT, PUBLISHED_LIFT, LiftConstants
@@ -19,6 +19,9 @@ from gaussianocc_core.rendering.geometry import GSPLAT, RasterConstants
 from gaussianocc_core.rendering.geometry import PUBLISHED as PUBLISHED_RASTER
 from gaussianocc_core.rendering.volume import DEFAULT_MARCH, PUBLISHED_PROB, MarchSettings
 
+# The least blur that still covers the gaps between pixel centres. gsplat's 0.3 px^2 is half a pixel in standard
+# deviation: in an image of 88 pixels the road 28 m away then ends 0.2 m above itself, 7 m too near.
+OUR_RASTER = replace(GSPLAT, blur=0.05)
 HALF_SPACES = ("+x", "-x", "+y", "-y")
 
 
@@ -29,7 +32,7 @@ class Quirks:
     # Spec b: sampling misaligned by up to half a feature pixel, zero padding, camera mean per channel over non-zeros.
     lift: LiftConstants = OUR_LIFT
     # Spec e: vertical size of footprints from the horizontal field of view, and where that rasteriser is not gsplat.
-    raster: RasterConstants = GSPLAT
+    raster: RasterConstants = OUR_RASTER
     # Spec c.3: only the first so many hourglasses add the skip from the input; None: all. Published: 2 of 3.
     skipping_hourglasses: int | None = None
     # Spec e.7: rendered depth divided by alpha; published: accumulated only, so too near where a surface is thin.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from dataclasses import replace
 
 import torch
 
@@ -19,8 +20,8 @@ _CHUNK = 32
 
 def why_not(constants: RasterConstants = GSPLAT) -> str:
     """Why gsplat cannot run here, and what to do about it; empty if it can."""
-    if constants != GSPLAT:
-        return "gsplat renders with its own constants only; use backend='cpu' for others"
+    if replace(constants, blur=GSPLAT.blur) != GSPLAT:
+        return "gsplat renders with its own constants only, but for the blur; use backend='cpu' for others"
     if not torch.cuda.is_available():
         return "gsplat needs a CUDA device, and torch sees none; use backend='cpu'"
     if importlib.util.find_spec("gsplat") is None:

@@ -22,11 +22,11 @@ from gaussianocc_core.data.training import Batch
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.overlap import OverlapSettings, overlap_masks, overlapping_pairs
-from gaussianocc_core.geometry.warp import interpolate_depth, resize_depth
+from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, predict_depth
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet, camera_motions
 from gaussianocc_core.rendering.rasterize import rasterize
-from gaussianocc_core.training.hints import HintSettings, find_hints
+from gaussianocc_core.training.hints import HintSettings, hint_error
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 from gaussianocc_core.types import Cameras, Gaussians
 
@@ -116,9 +116,10 @@ class Gsp(nn.Module):
                         colours[b], depth.detach(), cameras, T_other_cam, batch.valid[b]
                     )
                 if config.hints.weight:
-                    parts["hints"] = config.hints.weight * self._hint_error(
-                        colours[b], depth, cameras, T_other_cam.detach(), batch.valid[b]
-                    )
+                    parts["hints"] = hint_error(
+                        colours[b, 0], colours[b, 1:], depth, ground_plane(cameras) if self.depth_net.head.ground else None,
+                        cameras.intrinsics, T_other_cam, batch.valid[b], config.hints, config.temporal,
+                    )  # fmt: skip
             if config.cross_weight and not (learning_motion or refining):
                 parts["cross"] = config.cross_weight * self.cross_view(
                     colours[b, 0], prediction.depth[b], prediction.scale[b], cameras, batch.valid[b],
@@ -151,7 +152,7 @@ class Gsp(nn.Module):
         valid: Bool[Tensor, "N H W"],
     ) -> Float[Tensor, ""]:
         """Temporal error of the plane of the ground, where the network says about as much: it teaches motion alone."""
-        plane = self._plane(cameras)
+        plane = ground_plane(cameras)
         ground = self._meets_ground(cameras) & ((depth * plane).log().abs() < _ABOUT_THE_PLANE)
         error, _ = temporal_error(
             colours[0], colours[1:], 1.0 / plane.clamp(min=_FARTHEST), cameras.intrinsics, T_other_cam, valid & ground,
@@ -159,32 +160,10 @@ class Gsp(nn.Module):
         )  # fmt: skip
         return error
 
-    def _hint_error(
-        self,
-        colours: Float[Tensor, "T N 3 H W"],
-        depth: Float[Tensor, "N H W"],
-        cameras: Cameras,
-        T_other_cam: Float[Tensor, "S N 4 4"],
-        valid: Bool[Tensor, "N H W"],
-    ) -> Float[Tensor, ""]:
-        """Mean over all pixels of the difference in log depth to the hints that are believed."""
-        ground = self._plane(cameras) if self.depth_net.head.ground else None
-        hints, believed = find_hints(
-            colours[0], colours[1:], depth.detach(), ground, cameras.intrinsics, T_other_cam, valid,
-            self.config.hints, self.config.temporal,
-        )  # fmt: skip
-        small = interpolate_depth(depth, *hints.shape[-2:])
-        return ((small.log() - hints.log()).abs() * believed).mean()
-
-    def _plane(self, cameras: Cameras) -> Float[Tensor, "N H W"]:
-        """Inverse depth of the plane z = 0 of the ego frame, 1/m."""
-        size = cameras.width[0], cameras.height[0]
-        return camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
-
     def _meets_ground(self, cameras: Cameras) -> Bool[Tensor, "N H W"] | bool:
         """Pixels of which fresh weights say what they know, the plane's depth, well within their farthest."""
         head = self.depth_net.head
-        return self._plane(cameras) / head.ground > 2.0 * head.first_inv_depth if head.ground else True
+        return ground_plane(cameras) / head.ground > 2.0 * head.first_inv_depth if head.ground else True
 
     def ego_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:
         """Points of the ego frame now in the ego frame at each neighbour (metres)."""
@@ -344,6 +323,12 @@ def batch_element(cameras: Cameras, index: int) -> Cameras:
 def calibration_key(cameras: Cameras) -> bytes:
     """Equal for equal intrinsics and extrinsics."""
     return torch.cat([cameras.intrinsics.flatten(), cameras.T_ego_cam.flatten()]).cpu().numpy().tobytes()
+
+
+def ground_plane(cameras: Cameras) -> Float[Tensor, "N H W"]:
+    """Inverse depth of the plane z = 0 of the ego frame, 1/m."""
+    size = cameras.width[0], cameras.height[0]
+    return camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
 
 
 def pixel_gaussians(

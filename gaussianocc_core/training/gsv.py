@@ -30,9 +30,11 @@ from gaussianocc_core.training.gsp import (
     CALIBRATIONS_KEPT,
     batch_element,
     calibration_key,
+    ground_plane,
     network_precision,
     predict_ego_motion,
 )
+from gaussianocc_core.training.hints import HintSettings, hint_error
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.training.surfaces import find_surfaces, plan_surfaces
 from gaussianocc_core.types import Cameras, OccupancyField, RenderedViews, VoxelGrid
@@ -57,6 +59,8 @@ class GsvConfig:
     entropy: float = 0.1  # on the Gaussians' opacities; without labels always 0 (it would win)
     variation: float = 0.002  # of all logits; published: 0.1; without labels always 0
     head: float = 1.0  # weight of the same photometric error on the depth head, where the model has one
+    hints: HintSettings = field(default_factory=HintSettings)  # of the depth head, with the weight above
+    agreement: float = 0.1  # difference of log depths, rendered and the depth head's; published: no such term
     # Cross-entropy of the voxels' opacity with what the depth head sees to be occupied and free; published: no such term
     surface: float = 0.3
     occupied_weight: float = 3.0  # of an occupied voxel in it, of which there are one in twenty
@@ -124,7 +128,7 @@ class Gsv(nn.Module):
             named["entropy"] = config.entropy * losses.opacity_entropy(opacities).mean()
             variation = losses.sum_of_means(losses.total_variation(field.logits)) / 3
             named["variation"] = config.variation * variation
-        added = ("photometric", "smooth", "semantic", "entropy", "variation", "head", "surface")
+        added = ("photometric", "smooth", "semantic", "entropy", "variation", "head", "agreement", "surface")
         named["total"] = torch.stack([named[name] for name in added if name in named]).sum()
         return named
 
@@ -164,7 +168,17 @@ class Gsv(nn.Module):
         if head_depth is not None and config.head:
             full = interpolate_depth(head_depth, height, width)
             smooth = losses.sum_of_means(losses.smoothness(full, colours[0]))
-            named["head"] = config.head * (carried(full)[0] + config.smoothness * smooth)
+            error = carried(full)[0] + config.smoothness * smooth
+            if config.hints.weight:
+                ground = ground_plane(cameras) if self.model.depth_head.ground else None
+                error = error + hint_error(colours[0], colours[1:], full, ground, cameras.intrinsics, T_other_cam,
+                                           batch.valid[b], config.hints, config.photometric)  # fmt: skip
+            named["head"] = config.head * error
+            if config.agreement:
+                seen = batch.valid[b].to(depth.dtype)
+                named["agreement"] = config.agreement * losses.weighted_mean(
+                    (depth.log() - full.detach().log()).abs() * seen, seen
+                )
         if inv_depth is not None and plans.corners is not None:
             named["surface"] = config.surface * self._surface(one, inv_depth.detach(), plans.corners)
         if batch.semantics is not None:

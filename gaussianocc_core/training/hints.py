@@ -23,6 +23,7 @@ from gaussianocc_core.training.photometric import Photometric, reduce_images, sh
 
 
 _FARTHEST_GROUND = 1.0 / 60.0  # 1/m
+_WINDOW = 5  # px, over which errors are averaged before hypotheses compete
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,25 @@ class HintSettings:
     def __post_init__(self) -> None:
         if self.weight < 0 or self.nearest <= 0 or self.hypotheses < 1 or self.halvings < 0:
             raise ValueError("hints: expected weight >= 0, nearest > 0, hypotheses >= 1, halvings >= 0")
+
+
+def hint_error(
+    now: Float[Tensor, "N 3 H W"],
+    around: Float[Tensor, "S N 3 H W"],
+    depth: Float[Tensor, "N H W"],
+    ground: Float[Tensor, "N H W"] | None,
+    intrinsics: Float[Tensor, "N 3 3"],
+    T_other_cam: Float[Tensor, "S N 4 4"],
+    valid: Bool[Tensor, "N H W"],
+    settings: HintSettings,
+    photometric: Photometric,
+) -> Float[Tensor, ""]:
+    """Weighted mean over all pixels of the difference in log depth to the hints that are believed; `find_hints`."""
+    hints, believed = find_hints(
+        now, around, depth.detach(), ground, intrinsics, T_other_cam.detach(), valid, settings, photometric
+    )
+    small = warp.interpolate_depth(depth, *hints.shape[-2:])
+    return settings.weight * ((small.log() - hints.log()).abs() * believed).mean()
 
 
 @torch.no_grad()
@@ -69,7 +89,7 @@ def find_hints(
 
     def error_of(images: Float[Tensor, "SN 3 h w"]) -> Float[Tensor, "N h w"]:
         each = losses.photometric_error(images, targets, photometric.ssim_weight, photometric.l1_weight)
-        return F.avg_pool2d(each.unflatten(0, (steps, -1)).amin(dim=0)[:, None], 3, 1, 1, False, False)[:, 0]
+        return F.avg_pool2d(each.unflatten(0, (steps, -1)).amin(dim=0)[:, None], _WINDOW, 1, _WINDOW // 2, False, False)[:, 0]
 
     def error_at(z: Float[Tensor, "N h w"]) -> Float[Tensor, "N h w"]:
         pixels, _ = warp.reproject(z.repeat(steps, 1, 1), K, motions, K)

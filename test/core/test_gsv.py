@@ -118,7 +118,7 @@ def test_every_kind_of_decoder_trains(kind, surface):
 def test_both_renderers_train_with_the_same_losses(renderer):
     gsv = stage(renderer=renderer)
     named = gsv(made_up_batch())
-    parts = ("photometric", "smooth", "semantic", "entropy", "variation", "head", "surface")
+    parts = ("photometric", "smooth", "semantic", "entropy", "variation", "head", "agreement", "surface")
     torch.testing.assert_close(named["total"], sum(named[name] for name in parts))
     named["total"].backward()
     assert gsv.model.voxel_decoder.leave.weight.grad.abs().sum() > 0

@@ -197,3 +197,8 @@ def test_gsplat_gradients_equal_the_cpu_rasterisers(gsplat_on_cuda):
         found.append([g.cpu() for g in gradients[:-1]] + [gradients[-1][:, :3, 3].cpu()])
     for name, a, b in zip([*NAMES, "translation"], *found, strict=True):
         assert (a - b).norm() < 1e-3 * a.norm(), name
+
+
+def test_gsplat_serves_any_blur_and_no_other_constants():
+    assert "constants" not in gpu.why_not(dataclasses.replace(GSPLAT, blur=0.05))
+    assert "constants" in gpu.why_not(dataclasses.replace(GSPLAT, blur=0.05, extent=3.0))

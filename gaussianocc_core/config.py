@@ -77,6 +77,9 @@ class DepthConfig:
     # Fresh weights say the plane z = 0 of the ego frame, this factor times as far; 0: without the plane. A robot's base
     # frame lies near the ground, so training starts from nearly the right scale. Published: 0.
     ground: float = 1.0
+    # Whether that plane is the ground to a few percent of the cameras' height, so that it has the scale. False: a base
+    # frame at axle height, say; then only the overlaps of the cameras have it.
+    metric_ground: bool = True
     max_scale: float = 0.05  # m, standard deviation of a pixel's Gaussian; published: 0.02, at 224 x 352
 
 

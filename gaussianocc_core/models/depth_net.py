@@ -40,9 +40,11 @@ class DepthHead(nn.Module):
         first_depth: float,
         max_scale: float,
         ground: float = 0.0,
+        metric_ground: bool = True,
     ) -> None:
         """depth_range: m, nearest and farthest; first_depth: m, what fresh weights say, or with ground the farthest
-        they say; ground: factor on the depth of the ground plane that they say, 0: without it."""
+        they say; ground: factor on the depth of the ground plane that they say, 0: without it; metric_ground: whether
+        the ground is at that plane, for training."""
         super().__init__()
         near, far = depth_range
         if not 0 < near < first_depth < far:
@@ -53,6 +55,7 @@ class DepthHead(nn.Module):
         self.max_scale = max_scale
         self.first_inv_depth = 1.0 / first_depth
         self.ground = ground
+        self.metric_ground = metric_ground
         self.layers = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 2 * 4, 3, padding=1)
         )

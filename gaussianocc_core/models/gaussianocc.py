@@ -209,7 +209,10 @@ def build_image_encoder(config: ModelConfig) -> ImageEncoder:
 
 def build_depth_head(config: ModelConfig) -> DepthHead:
     depth = config.depth
-    return DepthHead(config.encoder.up_channels[1], (depth.near, depth.far), depth.first, depth.max_scale, depth.ground)
+    return DepthHead(
+        config.encoder.up_channels[1], (depth.near, depth.far), depth.first, depth.max_scale, depth.ground,
+        depth.metric_ground,
+    )  # fmt: skip
 
 
 def build_depth_net(config: ModelConfig) -> DepthNet:

@@ -13,6 +13,7 @@ from gaussianocc_core.types import Cameras, Lattice, RenderedViews
 
 _LEAST_DEPTH = 1e-6  # m, accumulated: where nothing is drawn
 
+
 def find_background(
     views: RenderedViews,
     cameras: Cameras,

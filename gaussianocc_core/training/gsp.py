@@ -23,7 +23,7 @@ from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.overlap import OverlapSettings, overlap_masks, overlapping_pairs
 from gaussianocc_core.geometry.warp import resize_depth
-from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, predict_depth
+from gaussianocc_core.models.depth_net import DepthHead, DepthNet, DepthPrediction, predict_depth
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet, camera_motions
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.training.hints import HintSettings, hint_error
@@ -111,14 +111,15 @@ class Gsp(nn.Module):
             if not learning_motion:
                 smooth = losses.sum_of_means(losses.smoothness(depth, colours[b, 0]))
                 parts["smooth"] = config.smoothness * smooth
-                if config.anchor_weight and self.depth_net.head.ground and not refining:
+                plane = ground_plane(self.depth_net.head, cameras, self.log_scale.detach().exp())
+                if config.anchor_weight and plane is not None and not refining:
                     parts["anchor"] = config.anchor_weight * self._anchor_error(
-                        colours[b], depth.detach(), cameras, T_other_cam, batch.valid[b]
+                        colours[b], depth.detach(), plane, cameras, T_other_cam, batch.valid[b]
                     )
                 if config.hints.weight:
                     parts["hints"] = hint_error(
-                        colours[b, 0], colours[b, 1:], depth, ground_plane(cameras) if self.depth_net.head.ground else None,
-                        cameras.intrinsics, T_other_cam, batch.valid[b], config.hints, config.temporal,
+                        colours[b, 0], colours[b, 1:], depth, plane, cameras.intrinsics, T_other_cam, batch.valid[b],
+                        config.hints, config.temporal,
                     )  # fmt: skip
             if config.cross_weight and not (learning_motion or refining):
                 parts["cross"] = config.cross_weight * self.cross_view(
@@ -147,12 +148,12 @@ class Gsp(nn.Module):
         self,
         colours: Float[Tensor, "T N 3 H W"],
         depth: Float[Tensor, "N H W"],
+        plane: Float[Tensor, "N H W"],
         cameras: Cameras,
         T_other_cam: Float[Tensor, "S N 4 4"],
         valid: Bool[Tensor, "N H W"],
     ) -> Float[Tensor, ""]:
         """Temporal error of the plane of the ground, where the network says about as much: it teaches motion alone."""
-        plane = ground_plane(cameras)
         ground = self._meets_ground(cameras) & ((depth * plane).log().abs() < _ABOUT_THE_PLANE)
         error, _ = temporal_error(
             colours[0], colours[1:], 1.0 / plane.clamp(min=_FARTHEST), cameras.intrinsics, T_other_cam, valid & ground,
@@ -163,7 +164,8 @@ class Gsp(nn.Module):
     def _meets_ground(self, cameras: Cameras) -> Bool[Tensor, "N H W"] | bool:
         """Pixels of which fresh weights say what they know, the plane's depth, well within their farthest."""
         head = self.depth_net.head
-        return ground_plane(cameras) / head.ground > 2.0 * head.first_inv_depth if head.ground else True
+        plane = ground_plane(head, cameras)
+        return plane > 2.0 * head.first_inv_depth if plane is not None else True
 
     def ego_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:
         """Points of the ego frame now in the ego frame at each neighbour (metres)."""
@@ -244,7 +246,7 @@ class Gsp(nn.Module):
         return losses.weighted_mean(error * valid, valid.to(error.dtype))
 
     def _overlap(self, cameras: Cameras) -> Bool[Tensor, "N N H W"]:
-        """Masks of this calibration; they follow from it alone, so they are made once. A mirrored rig is another one."""
+        """Masks of this calibration; they follow from it alone, so they are made once; a mirrored rig is another."""
         key = calibration_key(cameras)
         if key not in self._masks:
             if len(self._masks) >= CALIBRATIONS_KEPT:
@@ -325,10 +327,18 @@ def calibration_key(cameras: Cameras) -> bytes:
     return torch.cat([cameras.intrinsics.flatten(), cameras.T_ego_cam.flatten()]).cpu().numpy().tobytes()
 
 
-def ground_plane(cameras: Cameras) -> Float[Tensor, "N H W"]:
-    """Inverse depth of the plane z = 0 of the ego frame, 1/m."""
+def ground_plane(
+    head: DepthHead | None, cameras: Cameras, scale: Tensor | float = 1.0
+) -> Float[Tensor, "N H W"] | None:
+    """Inverse depth (1/m) of the ground where the head starts from it.
+
+    scale: learnt factor on what the head says; of no effect where the plane has a scale of its own.
+    """
+    if head is None or not head.ground:
+        return None
     size = cameras.width[0], cameras.height[0]
-    return camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
+    plane = camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
+    return plane if head.metric_ground else plane / (head.ground * scale)
 
 
 def pixel_gaussians(

@@ -61,8 +61,7 @@ class GsvConfig:
     head: float = 1.0  # weight of the same photometric error on the depth head, where the model has one
     hints: HintSettings = field(default_factory=HintSettings)  # of the depth head, with the weight above
     agreement: float = 0.1  # difference of log depths, rendered and the depth head's; published: no such term
-    # Cross-entropy of the voxels' opacity with what the depth head sees to be occupied and free; published: no such term
-    surface: float = 0.3
+    surface: float = 0.3  # cross-entropy of opacity with what the depth head sees to be occupied, free; published: none
     occupied_weight: float = 3.0  # of an occupied voxel in it, of which there are one in twenty
     thickness: float = 1.0  # m behind what stands up that count as occupied too, half as much; 0: the surface alone
     background_depth: float = 80.0  # m, of what rays find that leave the lattice; 0: nothing (published)
@@ -150,7 +149,9 @@ class Gsv(nn.Module):
         views = self.render(one, small, plans.splat)
         inside, background = self._behind(views, small, head_depth)
         depth = compose_depth(views, background)
-        depth = interpolate_depth(depth, height, width) if config.background_depth else resize_depth(depth, height, width)
+        depth = (
+            interpolate_depth(depth, height, width) if config.background_depth else resize_depth(depth, height, width)
+        )
         T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now])
         center = self.model.quirks.warp_pixel_center
 
@@ -170,9 +171,10 @@ class Gsv(nn.Module):
             smooth = losses.sum_of_means(losses.smoothness(full, colours[0]))
             error = carried(full)[0] + config.smoothness * smooth
             if config.hints.weight:
-                ground = ground_plane(cameras) if self.model.depth_head.ground else None
-                error = error + hint_error(colours[0], colours[1:], full, ground, cameras.intrinsics, T_other_cam,
-                                           batch.valid[b], config.hints, config.photometric)  # fmt: skip
+                error = error + hint_error(
+                    colours[0], colours[1:], full, ground_plane(self.model.depth_head, cameras), cameras.intrinsics,
+                    T_other_cam, batch.valid[b], config.hints, config.photometric,
+                )  # fmt: skip
             named["head"] = config.head * error
             if config.agreement:
                 seen = batch.valid[b].to(depth.dtype)

@@ -21,7 +21,6 @@ from gaussianocc_core.geometry import warp
 from gaussianocc_core.geometry.cameras import scale_intrinsics
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask
 
-
 _FARTHEST_GROUND = 1.0 / 60.0  # 1/m
 _WINDOW = 5  # px, over which errors are averaged before hypotheses compete
 
@@ -89,7 +88,9 @@ def find_hints(
 
     def error_of(images: Float[Tensor, "SN 3 h w"]) -> Float[Tensor, "N h w"]:
         each = losses.photometric_error(images, targets, photometric.ssim_weight, photometric.l1_weight)
-        return F.avg_pool2d(each.unflatten(0, (steps, -1)).amin(dim=0)[:, None], _WINDOW, 1, _WINDOW // 2, False, False)[:, 0]
+        return F.avg_pool2d(
+            each.unflatten(0, (steps, -1)).amin(dim=0)[:, None], _WINDOW, 1, _WINDOW // 2, False, False
+        )[:, 0]
 
     def error_at(z: Float[Tensor, "N h w"]) -> Float[Tensor, "N h w"]:
         pixels, _ = warp.reproject(z.repeat(steps, 1, 1), K, motions, K)

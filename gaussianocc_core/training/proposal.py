@@ -19,6 +19,8 @@ from gaussianocc_core.data.inspection import Inspection
 from gaussianocc_core.data.training import TrainingSet
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.training.config import TrainConfig
+from gaussianocc_core.training.gsv import GsvConfig
+from gaussianocc_core.training.hints import HintSettings
 from gaussianocc_core.training.stages import build_stage
 
 _VOXELS = 100  # from the middle of the grid to its side
@@ -62,6 +64,8 @@ def propose(
             "near": round(max(0.1, factor * defaults.depth.near), 3),
             "far": round(factor * defaults.depth.far, 2),
             "first": round(factor * defaults.depth.first, 2),
+            # A robot's base frame may lie at its axles; where cameras overlap, they know the scale themselves.
+            "metric_ground": not found.overlaps,
         },
     }
     overlap = {"near": max(0.3, round(factor, 2)), "far": round(factor * 80.0, 1)}
@@ -76,8 +80,13 @@ def propose(
     data: dict[str, Any] = {"bag": bag, "masks": masks, "max_gap": round(max(0.7, 1.5 * config.neighbour_time), 2)}
     steps = int(np.clip(_EPOCHS * samples, _LEAST_STEPS, _MOST_STEPS))
     rates = {"learning_rate": 1.5e-3, "encoder_learning_rate": 1.5e-3}
-    gsp: dict[str, Any] = {"overlap": overlap}
-    gsv: dict[str, Any] = {"background_depth": round(2.0 * side, 1)}
+    hints = {"nearest": round(factor * HintSettings().nearest, 2)}
+    gsp: dict[str, Any] = {"overlap": overlap, "hints": hints}
+    gsv: dict[str, Any] = {
+        "background_depth": round(2.0 * side, 1),
+        "hints": hints,
+        "thickness": round(factor * GsvConfig().thickness, 2),
+    }
     if not found.overlaps:  # then only odometry knows the scale
         if found.motion is None:
             raise ConfigError(

@@ -179,7 +179,7 @@ def test_hints_correct_what_is_far_off_and_leave_what_is_right(street):
 
 @pytest.mark.medium
 def test_the_ground_is_a_hint_where_ground_is_seen(street):
-    images, depth, cameras, _ = street
+    _, depth, cameras, _ = street
     ground = camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, WIDTH, HEIGHT, stride=1)
     hints, believed, truth = hinted(street, depth * 0.6, ground)
     plane = (1.0 / ground.clamp(min=1e-3))[:, 1::2, 1::2]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from core.rigs import ring
 from core.test_models import SMALL
 
 from gaussianocc_core.data.training import Batch, ColourJitter
@@ -13,9 +14,9 @@ from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.models.depth_net import predict_depth
-from gaussianocc_core.models.gaussianocc import build_depth_net, build_pose_net
+from gaussianocc_core.models.gaussianocc import build_depth_head, build_depth_net, build_pose_net
 from gaussianocc_core.models.pose_net import camera_motions
-from gaussianocc_core.training.gsp import Gsp, GspConfig, pixel_gaussians
+from gaussianocc_core.training.gsp import Gsp, GspConfig, ground_plane, pixel_gaussians
 from gaussianocc_core.training.hints import HintSettings, find_hints
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 
@@ -189,6 +190,31 @@ def test_the_ground_is_a_hint_where_ground_is_seen(street):
     assert believed[road].float().mean() > 0.3
     wall = (plane / truth > 2.0) & (truth > 8.0)
     assert ((hints / plane - 1.0).abs()[wall & believed] > 0.1).float().mean() > 0.9
+
+
+@pytest.mark.medium
+def test_the_ground_knows_how_far_the_robot_went(street):
+    images, depth, cameras, motions = street
+    gsp = stage()
+    plane = ground_plane(gsp.depth_net.head, cameras)
+
+    def error(factor):
+        scaled = motions.clone()
+        scaled[:, :3, 3] *= factor
+        T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in scaled])
+        frames, valid = images[[1, 0, 2]], torch.ones_like(depth, dtype=torch.bool)
+        return float(gsp._anchor_error(frames, depth, plane, cameras, T_other_cam, valid))
+
+    assert error(1.0) < 0.9 * min(error(0.85), error(1.15))
+
+
+def test_a_ground_that_is_not_metric_follows_the_learnt_scale():
+    cameras = camera_geometry.resize(ring(), WIDTH, HEIGHT).to(dtype=torch.float32)
+    heads = [build_depth_head(replace(SMALL, depth=replace(SMALL.depth, ground=g, metric_ground=metric)))
+             for g, metric in ((1.0, True), (1.0, False), (0.0, False))]  # fmt: skip
+    metric, learnt, none = (ground_plane(head, cameras, scale=2.0) for head in heads)
+    torch.testing.assert_close(learnt, metric / 2.0)
+    assert none is None
 
 
 @pytest.mark.medium

@@ -9,7 +9,8 @@ Method: EWA splatting (Zwicker et al. 2001) with the local affine approximation 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -104,6 +105,26 @@ class SplatPlan:
 
     def __len__(self) -> int:
         return int(self.camera.shape[0])
+
+    def select(self, cameras: Sequence[int]) -> SplatPlan:
+        """The plan of some of the cameras, by index and in this order."""
+        ends = torch.searchsorted(self.camera, torch.arange(self.cameras + 1).to(self.camera)).tolist()
+        spans = [slice(ends[camera], ends[camera + 1]) for camera in cameras]
+        counts = torch.tensor([span.stop - span.start for span in spans], dtype=torch.long)
+
+        def take(values: Tensor) -> Tensor:
+            return torch.cat([values[span] for span in spans])
+
+        return replace(
+            self,
+            camera=torch.repeat_interleave(torch.arange(len(spans)), counts).to(self.camera),
+            gaussian=take(self.gaussian),
+            centers=take(self.centers),
+            conics=take(self.conics),
+            depth=take(self.depth),
+            spread=take(self.spread),
+            cameras=len(spans),
+        )
 
 
 def covariances(quats: Float[Tensor, "P 4"], scales: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3 3"]:

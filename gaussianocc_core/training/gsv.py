@@ -50,6 +50,7 @@ class GsvConfig:
     ego_motion: str = "learned"  # by the frozen first stage; "sensor": poses of the data set; "joint": learnt along
     renderer: str = "splat"  # or "volume": ray marching, the published `render_type: prob`
     start_from_first_stage: bool = True  # image encoder and depth head begin with the first stage's weights
+    cameras_per_step: int = 0  # rendered and compared, drawn anew for each sample; 0: all, as published
     render_height: int = 48  # of the rendered images, pixels; published: 180 of 384
     render_width: int = 88
     photometric: Photometric = field(default_factory=Photometric)
@@ -140,13 +141,15 @@ class Gsv(nn.Module):
         plans: _Plans,
         T_target_now: Float[Tensor, "S 4 4"],
     ) -> dict[str, Tensor]:
-        config, small = self.config, plans.small
-        cameras = batch_element(batch.cameras, b)
-        height, width = colours.shape[-2:]
+        config = self.config
         one = OccupancyField(field.logits[b : b + 1])
-        inv_depth = None if field.inv_depth is None else field.inv_depth[b]  # (N, h2, w2)
-        head_depth = None if inv_depth is None else 1.0 / inv_depth
-        views = self.render(one, small, plans.splat)
+        drawn = self._draw_cameras(len(plans.small))
+        cameras, small = (each.select(tuple(each.names[n] for n in drawn))
+                          for each in (batch_element(batch.cameras, b), plans.small))  # fmt: skip
+        colours, valid = colours[:, drawn], batch.valid[b, drawn]
+        height, width = colours.shape[-2:]
+        head_depth = None if field.inv_depth is None else 1.0 / field.inv_depth[b, drawn]  # (N, h2, w2)
+        views = self.render(one, small, None if plans.splat is None else plans.splat.select(drawn))
         inside, background = self._behind(views, small, head_depth)
         depth = compose_depth(views, background)
         depth = (
@@ -156,7 +159,7 @@ class Gsv(nn.Module):
         center = self.model.quirks.warp_pixel_center
 
         def carried(z: Tensor) -> tuple[Tensor, Tensor]:
-            return temporal_error(colours[0], colours[1:], z, cameras.intrinsics, T_other_cam, batch.valid[b],
+            return temporal_error(colours[0], colours[1:], z, cameras.intrinsics, T_other_cam, valid,
                                   config.photometric, center)  # fmt: skip
 
         error, moved = carried(depth)
@@ -173,19 +176,24 @@ class Gsv(nn.Module):
             if config.hints.weight:
                 error = error + hint_error(
                     colours[0], colours[1:], full, ground_plane(self.model.depth_head, cameras), cameras.intrinsics,
-                    T_other_cam, batch.valid[b], config.hints, config.photometric,
+                    T_other_cam, valid, config.hints, config.photometric,
                 )  # fmt: skip
             named["head"] = config.head * error
             if config.agreement:
-                seen = batch.valid[b].to(depth.dtype)
+                seen = valid.to(depth.dtype)
                 named["agreement"] = config.agreement * losses.weighted_mean(
                     (depth.log() - full.detach().log()).abs() * seen, seen
                 )
-        if inv_depth is not None and plans.corners is not None:
-            named["surface"] = config.surface * self._surface(one, inv_depth.detach(), plans.corners)
+        if field.inv_depth is not None and plans.corners is not None:
+            named["surface"] = config.surface * self._surface(one, field.inv_depth[b].detach(), plans.corners)
         if batch.semantics is not None:
-            named["semantic"] = config.semantic * self._semantic(views, batch.semantics[b], batch.valid[b], inside)
+            named["semantic"] = config.semantic * self._semantic(views, batch.semantics[b, drawn], valid, inside)
         return named
+
+    def _draw_cameras(self, count: int) -> list[int]:
+        """Which cameras' images are compared, in ascending order."""
+        wanted = self.config.cameras_per_step
+        return sorted(torch.randperm(count)[:wanted].tolist()) if 0 < wanted < count else list(range(count))
 
     def render(self, field: OccupancyField, cameras: Cameras, plan: SplatPlan | None = None) -> RenderedViews:
         """Accumulated logits, z-depth (m) and alpha of one field in cameras of the rendering size."""

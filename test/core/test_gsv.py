@@ -124,6 +124,22 @@ def test_both_renderers_train_with_the_same_losses(renderer):
     assert gsv.model.voxel_decoder.leave.weight.grad.abs().sum() > 0
 
 
+def test_a_share_of_the_cameras_is_drawn_anew_and_rendered_as_among_all():
+    gsv = stage(cameras_per_step=2)
+    torch.manual_seed(3)
+    drawn = [tuple(gsv._draw_cameras(6)) for _ in range(40)]
+    assert all(len(set(each)) == 2 and list(each) == sorted(each) for each in drawn)
+    assert len(set(drawn)) > 5 and {n for each in drawn for n in each} == set(range(6))
+    small = camera_geometry.resize(rig(), 40, 24)
+    field = OccupancyField(torch.randn(1, 18, *SMALL.lattice.shape))
+    plan = gsv.model.plan_render(small)
+    every = gsv.model.render(field, small, plan=plan)[0]
+    some = gsv.model.render(field, small.select((small.names[1], small.names[4])), plan=plan.select([1, 4]))[0]
+    assert torch.equal(some.depth, every.depth[[1, 4]]) and torch.equal(some.features, every.features[[1, 4]])
+    gsv(made_up_batch())["total"].backward()
+    assert gsv.model.voxel_decoder.leave.weight.grad.abs().sum() > 0
+
+
 def test_without_labels_the_regularisers_that_would_win_are_off():
     named = stage()(made_up_batch(labels=False))
     assert not {"semantic", "entropy", "variation"} & set(named)

@@ -185,7 +185,9 @@ class Gsv(nn.Module):
                     (depth.log() - full.detach().log()).abs() * seen, seen
                 )
         if field.inv_depth is not None and plans.corners is not None:
-            named["surface"] = config.surface * self._surface(one, field.inv_depth[b].detach(), plans.corners)
+            named["surface"] = config.surface * self._surface(
+                one, field.inv_depth[b].detach(), batch_element(batch.cameras, b), plans.corners
+            )
         if batch.semantics is not None:
             named["semantic"] = config.semantic * self._semantic(views, batch.semantics[b, drawn], valid, inside)
         return named
@@ -208,10 +210,10 @@ class Gsv(nn.Module):
         return find_background(views, cameras, self.model.lattice, head_depth, self.config.background_depth)
 
     def _surface(
-        self, field: OccupancyField, inv_depth: Float[Tensor, "N h w"], corners: LiftPlan
+        self, field: OccupancyField, inv_depth: Float[Tensor, "N h w"], cameras: Cameras, corners: LiftPlan
     ) -> Float[Tensor, ""]:
         """Cross-entropy of the opacity of the grid's voxels with what the depth head sees there (`surfaces`)."""
-        occupied, filled, free = find_surfaces(inv_depth, corners, self.config.thickness)
+        occupied, filled, free = find_surfaces(inv_depth, cameras, corners, self.config.thickness)
         free_logits = self.model.sample_grid(OccupancyField(field.logits[:, -1:]), self.grid)[0, 0]
         weights = self.config.occupied_weight * (occupied + 0.5 * filled) + free
         known = weights > 0

@@ -16,11 +16,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.models.lifting import LiftPlan, plan_lift
 from gaussianocc_core.types import Cameras, VoxelGrid
 
 # Depth jumps where inverse depth bends by more than this share of itself from pixel to pixel; planes do not bend.
 _JUMP = 0.4
+# Networks draw an edge as a slope of a few pixels, from the near side to the far one along the ray: dozens of voxels
+# that are not there. A surface whose sine of the angle to the ray is less is taken for one, unless it is the ground:
+# within so many voxels of z = 0, and this much more per metre of distance.
+_GRAZING = 0.3
+_GROUND_VOXELS, _GROUND_SLOPE = 0.75, 0.02
 
 
 def plan_surfaces(cameras: Cameras, grid: VoxelGrid, valid: Bool[Tensor, "N H W"] | None = None) -> LiftPlan:
@@ -42,18 +48,22 @@ class Surfaces(NamedTuple):
 
 
 @torch.no_grad()
-def find_surfaces(inv_depth: Float[Tensor, "N h w"], plan: LiftPlan, thickness: float = 0.0) -> Surfaces:
+def find_surfaces(
+    inv_depth: Float[Tensor, "N h w"], cameras: Cameras, plan: LiftPlan, thickness: float = 0.0
+) -> Surfaces:
     """What N depth images say of the voxels whose corners the plan is of.
 
-    inv_depth: 1/m, over the whole images of the plan. A voxel is passed if some of its corners lie in front of the
-    surface that their pixels show and some behind: exact for planes at any slant, where a distance along the ray says
-    little. Corners on pixels where depth jumps are in front of what is nearest there or say nothing, and so do those
-    that cameras disagree about.
+    inv_depth: 1/m, over the whole images of the cameras, of any size. A voxel is passed if some of its corners lie in
+    front of the surface that their pixels show and some behind: exact for planes at any slant, where a distance along
+    the ray says little. Corners on pixels where depth jumps are in front of what is nearest there or say nothing, and
+    so do those that cameras disagree about.
 
     thickness: m behind a surface that are filled, for voxels above z = 0: what stands on the ground is solid, and no
     camera sees how far. Ground is not filled: it would lie below z = 0.
     """
-    jumps, nearest = _find_jumps(inv_depth), F.max_pool2d(inv_depth[:, None], 3, stride=1, padding=1)[:, 0]
+    voxel_size = float(plan.places[1, 0, 0, 0] - plan.places[0, 0, 0, 0])
+    jumps = _find_jumps(inv_depth) | _find_slopes(inv_depth, cameras, voxel_size)
+    nearest = F.max_pool2d(inv_depth[:, None], 3, stride=1, padding=1)[:, 0]
     votes = inv_depth.new_zeros(plan.weight.numel(), 2)  # cameras that see the corner behind, less those before; near
     for n, index in enumerate(plan.points):
         where = plan.positions[n].to(inv_depth.dtype)[None, None]
@@ -92,3 +102,16 @@ def _find_jumps(inv_depth: Float[Tensor, "N h w"]) -> Bool[Tensor, "N h w"]:
         second = inv_depth.diff(n=2, dim=dim).abs() / inv_depth.narrow(dim, 1, size)
         bend.narrow(dim, 1, size).copy_(torch.maximum(bend.narrow(dim, 1, size), second))
     return bend > _JUMP
+
+
+def _find_slopes(inv_depth: Float[Tensor, "N h w"], cameras: Cameras, voxel_size: float) -> Bool[Tensor, "N h w"]:
+    """Pixels whose surface runs along the ray and is not the ground."""
+    cameras = camera_geometry.resize(cameras, inv_depth.shape[2], inv_depth.shape[1])
+    points = camera_geometry.unproject(1.0 / inv_depth, cameras.intrinsics, cameras.T_ego_cam)
+    along_u, along_v = points[:, 1:-1, 2:] - points[:, 1:-1, :-2], points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
+    normal = F.normalize(torch.linalg.cross(along_u, along_v), dim=-1)
+    ray = (points - cameras.T_ego_cam[:, None, None, :3, 3])[:, 1:-1, 1:-1]
+    distance = ray.norm(dim=-1)
+    sine = (normal * ray).sum(dim=-1).abs() / distance
+    on_ground = points[:, 1:-1, 1:-1, 2].abs() < _GROUND_VOXELS * voxel_size + _GROUND_SLOPE * distance
+    return F.pad((sine < _GRAZING) & ~on_ground, (1, 1, 1, 1))

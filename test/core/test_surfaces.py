@@ -39,7 +39,9 @@ def ground(hit):
 
 def test_level_ground_is_one_layer_of_voxels():
     cameras = rig()
-    occupied, filled, free = find_surfaces(ray_depth(cameras, [(2, 0.0, ground)]), plan_surfaces(cameras, GRID), 1.0)
+    occupied, filled, free = find_surfaces(
+        ray_depth(cameras, [(2, 0.0, ground)]), cameras, plan_surfaces(cameras, GRID), 1.0
+    )
     assert not filled.any()
     layer = 2  # -0.25 to 0.25 m
     assert occupied[..., layer].float().mean() > 0.6  # the rest lies under the cameras or is seen by none in whole
@@ -55,7 +57,7 @@ def test_a_wall_is_one_voxel_thick_and_what_is_behind_it_stays_unsaid():
         return (hit[..., 1].abs() < 4) & (hit[..., 2] < 2)
 
     inv_depth = ray_depth(cameras, [(2, 0.0, ground), (0, 7.2, wall)])
-    occupied, filled, free = find_surfaces(inv_depth, plan_surfaces(cameras, GRID), thickness=1.0)
+    occupied, filled, free = find_surfaces(inv_depth, cameras, plan_surfaces(cameras, GRID), thickness=1.0)
     x, y, z = (voxels.axis_centers(GRID, axis) for axis in range(3))
     at, middle = int(np.abs(x - 7.25).argmin()), np.abs(y) < 2
     above = (z > 0.5) & (z < 1.5)
@@ -75,7 +77,7 @@ def test_pixels_of_the_robot_itself_say_nothing():
     valid = torch.zeros(1, H, W, dtype=torch.bool)
     valid[:, :, : W // 2] = True  # the left half, y > 0
     inv_depth = ray_depth(cameras, [(2, 0.0, ground)])
-    occupied, _, free = find_surfaces(inv_depth, plan_surfaces(cameras, GRID, valid))
+    occupied, _, free = find_surfaces(inv_depth, cameras, plan_surfaces(cameras, GRID, valid))
     left = voxels.axis_centers(GRID, 1) > 0
     assert occupied[:, left].any() and free[:, left].any()
     assert not occupied[:, ~left].any() and not free[:, ~left].any()
@@ -84,8 +86,23 @@ def test_pixels_of_the_robot_itself_say_nothing():
 def test_cameras_that_disagree_say_nothing():
     cameras = rig(yaws=(0.0, 0.0))
     near, far = ray_depth(cameras, [(0, 5.0, ground)]), ray_depth(cameras, [(0, 9.0, ground)])
-    occupied, _, free = find_surfaces(torch.stack([near[0], far[0]]), plan_surfaces(cameras, GRID))
+    occupied, _, free = find_surfaces(torch.stack([near[0], far[0]]), cameras, plan_surfaces(cameras, GRID))
     x = voxels.axis_centers(GRID, 0)
     between = (x > 5.6) & (x < 8.4)
     assert not occupied[between].any() and not free[between].any()
     assert free[(x > 2) & (x < 4.4)].any()
+
+
+def test_a_blurred_edge_is_no_wall_along_the_ray():
+    cameras = rig(yaws=(0.0,))
+
+    def post(hit):
+        return (hit[..., 1].abs() < 0.6) & (hit[..., 2] < 2.5)
+
+    sharp = ray_depth(cameras, [(2, 0.0, ground), (0, 5.2, post), (0, 11.2, ground)])
+    blurred = torch.nn.functional.avg_pool2d(sharp[:, None], (1, 9), 1, (0, 4), False, False)[:, 0]
+    x, z = voxels.axis_centers(GRID, 0), voxels.axis_centers(GRID, 2)
+    between, above = (x > 6.5) & (x < 10.0), (z > 0.5) & (z < 2.0)
+    occupied, _, _ = find_surfaces(blurred, cameras, plan_surfaces(cameras, GRID))
+    assert not occupied[between][:, :, above].any()
+    assert occupied[(x > 5.0) & (x < 5.5)][:, :, above].any() and occupied[x > 11.0][:, :, above].any()

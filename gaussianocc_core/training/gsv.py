@@ -63,7 +63,8 @@ class GsvConfig:
     hints: HintSettings = field(default_factory=HintSettings)  # of the depth head, with the weight above
     agreement: float = 0.1  # difference of log depths, rendered and the depth head's; published: no such term
     surface: float = 0.3  # cross-entropy of opacity with what the depth head sees to be occupied, free; published: none
-    occupied_weight: float = 3.0  # of an occupied voxel in it, of which there are one in twenty
+    occupied_weight: float = 1.5  # of an occupied voxel in it, of which there are one in twenty
+    reach: float = 20.0  # m to which the depth of what stands up is good enough for voxels
     thickness: float = 1.0  # m behind what stands up that count as occupied too, half as much; 0: the surface alone
     background_depth: float = 80.0  # m, of what rays find that leave the lattice; 0: nothing (published)
     background_logit: float = 5.0  # of free space there
@@ -213,7 +214,7 @@ class Gsv(nn.Module):
         self, field: OccupancyField, inv_depth: Float[Tensor, "N h w"], cameras: Cameras, corners: LiftPlan
     ) -> Float[Tensor, ""]:
         """Cross-entropy of the opacity of the grid's voxels with what the depth head sees there (`surfaces`)."""
-        occupied, filled, free = find_surfaces(inv_depth, cameras, corners, self.config.thickness)
+        occupied, filled, free = find_surfaces(inv_depth, cameras, corners, self.config.thickness, self.config.reach)
         free_logits = self.model.sample_grid(OccupancyField(field.logits[:, -1:]), self.grid)[0, 0]
         weights = self.config.occupied_weight * (occupied + 0.5 * filled) + free
         known = weights > 0

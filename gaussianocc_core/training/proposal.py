@@ -86,6 +86,7 @@ def propose(
         "background_depth": round(2.0 * side, 1),
         "hints": hints,
         "thickness": round(factor * GsvConfig().thickness, 2),
+        "reach": round(factor * GsvConfig().reach, 1),
     }
     if not found.overlaps:  # then only odometry knows the scale
         if found.motion is None:

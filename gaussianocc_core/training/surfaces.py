@@ -49,7 +49,11 @@ class Surfaces(NamedTuple):
 
 @torch.no_grad()
 def find_surfaces(
-    inv_depth: Float[Tensor, "N h w"], cameras: Cameras, plan: LiftPlan, thickness: float = 0.0
+    inv_depth: Float[Tensor, "N h w"],
+    cameras: Cameras,
+    plan: LiftPlan,
+    thickness: float = 0.0,
+    reach: float = float("inf"),
 ) -> Surfaces:
     """What N depth images say of the voxels whose corners the plan is of.
 
@@ -60,9 +64,13 @@ def find_surfaces(
 
     thickness: m behind a surface that are filled, for voxels above z = 0: what stands on the ground is solid, and no
     camera sees how far. Ground is not filled: it would lie below z = 0.
+
+    reach: m from a camera to which what stands up counts. Depth that comes from motion is less certain with the square
+    of the distance; what it says of voxels farther out is wrong more often than not. In front of it is free all the
+    same, and the ground, whose depth its plane gives, counts everywhere.
     """
     voxel_size = float(plan.places[1, 0, 0, 0] - plan.places[0, 0, 0, 0])
-    jumps = _find_jumps(inv_depth) | _find_slopes(inv_depth, cameras, voxel_size)
+    jumps = _find_jumps(inv_depth) | _find_doubtful(inv_depth, cameras, voxel_size, reach)
     nearest = F.max_pool2d(inv_depth[:, None], 3, stride=1, padding=1)[:, 0]
     votes = inv_depth.new_zeros(plan.weight.numel(), 2)  # cameras that see the corner behind, less those before; near
     for n, index in enumerate(plan.points):
@@ -104,14 +112,16 @@ def _find_jumps(inv_depth: Float[Tensor, "N h w"]) -> Bool[Tensor, "N h w"]:
     return bend > _JUMP
 
 
-def _find_slopes(inv_depth: Float[Tensor, "N h w"], cameras: Cameras, voxel_size: float) -> Bool[Tensor, "N h w"]:
-    """Pixels whose surface runs along the ray and is not the ground."""
+def _find_doubtful(
+    inv_depth: Float[Tensor, "N h w"], cameras: Cameras, voxel_size: float, reach: float
+) -> Bool[Tensor, "N h w"]:
+    """Pixels whose surface is not the ground and runs along the ray or is too far away."""
     cameras = camera_geometry.resize(cameras, inv_depth.shape[2], inv_depth.shape[1])
     points = camera_geometry.unproject(1.0 / inv_depth, cameras.intrinsics, cameras.T_ego_cam)
+    ray = points - cameras.T_ego_cam[:, None, None, :3, 3]
+    distance = ray.norm(dim=-1)
+    standing = points[..., 2].abs() > _GROUND_VOXELS * voxel_size + _GROUND_SLOPE * distance
     along_u, along_v = points[:, 1:-1, 2:] - points[:, 1:-1, :-2], points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
     normal = F.normalize(torch.linalg.cross(along_u, along_v), dim=-1)
-    ray = (points - cameras.T_ego_cam[:, None, None, :3, 3])[:, 1:-1, 1:-1]
-    distance = ray.norm(dim=-1)
-    sine = (normal * ray).sum(dim=-1).abs() / distance
-    on_ground = points[:, 1:-1, 1:-1, 2].abs() < _GROUND_VOXELS * voxel_size + _GROUND_SLOPE * distance
-    return F.pad((sine < _GRAZING) & ~on_ground, (1, 1, 1, 1))
+    sine = (normal * ray[:, 1:-1, 1:-1]).sum(dim=-1).abs() / distance[:, 1:-1, 1:-1]
+    return standing & (F.pad(sine < _GRAZING, (1, 1, 1, 1)) | (distance > reach))

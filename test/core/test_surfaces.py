@@ -67,6 +67,9 @@ def test_a_wall_is_one_voxel_thick_and_what_is_behind_it_stays_unsaid():
     before = (x > 4) & (x < 6.5)
     assert free[before][:, middle][:, :, above].float().mean() > 0.9
     assert not free[at + 1 :, middle][:, :, above].any()
+    far_occupied, _, far_free = find_surfaces(inv_depth, cameras, plan_surfaces(cameras, GRID), 1.0, reach=5.0)
+    assert not far_occupied[:, middle][:, :, above].any() and far_occupied[..., 2].any()
+    assert far_free[before][:, middle][:, :, above].float().mean() > 0.9
     solid = filled[:, middle][:, :, above]
     assert solid[at + 1 : at + 3].float().mean() > 0.9  # a voxel that a corner of lies within a metre
     assert not solid[: at + 1].any() and not solid[at + 3 :].any()

@@ -50,6 +50,9 @@ class GsvConfig:
     ego_motion: str = "learned"  # by the frozen first stage; "sensor": poses of the data set; "joint": learnt along
     renderer: str = "splat"  # or "volume": ray marching, the published `render_type: prob`
     start_from_first_stage: bool = True  # image encoder and depth head begin with the first stage's weights
+    # And keep them: what a fresh decoder sends back undoes in hundreds of steps what depth learnt in thousands. Only the
+    # projection of the features learns then, and the depth head needs no losses. Published: neither.
+    freeze_first_stage: bool = True
     cameras_per_step: int = 0  # rendered and compared, drawn anew for each sample; 0: all, as published
     render_height: int = 48  # of the rendered images, pixels; published: 180 of 384
     render_width: int = 88
@@ -89,8 +92,16 @@ class Gsv(nn.Module):
 
     class_weights: Tensor
 
-    def __init__(self, model: GaussianOcc, pose_net: PoseNet | None, config: GsvConfig, grid: VoxelGrid) -> None:
-        """grid: what is published and evaluated, where the surface term looks."""
+    def __init__(
+        self,
+        model: GaussianOcc,
+        pose_net: PoseNet | None,
+        config: GsvConfig,
+        grid: VoxelGrid,
+        frozen: bool = False,
+    ) -> None:
+        """grid: what is published and evaluated, where the surface term looks; frozen: the image encoder, but for its
+        projection, and the depth head do not learn."""
         super().__init__()
         if (pose_net is None) != (config.ego_motion == "sensor"):
             raise ConfigError(
@@ -101,6 +112,11 @@ class Gsv(nn.Module):
         self.pose_net = pose_net
         self.config = config
         self.grid = grid
+        self.frozen = frozen
+        if frozen:
+            for module in self._frozen_modules():
+                module.requires_grad_(False)
+            model.image_encoder.project.requires_grad_(True)
         self.register_buffer("class_weights", torch.from_numpy(class_weights()), persistent=False)
         self.precision = "fp32"  # of the networks; geometry and losses are always fp32
         self._plans: dict[bytes, _Plans] = {}
@@ -109,7 +125,14 @@ class Gsv(nn.Module):
         super().train(mode)
         if self.pose_net is not None and self.config.ego_motion == "learned":
             self.pose_net.eval()  # frozen, batch norms included (the published code lets those drift)
+        if self.frozen:
+            for module in self._frozen_modules():
+                module.eval()
         return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        model = self.model
+        return [model.image_encoder] if model.depth_head is None else [model.image_encoder, model.depth_head]
 
     def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
         """Named losses, `total` is what is minimised; the names are those of spec section g."""
@@ -170,7 +193,10 @@ class Gsv(nn.Module):
             "smooth": config.smoothness * smooth,
             "moved": moved,
         }
-        if head_depth is not None and config.head:
+        if head_depth is not None and config.agreement:
+            agreed = (depth.log() - interpolate_depth(head_depth.detach(), height, width).log()).abs()
+            named["agreement"] = config.agreement * losses.weighted_mean(agreed * valid, valid.to(agreed.dtype))
+        if head_depth is not None and config.head and not self.frozen:
             full = interpolate_depth(head_depth, height, width)
             smooth = losses.sum_of_means(losses.smoothness(full, colours[0]))
             error = carried(full)[0] + config.smoothness * smooth
@@ -180,11 +206,6 @@ class Gsv(nn.Module):
                     T_other_cam, valid, config.hints, config.photometric,
                 )  # fmt: skip
             named["head"] = config.head * error
-            if config.agreement:
-                seen = valid.to(depth.dtype)
-                named["agreement"] = config.agreement * losses.weighted_mean(
-                    (depth.log() - full.detach().log()).abs() * seen, seen
-                )
         if field.inv_depth is not None and plans.corners is not None:
             named["surface"] = config.surface * self._surface(
                 one, field.inv_depth[b].detach(), batch_element(batch.cameras, b), plans.corners

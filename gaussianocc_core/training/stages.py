@@ -52,15 +52,17 @@ def _build_gsv(config: TrainConfig) -> Gsv:
     motion, path = config.gsv.ego_motion, config.first_stage
     if motion == "learned" and not path:
         raise ConfigError("first_stage: gsv.ego_motion=learned needs the model file of a gsp run, first_stage=FILE")
-    if path and config.gsv.start_from_first_stage and "depth" in networks_in(path):
+    starts = bool(path) and config.gsv.start_from_first_stage and "depth" in networks_in(path)
+    frozen = starts and config.gsv.freeze_first_stage
+    if starts:
         depth_net = load_depth_net(path)
         model = _start_from(model, depth_net.depth_net, depth_net.config, config.model, path)
     if motion == "sensor":
-        return Gsv(model, None, config.gsv, grid)
+        return Gsv(model, None, config.gsv, grid, frozen)
     if motion == "joint":
-        return Gsv(model, build_pose_net(config.model), config.gsv, grid)
+        return Gsv(model, build_pose_net(config.model), config.gsv, grid, frozen)
     pose_net = load_pose_net(path).pose_net.requires_grad_(False)
-    return Gsv(model, pose_net, config.gsv, grid)
+    return Gsv(model, pose_net, config.gsv, grid, frozen)
 
 
 def _start_from(
@@ -100,7 +102,7 @@ def parameter_groups(stage: nn.Module, config: TrainConfig) -> list[dict[str, An
             continue
         if name == "log_scale":
             scale.append(parameter)
-        elif "image_encoder" in name or "depth_head" in name:
+        elif ("image_encoder" in name or "depth_head" in name) and not getattr(stage, "frozen", False):
             eyes.append(parameter)
         else:
             rest.append(parameter)

@@ -50,8 +50,8 @@ class GsvConfig:
     ego_motion: str = "learned"  # by the frozen first stage; "sensor": poses of the data set; "joint": learnt along
     renderer: str = "splat"  # or "volume": ray marching, the published `render_type: prob`
     start_from_first_stage: bool = True  # image encoder and depth head begin with the first stage's weights
-    # And keep them: what a fresh decoder sends back undoes in hundreds of steps what depth learnt in thousands. Only the
-    # projection of the features learns then, and the depth head needs no losses. Published: neither.
+    # And keep them: what a fresh decoder sends back undoes in hundreds of steps what depth learnt in thousands. Only
+    # the projection of the features learns then, and the depth head needs no losses. Published: neither.
     freeze_first_stage: bool = True
     cameras_per_step: int = 0  # rendered and compared, drawn anew for each sample; 0: all, as published
     render_height: int = 48  # of the rendered images, pixels; published: 180 of 384

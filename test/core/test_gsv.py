@@ -18,8 +18,10 @@ from gaussianocc_core.geometry import lattice
 from gaussianocc_core.models.bev_decoder import BevDecoder
 from gaussianocc_core.models.gaussianocc import build_model, build_pose_net
 from gaussianocc_core.models.lifting import plan_lift, surface_features
+from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.gsv import Gsv, GsvConfig
 from gaussianocc_core.training.photometric import Photometric
+from gaussianocc_core.training.stages import parameter_groups
 from gaussianocc_core.types import OccupancyField, RenderedViews
 
 CONFIG = GsvConfig(ego_motion="sensor", render_height=24, render_width=40, photometric=Photometric(levels=2))
@@ -122,6 +124,21 @@ def test_both_renderers_train_with_the_same_losses(renderer):
     torch.testing.assert_close(named["total"], sum(named[name] for name in parts))
     named["total"].backward()
     assert gsv.model.voxel_decoder.leave.weight.grad.abs().sum() > 0
+
+
+def test_what_the_first_stage_left_stays_as_it_is():
+    torch.manual_seed(0)
+    gsv = Gsv(build_model(SMALL), None, CONFIG, SMALL.grid, frozen=True).train()
+    before = {name: value.clone() for name, value in gsv.model.state_dict().items()}
+    groups = parameter_groups(gsv, TrainConfig(stage="gsv"))
+    named = gsv(made_up_batch())
+    assert "head" not in named and {"surface", "agreement"} <= set(named)
+    named["total"].backward()
+    torch.optim.SGD(groups, lr=0.1).step()
+    changed = {name.split(".")[0] + "." + name.split(".")[1] for name, value in gsv.model.state_dict().items()
+               if not torch.equal(value, before[name])}  # fmt: skip
+    assert {name for name in changed if "encoder" in name or "depth" in name} == {"image_encoder.project"}
+    assert any(name.startswith("voxel_decoder") for name in changed)
 
 
 def test_a_share_of_the_cameras_is_drawn_anew_and_rendered_as_among_all():

@@ -162,10 +162,11 @@ class Gsp(nn.Module):
         return error
 
     def _meets_ground(self, cameras: Cameras) -> Bool[Tensor, "N H W"] | bool:
-        """Pixels of which fresh weights say what they know, the plane's depth, well within their farthest."""
+        """Pixels of which fresh weights say what they know, the plane's depth, well within their farthest; else all."""
         head = self.depth_net.head
         plane = ground_plane(head, cameras)
-        return plane > 2.0 * head.first_inv_depth if plane is not None else True
+        meets = plane > 2.0 * head.first_inv_depth if plane is not None else None
+        return True if meets is None or not bool(meets.any()) else meets
 
     def ego_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:
         """Points of the ego frame now in the ego frame at each neighbour (metres)."""

@@ -56,7 +56,7 @@ def test_overfitting_one_real_sample_drives_the_loss_down(real, tmp_path, stage)
     config = settings(real, tmp_path / "run", stage=stage, steps=40, save_every=40)
     config = replace(config, data=replace(config.data, jitter=0.0, mirror=0.0))
     if stage == "gsp":
-        config = replace(config, gsp=replace(config.gsp, search_factor=1.0, refine_share=0.0))
+        config = replace(config, gsp=replace(config.gsp, search_factor=1.0, refine_share=0.0, motion_share=0.0))
     train(config, overfit_batch=True)
     totals = [json.loads(line)["total"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     # A lattice of 1 m cells to 8 m can explain little of a street, the depth network much more.

@@ -107,6 +107,9 @@ class ModelConfig:
     gaussians: GaussianConfig = field(default_factory=GaussianConfig)
     grid: VoxelGrid = field(default_factory=VoxelGrid)  # what is published and evaluated
     class_names: tuple[str, ...] = CLASS_NAMES  # the last one is free space
+    # m from the ego origin, horizontally, to which what stands on the ground is claimed; beyond, its depth is too
+    # uncertain for a voxel, and it is left unobserved. 0: everywhere (published).
+    reach: float = 0.0
     fisheye_fov_deg: float = 110.0  # of the rectified view of equidistant lenses
     depth: DepthConfig = field(default_factory=DepthConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)

@@ -19,7 +19,7 @@ from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.data.labels import UNOBSERVED
 from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry.rectify import Rectifier
-from gaussianocc_core.models.decision import decide_labels, decide_on_grid
+from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.observed import observed_voxels
@@ -77,6 +77,7 @@ class OccupancyPredictor:
         self.class_names = config.class_names
         self.trained = provenance is not None
         self.model_name = config.name if self.trained else "untrained"
+        self._beyond = columns_beyond(config.grid, config.reach)
         self._lenses: list[_Lenses] = []  # newest first
         self._views: list[_View] = []
         self._masks: dict[str, np.ndarray] = {}
@@ -125,7 +126,8 @@ class OccupancyPredictor:
 
     @torch.inference_mode()
     def decide(self, field: OccupancyField, cameras: Cameras) -> OccupancyPrediction:
-        """The class of every voxel of the published grid, or free; unobserved where no camera looks."""
+        """The class of every voxel of the published grid, or free; unobserved where no camera looks, and where what one
+        sees stands too far away to be placed (`ModelConfig.reach`)."""
         observed = self._view_of(cameras).observed
         quirks = self.model.quirks
         if self.device.type == "cpu" and not (quirks.occupied_by_argmax or quirks.lattice_shift):
@@ -137,6 +139,8 @@ class OccupancyPredictor:
             labels, confidence = decide_labels(logits, quirks.occupied_by_argmax)
             labels_array = labels.to(torch.uint8).cpu().numpy()
             confidence_array = confidence.float().cpu().numpy()
+        if self._beyond.any():
+            observed = observed & ~find_unplaced(labels_array, self._beyond, self.class_names)
         labels_array[~observed] = UNOBSERVED
         confidence_array[~observed] = 0.0
         return OccupancyPrediction(

@@ -67,6 +67,7 @@ def propose(
             # A robot's base frame may lie at its axles; where cameras overlap, they know the scale themselves.
             "metric_ground": not found.overlaps,
         },
+        "reach": round(factor * GsvConfig().reach, 1) if found.labelled else 0.0,  # without classes all is one
     }
     overlap = {"near": max(0.3, round(factor, 2)), "far": round(factor * 80.0, 1)}
     config = source.config

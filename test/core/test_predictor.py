@@ -7,12 +7,13 @@ import torch
 from core.rigs import ring
 from core.test_models import SMALL
 
-from gaussianocc_core.data.labels import UNOBSERVED
+from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
 from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
-from gaussianocc_core.models.decision import decide_labels, decide_on_grid
+from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
 from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
+from gaussianocc_core.types import VoxelGrid
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +192,31 @@ def test_the_summary_names_classes_grid_training_and_commit():
     provenance = load_model(default_checkpoint()).provenance
     assert provenance.commit and f"commit {provenance.commit}" in summary
     assert provenance.training in summary and "18 classes" in summary and "200x200x16 at 0.4 m" in summary
+
+
+def test_what_stands_too_far_away_is_left_unobserved_and_ground_is_not():
+    grid = VoxelGrid(voxel_size=1.0, origin=(-8.0, -8.0, -1.0), shape=(16, 16, 4))
+    labels = np.full(grid.shape, FREE, dtype=np.uint8)
+    labels[..., 0] = CLASS_ID["driveable_surface"]
+    labels[2, 8, 1:3], labels[10, 8, 1:3] = CLASS_ID["car"], CLASS_ID["car"]  # 5.5 m behind, 2.5 m ahead
+    labels[0, 0] = UNOBSERVED
+    unplaced = find_unplaced(labels, columns_beyond(grid, 4.0), CLASS_NAMES)
+    assert np.argwhere(unplaced).tolist() == [[2, 8, 1], [2, 8, 2]]
+    assert not columns_beyond(grid, 0.0).any()
+
+
+@pytest.mark.medium
+def test_a_models_reach_shows_in_its_predictions():
+    model_config = replace(SMALL, reach=5.0)
+    cameras = ring()
+    images = [np.full((90, 160, 3), 90, dtype=np.uint8)] * len(cameras)
+    everywhere = OccupancyPredictor.untrained(SMALL)
+    near = OccupancyPredictor.untrained(model_config)
+    for predictor in (everywhere, near):
+        with torch.no_grad():  # occupied everywhere, by something that is no ground
+            predictor.model.voxel_decoder.class_offset[:] = torch.linspace(0.0, -9.0, 18)
+    far = columns_beyond(SMALL.grid, 5.0)
+    before, after = everywhere(images, cameras), near(images, cameras)
+    assert (before.labels[far] < FREE).any() and not (after.labels[far] < FREE).any()
+    assert np.array_equal(before.labels[~far], after.labels[~far])
+    assert np.array_equal(after.observed, after.labels != UNOBSERVED)

@@ -53,11 +53,12 @@ def test_the_true_motion_carries_the_road_over_and_standing_still_does_not(real)
 def test_overfitting_one_real_sample_drives_the_loss_down(real, tmp_path, stage):
     from dataclasses import replace
 
-    config = settings(real, tmp_path / "run", stage=stage, steps=40, save_every=40)
+    steps = {"gsp": 80, "gsv": 40}[stage]
+    config = settings(real, tmp_path / "run", stage=stage, steps=steps, save_every=steps)
     config = replace(config, data=replace(config.data, jitter=0.0, mirror=0.0))
     if stage == "gsp":
         config = replace(config, gsp=replace(config.gsp, search_factor=1.0, refine_share=0.0, motion_share=0.0))
     train(config, overfit_batch=True)
     totals = [json.loads(line)["total"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     # A lattice of 1 m cells to 8 m can explain little of a street, the depth network much more.
-    assert sum(totals[-5:]) < {"gsp": 0.95, "gsv": 0.99}[stage] * sum(totals[:5])
+    assert sum(totals[-5:]) < {"gsp": 0.93, "gsv": 0.99}[stage] * sum(totals[:5])

@@ -213,9 +213,10 @@ class Sample:
 class OccupancyPrediction:
     """What the predictor returns and the node publishes; arrays are (X, Y, Z) over `grid` in the ego frame."""
 
-    labels: UInt8[np.ndarray, "X Y Z"]  # class ids; UNOBSERVED where no used camera sees the voxel's centre
+    labels: UInt8[np.ndarray, "X Y Z"]  # class ids; UNOBSERVED where not observed
     confidence: Float[np.ndarray, "X Y Z"]  # probability of the label, 0-1
-    observed: Bool[np.ndarray, "X Y Z"]  # true where the voxel's centre lies in a used camera's view
+    # True where the voxel's centre lies in a used camera's view, and it holds nothing beyond the model's reach.
+    observed: Bool[np.ndarray, "X Y Z"]
     grid: VoxelGrid
     class_names: tuple[str, ...]
     trained: bool

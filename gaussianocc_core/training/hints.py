@@ -106,7 +106,6 @@ def find_hints(
         error = error_at(z)
         better = error < least
         least, best = torch.where(better, error, least), torch.where(better, z, best)
-    # What the network says within a step of it is finer than the hypothesis.
     least_known = torch.minimum(error_predicted, error_of(others))
     # What the network says within a step of it is finer than the hypothesis.
     believed = ((1.0 / best - 1.0 / predicted).abs() > step) & (least < settings.margin * least_known)

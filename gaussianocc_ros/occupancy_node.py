@@ -125,9 +125,10 @@ class OccupancyNode(LifecycleNode):
         # Seconds later: nothing subscribes before the node is about ready, because a replay may wait for that.
         self._transforms = ros_compat.listen_to_transforms(self, decode_transform)
         self._configured.callback(self._transforms.close)
+        timeouts = parameters.calibration_timeout, parameters.odometry_timeout
         self._rig = CameraRig(
             self._cameras, self._transforms, parameters.ego_frame, parameters.fixed_frame, rig,
-            parameters.calibration_timeout, parameters.odometry_timeout,
+            *(max(each, parameters.least_timeout) for each in timeouts),
         )  # fmt: skip
         _check_classes(self._predictor, parameters)
         self._outputs = Outputs(self, parameters, self._rig.ego_at)

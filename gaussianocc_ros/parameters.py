@@ -77,7 +77,7 @@ class NodeParameters:
     reliable: bool = _parameter(
         False,
         "For lossless replay: reliable image subscriptions, a short queue of sets instead of the newest only, and "
-        "each set's outputs delivered before the next is begun.",
+        "each set's outputs delivered before the next is begun; both timeouts are at least 5 s.",
     )
     reliable_cameras: tuple[str, ...] = _parameter(
         (), "Cameras whose images alone are subscribed to reliably, such as over a bad link; others by best effort."
@@ -225,6 +225,12 @@ class NodeParameters:
         if self.image_transport == "auto":
             return self.image_topic_of(camera).endswith("/compressed")
         return self.image_transport == "compressed"
+
+    @property
+    def least_timeout(self) -> float:
+        """s that a set waits for what belongs to it, whatever the timeouts say. Fast DDS asks every 3 s what is
+        missing: of messages that a burst of images has pushed out, the calibration may be the one repaired last."""
+        return 5.0 if self.reliable else 0.0
 
     def is_reliable(self, camera: str) -> bool:
         return self.reliable or camera in self.reliable_cameras

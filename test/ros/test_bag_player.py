@@ -275,7 +275,7 @@ def start_node(graph, make, checkpoint, reliable):
 
     values = {
         "cameras": list(make.CAMERAS), "checkpoint": str(checkpoint), "device": "cpu", "reliable": reliable,
-        "warm_up": False, "odometry_timeout": 2.0,
+        "warm_up": False,
     }  # fmt: skip
     node = OccupancyNode(parameter_overrides=[Parameter(name, value=value) for name, value in values.items()])
     graph.add(node)
@@ -312,7 +312,7 @@ def test_step_loses_none_of_the_three_outputs(graph, spawn, recorder, make, full
     node = spawn(
         "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "-p", f"cameras:=[{', '.join(make.CAMERAS)}]",
         "-p", f"checkpoint:={full_size_checkpoint}", "-p", "device:=cpu", "-p", "reliable:=true",
-        "-p", "odometry_timeout:=5.0", "-p", "markers_exposed_only:=false",
+        "-p", "markers_exposed_only:=false",
     )  # fmt: skip
     recorder.connect(graph, 180)
     bag = record_drive(tmp_path / "drive", make, sets=sets)

@@ -24,13 +24,13 @@ def replay(graph, spawn, checkpoint, root, bags):
     assert run_tool("ddad_to_rosbag.py", "--dataroot", root, "--output", bags, "--scene", scene) == 0
     node = spawn(
         "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "-p", f"cameras:=[{','.join(cameras)}]",
-        "-p", "reliable:=true", "-p", "odometry_timeout:=5.0", "-p", f"checkpoint:={checkpoint}", "-p", "device:=cpu",
+        "-p", "reliable:=true", "-p", f"checkpoint:={checkpoint}", "-p", "device:=cpu",
     )  # fmt: skip
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
     graph.until(lambda: graph.probe.count_publishers("/occupancy_node/occupancy"), 60, f"the node:\n{node.output}")
     player = spawn("-m", "gaussianocc_ros.bag_player", bags / scene, "--step", "--rate", 0, "--clock")
     graph.until(lambda: player.popen.poll() is not None, 120, "the end of the replay")
-    assert player.wait() == 0, player.output
+    assert player.wait() == 0, f"{player.output}\nthe node:\n{node.output}"
     stamps = [entry.frame.camera_stamps_ns[0] for entry in source.index(scene)]
     graph.until(lambda: len(outputs) >= len(stamps), what="all outputs")
     assert node.stop() == 0, node.output

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.medium
 def test_fisheye_rig_gives_one_occupancy_per_set_with_the_right_stamp_and_view(graph, spawn, checkpoint, tmp_path):
     node = spawn(
         "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "-p", f"cameras:=[{','.join(RIG.names)}]",
-        "-p", "reliable:=true", "-p", "odometry_timeout:=5.0", "-p", f"checkpoint:={checkpoint}", "-p", "device:=cpu",
+        "-p", "reliable:=true", "-p", f"checkpoint:={checkpoint}", "-p", "device:=cpu",
     )  # fmt: skip
     root = make_dataset(tmp_path / "data", RIG, FRAMES, 5, "--no-sweeps")
     bag = convert(root, tmp_path / "bags")
@@ -36,7 +36,7 @@ def test_fisheye_rig_gives_one_occupancy_per_set_with_the_right_stamp_and_view(g
     graph.until(lambda: graph.probe.count_publishers("/occupancy_node/occupancy"), 60, f"the node:\n{node.output}")
     player = spawn("-m", "gaussianocc_ros.bag_player", bag, "--step", "--rate", 0, "--clock")
     graph.until(lambda: player.popen.poll() is not None, 120, "the end of the replay")
-    assert player.wait() == 0, player.output
+    assert player.wait() == 0, f"{player.output}\nthe node:\n{node.output}"
     graph.until(lambda: len(outputs) >= FRAMES, what="all outputs")
     assert node.stop() == 0, node.output
     assert "Traceback" not in node.output and "not compensated" not in node.output

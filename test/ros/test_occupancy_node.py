@@ -2,6 +2,7 @@
 """The node over DDS: what comes out, and what it says when something is missing. No mocks."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -109,8 +110,13 @@ def test_undecodable_image_drops_its_set_with_a_reason_and_the_next_one_passes(r
     assert rig.values()[0]["dropped: undecodable image"] == "1"
 
 
-def test_set_without_camera_info_is_dropped_until_it_comes(rig):
-    rig = rig(calibration_timeout=0.2).start()
+def as_on_a_robot(make):
+    """Short timeouts count, which they do not in a lossless replay, and the test loses no image."""
+    return {"reliable": False, "reliable_cameras": list(make.CAMERAS)}
+
+
+def test_set_without_camera_info_is_dropped_until_it_comes(rig, make):
+    rig = rig(calibration_timeout=0.2, **as_on_a_robot(make)).start()
     rig.place()
     rig.send(0, info=False)
     rig.graph.until(lambda: rig.logged("camera front: no CameraInfo yet"), what="a warning")
@@ -119,8 +125,20 @@ def test_set_without_camera_info_is_dropped_until_it_comes(rig):
     assert rig.values()[0]["dropped: no CameraInfo"] == "1"
 
 
-def test_camera_without_tf_is_never_assumed_at_the_origin(rig):
-    rig = rig(calibration_timeout=0.2).start()
+def test_a_lossless_replay_waits_for_calibration_that_dds_repairs_after_seconds(rig, make):
+    rig = rig(calibration_timeout=0.0).start()
+    rig.place()
+    rig.send(0, info=False)
+    sent = time.monotonic()
+    rig.graph.until(lambda: time.monotonic() - sent > 1.0, what="a second")
+    for camera in make.CAMERAS:
+        rig.info[camera].publish(make.camera_info(make.START_NS, camera))
+    rig.outputs(1)
+    assert "dropped: no CameraInfo" not in rig.values()[0]
+
+
+def test_camera_without_tf_is_never_assumed_at_the_origin(rig, make):
+    rig = rig(calibration_timeout=0.2, **as_on_a_robot(make)).start()
     rig.place(("front", "left"))
     rig.send(0)
     rig.graph.until(lambda: rig.logged("camera right: TF does not connect base_link and right"), what="a warning")
@@ -317,7 +335,7 @@ def test_a_folder_without_a_cameras_mask_fails_at_configure(rig, tmp_path):
 def test_with_degrade_a_camera_without_calibration_or_of_another_size_is_left_out(rig, make):
     import cv2
 
-    rig = rig(sync_policy="degrade", patience=0.05, calibration_timeout=0.3).start()
+    rig = rig(sync_policy="degrade", patience=0.05, calibration_timeout=0.3, **as_on_a_robot(make)).start()
     rig.place(make.CAMERAS[:2])  # the third has no place in TF
     rig.send(0)
     assert list(rig.outputs(1)[0].cameras) == list(make.CAMERAS[:2])
@@ -378,7 +396,7 @@ def test_classes_can_be_hidden_from_points_and_markers_while_it_runs(rig, make):
 def test_with_fusion_results_of_a_moment_add_up_in_the_odometry_frame_until_reset(rig, make):
     from std_srvs.srv import Empty
 
-    rig = rig(fusion=True, fusion_decay=0.0, odometry_timeout=5.0).start()
+    rig = rig(fusion=True, fusion_decay=0.0).start()
     rig.place()
     rig.motion.publish(TFMessage(transforms=[make.transform("odom", "base_link", make.translation(x=0.0))]))
     later = make.START_NS + 1000 * MS
@@ -403,8 +421,8 @@ def test_with_fusion_results_of_a_moment_add_up_in_the_odometry_frame_until_rese
     rig.graph.until(lambda: rig.logged("clock or odometry jumped"), what="a warning")
 
 
-def test_without_odometry_a_set_is_published_unfused_and_said(rig):
-    rig = rig(fusion=True, odometry_timeout=0.0).start()
+def test_without_odometry_a_set_is_published_unfused_and_said(rig, make):
+    rig = rig(fusion=True, odometry_timeout=0.0, **as_on_a_robot(make)).start()
     rig.place()
     rig.send(0)
     rig.outputs(1)

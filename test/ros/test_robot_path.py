@@ -47,13 +47,13 @@ def test_a_recording_of_an_unknown_robot_becomes_occupancy_in_its_node(graph, sp
 
     node = spawn(
         "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "--params-file", tmp_path / "forklift_node.yaml",
-        "-p", "reliable:=true", "-p", "odometry_timeout:=5.0", "-p", "device:=cpu",
+        "-p", "reliable:=true", "-p", "device:=cpu",
     )  # fmt: skip
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
     graph.until(lambda: graph.probe.count_publishers("/occupancy_node/occupancy"), 60, f"the node:\n{node.output}")
     player = spawn("-m", "gaussianocc_ros.bag_player", bag, "--step", "--rate", 0, "--clock")
     graph.until(lambda: player.popen.poll() is not None, 120, "the end of the replay")
-    assert player.wait() == 0, player.output
+    assert player.wait() == 0, f"{player.output}\nthe node:\n{node.output}"
     (source,) = open_bags(BagConfig(str(bag), cameras=rig.names))
     wanted = [entry.frame.camera_stamps_ns[0] for entry in source.entries()]
     assert len(wanted) >= 7  # two keyframes half a second apart, 12 Hz between

@@ -11,11 +11,14 @@ from jaxtyping import Float, UInt8
 from gaussianocc_core import metrics
 from gaussianocc_core.data.labels import CLASS_NAMES, FREE
 from gaussianocc_core.errors import DatasetError
+from gaussianocc_core.models.decision import columns_beyond
 from gaussianocc_core.types import OccupancyLabels, VoxelGrid
 
 # Voxels that cameras see, as Occ3D counts; every voxel, as planners need.
 MASKS = {"mask_camera": "camera", "whole_grid": "none"}
 MODEL, FLAT_GROUND = "model", "flat_ground"
+# m from the ego origin, horizontally. A planner asks how far it can trust the voxels; one number for 40 m says little.
+RANGES = (10.0, 15.0, 20.0, 30.0)
 
 
 class OccupancyTable:
@@ -24,6 +27,8 @@ class OccupancyTable:
         self.flat = metrics.flat_ground(grid)
         self.keyframes = 0
         self._voxels = {(who, mask): metrics.OccupancyScores() for who in (MODEL, FLAT_GROUND) for mask in MASKS}
+        self._within = {(who, limit): metrics.OccupancyScores() for who in (MODEL, FLAT_GROUND) for limit in RANGES}
+        self._nearer = {limit: ~columns_beyond(grid, limit)[..., None] for limit in RANGES}
         self._rays = {who: metrics.RayIoU(grid) for who in (MODEL, FLAT_GROUND)} if rays else {}
 
     def update(
@@ -41,6 +46,9 @@ class OccupancyTable:
         predicted = {MODEL: prediction, FLAT_GROUND: self.flat}
         for (who, mask), scores in self._voxels.items():
             scores.update(labels.semantics, predicted[who], metrics.voxel_mask(labels, MASKS[mask]))
+        seen = metrics.voxel_mask(labels, "camera")
+        for (who, limit), scores in self._within.items():
+            scores.update(labels.semantics, predicted[who], seen & self._nearer[limit])
         if ray_origins is not None:
             for who, rays in self._rays.items():
                 rays.update(labels.semantics, predicted[who], ray_origins)
@@ -55,6 +63,12 @@ class OccupancyTable:
                 "class_iou": _by_class(metrics.class_iou(self._voxels[MODEL, mask].confusion)[:FREE]),
             }
             for mask in MASKS
+        }
+
+    def range_summary(self) -> dict[str, dict[str, dict[str, float]]]:
+        """By range, m: measures of both over the voxels that cameras see within it."""
+        return {
+            f"{limit:g}": {who: self._within[who, limit].summary() for who in (MODEL, FLAT_GROUND)} for limit in RANGES
         }
 
     def ray_summary(self) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gaussianocc_core.evaluation.occupancy import MASKS
+from gaussianocc_core.evaluation.occupancy import MASKS, RANGES
 from gaussianocc_core.metrics.depth import DEPTH_ERRORS
 
 _NAME_WIDTH = 22
@@ -91,6 +91,10 @@ def _occupancy(result: dict[str, Any]) -> str:
     ]
     for name, title in _MEASURES.items():
         lines.append(_row(title, [_number(t[who][name]) for t in tables for who in ("model", "flat_ground")]))
+    for name, title in (("iou", "IoU"), ("non_ground_iou", "off ground")):
+        for limit in RANGES:
+            numbers = [_number(who[name]) for who in result["by_range"][f"{limit:g}"].values()]
+            lines.append(_row(f"{title} within {limit:g} m", numbers))
     if rays:
         for name in rays["model"]:
             title = name.replace("ray_iou", "RayIoU").replace("@", " within ") + (" m" if "@" in name else "")

@@ -43,8 +43,8 @@ def evaluate(
     every: only each so many keyframes of a scene. pictures: a folder for pictures of the first dozen.
 
     Keys of the result: `checkpoint`, `data`, `keyframes`, `labelled_keyframes`, `scenes`, `notes` (what could not be
-    measured, and why), `depth`, `ego_motion`, `mask_camera`, `whole_grid`, `ray_iou`; each of the last five is None
-    where it could not be measured, and so is any number that is undefined.
+    measured, and why), `depth`, `ego_motion`, `mask_camera`, `whole_grid`, `by_range`, `ray_iou`; each of the last six
+    is None where it could not be measured, and so is any number that is undefined.
     """
     networks = CheckpointNetworks(checkpoint, device)
     source = nuscenes.NuScenesSource(dataroot, version)
@@ -107,6 +107,7 @@ def evaluate_networks(
         "depth": depth.summary(),
         "ego_motion": motion.summary(),
         **(occupancy.summary() if occupancy and labelled else dict.fromkeys(MASKS)),
+        "by_range": occupancy.range_summary() if occupancy and labelled else None,
         "ray_iou": occupancy.ray_summary() if occupancy and labelled else None,
     }
     return _without_nan(result)

@@ -16,9 +16,10 @@ from nuscenes_fixtures import MadeUpDatabase
 from gaussianocc_core import evaluate as command
 from gaussianocc_core.checkpoint import Provenance, save_model
 from gaussianocc_core.config import GaussianConfig
+from gaussianocc_core.data.labels import UNOBSERVED
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.data.training import prepare
-from gaussianocc_core.evaluation import evaluate, evaluate_networks
+from gaussianocc_core.evaluation import evaluate, evaluate_networks, format_report
 from gaussianocc_core.evaluation.depth import DepthTable, flat_ground_depth, true_depths
 from gaussianocc_core.evaluation.ego_motion import MotionScores, rotation_angle
 from gaussianocc_core.evaluation.networks import FAR, Estimates, _motion, _see_occupancy
@@ -34,7 +35,7 @@ from gaussianocc_core.types import Lattice, OccupancyField, RenderedViews, Sampl
 from gaussianocc_core.viz.keyframe import KeyframePicture, compose_keyframe
 
 CONFIG = replace(SMALL, grid=VoxelGrid())  # labels are on the published grid
-MEASURED = ("depth", "ego_motion", "mask_camera", "whole_grid", "ray_iou")
+MEASURED = ("depth", "ego_motion", "mask_camera", "whole_grid", "by_range", "ray_iou")
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +247,28 @@ def test_true_labels_rendered_are_about_the_true_depth(street):
     assert ways["rendered"]["mean"]["a1"] > 0.7 > 1.5 * ways["next camera"]["mean"]["a1"]
 
 
+class ShortSighted(Oracle):
+    """Sees nothing beyond 15 m from the ego origin, horizontally."""
+
+    def __call__(self, sample, batch):
+        told = super().__call__(sample, batch)
+        x, y, _ = np.indices(told.occupancy.shape) * 0.4 - 39.8
+        return replace(told, occupancy=np.where(np.hypot(x, y) > 15.0, UNOBSERVED, told.occupancy))
+
+
+@pytest.mark.medium
+def test_a_range_counts_what_lies_within_it(street):
+    result = evaluate_networks(ShortSighted(), NuScenesSource(street), every=2, ray_iou=False)
+    iou = {limit: measures["model"]["iou"] for limit, measures in result["by_range"].items()}
+    assert list(iou) == ["10", "15", "20", "30"]
+    assert iou["10"] == iou["15"] == 1.0 > iou["20"] > iou["30"] > result["mask_camera"]["model"]["iou"] > 0.05
+    assert result["by_range"]["20"]["flat_ground"]["non_ground_iou"] == 0
+    lines = format_report(result).splitlines()
+    assert [line.split()[4] for line in lines if line.startswith("IoU within")] == [
+        f"{each:.3f}" for each in iou.values()
+    ]
+
+
 @pytest.mark.medium
 def test_first_stage_is_measured_in_depth_and_motion_and_has_no_occupancy(street, checkpoints, tmp_path, capsys):
     report = tmp_path / "report.json"
@@ -255,7 +278,7 @@ def test_first_stage_is_measured_in_depth_and_motion_and_has_no_occupancy(street
     assert list(result["depth"]["ways"]) == ["depth_network", "flat_ground"]
     assert result["depth"]["images"] == 12 and len(result["depth"]["ways"]["depth_network"]["per_camera"]) == 6
     assert result["ego_motion"]["pairs"] == 2
-    assert [result[key] for key in ("mask_camera", "whole_grid", "ray_iou")] == [None] * 3
+    assert [result[key] for key in ("mask_camera", "whole_grid", "by_range", "ray_iou")] == [None] * 4
     assert result["checkpoint"]["networks"] == ["pose", "depth"] and result["checkpoint"]["provenance"]["steps"] == 7
     text = capsys.readouterr().out
     assert "DEPTH" in text and "EGO MOTION" in text and "OCCUPANCY" not in text

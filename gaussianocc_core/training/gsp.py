@@ -27,10 +27,11 @@ from gaussianocc_core.models.depth_net import DepthHead, DepthNet, DepthPredicti
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet, camera_motions
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.training.hints import HintSettings, hint_error
+from gaussianocc_core.training.motion_search import MotionSearch, length_error, scale_length, search_length
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 from gaussianocc_core.types import Cameras, Gaussians
 
-_TERMS = ("temporal", "smooth", "anchor", "hints", "cross")  # of the loss
+_TERMS = ("temporal", "smooth", "length", "anchor", "hints", "cross")  # of the loss
 _ABOUT_THE_PLANE = 0.25  # difference of log depths
 _FARTHEST = 1e-3  # 1/m
 CALIBRATIONS_KEPT = 8  # what follows from them: one rig, mirrored, in a few data sets
@@ -51,6 +52,7 @@ class GspConfig:
     place_by_motion: bool = True
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
     hints: HintSettings = field(default_factory=HintSettings)
+    search: MotionSearch = field(default_factory=MotionSearch)  # of how far the rig went
     # Depth and motion may shrink together; over time nothing resists. The height of the cameras over the ground does:
     # motion must explain the ground at its own depth too. Without effect where `model.depth.ground` is 0 (published).
     anchor_weight: float = 1.0
@@ -98,24 +100,37 @@ class Gsp(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not refining):
             T_target_now = self.ego_motion(batch)
         named: dict[str, Tensor] = {}
-        colours = batch.colours()
+        colours, lengths = batch.colours(), []
         for b in range(len(batch)):
             cameras = batch_element(batch.cameras, b)
             depth = prediction.depth[b].detach() if learning_motion else prediction.depth[b]
             valid = batch.valid[b] & self._meets_ground(cameras) if learning_motion else batch.valid[b]
-            T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now[b]])
+            plane = ground_plane(self.depth_net.head, cameras, self.log_scale.detach().exp())
+            guesses = [(depth.detach(), valid)]
+            if plane is not None and not learning_motion:
+                guesses.append((_depth_of(plane), batch.valid[b] & self._is_ground(depth.detach(), plane, cameras)))
+            parts: dict[str, Tensor] = {}
+            motion = T_target_now[b]
+            if config.search.factor > 1:
+                factor = search_length(colours[b], guesses, cameras, motion.detach(), config.search)
+                if not refining:
+                    parts["length"] = config.search.weight * length_error(motion, factor)
+                motion = scale_length(motion, factor)
+            lengths.append(motion[STEPS.index(1), :3, 3].detach().norm())
+            T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motion])
             temporal, moved = temporal_error(
                 colours[b, 0], colours[b, 1:], depth, cameras.intrinsics, T_other_cam, valid, config.temporal
             )
-            parts = {"temporal": temporal}
+            parts["temporal"] = temporal
             if not learning_motion:
                 smooth = losses.sum_of_means(losses.smoothness(depth, colours[b, 0]))
                 parts["smooth"] = config.smoothness * smooth
-                plane = ground_plane(self.depth_net.head, cameras, self.log_scale.detach().exp())
                 if config.anchor_weight and plane is not None and not refining:
-                    parts["anchor"] = config.anchor_weight * self._anchor_error(
-                        colours[b], depth.detach(), plane, cameras, T_other_cam, batch.valid[b]
-                    )
+                    error, _ = temporal_error(
+                        colours[b, 0], colours[b, 1:], guesses[1][0], cameras.intrinsics, T_other_cam, guesses[1][1],
+                        config.anchor,
+                    )  # fmt: skip
+                    parts["anchor"] = config.anchor_weight * error
                 if config.hints.weight:
                     parts["hints"] = hint_error(
                         colours[b, 0], colours[b, 1:], depth, plane, cameras.intrinsics, T_other_cam, batch.valid[b],
@@ -124,14 +139,14 @@ class Gsp(nn.Module):
             if config.cross_weight and not (learning_motion or refining):
                 parts["cross"] = config.cross_weight * self.cross_view(
                     colours[b, 0], prediction.depth[b], prediction.scale[b], cameras, batch.valid[b],
-                    self._place(batch, b, T_target_now[b].detach()),
+                    self._place(batch, b, motion.detach()),
                 )  # fmt: skip
             parts["moved"] = moved
             for name, value in parts.items():
                 named[name] = named.get(name, 0.0) + value / len(batch)
         named["total"] = torch.stack([named[name] for name in _TERMS if name in named]).sum()
         named["scale"] = self.log_scale.detach().exp()
-        named["speed"] = T_target_now[:, STEPS.index(1), :3, 3].norm(dim=-1).mean().detach()  # m per frame
+        named["speed"] = torch.stack(lengths).mean()  # m per frame
         return named
 
     def predict_depth(self, batch: Batch) -> DepthPrediction:
@@ -144,22 +159,11 @@ class Gsp(nn.Module):
             prediction = predict_depth(self.depth_net, images, cameras)
         return DepthPrediction(prediction.depth.float() * self.log_scale.exp(), prediction.scale.float())
 
-    def _anchor_error(
-        self,
-        colours: Float[Tensor, "T N 3 H W"],
-        depth: Float[Tensor, "N H W"],
-        plane: Float[Tensor, "N H W"],
-        cameras: Cameras,
-        T_other_cam: Float[Tensor, "S N 4 4"],
-        valid: Bool[Tensor, "N H W"],
-    ) -> Float[Tensor, ""]:
-        """Temporal error of the plane of the ground, where the network says about as much: it teaches motion alone."""
-        ground = self._meets_ground(cameras) & ((depth * plane).log().abs() < _ABOUT_THE_PLANE)
-        error, _ = temporal_error(
-            colours[0], colours[1:], 1.0 / plane.clamp(min=_FARTHEST), cameras.intrinsics, T_other_cam, valid & ground,
-            self.config.anchor,
-        )  # fmt: skip
-        return error
+    def _is_ground(
+        self, depth: Float[Tensor, "N H W"], plane: Float[Tensor, "N H W"], cameras: Cameras
+    ) -> Bool[Tensor, "N H W"]:
+        """Pixels of which the network says about what the plane of the ground does; they teach motion its length."""
+        return self._meets_ground(cameras) & ((depth * plane).log().abs() < _ABOUT_THE_PLANE)
 
     def _meets_ground(self, cameras: Cameras) -> Bool[Tensor, "N H W"] | bool:
         """Pixels of which fresh weights say what they know, the plane's depth, well within their farthest; else all."""
@@ -340,6 +344,11 @@ def ground_plane(
     size = cameras.width[0], cameras.height[0]
     plane = camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
     return plane if head.metric_ground else plane / (head.ground * scale)
+
+
+def _depth_of(plane: Float[Tensor, "N H W"]) -> Float[Tensor, "N H W"]:
+    """m, of inverse depths that are 0 above the horizon."""
+    return 1.0 / plane.clamp(min=_FARTHEST)
 
 
 def pixel_gaussians(

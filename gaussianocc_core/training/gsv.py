@@ -35,6 +35,7 @@ from gaussianocc_core.training.gsp import (
     predict_ego_motion,
 )
 from gaussianocc_core.training.hints import HintSettings, hint_error
+from gaussianocc_core.training.motion_search import MotionSearch, scale_length, search_length
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.training.surfaces import find_surfaces, plan_surfaces
 from gaussianocc_core.types import Cameras, OccupancyField, RenderedViews, VoxelGrid
@@ -49,6 +50,8 @@ class GsvConfig:
 
     ego_motion: str = "learned"  # by the frozen first stage; "sensor": poses of the data set; "joint": learnt along
     renderer: str = "splat"  # or "volume": ray marching, the published `render_type: prob`
+    # Where the depth head is the first stage's, it says how far the learnt motion went.
+    search: MotionSearch = field(default_factory=MotionSearch)
     start_from_first_stage: bool = True  # image encoder and depth head begin with the first stage's weights
     # And keep them: what a fresh decoder sends back undoes in hundreds of steps what depth learnt in thousands. Only
     # the projection of the features learns then, and the depth head needs no losses. Published: neither.
@@ -145,7 +148,8 @@ class Gsv(nn.Module):
         colours = batch.colours()
         named: dict[str, Tensor] = {}
         for b in range(len(batch)):
-            for name, value in self._sample_losses(batch, b, colours[b], field, plans[b], T_target_now[b]).items():
+            motion = self._measured(batch, b, colours[b], field, T_target_now[b])
+            for name, value in self._sample_losses(batch, b, colours[b], field, plans[b], motion).items():
                 named[name] = named.get(name, 0.0) + value / len(batch)
         if batch.semantics is not None:
             opacities = torch.sigmoid(-field.logits[:, -1])
@@ -270,6 +274,23 @@ class Gsv(nn.Module):
             return batch.T_target_now
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.ego_motion == "joint"):
             return predict_ego_motion(self.pose_net, batch, precision=self.precision)
+
+    def _measured(
+        self,
+        batch: Batch,
+        b: int,
+        colours: Float[Tensor, "T N 3 H W"],
+        field: OccupancyField,
+        T_target_now: Float[Tensor, "S 4 4"],
+    ) -> Float[Tensor, "S 4 4"]:
+        """The learnt motion, as long as the frozen depth head says that it was."""
+        config = self.config
+        if config.ego_motion != "learned" or not self.frozen or field.inv_depth is None or config.search.factor == 1:
+            return T_target_now
+        depth = interpolate_depth(1.0 / field.inv_depth[b].detach(), *colours.shape[-2:])
+        guesses = [(depth, batch.valid[b])]
+        factor = search_length(colours, guesses, batch_element(batch.cameras, b), T_target_now, config.search)
+        return scale_length(T_target_now, factor)
 
     def _plan(self, batch: Batch, b: int) -> _Plans:
         cameras, valid = batch_element(batch.cameras, b), batch.valid[b]

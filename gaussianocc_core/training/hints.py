@@ -23,25 +23,29 @@ from gaussianocc_core.training.photometric import Photometric, reduce_images, sh
 
 _FARTHEST_GROUND = 1.0 / 60.0  # 1/m
 _WINDOW = 5  # px, over which errors are averaged before hypotheses compete
+_SPACING = 1.5  # power: near, hypotheses shift images by 2 px each; far, where that is a third of the depth, by less
+_RIVALS = 2  # hypotheses next to the best that are no rivals of it
 
 
 @dataclass(frozen=True)
 class HintSettings:
     """What is tried, and when it is believed."""
 
-    weight: float = 0.3  # of the absolute difference of log depths; 0: no hints, as published
-    nearest: float = 1.2  # m; hypotheses are evenly spaced in inverse depth, so that each shifts images alike
-    hypotheses: int = 24
+    weight: float = 0.5  # of the absolute difference of log depths; 0: no hints, as published
+    nearest: float = 0.7  # m
+    hypotheses: int = 48
     halvings: int = 1  # of the images, before they are compared
-    margin: float = 0.65  # a hint's error must be below this share of the network's
+    cameras: int = 3  # whose hints are sought, drawn anew each time; 0: all
+    margin: float = 0.5  # a hint's error must be below this share of the network's
+    uniqueness: float = 0.1  # and below that of any hypothesis farther away by this share
     # The plane of the ground is no guess among many: it is taken where its error is below the network's times this, and
     # hardly above the least.
     ground_margin: float = 0.95
-    ground_favour: float = 1.4
+    ground_favour: float = 1.3
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.nearest <= 0 or self.hypotheses < 1 or self.halvings < 0:
-            raise ValueError("hints: expected weight >= 0, nearest > 0, hypotheses >= 1, halvings >= 0")
+        if self.weight < 0 or self.nearest <= 0 or self.hypotheses < 1 or min(self.halvings, self.cameras) < 0:
+            raise ValueError("hints: expected weight >= 0, nearest > 0, hypotheses >= 1, halvings >= 0, cameras >= 0")
 
 
 def hint_error(
@@ -55,11 +59,13 @@ def hint_error(
     settings: HintSettings,
     photometric: Photometric,
 ) -> Float[Tensor, ""]:
-    """Weighted mean over all pixels of the difference in log depth to the hints that are believed; `find_hints`."""
+    """Weighted mean over the pixels of some cameras of the difference in log depth to the hints that are believed."""
+    some = torch.randperm(len(depth), device=depth.device)[: settings.cameras or None]
     hints, believed = find_hints(
-        now, around, depth.detach(), ground, intrinsics, T_other_cam.detach(), valid, settings, photometric
-    )
-    small = warp.interpolate_depth(depth, *hints.shape[-2:])
+        now[some], around[:, some], depth[some].detach(), None if ground is None else ground[some], intrinsics[some],
+        T_other_cam[:, some].detach(), valid[some], settings, photometric,
+    )  # fmt: skip
+    small = warp.interpolate_depth(depth[some], *hints.shape[-2:])
     return settings.weight * ((small.log() - hints.log()).abs() * believed).mean()
 
 
@@ -98,17 +104,17 @@ def find_hints(
 
     predicted = warp.interpolate_depth(depth, height, width)
     error_predicted = error_at(predicted)
-    least = torch.full_like(predicted, torch.inf)
-    best = predicted.clone()
-    step = 1.0 / (settings.nearest * settings.hypotheses)
-    for k in range(1, settings.hypotheses + 1):
-        z = torch.full_like(predicted, 1.0 / (step * k))
-        error = error_at(z)
-        better = error < least
-        least, best = torch.where(better, error, least), torch.where(better, z, best)
+    inverse = (torch.arange(1, settings.hypotheses + 1, device=now.device) / settings.hypotheses) ** _SPACING
+    inverse = inverse / settings.nearest
+    errors = torch.stack([error_at((1.0 / each).expand_as(predicted)) for each in inverse])
+    least, index = errors.min(dim=0)
+    places = torch.arange(settings.hypotheses, device=now.device).view(-1, 1, 1, 1)
+    rival = errors.masked_fill((places - index).abs() <= _RIVALS, torch.inf).amin(dim=0)
+    best, step = 1.0 / inverse[index], inverse.diff(prepend=inverse.new_zeros(1))[index]
     least_known = torch.minimum(error_predicted, error_of(others))
     # What the network says within a step of it is finer than the hypothesis.
     believed = ((1.0 / best - 1.0 / predicted).abs() > step) & (least < settings.margin * least_known)
+    believed &= least < (1.0 - settings.uniqueness) * rival
     if ground is not None:
         inv_plane = warp.resize_depth(ground, height, width)
         plane = 1.0 / inv_plane.clamp(min=_FARTHEST_GROUND)

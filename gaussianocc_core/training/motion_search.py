@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far the rig went between frames: tried out against depth that is known by now.
+
+The ego-motion network learns directions well and lengths badly: from a tenth away on, the photometric error of a road
+no longer says which way, and what it does learn are the streets it has seen (on others, lengths were unrelated to the
+true ones). Whatever depth then learns from that motion is wrong by as much. Depth is recognised from the image and
+agrees over all streets; so a few lengths are tried, and the one that explains the frames best with that depth and with
+the plane of the ground is used and taught.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gaussianocc_core.geometry.cameras import scale_intrinsics
+from gaussianocc_core.geometry.warp import interpolate_depth
+from gaussianocc_core.models.pose_net import camera_motions
+from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
+from gaussianocc_core.types import Cameras
+
+# Of images of half the size: coarse enough for a basin, fine enough for a twentieth of the length.
+_COMPARISON = Photometric(ssim_weight=1.0, l1_weight=0.15, levels=2, auto_mask=False)
+_SHORTEST = 0.05  # m; differences of shorter motions do not count in full
+
+
+@dataclass(frozen=True)
+class MotionSearch:
+    """Which lengths are tried."""
+
+    factor: float = 1.4  # from 1/1.4 to 1.4 times what the network says; 1: no search, as published
+    steps: int = 7
+    weight: float = 1.0  # of the share by which the network's length differs from what was found
+
+    def __post_init__(self) -> None:
+        if self.factor < 1 or self.steps < 3 or self.weight < 0:
+            raise ValueError("search: expected factor >= 1, steps >= 3, weight >= 0")
+
+
+@torch.no_grad()
+def search_length(
+    colours: Float[Tensor, "T N 3 H W"],
+    guesses: list[tuple[Float[Tensor, "N H W"], Bool[Tensor, "N H W"]]],
+    cameras: Cameras,
+    T_target_now: Float[Tensor, "S 4 4"],
+    settings: MotionSearch,
+) -> Float[Tensor, ""]:
+    """Factor on the translations, one for all neighbours, at which the frames are explained best.
+
+    colours: now, then each neighbour; guesses: z-depth of the first, m, and where it counts; all count alike.
+    """
+    half = reduce_images(colours, 2)[-1]
+    size = half.shape[-2:]
+    K = scale_intrinsics(cameras.intrinsics, 0.5, 0.5)
+    reduced = [(interpolate_depth(depth, *size), shrink_mask(valid, *size)) for depth, valid in guesses]
+    step = 2.0 * log(settings.factor) / (settings.steps - 1)
+    log_factors = (torch.arange(settings.steps, device=colours.device) - (settings.steps - 1) / 2) * step
+    errors = []
+    for factor in log_factors.exp():
+        scaled = scale_length(T_target_now, factor)
+        T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in scaled])
+        each = (temporal_error(half[0], half[1:], z, K, T_other_cam, valid, _COMPARISON)[0] for z, valid in reduced)
+        errors.append(torch.stack(list(each)).sum())
+    error = torch.stack(errors)
+    best = error.argmin().clamp(1, settings.steps - 2)
+    below, at, above = error[best - 1], error[best], error[best + 1]
+    bend = below - 2.0 * at + above  # of the parabola through the three
+    offset = torch.where(bend > 0, 0.5 * (below - above) / bend, torch.zeros_like(bend)).clamp(-1.0, 1.0)
+    return (log_factors[best] + offset * step).exp()
+
+
+def scale_length(T_target_now: Float[Tensor, "S 4 4"], factor: Tensor | float) -> Float[Tensor, "S 4 4"]:
+    """The motions with their translations times the factor."""
+    rotation, translation, last = T_target_now[:, :3, :3], T_target_now[:, :3, 3:], T_target_now[:, 3:]
+    return torch.cat([torch.cat([rotation, factor * translation], dim=2), last], dim=1)
+
+
+def length_error(T_target_now: Float[Tensor, "S 4 4"], factor: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Mean share by which the lengths differ from those that were found."""
+    length = T_target_now[:, :3, 3].norm(dim=-1)
+    found = factor * length.detach()
+    return ((length - found).abs() / (found + _SHORTEST)).mean()

@@ -23,6 +23,7 @@ from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
 from gaussianocc_core.rendering.background import compose_depth, find_background
+from gaussianocc_core.training.motion_search import MotionSearch, scale_length, search_length
 from gaussianocc_core.types import Sample
 
 FAR = 80.0  # m, of what a ray finds that meets nothing: the end of the true depths that count
@@ -81,8 +82,12 @@ class CheckpointNetworks:
             depths["depth_network"] = predict_depth(self.depth_net, images[:, 0], batch.cameras).depth[0]
         if self.pose_net is not None:
             steps = [neighbour.step for neighbour in sample.neighbours]
-            motions = np.array([_motion(self.pose_net, images, k, step) for k, step in enumerate(steps)])
-            motions = motions.reshape(-1, 4, 4)
+            motions = np.empty((0, 4, 4))
+            if steps:
+                T_target_now = torch.stack([_motion(self.pose_net, images, k, step) for k, step in enumerate(steps)])
+                if "depth_network" in depths:
+                    T_target_now = _as_long_as_depth_says(T_target_now, batch, depths["depth_network"])
+                motions = T_target_now.double().cpu().numpy()
         return Estimates({name: depth.float().cpu() for name, depth in depths.items()}, occupancy, motions)
 
 
@@ -108,11 +113,19 @@ def _see_occupancy(
     return depths, labels
 
 
-def _motion(pose_net: PoseNet, images: Tensor, neighbour: int, step: int) -> Float[np.ndarray, "4 4"]:
+def _motion(pose_net: PoseNet, images: Tensor, neighbour: int, step: int) -> Float[Tensor, "4 4"]:
     """Points of the ego frame now in the ego frame at that neighbour; the network wants temporal order."""
     now, then = images[:, 0], images[:, 1 + neighbour]
     if step > 0:
-        T_target_now = pose_net(now, then).T_later_earlier()[0]
-    else:
-        T_target_now = transforms.invert(pose_net(then, now).T_later_earlier())[0]
-    return T_target_now.double().cpu().numpy()
+        return pose_net(now, then).T_later_earlier()[0]
+    return transforms.invert(pose_net(then, now).T_later_earlier())[0]
+
+
+def _as_long_as_depth_says(
+    T_target_now: Float[Tensor, "S 4 4"], batch: Batch, depth: Float[Tensor, "N h w"]
+) -> Float[Tensor, "S 4 4"]:
+    """As stage 2 takes the learnt motion."""
+    cameras = replace(batch.cameras, intrinsics=batch.cameras.intrinsics[0], T_ego_cam=batch.cameras.T_ego_cam[0])
+    colours = batch.colours()[0, : 1 + len(T_target_now)]
+    factor = search_length(colours, [(depth, batch.valid[0])], cameras, T_target_now, MotionSearch())
+    return scale_length(T_target_now, factor)

@@ -100,54 +100,92 @@ class Gsp(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not refining):
             T_target_now = self.ego_motion(batch)
         named: dict[str, Tensor] = {}
-        colours, lengths = batch.colours(), []
         for b in range(len(batch)):
-            cameras = batch_element(batch.cameras, b)
-            depth = prediction.depth[b].detach() if learning_motion else prediction.depth[b]
-            valid = batch.valid[b] & self._meets_ground(cameras) if learning_motion else batch.valid[b]
-            plane = ground_plane(self.depth_net.head, cameras, self.log_scale.detach().exp())
-            guesses = [(depth.detach(), valid)]
-            if plane is not None and not learning_motion:
-                guesses.append((_depth_of(plane), batch.valid[b] & self._is_ground(depth.detach(), plane, cameras)))
-            parts: dict[str, Tensor] = {}
-            motion = T_target_now[b]
-            if config.search.factor > 1:
-                factor = search_length(colours[b], guesses, cameras, motion.detach(), config.search)
-                if not refining:
-                    parts["length"] = config.search.weight * length_error(motion, factor)
-                motion = scale_length(motion, factor)
-            lengths.append(motion[STEPS.index(1), :3, 3].detach().norm())
-            T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motion])
-            temporal, moved = temporal_error(
-                colours[b, 0], colours[b, 1:], depth, cameras.intrinsics, T_other_cam, valid, config.temporal
-            )
-            parts["temporal"] = temporal
-            if not learning_motion:
-                smooth = losses.sum_of_means(losses.smoothness(depth, colours[b, 0]))
-                parts["smooth"] = config.smoothness * smooth
-                if config.anchor_weight and plane is not None and not refining:
-                    error, _ = temporal_error(
-                        colours[b, 0], colours[b, 1:], guesses[1][0], cameras.intrinsics, T_other_cam, guesses[1][1],
-                        config.anchor,
-                    )  # fmt: skip
-                    parts["anchor"] = config.anchor_weight * error
-                if config.hints.weight:
-                    parts["hints"] = hint_error(
-                        colours[b, 0], colours[b, 1:], depth, plane, cameras.intrinsics, T_other_cam, batch.valid[b],
-                        config.hints, config.temporal,
-                    )  # fmt: skip
-            if config.cross_weight and not (learning_motion or refining):
-                parts["cross"] = config.cross_weight * self.cross_view(
-                    colours[b, 0], prediction.depth[b], prediction.scale[b], cameras, batch.valid[b],
-                    self._place(batch, b, motion.detach()),
-                )  # fmt: skip
-            parts["moved"] = moved
+            depth, scale = prediction.depth[b], prediction.scale[b]
+            if learning_motion:
+                parts = self._motion_losses(batch, b, depth.detach(), T_target_now[b])
+            else:
+                parts = self._losses(batch, b, depth, scale, T_target_now[b], refining)
             for name, value in parts.items():
                 named[name] = named.get(name, 0.0) + value / len(batch)
         named["total"] = torch.stack([named[name] for name in _TERMS if name in named]).sum()
         named["scale"] = self.log_scale.detach().exp()
-        named["speed"] = torch.stack(lengths).mean()  # m per frame
         return named
+
+    def _motion_losses(
+        self, batch: Batch, b: int, depth: Float[Tensor, "N H W"], T_target_now: Float[Tensor, "S 4 4"]
+    ) -> dict[str, Tensor]:
+        """Of the first share of a run: motion alone, against the depth that fresh weights say. It grows from rest, where
+        no length fits better than another."""
+        valid = batch.valid[b] & self._meets_ground(batch_element(batch.cameras, b))
+        return self._temporal(batch, b, depth, T_target_now, valid, self.config.temporal)
+
+    def _losses(
+        self,
+        batch: Batch,
+        b: int,
+        depth: Float[Tensor, "N H W"],
+        scale: Float[Tensor, "N H W"],
+        T_target_now: Float[Tensor, "S 4 4"],
+        refining: bool,
+    ) -> dict[str, Tensor]:
+        """Of the rest: depth, and while it is not being refined motion and scale too."""
+        config, cameras, valid = self.config, batch_element(batch.cameras, b), batch.valid[b]
+        colours, said = batch.colours()[b], depth.detach()
+        plane = ground_plane(self.depth_net.head, cameras, self.log_scale.detach().exp())
+        guesses = [(said, valid)]
+        if plane is not None:
+            guesses.append((1.0 / plane.clamp(min=_FARTHEST), valid & self._is_ground(said, plane, cameras)))
+        parts, motion = self._search(batch, b, guesses, T_target_now)
+        parts.update(self._temporal(batch, b, depth, motion, valid, config.temporal))
+        smooth = losses.sum_of_means(losses.smoothness(depth, colours[0]))
+        parts["smooth"] = config.smoothness * smooth
+        if config.anchor_weight and plane is not None and not refining:
+            anchor = self._temporal(batch, b, guesses[1][0], motion, guesses[1][1], config.anchor)
+            parts["anchor"] = config.anchor_weight * anchor["temporal"]
+        if config.hints.weight:
+            T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motion])
+            parts["hints"] = hint_error(
+                colours[0], colours[1:], depth, plane, cameras.intrinsics, T_other_cam, valid, config.hints,
+                config.temporal,
+            )  # fmt: skip
+        if config.cross_weight and not refining:
+            placed = self._place(batch, b, motion.detach())
+            parts["cross"] = config.cross_weight * self.cross_view(colours[0], depth, scale, cameras, valid, placed)
+        return parts
+
+    def _search(
+        self,
+        batch: Batch,
+        b: int,
+        guesses: list[tuple[Float[Tensor, "N H W"], Bool[Tensor, "N H W"]]],
+        T_target_now: Float[Tensor, "S 4 4"],
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "S 4 4"]]:
+        """What the search teaches the network, and the motion at the length that it found; see `search_length`."""
+        config, parts = self.config.search, {}
+        if config.factor > 1:
+            factor = search_length(
+                batch.colours()[b], guesses, batch_element(batch.cameras, b), T_target_now.detach(), config
+            )
+            if T_target_now.requires_grad:
+                parts["length"] = config.weight * length_error(T_target_now, factor)
+            T_target_now = scale_length(T_target_now, factor)
+        return parts, T_target_now
+
+    def _temporal(
+        self,
+        batch: Batch,
+        b: int,
+        depth: Float[Tensor, "N H W"],
+        T_target_now: Float[Tensor, "S 4 4"],
+        valid: Bool[Tensor, "N H W"],
+        settings: Photometric,
+    ) -> dict[str, Tensor]:
+        cameras, colours = batch_element(batch.cameras, b), batch.colours()[b]
+        T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now])
+        error, moved = temporal_error(colours[0], colours[1:], depth, cameras.intrinsics, T_other_cam, valid, settings)
+        speed = T_target_now[STEPS.index(1), :3, 3].detach().norm()  # m per frame
+        return {"temporal": error, "moved": moved, "speed": speed}
 
     def predict_depth(self, batch: Batch) -> DepthPrediction:
         """Metric depth and Gaussian scale of the current frame, (B, N, H, W)."""
@@ -344,11 +382,6 @@ def ground_plane(
     size = cameras.width[0], cameras.height[0]
     plane = camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
     return plane if head.metric_ground else plane / (head.ground * scale)
-
-
-def _depth_of(plane: Float[Tensor, "N H W"]) -> Float[Tensor, "N H W"]:
-    """m, of inverse depths that are 0 above the horizon."""
-    return 1.0 / plane.clamp(min=_FARTHEST)
 
 
 def pixel_gaussians(

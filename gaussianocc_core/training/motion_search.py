@@ -34,7 +34,7 @@ class MotionSearch:
 
     factor: float = 1.4  # from 1/1.4 to 1.4 times what the network says; 1: no search, as published
     steps: int = 7
-    weight: float = 1.0  # of the share by which the network's length differs from what was found
+    weight: float = 0.3  # of the share by which the network's length differs from what was found
 
     def __post_init__(self) -> None:
         if self.factor < 1 or self.steps < 3 or self.weight < 0:

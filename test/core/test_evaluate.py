@@ -22,7 +22,7 @@ from gaussianocc_core.data.training import prepare
 from gaussianocc_core.evaluation import evaluate, evaluate_networks, format_report
 from gaussianocc_core.evaluation.depth import DepthTable, flat_ground_depth, true_depths
 from gaussianocc_core.evaluation.ego_motion import MotionScores, rotation_angle
-from gaussianocc_core.evaluation.networks import FAR, Estimates, _motion, _see_occupancy
+from gaussianocc_core.evaluation.networks import FAR, Estimates, _as_long_as_depth_says, _motion, _see_occupancy
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.models.gaussianocc import build_depth_net, build_model, build_pose_net
@@ -202,6 +202,21 @@ def test_ego_motion_network_sees_frames_in_temporal_order_and_the_past_is_its_in
     before, after = _motion(pose_net, images, 0, -1), _motion(pose_net, images, 1, 1)
     assert np.round(seen, 2).tolist() == [[0.4, 0.5], [0.5, 0.6]]
     assert before[0, 3] == 1.0 and after[0, 3] == -1.0
+
+
+@pytest.mark.medium
+def test_learnt_motion_is_as_long_as_the_depth_network_says(street):
+    entry = NuScenesSource(street).index("synthetic-0001", depths=True, neighbours=True)[0]
+    sample = entry.load()
+    rectifier = Rectifier(sample.cameras, 160, 90)
+    batch = prepare(sample, rectifier)
+    truth = batch.T_target_now[0]  # one neighbour: the scene begins here
+    depth = torch.from_numpy(np.stack(true_depths(sample, rectifier)))
+    depth = torch.where(depth > 0, depth, FAR).float()
+    wrong = truth.clone()
+    wrong[:, :3, 3] *= 0.8
+    found = _as_long_as_depth_says(wrong, batch, depth)
+    assert float(found[0, :3, 3].norm() / truth[0, :3, 3].norm()) == pytest.approx(1.0, abs=0.05)
 
 
 def test_what_the_lattice_leaves_transparent_shows_the_background():

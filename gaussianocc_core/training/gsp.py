@@ -115,8 +115,10 @@ class Gsp(nn.Module):
     def _motion_losses(
         self, batch: Batch, b: int, depth: Float[Tensor, "N H W"], T_target_now: Float[Tensor, "S 4 4"]
     ) -> dict[str, Tensor]:
-        """Of the first share of a run: motion alone, against the depth that fresh weights say. It grows from rest, where
-        no length fits better than another."""
+        """Of the first share of a run: motion alone, against the depth that fresh weights say.
+
+        Without the search: motion grows from rest, where no length fits better than another.
+        """
         valid = batch.valid[b] & self._meets_ground(batch_element(batch.cameras, b))
         return self._temporal(batch, b, depth, T_target_now, valid, self.config.temporal)
 

@@ -105,7 +105,7 @@ class Gsp(nn.Module):
             if learning_motion:
                 parts = self._motion_losses(batch, b, depth.detach(), T_target_now[b])
             else:
-                parts = self._losses(batch, b, depth, scale, T_target_now[b], refining)
+                parts = self._losses(batch, b, depth, scale, T_target_now[b], progress >= config.search_at, refining)
             for name, value in parts.items():
                 named[name] = named.get(name, 0.0) + value / len(batch)
         named["total"] = torch.stack([named[name] for name in _TERMS if name in named]).sum()
@@ -129,21 +129,28 @@ class Gsp(nn.Module):
         depth: Float[Tensor, "N H W"],
         scale: Float[Tensor, "N H W"],
         T_target_now: Float[Tensor, "S 4 4"],
+        established: bool,
         refining: bool,
     ) -> dict[str, Tensor]:
-        """Of the rest: depth, and while it is not being refined motion and scale too."""
+        """Of the rest: depth, and while it is not being refined motion and scale too.
+
+        established: there is structure, so that depth may say how far the rig went. Before, the plane of the ground
+        does alone: of depth and motion that follow each other, both shrink to nothing.
+        """
         config, cameras, valid = self.config, batch_element(batch.cameras, b), batch.valid[b]
         colours, said = batch.colours()[b], depth.detach()
         plane = ground_plane(self.depth_net.head, cameras, self.log_scale.detach().exp())
-        guesses = [(said, valid)]
+        guesses = [(said, valid)] if established else []
         if plane is not None:
-            guesses.append((1.0 / plane.clamp(min=_FARTHEST), valid & self._is_ground(said, plane, cameras)))
+            on_ground = valid & (self._is_ground(said, plane, cameras) if established else self._meets_ground(cameras))
+            guesses.append((1.0 / plane.clamp(min=_FARTHEST), on_ground))
         parts, motion = self._search(batch, b, guesses, T_target_now)
         parts.update(self._temporal(batch, b, depth, motion, valid, config.temporal))
         smooth = losses.sum_of_means(losses.smoothness(depth, colours[0]))
         parts["smooth"] = config.smoothness * smooth
         if config.anchor_weight and plane is not None and not refining:
-            anchor = self._temporal(batch, b, guesses[1][0], motion, guesses[1][1], config.anchor)
+            on_ground = valid & self._is_ground(said, plane, cameras)
+            anchor = self._temporal(batch, b, guesses[-1][0], motion, on_ground, config.anchor)
             parts["anchor"] = config.anchor_weight * anchor["temporal"]
         if config.hints.weight:
             T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motion])
@@ -165,7 +172,7 @@ class Gsp(nn.Module):
     ) -> tuple[dict[str, Tensor], Float[Tensor, "S 4 4"]]:
         """What the search teaches the network, and the motion at the length that it found; see `search_length`."""
         config, parts = self.config.search, {}
-        if config.factor > 1:
+        if config.factor > 1 and guesses:
             factor = search_length(
                 batch.colours()[b], guesses, batch_element(batch.cameras, b), T_target_now.detach(), config
             )

@@ -134,23 +134,21 @@ class Gsp(nn.Module):
     ) -> dict[str, Tensor]:
         """Of the rest: depth, and while it is not being refined motion and scale too.
 
-        established: there is structure, so that depth may say how far the rig went. Before, the plane of the ground
-        does alone: of depth and motion that follow each other, both shrink to nothing.
+        established: there is structure, so that depth may say how far the rig went. Of a depth that follows motion
+        and a motion that follows it, both would shrink to nothing.
         """
         config, cameras, valid = self.config, batch_element(batch.cameras, b), batch.valid[b]
         colours, said = batch.colours()[b], depth.detach()
         plane = ground_plane(self.depth_net.head, cameras, self.log_scale.detach().exp())
-        guesses = [(said, valid)] if established else []
+        guesses = [(said, valid)]
         if plane is not None:
-            on_ground = valid & (self._is_ground(said, plane, cameras) if established else self._meets_ground(cameras))
-            guesses.append((1.0 / plane.clamp(min=_FARTHEST), on_ground))
-        parts, motion = self._search(batch, b, guesses, T_target_now)
+            guesses.append((1.0 / plane.clamp(min=_FARTHEST), valid & self._is_ground(said, plane, cameras)))
+        parts, motion = self._search(batch, b, guesses if established else [], T_target_now)
         parts.update(self._temporal(batch, b, depth, motion, valid, config.temporal))
         smooth = losses.sum_of_means(losses.smoothness(depth, colours[0]))
         parts["smooth"] = config.smoothness * smooth
         if config.anchor_weight and plane is not None and not refining:
-            on_ground = valid & self._is_ground(said, plane, cameras)
-            anchor = self._temporal(batch, b, guesses[-1][0], motion, on_ground, config.anchor)
+            anchor = self._temporal(batch, b, guesses[-1][0], motion, guesses[-1][1], config.anchor)
             parts["anchor"] = config.anchor_weight * anchor["temporal"]
         if config.hints.weight:
             T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motion])

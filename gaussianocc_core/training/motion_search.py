@@ -26,6 +26,7 @@ from gaussianocc_core.types import Cameras
 # Of images of half the size: coarse enough for a basin, fine enough for a twentieth of the length.
 _COMPARISON = Photometric(ssim_weight=1.0, l1_weight=0.15, levels=2, auto_mask=False)
 _SHORTEST = 0.05  # m; differences of shorter motions do not count in full
+_LEAST_SHARE = 0.01  # of the pixels; fewer say nothing
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,13 @@ def search_length(
     T_target_now: Float[Tensor, "S 4 4"],
     settings: MotionSearch,
 ) -> Float[Tensor, ""]:
-    """Factor on the translations, one for all neighbours, at which the frames are explained best.
+    """Factor on the translations, one for all neighbours, at which the frames are explained best; 1 without a guess.
 
     colours: now, then each neighbour; guesses: z-depth of the first, m, and where it counts; all count alike.
     """
+    guesses = [(depth, valid) for depth, valid in guesses if valid.float().mean() > _LEAST_SHARE]
+    if not guesses:
+        return colours.new_ones(())
     half = reduce_images(colours, 2)[-1]
     size = half.shape[-2:]
     K = scale_intrinsics(cameras.intrinsics, 0.5, 0.5)

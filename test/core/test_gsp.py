@@ -209,6 +209,8 @@ def test_a_search_knows_how_far_the_robot_went(street):
         assert found(by_depth, factor) == pytest.approx(1.0, abs=0.04)
         assert found(by_ground, factor) == pytest.approx(1.0, abs=0.15)  # pavements are a little nearer than the road
     assert found(by_depth, 2.0) == pytest.approx(2.0 / 1.4, rel=0.15)  # as far as it goes
+    nowhere = torch.zeros_like(everywhere)
+    assert found([(depth, nowhere)], 0.8) == pytest.approx(0.8)  # nothing says otherwise
     still = motions.clone()
     still[:, :3, 3] = 0.0
     factor = search_length(frames, by_depth, cameras, still, MotionSearch())

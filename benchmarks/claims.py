@@ -46,12 +46,14 @@ ROWS = (
     Row("stage1_no_mask", "without its overlap mask", "gsp_tiny", ("gsp.mask_overlap=false", _SHORT1)),
     Row("stage1_calibrated", "cameras as calibrated, not placed by motion", "gsp_tiny",
         ("gsp.place_by_motion=false", _SHORT1)),
+    Row("stage1_no_search", "without the search for how far the rig went", "gsp_tiny",
+        ("gsp.search.factor=1", _SHORT1)),
     Row("stage1_no_hints", "without depth hints", "gsp_tiny", ("gsp.hints.weight=0", _SHORT1)),
     Row("stage1_no_ground", "from a constant depth, not the ground's", "gsp_tiny",
         ("model.depth.ground=0", "model.depth.first=10", _SHORT1)),
     Row("stage2", "stage 2 with learned ego motion", "gsv_tiny", after="stage1"),
-    Row("stage2_true_pose", "stage 2, true ego motion", "gsv_tiny", ("gsv.ego_motion=sensor",), after="stage1"),
     Row("stage2_short", "short stage 2, to compare with", "gsv_tiny", (_SHORT2,), after="stage1"),
+    Row("stage2_true_pose", "with true ego motion", "gsv_tiny", ("gsv.ego_motion=sensor", _SHORT2), after="stage1"),
     Row("stage2_no_surface", "without the surface term", "gsv_tiny", ("gsv.surface=0", _SHORT2), after="stage1"),
     Row("volume", "by volume rendering", "gsv_tiny", ("gsv.renderer=volume", _SHORT2), after="stage1"),
     Row("joint", "joint one-stage training, from scratch", "gsv_tiny", ("gsv.ego_motion=joint", "steps=600")),
@@ -127,7 +129,7 @@ def run_row(row: Row, options: argparse.Namespace, table: dict[str, Any]) -> dic
         "commit": COMMIT, "processor": processor(), "cores": usable_cores(), "load": os.getloadavg(),
         "size": f"{config.model.image_width} x {config.model.image_height}, six cameras, model {config.model.name}",
         "measured": {name: measured[name] for name in
-                     ("keyframes", "depth", "ego_motion", "mask_camera", "whole_grid", "ray_iou")},
+                     ("keyframes", "depth", "ego_motion", "mask_camera", "whole_grid", "by_range", "ray_iou")},
     }  # fmt: skip
 
 
@@ -166,6 +168,7 @@ COLUMNS = (
     ("IoU", ("mask_camera", "model", "iou")),
     ("flat ground", ("mask_camera", "flat_ground", "iou")),
     ("off ground", ("mask_camera", "model", "non_ground_iou")),
+    ("within 10 m", ("by_range", "10", "model", "non_ground_iou")),
     ("mIoU*", ("mask_camera", "model", "miou_star")),
     ("RayIoU", ("ray_iou", "model", "ray_iou")),
 )

@@ -37,10 +37,12 @@ class Row:
     after: str = ""  # row whose model is the first stage
 
 
-_SHORT1, _SHORT2 = "steps=600", "steps=300"
+_SHORT1, _SHORT2 = "steps=500", "steps=300"
 # fmt: off
 ROWS = (
     Row("stage1", "stage 1", "gsp_tiny"),
+    Row("stage1_more", "500 steps more of it, scale left as it is", "gsp_tiny_more",
+        ("gsp.search_factor=1", "gsp.refine_share=0.3", "steps=500"), after="stage1"),
     Row("stage1_short", "short stage 1, to compare with", "gsp_tiny", (_SHORT1,)),
     Row("stage1_no_cross", "without the cross-view splatting", "gsp_tiny", ("gsp.cross_weight=0", _SHORT1)),
     Row("stage1_no_mask", "without its overlap mask", "gsp_tiny", ("gsp.mask_overlap=false", _SHORT1)),
@@ -51,12 +53,12 @@ ROWS = (
     Row("stage1_no_hints", "without depth hints", "gsp_tiny", ("gsp.hints.weight=0", _SHORT1)),
     Row("stage1_no_ground", "from a constant depth, not the ground's", "gsp_tiny",
         ("model.depth.ground=0", "model.depth.first=10", _SHORT1)),
-    Row("stage2", "stage 2 with learned ego motion", "gsv_tiny", after="stage1"),
-    Row("stage2_short", "short stage 2, to compare with", "gsv_tiny", (_SHORT2,), after="stage1"),
-    Row("stage2_true_pose", "with true ego motion", "gsv_tiny", ("gsv.ego_motion=sensor", _SHORT2), after="stage1"),
-    Row("stage2_no_surface", "without the surface term", "gsv_tiny", ("gsv.surface=0", _SHORT2), after="stage1"),
-    Row("volume", "by volume rendering", "gsv_tiny", ("gsv.renderer=volume", _SHORT2), after="stage1"),
-    Row("joint", "joint one-stage training, from scratch", "gsv_tiny", ("gsv.ego_motion=joint", "steps=600")),
+    Row("stage2", "stage 2 with learned ego motion", "gsv_tiny", after="stage1_more"),
+    Row("stage2_short", "short stage 2, to compare with", "gsv_tiny", (_SHORT2,), after="stage1_more"),
+    Row("stage2_true_pose", "with true ego motion", "gsv_tiny", ("gsv.ego_motion=sensor", _SHORT2), after="stage1_more"),
+    Row("stage2_no_surface", "without the surface term", "gsv_tiny", ("gsv.surface=0", _SHORT2), after="stage1_more"),
+    Row("volume", "by volume rendering", "gsv_tiny", ("gsv.renderer=volume", _SHORT2), after="stage1_more"),
+    Row("joint", "joint one-stage training, from scratch", "gsv_tiny", ("gsv.ego_motion=joint", "steps=500")),
 )
 # fmt: on
 

@@ -26,7 +26,7 @@ from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.models.depth_net import DepthHead, DepthNet, DepthPrediction, predict_depth
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet, camera_motions
 from gaussianocc_core.rendering.rasterize import rasterize
-from gaussianocc_core.training.hints import HintSettings, hint_error
+from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, without_hinted
 from gaussianocc_core.training.motion_search import MotionSearch, length_error, scale_length, search_length
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 from gaussianocc_core.types import Cameras, Gaussians
@@ -144,18 +144,21 @@ class Gsp(nn.Module):
         if plane is not None:
             guesses.append((1.0 / plane.clamp(min=_FARTHEST), valid & self._is_ground(said, plane, cameras)))
         parts, motion = self._search(batch, b, guesses if established else [], T_target_now)
-        parts.update(self._temporal(batch, b, depth, motion, valid, config.temporal))
+        unsure = valid
+        if config.hints.weight:
+            T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motion.detach()])
+            hints, believed = find_hints(
+                colours[0], colours[1:], said, plane, cameras.intrinsics, T_other_cam, valid, config.hints,
+                config.temporal,
+            )  # fmt: skip
+            parts["hints"] = hint_error(depth, hints, believed, config.hints)
+            unsure = without_hinted(valid, believed)
+        parts.update(self._temporal(batch, b, depth, motion, unsure, config.temporal))
         smooth = losses.sum_of_means(losses.smoothness(depth, colours[0]))
         parts["smooth"] = config.smoothness * smooth
         if config.anchor_weight and plane is not None and not refining:
             anchor = self._temporal(batch, b, guesses[-1][0], motion, guesses[-1][1], config.anchor)
             parts["anchor"] = config.anchor_weight * anchor["temporal"]
-        if config.hints.weight:
-            T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motion])
-            parts["hints"] = hint_error(
-                colours[0], colours[1:], depth, plane, cameras.intrinsics, T_other_cam, valid, config.hints,
-                config.temporal,
-            )  # fmt: skip
         if config.cross_weight and not refining:
             placed = self._place(batch, b, motion.detach())
             parts["cross"] = config.cross_weight * self.cross_view(colours[0], depth, scale, cameras, valid, placed)

@@ -34,7 +34,7 @@ from gaussianocc_core.training.gsp import (
     network_precision,
     predict_ego_motion,
 )
-from gaussianocc_core.training.hints import HintSettings, hint_error
+from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error
 from gaussianocc_core.training.motion_search import MotionSearch, scale_length, search_length
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.training.surfaces import find_surfaces, plan_surfaces
@@ -205,10 +205,12 @@ class Gsv(nn.Module):
             smooth = losses.sum_of_means(losses.smoothness(full, colours[0]))
             error = carried(full)[0] + config.smoothness * smooth
             if config.hints.weight:
-                error = error + hint_error(
-                    colours[0], colours[1:], full, ground_plane(self.model.depth_head, cameras), cameras.intrinsics,
-                    T_other_cam, valid, config.hints, config.photometric,
+                plane = ground_plane(self.model.depth_head, cameras)
+                hints, believed = find_hints(
+                    colours[0], colours[1:], full.detach(), plane, cameras.intrinsics, T_other_cam.detach(), valid,
+                    config.hints, config.photometric,
                 )  # fmt: skip
+                error = error + hint_error(full, hints, believed, config.hints)
             named["head"] = config.head * error
         if field.inv_depth is not None and plans.corners is not None:
             named["surface"] = config.surface * self._surface(

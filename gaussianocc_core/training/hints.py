@@ -31,11 +31,10 @@ _RIVALS = 2  # hypotheses next to the best that are no rivals of it
 class HintSettings:
     """What is tried, and when it is believed."""
 
-    weight: float = 0.5  # of the absolute difference of log depths; 0: no hints, as published
+    weight: float = 3.0  # of the absolute difference of log depths; 0: no hints, as published
     nearest: float = 0.7  # m
     hypotheses: int = 48
     halvings: int = 1  # of the images, before they are compared
-    cameras: int = 3  # whose hints are sought, drawn anew each time; 0: all
     margin: float = 0.5  # a hint's error must be below this share of the network's
     uniqueness: float = 0.1  # and below that of any hypothesis farther away by this share
     # The plane of the ground is no guess among many: it is taken where its error is below the network's times this, and
@@ -44,29 +43,24 @@ class HintSettings:
     ground_favour: float = 1.3
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.nearest <= 0 or self.hypotheses < 1 or min(self.halvings, self.cameras) < 0:
-            raise ValueError("hints: expected weight >= 0, nearest > 0, hypotheses >= 1, halvings >= 0, cameras >= 0")
+        if self.weight < 0 or self.nearest <= 0 or self.hypotheses < 1 or self.halvings < 0:
+            raise ValueError("hints: expected weight >= 0, nearest > 0, hypotheses >= 1, halvings >= 0")
 
 
 def hint_error(
-    now: Float[Tensor, "N 3 H W"],
-    around: Float[Tensor, "S N 3 H W"],
     depth: Float[Tensor, "N H W"],
-    ground: Float[Tensor, "N H W"] | None,
-    intrinsics: Float[Tensor, "N 3 3"],
-    T_other_cam: Float[Tensor, "S N 4 4"],
-    valid: Bool[Tensor, "N H W"],
+    hints: Float[Tensor, "N h w"],
+    believed: Bool[Tensor, "N h w"],
     settings: HintSettings,
-    photometric: Photometric,
 ) -> Float[Tensor, ""]:
-    """Weighted mean over the pixels of some cameras of the difference in log depth to the hints that are believed."""
-    some = torch.randperm(len(depth), device=depth.device)[: settings.cameras or None]
-    hints, believed = find_hints(
-        now[some], around[:, some], depth[some].detach(), None if ground is None else ground[some], intrinsics[some],
-        T_other_cam[:, some].detach(), valid[some], settings, photometric,
-    )  # fmt: skip
-    small = warp.interpolate_depth(depth[some], *hints.shape[-2:])
+    """Weighted mean over all pixels of the difference in log depth to the hints that are believed."""
+    small = warp.interpolate_depth(depth, *hints.shape[-2:])
     return settings.weight * ((small.log() - hints.log()).abs() * believed).mean()
+
+
+def without_hinted(valid: Bool[Tensor, "N H W"], believed: Bool[Tensor, "N h w"]) -> Bool[Tensor, "N H W"]:
+    """The pixels for which no hint is believed: what their neighbourhood says of the others leads astray."""
+    return valid & ~(F.interpolate(believed[:, None].float(), size=valid.shape[-2:], mode="nearest")[:, 0] > 0)
 
 
 @torch.no_grad()

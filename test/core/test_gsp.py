@@ -17,7 +17,7 @@ from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.gaussianocc import build_depth_head, build_depth_net, build_pose_net
 from gaussianocc_core.models.pose_net import camera_motions
 from gaussianocc_core.training.gsp import Gsp, GspConfig, ground_plane, pixel_gaussians
-from gaussianocc_core.training.hints import HintSettings, find_hints
+from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, without_hinted
 from gaussianocc_core.training.motion_search import MotionSearch, length_error, scale_length, search_length
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 
@@ -177,6 +177,17 @@ def test_hints_correct_what_is_far_off_and_leave_what_is_right(street):
     assert off.median() < 0.1 and off.median() < 0.05 * ((50.0 - truth) / truth)[believed & near].median()
     _, believed, _ = hinted(street, depth)
     assert believed[near].float().mean() < 0.15
+
+
+def test_a_believed_hint_pulls_and_its_pixels_leave_the_photometric_error():
+    depth = torch.full((1, 4, 4), 2.0, requires_grad=True)
+    hints, believed = torch.full((1, 2, 2), 1.0), torch.tensor([[[True, False], [False, False]]])
+    error = hint_error(depth, hints, believed, HintSettings(weight=4.0))
+    error.backward()
+    assert float(error.detach()) == pytest.approx(np.log(2.0))  # of a quarter of the pixels, four times
+    assert (depth.grad[0, :2, :2] > 0).all() and depth.grad[0, 2:].abs().sum() == 0
+    unsure = without_hinted(torch.ones(1, 4, 4, dtype=torch.bool), believed)
+    assert not unsure[0, :2, :2].any() and unsure.sum() == 12
 
 
 @pytest.mark.medium

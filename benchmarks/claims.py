@@ -49,7 +49,7 @@ ROWS = (
     Row("stage1_calibrated", "cameras as calibrated, not placed by motion", "gsp_tiny",
         ("gsp.place_by_motion=false", _SHORT1)),
     Row("stage1_no_search", "without the search for how far the rig went", "gsp_tiny",
-        ("gsp.search.factor=1", _SHORT1)),
+        ("gsp.length_search.factor=1", _SHORT1)),
     Row("stage1_no_hints", "without depth hints", "gsp_tiny", ("gsp.hints.weight=0", _SHORT1)),
     Row("stage1_no_ground", "from a constant depth, not the ground's", "gsp_tiny",
         ("model.depth.ground=0", "model.depth.first=10", _SHORT1)),

@@ -52,7 +52,7 @@ class GspConfig:
     place_by_motion: bool = True
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
     hints: HintSettings = field(default_factory=HintSettings)
-    search: MotionSearch = field(default_factory=MotionSearch)  # of how far the rig went
+    length_search: MotionSearch = field(default_factory=MotionSearch)  # of how far the rig went
     # Depth and motion may shrink together; over time nothing resists. The height of the cameras over the ground does:
     # motion must explain the ground at its own depth too. Without effect where `model.depth.ground` is 0 (published).
     anchor_weight: float = 1.0
@@ -172,7 +172,7 @@ class Gsp(nn.Module):
         T_target_now: Float[Tensor, "S 4 4"],
     ) -> tuple[dict[str, Tensor], Float[Tensor, "S 4 4"]]:
         """What the search teaches the network, and the motion at the length that it found; see `search_length`."""
-        config, parts = self.config.search, {}
+        config, parts = self.config.length_search, {}
         if config.factor > 1 and guesses:
             factor = search_length(
                 batch.colours()[b], guesses, batch_element(batch.cameras, b), T_target_now.detach(), config

@@ -51,7 +51,7 @@ class GsvConfig:
     ego_motion: str = "learned"  # by the frozen first stage; "sensor": poses of the data set; "joint": learnt along
     renderer: str = "splat"  # or "volume": ray marching, the published `render_type: prob`
     # Where the depth head is the first stage's, it says how far the learnt motion went.
-    search: MotionSearch = field(default_factory=MotionSearch)
+    length_search: MotionSearch = field(default_factory=MotionSearch)
     start_from_first_stage: bool = True  # image encoder and depth head begin with the first stage's weights
     # And keep them: what a fresh decoder sends back undoes in hundreds of steps what depth learnt in thousands. Only
     # the projection of the features learns then, and the depth head needs no losses. Published: neither.
@@ -287,11 +287,16 @@ class Gsv(nn.Module):
     ) -> Float[Tensor, "S 4 4"]:
         """The learnt motion, as long as the frozen depth head says that it was."""
         config = self.config
-        if config.ego_motion != "learned" or not self.frozen or field.inv_depth is None or config.search.factor == 1:
+        if (
+            config.ego_motion != "learned"
+            or not self.frozen
+            or field.inv_depth is None
+            or config.length_search.factor == 1
+        ):
             return T_target_now
         depth = interpolate_depth(1.0 / field.inv_depth[b].detach(), *colours.shape[-2:])
         guesses = [(depth, batch.valid[b])]
-        factor = search_length(colours, guesses, batch_element(batch.cameras, b), T_target_now, config.search)
+        factor = search_length(colours, guesses, batch_element(batch.cameras, b), T_target_now, config.length_search)
         return scale_length(T_target_now, factor)
 
     def _plan(self, batch: Batch, b: int) -> _Plans:

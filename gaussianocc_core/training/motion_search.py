@@ -39,7 +39,7 @@ class MotionSearch:
 
     def __post_init__(self) -> None:
         if self.factor < 1 or self.steps < 3 or self.weight < 0:
-            raise ValueError("search: expected factor >= 1, steps >= 3, weight >= 0")
+            raise ValueError("length_search: expected factor >= 1, steps >= 3, weight >= 0")
 
 
 @torch.no_grad()

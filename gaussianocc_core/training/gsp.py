@@ -140,7 +140,8 @@ class Gsp(nn.Module):
         config, cameras, valid = self.config, batch_element(batch.cameras, b), batch.valid[b]
         colours, said = batch.colours()[b], depth.detach()
         plane = ground_plane(self.depth_net.head, cameras, self.log_scale.detach().exp())
-        guesses = [(said, valid)]
+        # Only where the cross-view loss resists: depth and motion that follow each other shrink together.
+        guesses = [(said, valid)] if config.cross_weight else []
         if plane is not None:
             guesses.append((1.0 / plane.clamp(min=_FARTHEST), valid & self._is_ground(said, plane, cameras)))
         parts, motion = self._search(batch, b, guesses if established else [], T_target_now)
@@ -151,8 +152,9 @@ class Gsp(nn.Module):
                 colours[0], colours[1:], said, plane, cameras.intrinsics, T_other_cam, valid, config.hints,
                 config.temporal,
             )  # fmt: skip
-            parts["hints"] = hint_error(depth, hints, believed, config.hints)
-            unsure = without_hinted(valid, believed)
+            error = hint_error(depth, hints, believed, config.hints)
+            parts["hints"] = error if established else config.hints.early * error
+            unsure = without_hinted(valid, believed) if established else valid
         parts.update(self._temporal(batch, b, depth, motion, unsure, config.temporal))
         smooth = losses.sum_of_means(losses.smoothness(depth, colours[0]))
         parts["smooth"] = config.smoothness * smooth

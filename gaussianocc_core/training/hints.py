@@ -32,6 +32,8 @@ class HintSettings:
     """What is tried, and when it is believed."""
 
     weight: float = 3.0  # of the absolute difference of log depths; 0: no hints, as published
+    # Share of it while motion is still finding its length (`gsp.search_at`): hints found with a wrong one lead astray.
+    early: float = 0.15
     nearest: float = 0.7  # m
     hypotheses: int = 48
     halvings: int = 1  # of the images, before they are compared

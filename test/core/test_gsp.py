@@ -281,6 +281,16 @@ def test_motion_learns_first_then_both_then_motion_rests(street):
     assert learns(0.95) == {"depth": True, "pose": False, "cross": False, "hints": True, "scale": True}
 
 
+@pytest.mark.medium
+def test_hints_whisper_until_there_is_depth_and_then_silence_the_photometric_error(street):
+    gsp, batch = stage(length_search=MotionSearch(factor=1.0), cross_weight=0.0).eval(), made_up_batch(street)
+    with torch.no_grad():
+        gsp.pose_net.head[-1].bias[3] += 50.0  # the rig moves half a metre, or nothing could be believed
+        early, late = gsp(batch, 0.15), gsp(batch, 0.5)
+    assert float(early["hints"]) == pytest.approx(HintSettings().early * float(late["hints"]), rel=1e-4)
+    assert late["hints"] > 0 and early["temporal"] != late["temporal"]
+
+
 def test_pyramids_halve_and_masks_shrink_only_where_all_is_true():
     images = torch.arange(2 * 3 * 8 * 12, dtype=torch.float32).view(2, 3, 8, 12)
     pyramid = reduce_images(images, 3)

@@ -108,7 +108,7 @@ def add(
 ) -> None:
     plan = plan_surfaces(cameras, GRID)
     occupied = labels.semantics != FREE
-    standing = occupied & ~np.isin(labels.semantics, GROUND_CLASSES)
+    standing = occupied & ~np.isin(labels.semantics, GROUND_CLASSES) & ~ON_GROUND
     for reach in REACHES:
         found = find_surfaces(1.0 / depth, cameras, plan, GsvConfig().thickness, reach)
         claimed = (found.occupied | found.filled).numpy()

@@ -100,9 +100,12 @@ class CameraRig:
             try:
                 found[name] = self._calibration(name, stamps_ns[name], patience)
             except RigIncomplete as error:
+                if not lenient:  # the set is lost; the others need not be waited for
+                    self.left_out = {name: error}
+                    raise
                 left_out[name] = error
         self.left_out = left_out
-        if left_out and not (lenient and found):
+        if left_out and not found:
             raise next(iter(left_out.values()))
         names, calibrations = tuple(found), list(found.values())
         self.frames = {

@@ -62,7 +62,8 @@ class GspConfig:
     # only motion is learnt, against the depth that fresh weights say; where that is the ground's, the rest does not
     # count. Nothing else may move that depth meanwhile: it is metric, and so is the motion that explains it.
     motion_share: float = 0.08
-    # Once there is structure, after this share, and again at the end of the run, the common factor of depth and motion
+    # Once there is structure, after this share, lengths are searched and hints weigh in full. Then, and again at the
+    # end of the run, the common factor of depth and motion
     # is searched by the cross-view error. Before, the factor stays: while most depth is wrong, near fits best.
     search_at: float = 0.25
     search_factor: float = 3.0  # from 1/3 to 3 times what the depth network says; 1: no search
@@ -140,8 +141,9 @@ class Gsp(nn.Module):
         config, cameras, valid = self.config, batch_element(batch.cameras, b), batch.valid[b]
         colours, said = batch.colours()[b], depth.detach()
         plane = ground_plane(self.depth_net.head, cameras, self.log_scale.detach().exp())
-        # Only where the cross-view loss resists: depth and motion that follow each other shrink together.
-        guesses = [(said, valid)] if config.cross_weight else []
+        # Only while the cross-view loss resists: depth and motion that follow each other shrink together.
+        resists = config.cross_weight > 0 and not refining and bool(overlapping_pairs(self._overlap(cameras)))
+        guesses = [(said, valid)] if resists else []
         if plane is not None:
             guesses.append((1.0 / plane.clamp(min=_FARTHEST), valid & self._is_ground(said, plane, cameras)))
         parts, motion = self._search(batch, b, guesses if established else [], T_target_now)
@@ -180,7 +182,9 @@ class Gsp(nn.Module):
                 batch.colours()[b], guesses, batch_element(batch.cameras, b), T_target_now.detach(), config
             )
             if T_target_now.requires_grad:
-                parts["length"] = config.weight * length_error(T_target_now, factor)
+                # The common scale cannot make it less: depth would be scaled along.
+                fixed = self.log_scale.detach().exp() / self.log_scale.exp()
+                parts["length"] = config.weight * length_error(scale_length(T_target_now, fixed), factor)
             T_target_now = scale_length(T_target_now, factor)
         return parts, T_target_now
 

@@ -66,7 +66,8 @@ class GsvConfig:
     entropy: float = 0.1  # on the Gaussians' opacities; without labels always 0 (it would win)
     variation: float = 0.002  # of all logits; published: 0.1; without labels always 0
     head: float = 1.0  # weight of the same photometric error on the depth head, where the model has one
-    hints: HintSettings = field(default_factory=HintSettings)  # of the depth head, with the weight above
+    # Of the depth head, with the weight above, where it learns; beside the photometric error, not instead of it.
+    hints: HintSettings = field(default_factory=lambda: HintSettings(weight=0.3))
     agreement: float = 0.1  # difference of log depths, rendered and the depth head's; published: no such term
     surface: float = 0.3  # cross-entropy of opacity with what the depth head sees to be occupied, free; published: none
     occupied_weight: float = 1.5  # of an occupied voxel in it, of which there are one in twenty

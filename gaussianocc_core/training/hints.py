@@ -45,8 +45,8 @@ class HintSettings:
     ground_favour: float = 1.3
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.nearest <= 0 or self.hypotheses < 1 or self.halvings < 0:
-            raise ValueError("hints: expected weight >= 0, nearest > 0, hypotheses >= 1, halvings >= 0")
+        if min(self.weight, self.early) < 0 or self.nearest <= 0 or self.hypotheses < 1 or self.halvings < 0:
+            raise ValueError("hints: expected weight >= 0, early >= 0, nearest > 0, hypotheses >= 1, halvings >= 0")
 
 
 def hint_error(

@@ -27,6 +27,8 @@ from gaussianocc_core.types import Cameras
 _COMPARISON = Photometric(ssim_weight=1.0, l1_weight=0.15, levels=2, auto_mask=False)
 _SHORTEST = 0.05  # m; differences of shorter motions do not count in full
 _LEAST_SHARE = 0.01  # of the pixels; fewer say nothing
+_LEAST_DIFFERENCE = 0.02  # between the worst length and the best, as a share of the error
+_LEAST_ERROR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,15 @@ def search_length(
 
     colours: now, then each neighbour; guesses: z-depth of the first, m, and where it counts; all count alike.
     """
-    guesses = [(depth, valid) for depth, valid in guesses if valid.float().mean() > _LEAST_SHARE]
-    if not guesses:
-        return colours.new_ones(())
     half = reduce_images(colours, 2)[-1]
-    size = half.shape[-2:]
+    size, coarsest = half.shape[-2:], tuple(side // 2 ** (_COMPARISON.levels - 1) for side in half.shape[-2:])
     K = scale_intrinsics(cameras.intrinsics, 0.5, 0.5)
-    reduced = [(interpolate_depth(depth, *size), shrink_mask(valid, *size)) for depth, valid in guesses]
+    reduced = [
+        (interpolate_depth(depth, *size), shrink_mask(valid, *size)) for depth, valid in guesses
+        if shrink_mask(valid, *coarsest).float().mean() > _LEAST_SHARE
+    ]  # fmt: skip
+    if not reduced:
+        return colours.new_ones(())
     step = 2.0 * log(settings.factor) / (settings.steps - 1)
     log_factors = (torch.arange(settings.steps, device=colours.device) - (settings.steps - 1) / 2) * step
     errors = []
@@ -70,11 +74,16 @@ def search_length(
         each = (temporal_error(half[0], half[1:], z, K, T_other_cam, valid, _COMPARISON)[0] for z, valid in reduced)
         errors.append(torch.stack(list(each)).sum())
     error = torch.stack(errors)
-    best = error.argmin().clamp(1, settings.steps - 2)
+    least = error.argmin()
+    best = least.clamp(1, settings.steps - 2)
     below, at, above = error[best - 1], error[best], error[best + 1]
     bend = below - 2.0 * at + above  # of the parabola through the three
-    offset = torch.where(bend > 0, 0.5 * (below - above) / bend, torch.zeros_like(bend)).clamp(-1.0, 1.0)
-    return (log_factors[best] + offset * step).exp()
+    vertex = best + (0.5 * (below - above) / bend).clamp(-1.0, 1.0)
+    place = torch.where(bend > 0, vertex, least.to(vertex.dtype))
+    found = ((place - (settings.steps - 1) / 2) * step).exp()
+    # In the dark, in fog or at rest one length fits like another.
+    tells = error.max() - error.min() > _LEAST_DIFFERENCE * error.min().clamp(min=_LEAST_ERROR)
+    return torch.where(tells, found, torch.ones_like(found))
 
 
 def scale_length(T_target_now: Float[Tensor, "S 4 4"], factor: Tensor | float) -> Float[Tensor, "S 4 4"]:

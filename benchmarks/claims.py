@@ -41,7 +41,7 @@ _SHORT1, _SHORT2 = "steps=500", "steps=300"
 # fmt: off
 ROWS = (
     Row("stage1", "stage 1", "gsp_tiny"),
-    Row("stage1_more", "500 steps more of it, scale left as it is", "gsp_tiny_more",
+    Row("stage1_more", "500 steps more of it, scale not searched", "gsp_tiny_more",
         ("gsp.search_factor=1", "gsp.refine_share=0.3", "steps=500"), after="stage1"),
     Row("stage1_short", "short stage 1, to compare with", "gsp_tiny", (_SHORT1,)),
     Row("stage1_no_cross", "without the cross-view splatting", "gsp_tiny", ("gsp.cross_weight=0", _SHORT1)),

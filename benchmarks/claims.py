@@ -177,10 +177,22 @@ COLUMNS = (
 )
 
 
+# Of the full rows on the CPU.
+AIMS = {
+    "scale": "0.90 to 1.10",
+    "Abs Rel": "at most 0.20",
+    "motion": "0.90 to 1.10",
+    "IoU": "above flat",
+    "off ground": "0.15",
+}
+LIMITS = "Aims that are missed, what was tried and what limits them: docs/training.md, *What it reaches, and what not*."
+
+
 def format_table(table: dict[str, Any]) -> str:
     """Markdown: a line per row of `ROWS`, dashes where nothing was measured."""
     head = ["row", "steps", "min", "s/step", *(name for name, _ in COLUMNS)]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines.append("| *aim* | " + " | ".join(AIMS.get(name, "") for name in head[1:]) + " |")
     for row in ROWS:
         entry = table["rows"].get(row.name)
         if entry is None:
@@ -190,7 +202,7 @@ def format_table(table: dict[str, Any]) -> str:
         cells = [row.says, steps, f"{entry['minutes']:g}", f"{entry['s_per_step']:.2f}"]
         cells += [_cell(entry["measured"], keys) for _, keys in COLUMNS]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", LIMITS])
 
 
 def _cell(value: Any, keys: tuple[str, ...]) -> str:

@@ -190,8 +190,14 @@ def _serve(connection: Any, work: Work) -> None:
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # tidying up is not interrupted again
+    # Tidying up is not interrupted again. Not by SIG_IGN: Python complains with a traceback about a signal that arrives
+    # while its handler is taken away.
+    signal.signal(signal.SIGTERM, _carry_on)
     raise KeyboardInterrupt
+
+
+def _carry_on(number: int, frame: Any) -> None:
+    pass
 
 
 @contextmanager

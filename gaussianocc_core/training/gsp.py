@@ -26,7 +26,7 @@ from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.models.depth_net import DepthHead, DepthNet, DepthPrediction, predict_depth
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet, camera_motions
 from gaussianocc_core.rendering.rasterize import rasterize
-from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, without_hinted
+from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.motion_search import MotionSearch, length_error, scale_length, search_length
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 from gaussianocc_core.types import Cameras, Gaussians
@@ -63,8 +63,8 @@ class GspConfig:
     # count. Nothing else may move that depth meanwhile: it is metric, and so is the motion that explains it.
     motion_share: float = 0.08
     # Once there is structure, after this share, lengths are searched and hints weigh in full. Then, and again at the
-    # end of the run, the common factor of depth and motion
-    # is searched by the cross-view error. Before, the factor stays: while most depth is wrong, near fits best.
+    # end of the run, the common factor of depth and motion is searched by the cross-view error. Before, the factor
+    # stays: while most depth is wrong, near fits best.
     search_at: float = 0.25
     search_factor: float = 3.0  # from 1/3 to 3 times what the depth network says; 1: no search
     search_steps: int = 33
@@ -147,7 +147,7 @@ class Gsp(nn.Module):
         if plane is not None:
             guesses.append((1.0 / plane.clamp(min=_FARTHEST), valid & self._is_ground(said, plane, cameras)))
         parts, motion = self._search(batch, b, guesses if established else [], T_target_now)
-        unsure = valid
+        silent = None
         if config.hints.weight:
             T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motion.detach()])
             hints, believed = find_hints(
@@ -156,8 +156,8 @@ class Gsp(nn.Module):
             )  # fmt: skip
             error = hint_error(depth, hints, believed, config.hints)
             parts["hints"] = error if established else config.hints.early * error
-            unsure = without_hinted(valid, believed) if established else valid
-        parts.update(self._temporal(batch, b, depth, motion, unsure, config.temporal))
+            silent = hinted_pixels(believed, *depth.shape[-2:]) if established else None
+        parts.update(self._temporal(batch, b, depth, motion, valid, config.temporal, silent))
         smooth = losses.sum_of_means(losses.smoothness(depth, colours[0]))
         parts["smooth"] = config.smoothness * smooth
         if config.anchor_weight and plane is not None and not refining:
@@ -196,10 +196,13 @@ class Gsp(nn.Module):
         T_target_now: Float[Tensor, "S 4 4"],
         valid: Bool[Tensor, "N H W"],
         settings: Photometric,
+        silent: Bool[Tensor, "N H W"] | None = None,
     ) -> dict[str, Tensor]:
         cameras, colours = batch_element(batch.cameras, b), batch.colours()[b]
         T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now])
-        error, moved = temporal_error(colours[0], colours[1:], depth, cameras.intrinsics, T_other_cam, valid, settings)
+        error, moved = temporal_error(
+            colours[0], colours[1:], depth, cameras.intrinsics, T_other_cam, valid, settings, silent=silent
+        )
         speed = T_target_now[STEPS.index(1), :3, 3].detach().norm()  # m per frame
         return {"temporal": error, "moved": moved, "speed": speed}
 

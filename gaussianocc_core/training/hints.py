@@ -60,9 +60,9 @@ def hint_error(
     return settings.weight * ((small.log() - hints.log()).abs() * believed).mean()
 
 
-def without_hinted(valid: Bool[Tensor, "N H W"], believed: Bool[Tensor, "N h w"]) -> Bool[Tensor, "N H W"]:
-    """The pixels for which no hint is believed: what their neighbourhood says of the others leads astray."""
-    return valid & ~(F.interpolate(believed[:, None].float(), size=valid.shape[-2:], mode="nearest")[:, 0] > 0)
+def hinted_pixels(believed: Bool[Tensor, "N h w"], height: int, width: int) -> Bool[Tensor, "N H W"]:
+    """Full-size pixels for which a hint is believed: what their neighbourhood says leads astray."""
+    return F.interpolate(believed[:, None].float(), size=(height, width), mode="nearest")[:, 0] > 0
 
 
 @torch.no_grad()

@@ -47,11 +47,13 @@ def temporal_error(
     settings: Photometric,
     pixel_center: float = PIXEL_CENTER,
     noise: Float[Tensor, "S N H W"] | None = None,
+    silent: Bool[Tensor, "N H W"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean over levels and valid pixels of the least error over the neighbour images; share of pixels that moved.
 
     depth: z-depth of `now`, m; T_other_cam: points of each camera now in that camera at the neighbouring moment.
-    noise: as in `losses.least_error`, for one level.
+    noise: as in `losses.least_error`, for one level; silent: pixels that have no say. Unlike one that is not valid,
+    such a pixel may be part of a coarser one: that is silent too where half of it is.
     """
     steps = len(around)
     error, moved = depth.new_zeros(()), depth.new_zeros(())
@@ -61,6 +63,8 @@ def temporal_error(
         K = scale_intrinsics(intrinsics, 0.5**level, 0.5**level)
         level_depth = depth if level == 0 else warp.resize_depth(depth, height, width)
         kept = shrink_mask(valid, height, width)
+        if silent is not None:
+            kept = kept & shrink_mask(~silent, height, width, share=0.5)
         flat = others.flatten(0, 1)  # (S*N, 3, h, w)
         pixels, _ = warp.reproject(
             level_depth.repeat(steps, 1, 1), K.repeat(steps, 1, 1), T_other_cam.flatten(0, 1), K.repeat(steps, 1, 1),
@@ -81,12 +85,14 @@ def temporal_error(
     return error, moved.detach()
 
 
-def shrink_mask(mask: Bool[Tensor, "*batch H W"], height: int, width: int) -> Bool[Tensor, "*batch h w"]:
-    """True where all of a smaller image's pixel is true."""
+def shrink_mask(
+    mask: Bool[Tensor, "*batch H W"], height: int, width: int, share: float = 0.999
+) -> Bool[Tensor, "*batch h w"]:
+    """True where more than this share of a smaller image's pixel is true, by default all of it."""
     if mask.shape[-2:] == (height, width):
         return mask
     flat = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-    small = F.interpolate(flat, size=(height, width), mode="area") > 0.999
+    small = F.interpolate(flat, size=(height, width), mode="area") > share
     return small.view(*mask.shape[:-2], height, width)
 
 

@@ -17,7 +17,7 @@ from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.gaussianocc import build_depth_head, build_depth_net, build_pose_net
 from gaussianocc_core.models.pose_net import camera_motions
 from gaussianocc_core.training.gsp import Gsp, GspConfig, ground_plane, pixel_gaussians
-from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, without_hinted
+from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.motion_search import MotionSearch, length_error, scale_length, search_length
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
 
@@ -186,8 +186,30 @@ def test_a_believed_hint_pulls_and_its_pixels_leave_the_photometric_error():
     error.backward()
     assert float(error.detach()) == pytest.approx(np.log(2.0))  # of a quarter of the pixels, four times
     assert (depth.grad[0, :2, :2] > 0).all() and depth.grad[0, 2:].abs().sum() == 0
-    unsure = without_hinted(torch.ones(1, 4, 4, dtype=torch.bool), believed)
-    assert not unsure[0, :2, :2].any() and unsure.sum() == 12
+    silent = hinted_pixels(believed, 4, 4)
+    assert silent[0, :2, :2].all() and silent.sum() == 4
+
+
+@pytest.mark.medium
+def test_a_silent_strip_does_not_silence_the_coarse_pixels_that_it_is_a_part_of(street):
+    images, depth, cameras, motions = street
+    T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motions])
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    silent = torch.zeros_like(valid)
+    silent[:, ::8] = True
+
+    def slope(levels, valid, silent=None):
+        z = (depth * 1.1).requires_grad_(True)
+        settings = Photometric(levels=levels, auto_mask=False)
+        temporal_error(images[1], images[[0, 2]], z, cameras.intrinsics, T_other_cam, valid, settings,
+                       silent=silent)[0].backward()  # fmt: skip
+        return z.grad.abs()
+
+    assert slope(1, valid, silent)[:, ::8].sum() == 0 and slope(1, valid, silent)[:, 4::8].sum() > 0
+    assert valid.all()  # what is passed is not written to
+    # Of coarse pixels 2 and 4 wide every row of the 8 would lose its fourth or its half.
+    between = slice(1, None, 8)  # beside the strip, in the same coarse pixel
+    assert (slope(3, valid, silent) - slope(3, valid & ~silent))[:, between].sum() > 0
 
 
 @pytest.mark.medium

@@ -200,7 +200,7 @@ def test_a_silent_strip_does_not_silence_the_coarse_pixels_that_it_is_a_part_of(
 
     def slope(levels, valid, silent=None):
         z = (depth * 1.1).requires_grad_(True)
-        settings = Photometric(levels=levels, auto_mask=False)
+        settings = Photometric(0.0, 1.0, levels, auto_mask=False)  # an SSIM window looks over the strip's edge
         temporal_error(images[1], images[[0, 2]], z, cameras.intrinsics, T_other_cam, valid, settings,
                        silent=silent)[0].backward()  # fmt: skip
         return z.grad.abs()

@@ -17,6 +17,7 @@ from gaussianocc_core.metrics.depth import DEPTH_ERRORS, NUSCENES_RANGE, DepthSc
 from gaussianocc_core.types import Cameras, Sample
 
 FLAT_GROUND = "flat_ground"
+DISTANCES = (2.0, 4.0, 8.0, 16.0, 32.0)  # m of true depth, between the rings that abs_rel is told by
 
 
 class DepthTable:
@@ -28,6 +29,7 @@ class DepthTable:
         self.keyframes = 0
         self._scores: dict[str, dict[str, DepthScores]] = {}
         self._scales: dict[str, dict[str, list[float]]] = {}
+        self._rings: dict[str, Float[np.ndarray, "R 2"]] = {}  # pixels and their summed relative error, all cameras
 
     def update(
         self, way: str, camera: str, truth: Float[np.ndarray, "H W"], depth: Float[Tensor, "h w"]
@@ -41,7 +43,12 @@ class DepthTable:
         scores = self._scores.setdefault(way, {}).setdefault(camera, DepthScores((camera,), self.limits))
         before = scores.sums[0, 0]
         scores.update([truth], full)
-        ratio = np.median(truth[valid]) / np.median(full[0].cpu().numpy()[valid])
+        estimate, true = full[0].cpu().numpy()[valid], truth[valid]
+        relative = np.abs(estimate.clip(low, high) - true) / true
+        ring, count = np.digitize(true, DISTANCES), len(DISTANCES) + 1
+        rings = self._rings.setdefault(way, np.zeros((count, 2)))
+        rings += np.stack([np.bincount(ring, weights, minlength=count) for weights in (None, relative)], axis=1)
+        ratio = np.median(true) / np.median(estimate)
         self._scales.setdefault(way, {}).setdefault(camera, []).append(float(ratio))
         return float(scores.sums[0, 0] - before)
 
@@ -55,7 +62,17 @@ class DepthTable:
             "images": sum(images.values()),
             "limits_m": list(self.limits),
             "ways": {way: self._summary_of(way) for way in self._scores},
+            "by_distance": self._by_distance(),
         }
+
+    def _by_distance(self) -> dict[str, Any]:
+        """Over all pixels, unlike the means over images: shares of them, and abs_rel by way; NaN in an empty ring."""
+        counts = next(iter(self._rings.values()))[:, 0]
+        edges = [self.limits[0], *(edge for edge in DISTANCES if edge < self.limits[1]), self.limits[1]]
+        rings = len(edges) - 1
+        with np.errstate(invalid="ignore"):
+            errors = {way: (sums[:, 1] / sums[:, 0])[:rings].tolist() for way, sums in self._rings.items()}
+        return {"edges_m": edges, "share": (counts / counts.sum())[:rings].tolist(), "abs_rel": errors}
 
     def _summary_of(self, way: str) -> dict[str, Any]:
         rows, scales = self._scores[way], self._scales[way]

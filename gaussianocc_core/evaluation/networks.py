@@ -36,6 +36,9 @@ class Estimates:
     depths: Mapping[str, Float[Tensor, "N h w"]] = field(default_factory=dict)  # z-depth, m, by the way it was found
     occupancy: UInt8[np.ndarray, "X Y Z"] | None = None  # class ids, 255 unobserved
     T_target_now: Float[np.ndarray, "S 4 4"] | None = None  # ego motion to each of the sample's neighbours, m
+    network_lengths: Float[np.ndarray, " S"] | None = (
+        None  # of it, m, before the search for the length; None: no search
+    )
 
 
 @runtime_checkable
@@ -75,7 +78,7 @@ class CheckpointNetworks:
         batch = batch.to(self.device)
         images = batch.colours()  # (1, T, N, 3, h, w)
         depths: dict[str, Tensor] = {}
-        occupancy = motions = None
+        occupancy = motions = said = None
         if self.predictor is not None:
             depths, occupancy = _see_occupancy(self.predictor, sample, batch)
         if self.depth_net is not None:
@@ -86,9 +89,10 @@ class CheckpointNetworks:
             if steps:
                 T_target_now = torch.stack([_motion(self.pose_net, images, k, step) for k, step in enumerate(steps)])
                 if "depth_network" in depths:
+                    said = T_target_now[:, :3, 3].norm(dim=-1).double().cpu().numpy()
                     T_target_now = _as_long_as_depth_says(T_target_now, batch, depths["depth_network"])
                 motions = T_target_now.double().cpu().numpy()
-        return Estimates({name: depth.float().cpu() for name, depth in depths.items()}, occupancy, motions)
+        return Estimates({name: depth.float().cpu() for name, depth in depths.items()}, occupancy, motions, said)
 
 
 def _see_occupancy(

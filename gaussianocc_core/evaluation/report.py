@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from gaussianocc_core.evaluation.occupancy import MASKS, RANGES
@@ -16,7 +17,8 @@ abs_rel: mean |estimate - truth| / truth. a1, a2, a3: share of pixels within a f
 scale: median over images of median truth / median estimate; 1 is metric, above 1 everything is seen too near.
 flat ground: looks at no image; a ray meets the plane under the robot, or else nothing for 80 m."""
 _MOTION_NOTES = """\
-Lengths are those that fit the depth network best (training/motion_search.py), where the file has one.
+as the network says: before the search for the length that fits the depth network best (training/motion_search.py),
+which is what stage 2 trains with; without a depth network in the file there is no search.
 length ratio: median of learnt / true length; 1 is metric. length error: mean |learnt - true| / true.
 true rotation: mean turn between the images, the error of who says "straight on"."""
 _OCCUPANCY_NOTES = """\
@@ -60,7 +62,15 @@ def _depth(depth: dict[str, Any]) -> str:
     way, table = next(iter(depth["ways"].items()))
     lines.append(f"{_title(way)} by camera")
     lines += [_row(f"  {name}", _depth_numbers(row), 9) for name, row in table["per_camera"].items()]
+    lines += _by_distance(depth["by_distance"])
     return "\n".join([*lines, _DEPTH_NOTES])
+
+
+def _by_distance(rings: dict[str, Any]) -> list[str]:
+    edges = rings["edges_m"]
+    heads = [f"{low:g}-{high:g} m" for low, high in itertools.pairwise(edges)]
+    lines = [_row("abs_rel by true depth", heads, 9), _row("  share of pixels", [*map(_number, rings["share"])], 9)]
+    return lines + [_row(f"  {_title(way)}", [*map(_number, row)], 9) for way, row in rings["abs_rel"].items()]
 
 
 def _depth_numbers(row: dict[str, Any]) -> list[str]:
@@ -74,6 +84,8 @@ def _ego_motion(motion: dict[str, Any]) -> str:
             f"{motion['moving_pairs']} of them moved, by {_number(motion['true_length_m'])} m (median)",
             _row("length ratio", [_number(motion["length_ratio"])]),
             _row("length error", [_number(motion["length_error"])]),
+            _row("  as the network says", [_number(motion["network_length_ratio"])]),
+            _row("  its error", [_number(motion["network_length_error"])]),
             _row("rotation error, deg", [_number(motion["rotation_error_deg"])]),
             _row("true rotation, deg", [_number(motion["true_rotation_deg"])]),
             _MOTION_NOTES,

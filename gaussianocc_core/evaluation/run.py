@@ -91,7 +91,8 @@ def evaluate_networks(
         truths = true_depths(sample, rectifier)
         errors = _measure_depth(depth, sample, rectifier, estimates, truths) if truths and estimates.depths else {}
         if estimates.T_target_now is not None:
-            motion.update(estimates.T_target_now, batch.T_target_now[0].double().numpy(), _gaps(sample))
+            truth = batch.T_target_now[0].double().numpy()
+            motion.update(estimates.T_target_now, truth, _gaps(sample), estimates.network_lengths)
         if occupancy and sample.occupancy and estimates.occupancy is not None:
             origins = _ray_origins(lidars[sample.scene], sample)
             occupancy.update(sample.occupancy, estimates.occupancy, origins)

@@ -62,14 +62,31 @@ class GspConfig:
     # only motion is learnt, against the depth that fresh weights say; where that is the ground's, the rest does not
     # count. Nothing else may move that depth meanwhile: it is metric, and so is the motion that explains it.
     motion_share: float = 0.08
+    motion_steps: int = 150  # but no fewer: it takes as many to find its length, however short the run
+    # Hints weigh this share of their weight while motion is still finding its length: wrong ones lead astray.
+    early_hints: float = 0.15
     # Once there is structure, after this share, lengths are searched and hints weigh in full. Then, and again at the
     # end of the run, the common factor of depth and motion is searched by the cross-view error. Before, the factor
     # stays: while most depth is wrong, near fits best.
     search_at: float = 0.25
     search_factor: float = 3.0  # from 1/3 to 3 times what the depth network says; 1: no search
     search_steps: int = 33
+    # A factor must pay for itself: its error counts as (1 + cost log^2 factor) times as much. Where depth is still
+    # wrong, errors are about the same everywhere, and the least of them says nothing.
+    search_cost: float = 0.2
     search_batches: int = 12
     refine_share: float = 0.2  # last share of the run: motion fixed, cross-view loss off; published: 2 of 10 epochs
+
+    def __post_init__(self) -> None:
+        if self.early_hints < 0 or self.search_cost < 0 or self.motion_steps < 0:
+            raise ValueError("gsp: expected early_hints, search_cost and motion_steps of at least 0")
+
+    def for_steps(self, steps: int) -> GspConfig:
+        """With the shares of a run of so many steps: in a short one motion learns for more of it, up to two fifths."""
+        if not self.motion_share:  # from weights that know motion
+            return self
+        motion = max(self.motion_share, min(self.motion_steps / steps, 0.4))
+        return replace(self, motion_share=motion, search_at=max(self.search_at, min(1.5 * motion, 0.6)))
 
 
 class Gsp(nn.Module):
@@ -155,7 +172,7 @@ class Gsp(nn.Module):
                 config.temporal,
             )  # fmt: skip
             error = hint_error(depth, hints, believed, config.hints)
-            parts["hints"] = error if established else config.hints.early * error
+            parts["hints"] = error if established else config.early_hints * error
             silent = hinted_pixels(believed, *depth.shape[-2:]) if established else None
         parts.update(self._temporal(batch, b, depth, motion, valid, config.temporal, silent))
         smooth = losses.sum_of_means(losses.smoothness(depth, colours[0]))
@@ -352,11 +369,12 @@ class Gsp(nn.Module):
             return "scale: not found, no camera sees what another one sends; do they overlap?"
         # At a wrong scale hardly anything may be drawn, and that little by chance fit.
         errors = torch.where(counts > 0.5 * counts.max(), sums / counts.clamp(min=1.0), torch.inf)
-        best = grid[int(errors.argmin())]
+        chosen = int((errors * (1.0 + config.search_cost * grid.to(errors.device) ** 2)).argmin())
+        best = grid[chosen]
         self.log_scale += best.to(self.log_scale.device)
         return (
             f"scale: cross-view error is least at {best.exp():.2f} times the depth so far "
-            f"({errors.min():.3f}, without a change {errors[len(errors) // 2]:.3f})"
+            f"({errors[chosen]:.3f}, without a change {errors[len(errors) // 2]:.3f})"
         )
 
 

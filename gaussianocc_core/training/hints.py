@@ -32,8 +32,6 @@ class HintSettings:
     """What is tried, and when it is believed."""
 
     weight: float = 3.0  # of the absolute difference of log depths; 0: no hints, as published
-    # Share of it while motion is still finding its length (`gsp.search_at`): hints found with a wrong one lead astray.
-    early: float = 0.15
     nearest: float = 0.7  # m
     hypotheses: int = 48
     halvings: int = 1  # of the images, before they are compared
@@ -45,8 +43,8 @@ class HintSettings:
     ground_favour: float = 1.3
 
     def __post_init__(self) -> None:
-        if min(self.weight, self.early) < 0 or self.nearest <= 0 or self.hypotheses < 1 or self.halvings < 0:
-            raise ValueError("hints: expected weight >= 0, early >= 0, nearest > 0, hypotheses >= 1, halvings >= 0")
+        if self.weight < 0 or self.nearest <= 0 or self.hypotheses < 1 or self.halvings < 0:
+            raise ValueError("hints: expected weight >= 0, nearest > 0, hypotheses >= 1, halvings >= 0")
 
 
 def hint_error(

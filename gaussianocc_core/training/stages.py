@@ -44,7 +44,7 @@ def _build_gsp(config: TrainConfig) -> Gsp:
         _check_same_architecture(load_depth_net(path).config, config.model, path)
         depth_net.load_state_dict(load_depth_net(path).depth_net.state_dict())
         pose_net.load_state_dict(load_pose_net(path).pose_net.state_dict())
-    return Gsp(depth_net, pose_net, config.gsp)
+    return Gsp(depth_net, pose_net, config.gsp.for_steps(config.steps))
 
 
 def _build_gsv(config: TrainConfig) -> Gsv:

@@ -69,8 +69,8 @@ class Oracle:
         depth = torch.from_numpy(np.stack(sample.depths))
         T_target_now = batch.T_target_now[0].double().numpy().copy()
         T_target_now[:, :3, 3] *= self.factor
-        labels = sample.occupancy.semantics
-        return Estimates({"told": self.factor * torch.where(depth > 0, depth, FAR)}, labels, T_target_now)
+        labels, said = sample.occupancy.semantics, 3.0 * np.linalg.norm(T_target_now[:, :3, 3], axis=1)
+        return Estimates({"told": self.factor * torch.where(depth > 0, depth, FAR)}, labels, T_target_now, said)
 
 
 def one_line(capsys) -> str:
@@ -106,6 +106,15 @@ def test_an_oracle_in_other_units_is_told_its_scale(street):
     assert 0.9 < told["per_camera"]["CAM_BACK_RIGHT"]["abs_rel"] <= 1.0
     assert result["ego_motion"]["length_ratio"] == pytest.approx(2)
     assert result["ego_motion"]["length_error"] == pytest.approx(1)
+    # What a network said before its length was searched is told beside that.
+    assert result["ego_motion"]["network_length_ratio"] == pytest.approx(6)
+    assert result["ego_motion"]["network_length_error"] == pytest.approx(5)
+    rings = result["depth"]["by_distance"]
+    assert rings["edges_m"] == [0.1, 2, 4, 8, 16, 32, 80] and sum(rings["share"]) == pytest.approx(1)
+    np.testing.assert_allclose(rings["abs_rel"]["told"][1:5], 1.0, rtol=1e-5)
+    assert 0.0 < rings["abs_rel"]["told"][5] < 1.0
+    report = format_report(result)
+    assert "16-32 m" in report and "as the network says        6.000" in report
 
 
 @pytest.mark.medium

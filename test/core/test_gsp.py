@@ -282,6 +282,35 @@ def test_the_search_finds_a_scale_that_is_off(street):
     assert gsp.before_step([batch], 2, 10, lambda sums: None) == ""  # once
 
 
+def test_a_scale_that_explains_hardly_more_is_not_taken():
+    """Errors as they are while most depth is wrong: a few percent less at a third of the scale."""
+    gsp = stage(search_at=0.0, search_batches=1)
+
+    def found(errors):
+        gsp.search_sums.zero_()
+        with torch.no_grad():
+            gsp.log_scale.zero_()
+        sums = torch.stack([errors, torch.ones(len(errors))])
+        gsp.before_step([], 0, 10, lambda empty: empty.copy_(sums))
+        return float(gsp.log_scale.detach().exp())
+
+    factors = torch.linspace(-1, 1, gsp.config.search_steps) * np.log(gsp.config.search_factor)
+    slope = 0.243 + 0.01 * factors  # 0.232 at a third, 0.254 at three times
+    assert found(slope) == pytest.approx(0.9, abs=0.08)
+    valley = 0.14 + 0.06 * (factors - np.log(0.6)).abs().clamp(max=1.0)
+    assert found(valley) == pytest.approx(0.6, rel=0.05)
+
+
+def test_in_a_short_run_motion_learns_for_a_larger_share():
+    config = GspConfig()
+    assert config.for_steps(3000) == config
+    short = config.for_steps(500)
+    assert short.motion_share == 0.3 and short.search_at == pytest.approx(0.45) and short.refine_share == 0.2
+    shortest = config.for_steps(10)
+    assert shortest.motion_share == 0.4 and shortest.search_at == pytest.approx(0.6)
+    assert replace(config, motion_share=0.0, search_at=0.0).for_steps(10).search_at == 0.0  # from weights that know
+
+
 @pytest.mark.medium
 def test_motion_learns_first_then_both_then_motion_rests(street):
     gsp, batch = stage().train(), made_up_batch(street)
@@ -310,7 +339,7 @@ def test_hints_whisper_until_there_is_depth_and_then_silence_the_photometric_err
     with torch.no_grad():
         gsp.pose_net.head[-1].bias[3] += 50.0  # the rig moves half a metre, or nothing could be believed
         early, late = gsp(batch, 0.15), gsp(batch, 0.5)
-    assert float(early["hints"]) == pytest.approx(HintSettings().early * float(late["hints"]), rel=1e-4)
+    assert float(early["hints"]) == pytest.approx(GspConfig().early_hints * float(late["hints"]), rel=1e-4)
     assert late["hints"] > 0 and early["temporal"] != late["temporal"]
 
 

@@ -14,12 +14,14 @@ from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.models.depth_net import predict_depth
-from gaussianocc_core.models.gaussianocc import build_depth_head, build_depth_net, build_pose_net
+from gaussianocc_core.models.gaussianocc import build_depth_head, build_depth_net, build_model, build_pose_net
 from gaussianocc_core.models.pose_net import camera_motions
 from gaussianocc_core.training.gsp import Gsp, GspConfig, ground_plane, pixel_gaussians
+from gaussianocc_core.training.gsv import Gsv, GsvConfig
 from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.motion_search import MotionSearch, length_error, scale_length, search_length
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
+from gaussianocc_core.types import OccupancyField
 
 WIDTH, HEIGHT = 176, 96
 EARLIER, NOW, LATER = 0.9, 1.0, 1.1  # s
@@ -251,6 +253,24 @@ def test_a_search_knows_how_far_the_robot_went(street):
     assert search_length(dark, by_depth, cameras, motions, MotionSearch()) == 1.0
 
 
+@pytest.mark.medium
+def test_stage_2_takes_the_learnt_motion_as_long_as_its_frozen_depth_head_says(street):
+    images, depth, _, motions = street
+    model_config = replace(SMALL, image_width=WIDTH, image_height=HEIGHT)
+    batch, colours = made_up_batch(street), images[[1, 0, 2]]
+    field = OccupancyField(torch.zeros(1, 18, 2, 2, 2), (1.0 / depth)[None])
+
+    def taken(frozen=True, **settings):
+        config = GsvConfig(ego_motion="learned", **settings)
+        gsv = Gsv(build_model(model_config), build_pose_net(model_config), config, model_config.grid, frozen)
+        found = gsv._measured(batch, 0, colours, field, scale_length(motions, 1.25))
+        return float((found[:, :3, 3].norm(dim=-1) / motions[:, :3, 3].norm(dim=-1)).mean())
+
+    assert taken() == pytest.approx(1.0, abs=0.04)
+    assert taken(frozen=False) == pytest.approx(1.25)  # a head that learns from motion does not judge it
+    assert taken(length_search=MotionSearch(factor=1.0)) == pytest.approx(1.25)
+
+
 def test_the_length_error_pulls_the_network_to_what_was_found():
     motion = torch.eye(4).repeat(2, 1, 1)
     motion[:, 0, 3] = 0.5
@@ -433,3 +453,29 @@ def test_a_share_of_a_motion_is_the_motion_at_constant_speed():
         np.testing.assert_allclose(half[i], expected, atol=1e-6)
     torch.testing.assert_close(transforms.take_share(T, torch.ones(3)), T)
     torch.testing.assert_close(transforms.take_share(T, torch.zeros(3)), torch.eye(4).repeat(3, 1, 1))
+
+
+@pytest.mark.medium
+def test_the_default_objective_leads_depth_from_the_bare_ground_to_the_truth(street):
+    """All terms together, as a run has them once it is established, on depth that may be anything at each pixel."""
+    _, truth, _, motions = street
+    gsp, batch = stage(), made_up_batch(street)
+    with torch.no_grad():
+        first = gsp.predict_depth(batch)
+    log_depth = first.depth.log().requires_grad_(True)
+    gsp.predict_depth = lambda batch: replace(first, depth=log_depth.exp())
+    gsp.ego_motion = lambda batch: scale_length(motions, 1.15)[None]  # too long, as a network would have it
+
+    def error(where):
+        return float((log_depth.detach()[0] - truth.log()).abs()[where].mean())
+
+    standing = (truth < 20.0) & ((first.depth[0] / truth).log().abs() > 0.3)  # what a bare ground is wrong about
+    before, before_all = error(standing), error(truth < 50.0)
+    optimiser = torch.optim.Adam([log_depth], lr=0.1)
+    for step in range(25):
+        torch.manual_seed(step)
+        optimiser.zero_grad()
+        gsp(batch, 0.5)["total"].backward()
+        optimiser.step()
+    assert error(standing) < 0.6 * before, (before, error(standing))
+    assert error(truth < 50.0) < 0.7 * before_all, (before_all, error(truth < 50.0))

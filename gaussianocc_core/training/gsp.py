@@ -113,7 +113,7 @@ class Gsp(nn.Module):
         config = self.config
         refining = progress >= 1.0 - config.refine_share
         learning_motion = progress < config.motion_share
-        self.log_scale.requires_grad_(progress >= config.search_at)
+        self.log_scale.requires_grad_(progress >= config.search_at and not refining)  # it is the motion's too
         prediction = self.predict_depth(batch)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not refining):
             T_target_now = self.ego_motion(batch)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
+from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.gsp import Gsp
 from gaussianocc_core.training.gsv import Gsv
@@ -117,32 +119,24 @@ def parameter_groups(stage: nn.Module, config: TrainConfig) -> list[dict[str, An
 def save_stage(stage: Gsp | Gsv, config: TrainConfig, path: Path, provenance: Provenance) -> None:
     """The model file of a stage: depth and ego motion, or occupancy (and ego motion that was learnt along)."""
     if isinstance(stage, Gsp):
-        model_config = fold_scale(stage, config.model)
-        save_model(path, None, model_config, provenance, config.half_weights, stage.pose_net, stage.depth_net)
-        unfold_scale(stage)
+        scaled, model_config = fold_scale(stage, config.model)
+        save_model(path, None, model_config, provenance, config.half_weights, scaled, stage.depth_net)
     else:
         pose_net = stage.pose_net if stage.config.ego_motion == "joint" else None
         save_model(path, stage.model, config.model, provenance, config.half_weights, pose_net)
 
 
 @torch.no_grad()
-def fold_scale(stage: Gsp, config: ModelConfig) -> ModelConfig:
-    """Builds the learnt factor into translation and depth range, so that a model file needs no word of it."""
-    factor = float(stage.log_scale.exp())
-    _scale_translation(stage, factor)
-    lengths = {name: factor * getattr(config.depth, name) for name in ("near", "far", "first", "ground")}
-    return replace(config, depth=replace(config.depth, **lengths))
+def fold_scale(stage: Gsp, config: ModelConfig) -> tuple[PoseNet, ModelConfig]:
+    """Builds the learnt factor into translation and depth range, so that a model file needs no word of it.
 
-
-@torch.no_grad()
-def unfold_scale(stage: Gsp) -> None:
-    """Undoes `fold_scale`, for training to go on."""
-    _scale_translation(stage, float((-stage.log_scale).exp()))
-
-
-def _scale_translation(stage: Gsp, factor: float) -> None:
-    last = stage.pose_net.head[-1]
+    The stage itself stays as it is: training goes on from it, to the last bit.
+    """
+    factor, pose_net = float(stage.log_scale.exp()), copy.deepcopy(stage.pose_net)
+    last = pose_net.head[-1]
     assert isinstance(last, nn.Conv2d) and last.bias is not None
     for tensor in (last.weight, last.bias):
         rows = tensor.view(2, 6, *tensor.shape[1:])  # two motions of axis-angle and translation
         rows[:, 3:] *= factor
+    lengths = {name: factor * getattr(config.depth, name) for name in ("near", "far", "first", "ground")}
+    return pose_net, replace(config, depth=replace(config.depth, **lengths))

@@ -350,7 +350,7 @@ def test_motion_learns_first_then_both_then_motion_rests(street):
     assert learns(0.05) == {"depth": False, "pose": True, "cross": False, "hints": False, "scale": False}
     assert learns(0.15) == {"depth": True, "pose": True, "cross": True, "hints": True, "scale": False}
     assert learns(0.5) == {"depth": True, "pose": True, "cross": True, "hints": True, "scale": True}
-    assert learns(0.95) == {"depth": True, "pose": False, "cross": False, "hints": True, "scale": True}
+    assert learns(0.95) == {"depth": True, "pose": False, "cross": False, "hints": True, "scale": False}
 
 
 @pytest.mark.medium

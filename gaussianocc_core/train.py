@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped at once; --resume goes on from the last save", file=sys.stderr)
+        print("stopped at once; --resume goes on from the last save, if there was one", file=sys.stderr)
         return 130
     print(path)
     return 0

@@ -24,7 +24,7 @@ from gaussianocc_core.data.bag_index import BagIndex, find_bags, open_index
 from gaussianocc_core.data.bag_reader import MessageRef, open_reader
 from gaussianocc_core.data.bag_series import Series
 from gaussianocc_core.data.entries import longest_gap_s, mask_paths, read_label_image, read_mask
-from gaussianocc_core.data.labels import IGNORE
+from gaussianocc_core.data.labels import IGNORE, count_unknown
 from gaussianocc_core.data.messages import Intrinsics
 from gaussianocc_core.data.sets import SetBuilder, SetStatistics
 from gaussianocc_core.errors import BagError, CalibrationError, ConfigError, DatasetError
@@ -94,6 +94,7 @@ class BagEntry:
             masks = tuple(_decode_plane(self, ref, found[ref], size) != 0
                           for ref, size in zip(self.masks, sizes, strict=True))  # fmt: skip
         T_world_ego = self.frame.T_world_ego
+        semantics, unknown = self._semantics(found, sizes)
         return Sample(
             token=self.token,
             scene=self.scene,
@@ -107,18 +108,24 @@ class BagEntry:
                 Neighbour(step, images(frame), frame.camera_stamps_ns, frame.T_world_ego)
                 for step, frame in self.neighbours
             ),
-            semantics=self._semantics(found, sizes),
+            semantics=semantics,
             static_masks=masks,
+            meta={"unknown_label_pixels": unknown} if unknown else {},
         )
 
-    def _semantics(self, found: dict[MessageRef, Any], sizes: list[tuple[int, int]]) -> tuple[np.ndarray, ...] | None:
+    def _semantics(
+        self, found: dict[MessageRef, Any], sizes: list[tuple[int, int]]
+    ) -> tuple[tuple[np.ndarray, ...] | None, dict[str, int]]:
+        """2D labels of the cameras, and how many pixels of unknown ids each file or message has."""
         if self.label_paths:
             planes = [read_label_image(path, size) for path, size in zip(self.label_paths, sizes, strict=True)]
         else:
             planes = [_decode_plane(self, ref, found[ref], size) for ref, size in zip(self.labels, sizes, strict=False)]
         if not planes:
-            return None
-        return tuple(np.where(plane == IGNORE, np.uint8(self.undetected), plane) for plane in planes)
+            return None, {}
+        names = [str(path) for path in self.label_paths] or [f"{ref.topic} at {ref.stamp_ns} ns" for ref in self.labels]
+        unknown = {name: count for name, plane in zip(names, planes, strict=True) if (count := count_unknown(plane))}
+        return tuple(np.where(plane == IGNORE, np.uint8(self.undetected), plane) for plane in planes), unknown
 
 
 def label_path(folder: str | Path, bag: str, camera: str, stamp_ns: int) -> Path:

@@ -90,6 +90,11 @@ GENERATOR_UNDETECTED = -1
 IGNORE = 255  # Occ3D-coded label images: pixel without a label
 
 
+def count_unknown(labels: np.ndarray) -> int:
+    """Pixels of an Occ3D-coded label image whose id is neither a class nor 255."""
+    return int(np.count_nonzero((labels >= len(CLASS_FREQUENCIES)) & (labels != IGNORE)))
+
+
 def class_weights(frequencies: np.ndarray = CLASS_FREQUENCIES) -> np.ndarray:
     """float32 cross-entropy weights 1/sqrt(frequency), mean 1; a class without any weighs 0 (spec section g.3)."""
     weights = np.zeros(len(frequencies), dtype=np.float32)

@@ -41,6 +41,8 @@ from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)
 
+# Times from an image to its neighbour differ by less from camera to camera, unless one of them lost an image.
+_GAPS_DIFFER_NS = 30_000_000
 _NEEDED_FIELDS = ("timestamp", "filename", "ego_pose_token", "calibrated_sensor_token")
 
 
@@ -139,7 +141,11 @@ class NuScenesSource:
     def _beside(
         self, by_camera: dict[str, list[dict]], places: dict[str, dict[str, int]], rows: list[dict], step: int
     ) -> FrameEntry | None:
-        """The nearest earlier (-1) or later (+1) image of each camera; None where a camera has none."""
+        """The nearest earlier (-1) or later (+1) image of each camera; None where a camera has none.
+
+        None too where the cameras' are of different times, as where one of them lost an image: one motion is learnt for
+        all of them.
+        """
         found = []
         for row in rows:
             series = by_camera[row["channel"]]
@@ -149,7 +155,8 @@ class NuScenesSource:
             if not 0 <= place < len(series):
                 return None
             found.append(series[place])
-        return self._frame(found)
+        gaps = [abs(read_stamp_ns(beside) - read_stamp_ns(row)) for beside, row in zip(found, rows, strict=True)]
+        return self._frame(found) if max(gaps) - min(gaps) <= _GAPS_DIFFER_NS else None
 
     def _existing(self, rows: list[dict], folder: str, ending: str) -> tuple[Path, ...]:
         """Companion files of the images, if every camera has one."""

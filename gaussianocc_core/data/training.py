@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gaussianocc_core.data.labels import IGNORE
 from gaussianocc_core.data.sources import DataConfig, Entry
-from gaussianocc_core.errors import BagError, DatasetError
+from gaussianocc_core.errors import BagError, DatasetError, GaussianOccError
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.types import Cameras, Sample
 
@@ -191,11 +191,14 @@ def mirror(batch: Batch) -> Batch:
 
 
 def collate(batches: Sequence[Batch]) -> Batch:
-    """Batches of one -> one; all rigs must have the same number of cameras, labels count only if all have them."""
+    """Batches of one -> one; all rigs must have the same number of cameras. Who has no labels beside others that do has
+    none at any pixel."""
     names = {len(batch.cameras) for batch in batches}
     if len(names) != 1:
         raise DatasetError(f"samples of {sorted(names)} cameras cannot share a batch; use batch_size=1")
-    labels = [batch.semantics for batch in batches if batch.semantics is not None]
+    labelled = any(batch.semantics is not None for batch in batches)
+    labels = [torch.full_like(batch.valid, IGNORE, dtype=torch.uint8) if batch.semantics is None else batch.semantics
+              for batch in batches]  # fmt: skip
     cameras = [batch.cameras for batch in batches]
     lags = [batch.lags for batch in batches if batch.lags is not None]
     return Batch(
@@ -208,7 +211,7 @@ def collate(batches: Sequence[Batch]) -> Batch:
         ),
         valid=torch.cat([batch.valid for batch in batches]),
         T_target_now=torch.cat([batch.T_target_now for batch in batches]),
-        semantics=torch.cat(labels) if len(labels) == len(batches) else None,
+        semantics=torch.cat(labels) if labelled else None,
         jitter=sum((batch.jitter for batch in batches), ()),
         problems=sum((batch.problems for batch in batches), ()),
         lags=torch.cat(lags) if len(lags) == len(batches) else None,
@@ -257,14 +260,24 @@ def load_batches(data: TrainingSet, sampler: EpochSampler, workers: int) -> Iter
         collate_fn=collate,
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_prepare_worker if workers else None,
     )
-    return iter(loader)
+    batches = iter(loader)
+    while True:
+        try:
+            yield next(batches)
+        except GaussianOccError as error:
+            # torch puts the traceback of a worker before the message.
+            message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+            raise DatasetError(message) from error
 
 
-def _one_thread(_: int) -> None:
+def _prepare_worker(_: int) -> None:
+    import signal
+
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process' to answer
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 

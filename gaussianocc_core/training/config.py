@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.data.sources import DataConfig
@@ -48,6 +48,8 @@ class TrainConfig:
         for name, allowed in (("stage", STAGES), ("precision", tuple(PRECISIONS)), ("schedule", SCHEDULES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
+        if self.stage == "joint":  # stage 2 that learns its motion along
+            object.__setattr__(self, "gsv", replace(self.gsv, ego_motion="joint"))
         for name in ("steps", "batch_size", "accumulation", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

@@ -29,12 +29,16 @@ class Processes:
             dist.all_reduce(tensor)
 
     def mean(self, values: dict[str, float], device: torch.device) -> dict[str, float]:
-        """Of named scalars that every process has."""
+        """Of named scalars; what a process lacks, as where its samples have no labels, is the mean of the others."""
         if self.count == 1:
             return values
-        packed = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device)
+        each: list[list[str]] = [[] for _ in range(self.count)]
+        dist.all_gather_object(each, sorted(values))
+        names = sorted({name for some in each for name in some})
+        packed = torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64, device=device)
         dist.all_reduce(packed)
-        return dict(zip(sorted(values), (packed / self.count).tolist(), strict=True))
+        having = [sum(name in some for some in each) for name in names]
+        return {name: total / count for name, total, count in zip(names, packed.tolist(), having, strict=True)}
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether any process says so: all of them act on Ctrl-C and on a bad loss together."""

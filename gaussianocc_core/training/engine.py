@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import json
 import logging
+import math
 import os
 import platform
 import resource
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -147,10 +149,12 @@ class Run:
                     bar.close()
                     raise TrainingStopped(f"stopped after {self.step} of {config.steps} steps; --resume goes on there")
             bar.close()
+        problems = torch.tensor(self.problems, device=self.device)
+        self.processes.sum(problems)
         if self.processes.first:
             _log.info(
                 "%d steps in %.1f min; peak memory %.2f GB%s", self.step, self.seconds / 60, self.peak_memory_gb(),
-                f"; {self.problems} samples could not be used" if self.problems else "",
+                f"; {int(problems)} times something was wrong with a sample, as said above" if problems else "",
             )  # fmt: skip
         return self.output / "model.safetensors"
 
@@ -184,27 +188,30 @@ class Run:
             with contextlib.nullcontext() if last or self.processes.count == 1 else self.parallel.no_sync():
                 named = self.parallel(batch, progress)
                 # Before the backward pass: what it does with numbers that are none is anyone's guess, crashes included.
-                self._check_finite(float(named["total"].detach()), batch)
+                self._check_finite(float(named["total"].detach()), [batch], "loss")
                 scaled = self.scaler.scale(named["total"] / len(micro))
                 assert isinstance(scaled, Tensor)
                 scaled.backward()
             for name, value in named.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(micro)
         self.scaler.unscale_(self.optimiser)
-        if config.clip_norm:
-            nn.utils.clip_grad_norm_(self.stage.parameters(), config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.stage.parameters(), config.clip_norm or float("inf"))
+        if not self.scaler.is_enabled():  # which leaves out such a step itself, and goes on with a smaller scale
+            self._check_finite(float(norm), micro, "gradient")
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
         return self.processes.mean(sums, self.device)
 
-    def _check_finite(self, total: float, batch: Batch) -> None:
-        bad = total != total or abs(total) == float("inf")
+    def _check_finite(self, value: float, batches: Sequence[Batch], what: str) -> None:
+        bad = not math.isfinite(value)
         if self.processes.any(bad, self.device):
-            tokens = ", ".join(batch.tokens) if bad else "of another process"
+            tokens = ", ".join(token for batch in batches for token in batch.tokens) if bad else "of another process"
+            last = self.output / LAST
+            go_on = f"then --resume: {last} holds the last good state" if last.is_file() else "then start anew"
             raise GaussianOccError(
-                f"step {self.step + 1}: the loss is not finite on samples {tokens}; {self.output / LAST} holds the "
-                "last good state. Look at these samples, or lower learning_rate, then --resume"
+                f"step {self.step + 1}: the {what} is not finite on samples {tokens}. Look at these samples, or lower "
+                f"learning_rate, {go_on}"
             )
 
     def _parallel(self) -> Any:
@@ -232,6 +239,11 @@ class Run:
             different = sorted(key for key in ours if theirs.get(key) != ours[key])
             if different:
                 raise ConfigError(f"--resume: {last} is of a run with another {', '.join(different)}; use its settings")
+            if state["samples_per_step"] != self._per_step():
+                raise ConfigError(
+                    f"--resume: {last} is of a run with {state['samples_per_step']} samples a step, this one has "
+                    f"{self._per_step()}; use as many processes (torchrun --nproc_per_node) as it had"
+                )
             return state
         if last.exists() or (self.output / "model.safetensors").exists():
             raise ConfigError(f"output: {self.output} holds a run already; --resume goes on with it, or choose another")
@@ -255,15 +267,24 @@ class Run:
         path = self.output / "metrics.jsonl"
         kept = []
         if self.step and path.is_file():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= self.step]
         path.write_text("".join(f"{line}\n" for line in kept))
         board = _open_board(self.output)
-        with path.open("a", buffering=1, encoding="utf-8") as log:
-            try:
-                yield log, board
-            finally:
-                if board is not None:
-                    board.close()
+        try:
+            with path.open("a", buffering=1, encoding="utf-8") as log:
+                try:
+                    yield log, board
+                finally:
+                    if board is not None:
+                        board.close()
+        except OSError as error:
+            saved = (
+                f"{self.output / LAST} holds the last save" if (self.output / LAST).is_file() else "nothing is saved"
+            )
+            raise GaussianOccError(
+                f"{self.output}: the run's log cannot be written ({error.strerror or error}); {saved}. Free some "
+                "space, then --resume"
+            ) from error
 
     def _report(self, named: dict[str, float], waiting: float, log: Any, board: Any, bar: Any) -> None:
         if log is None:
@@ -311,7 +332,7 @@ class Run:
         )
         try:
             save_stage(self.stage, self.config, self.output / "model.safetensors", provenance)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise GaussianOccError(f"{self.output}: the model cannot be written ({error}); free some space") from error
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -319,7 +340,8 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.seconds, self.problems = state["step"], state["seconds"], state["problems"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.problems = state["problems"] if self.processes.first else 0  # they are the first process' alone
 
     def peak_memory_gb(self) -> float:
         """Of the GPU where there is one, else of this process."""
@@ -351,6 +373,14 @@ def _in_main_thread() -> bool:
     import threading
 
     return threading.current_thread() is threading.main_thread()
+
+
+def _step_of(line: str) -> float:
+    """Of a line of metrics.jsonl; a full disk may have left half of one, which belongs to no step."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _repeat(micro: list[Batch]) -> Iterator[Batch]:

@@ -66,8 +66,9 @@ class GspConfig:
     # Hints weigh this share of their weight while motion is still finding its length: wrong ones lead astray.
     early_hints: float = 0.15
     # Once there is structure, after this share, lengths are searched and hints weigh in full. Then, and again at the
-    # end of the run, the common factor of depth and motion is searched by the cross-view error. Before, the factor
-    # stays: while most depth is wrong, near fits best.
+    # end of the run, the common factor of depth and motion is searched by the cross-view error, unless the ground is
+    # where the base frame says (`model.depth.metric_ground`). Before, the factor stays: while most depth is wrong, near
+    # fits best.
     search_at: float = 0.25
     search_factor: float = 3.0  # from 1/3 to 3 times what the depth network says; 1: no search
     search_steps: int = 33
@@ -241,10 +242,22 @@ class Gsp(nn.Module):
 
     def _meets_ground(self, cameras: Cameras) -> Bool[Tensor, "N H W"] | bool:
         """Pixels of which fresh weights say what they know, the plane's depth, well within their farthest; else all."""
+        meets = self._sees_ground(cameras)
+        return True if meets is None or not bool(meets.any()) else meets
+
+    def _sees_ground(self, cameras: Cameras) -> Bool[Tensor, "N H W"] | None:
         head = self.depth_net.head
         plane = ground_plane(head, cameras)
-        meets = plane > 2.0 * head.first_inv_depth if plane is not None else None
-        return True if meets is None or not bool(meets.any()) else meets
+        return plane > 2.0 * head.first_inv_depth if plane is not None else None
+
+    def _ground_says_scale(self, cameras: Cameras) -> bool:
+        """Whether the height of the cameras over the ground does, which is the better witness.
+
+        What depth still gets wrong, the cross-view error prefers to see nearer than it is: over whole runs its least
+        was at 0.87 to 0.93 of a scale that was right (measured 2026-11), and depth grew back as soon as it might.
+        """
+        sees = self._sees_ground(cameras) if self.depth_net.head.metric_ground else None
+        return sees is not None and bool(sees.any())
 
     def ego_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:
         """Points of the ego frame now in the ego frame at each neighbour (metres)."""
@@ -344,6 +357,11 @@ class Gsp(nn.Module):
         windows = (int(config.search_at * steps), steps - config.search_batches)
         first = next((start for start in windows if start <= step < start + config.search_batches), None)
         if first is None:
+            return ""
+        says = [
+            self._ground_says_scale(batch_element(batch.cameras, b)) for batch in batches for b in range(len(batch))
+        ]
+        if says and all(says):
             return ""
         if step == first:
             self.search_sums.zero_()

@@ -25,7 +25,7 @@ from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.pose_net import PoseNet, camera_motions
 from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.rendering.geometry import SplatPlan
-from gaussianocc_core.rendering.volume import render_volume
+from gaussianocc_core.rendering.volume import MarchSettings, draw_jitter, ray_regularizers, render_volume
 from gaussianocc_core.training.gsp import (
     CALIBRATIONS_KEPT,
     batch_element,
@@ -65,6 +65,11 @@ class GsvConfig:
     semantic: float = 0.1  # published: 0.02
     entropy: float = 0.1  # on the Gaussians' opacities; without labels always 0 (it would win)
     variation: float = 0.002  # of all logits; published: 0.1; without labels always 0
+    # Of volume rendering alone, and without labels always 0; published: 0.01 each, and jitter. Marching once more for
+    # them doubles the time of a step.
+    ray_entropy: float = 0.0  # of a ray's summed weights
+    ray_distortion: float = 0.0  # of how its weights spread, m
+    ray_jitter: bool = False  # samples of a ray are moved by up to a tenth of their distance, drawn anew each time
     head: float = 1.0  # weight of the same photometric error on the depth head, where the model has one
     # Of the depth head, with the weight above, where it learns; beside the photometric error, not instead of it.
     hints: HintSettings = field(default_factory=lambda: HintSettings(weight=0.3))
@@ -157,7 +162,8 @@ class Gsv(nn.Module):
             named["entropy"] = config.entropy * losses.opacity_entropy(opacities).mean()
             variation = losses.sum_of_means(losses.total_variation(field.logits)) / 3
             named["variation"] = config.variation * variation
-        added = ("photometric", "smooth", "semantic", "entropy", "variation", "head", "agreement", "surface")
+        added = ("photometric", "smooth", "semantic", "entropy", "variation", "ray_entropy", "ray_distortion", "head",
+                 "agreement", "surface")  # fmt: skip
         named["total"] = torch.stack([named[name] for name in added if name in named]).sum()
         return named
 
@@ -219,6 +225,7 @@ class Gsv(nn.Module):
             )
         if batch.semantics is not None:
             named["semantic"] = config.semantic * self._semantic(views, batch.semantics[b, drawn], valid, inside)
+            named.update(self._regularize_rays(one, small))
         return named
 
     def _draw_cameras(self, count: int) -> list[int]:
@@ -229,8 +236,29 @@ class Gsv(nn.Module):
     def render(self, field: OccupancyField, cameras: Cameras, plan: SplatPlan | None = None) -> RenderedViews:
         """Accumulated logits, z-depth (m) and alpha of one field in cameras of the rendering size."""
         if self.config.renderer == "volume":
-            return render_volume(field, self.model.lattice, cameras, settings=self.model.quirks.march)
+            settings = self.model.quirks.march
+            return render_volume(
+                field, self.model.lattice, cameras, settings=settings, jitter=self._ray_jitter(cameras, settings)
+            )
         return self.model.render(field, cameras, normalize_depth=False, plan=plan)[0]
+
+    def _ray_jitter(self, cameras: Cameras, settings: MarchSettings) -> Float[Tensor, "N H W"] | None:
+        if not (self.config.ray_jitter and self.training):
+            return None
+        shape = len(cameras), cameras.height[0], cameras.width[0]
+        return draw_jitter(self.model.lattice, shape, settings).to(cameras.intrinsics.device)
+
+    def _regularize_rays(self, field: OccupancyField, cameras: Cameras) -> dict[str, Tensor]:
+        """Spec section e.7, in place of what splatting has on opacities and logits."""
+        config, settings = self.config, self.model.quirks.march
+        if config.renderer != "volume" or not (config.ray_entropy or config.ray_distortion):
+            return {}
+        jitter = self._ray_jitter(cameras, settings)
+        found = ray_regularizers(field, self.model.lattice, cameras, settings=settings, jitter=jitter)
+        return {
+            "ray_entropy": config.ray_entropy * found.entropy,
+            "ray_distortion": config.ray_distortion * found.distortion,
+        }
 
     def _behind(
         self, views: RenderedViews, cameras: Cameras, head_depth: Float[Tensor, "N h w"] | None

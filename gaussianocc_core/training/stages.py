@@ -24,6 +24,7 @@ from gaussianocc_core.training.gsv import Gsv
 NOTES = {
     "gsp": "self-supervised: depth, ego motion and scale from the rig alone",
     "gsv": "self-supervised: occupancy by splatting",
+    "joint": "self-supervised: occupancy by splatting and ego motion at once",
 }
 
 
@@ -43,7 +44,7 @@ def build_stage(config: TrainConfig) -> Gsp | Gsv:
 def _build_gsp(config: TrainConfig) -> Gsp:
     depth_net, pose_net, path = build_depth_net(config.model), build_pose_net(config.model), config.first_stage
     if path:
-        _check_same_architecture(load_depth_net(path).config, config.model, path)
+        _check_same_architecture(load_depth_net(path).config, config.model, path, motion=True)
         depth_net.load_state_dict(load_depth_net(path).depth_net.state_dict())
         pose_net.load_state_dict(load_pose_net(path).pose_net.state_dict())
     return Gsp(depth_net, pose_net, config.gsp.for_steps(config.steps))
@@ -78,8 +79,9 @@ def _start_from(
     return model
 
 
-def _check_same_architecture(theirs: ModelConfig, ours: ModelConfig, path: str) -> None:
-    for part in ("encoder", "image_height", "image_width"):
+def _check_same_architecture(theirs: ModelConfig, ours: ModelConfig, path: str, motion: bool = False) -> None:
+    """ConfigError unless images and image encoder, and with `motion` the ego-motion network, are of one kind."""
+    for part in ("encoder", "image_height", "image_width", *(("pose",) if motion else ())):
         if getattr(theirs, part) != getattr(ours, part):
             raise ConfigError(
                 f"first_stage: {path} was trained with model.{part}={getattr(theirs, part)}, this run has "
@@ -92,7 +94,9 @@ def inherit_depth_range(config: TrainConfig) -> TrainConfig:
     path = config.first_stage
     starts = config.stage == "gsp" or config.gsv.start_from_first_stage
     if path and starts and "depth" in networks_in(path):
-        return replace(config, model=replace(config.model, depth=load_depth_net(path).config.depth))
+        # Whether the ground is where the base frame says is a matter of the robot, not of the weights.
+        learnt = replace(load_depth_net(path).config.depth, metric_ground=config.model.depth.metric_ground)
+        return replace(config, model=replace(config.model, depth=learnt))
     return config
 
 

@@ -182,6 +182,19 @@ def test_labels_in_files_are_used_where_every_camera_has_one(tmp_path):
         assert (plane == bus + i).all()
 
 
+def test_labels_of_unknown_ids_are_named(tmp_path):
+    robot = RobotBag(frames=3)
+    path = robot.write(tmp_path / "bag")
+    for i, name in enumerate(robot.cameras):
+        file = label_path(tmp_path / "labels", "bag", name, robot.stamp(1, i))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        labels = np.full(robot.size[::-1], CLASS_ID["bus"], np.uint8)
+        labels[0, :3], labels[1, :7] = (IGNORE, 77) if i == 1 else (IGNORE, IGNORE)
+        cv2.imwrite(str(file), labels)
+    meta = source(path, labels=str(tmp_path / "labels")).entries()[1].load().meta
+    assert meta == {"unknown_label_pixels": {str(file): 7}}
+
+
 def test_a_rig_file_takes_the_place_of_camera_info_and_tf(tmp_path):
     robot = RobotBag()
     rig = source(robot.write(tmp_path / "whole")).cameras

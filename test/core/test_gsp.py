@@ -72,9 +72,10 @@ def test_temporal_error_does_not_know_the_scale(street):
     assert carried(street, depth_factor=3.0, motion_factor=3.0) == pytest.approx(carried(street), rel=1e-3)
 
 
-def stage(**settings) -> Gsp:
+def stage(metric_ground=True, **settings) -> Gsp:
     torch.manual_seed(0)
-    config = replace(SMALL, image_width=WIDTH, image_height=HEIGHT)
+    depth = replace(SMALL.depth, metric_ground=metric_ground)
+    config = replace(SMALL, image_width=WIDTH, image_height=HEIGHT, depth=depth)
     return Gsp(build_depth_net(config), build_pose_net(config), GspConfig(**settings)).eval()
 
 
@@ -292,14 +293,21 @@ def test_a_ground_that_is_not_metric_follows_the_learnt_scale():
 @pytest.mark.medium
 def test_the_search_finds_a_scale_that_is_off(street):
     batch = made_up_batch(street)
-    gsp = stage(search_at=0.0, search_batches=2, search_factor=4.0)
     _, depth, _, _ = street
     wrong = depth[None] * 2.0  # as if the depth network had learnt everything but the scale
-    gsp.predict_depth = lambda batch: replace(gsp.scaled_depth(batch.jittered()[:, 0], batch.cameras), depth=wrong)
-    assert gsp.before_step([batch], 0, 10, lambda sums: None) == ""
+
+    def told_wrong(metric_ground):
+        gsp = stage(metric_ground, search_at=0.0, search_batches=2, search_factor=4.0)
+        gsp.predict_depth = lambda batch: replace(gsp.scaled_depth(batch.jittered()[:, 0], batch.cameras), depth=wrong)
+        assert gsp.before_step([batch], 0, 10, lambda sums: None) == ""
+        return gsp
+
+    gsp = told_wrong(metric_ground=False)
     line = gsp.before_step([batch], 1, 10, lambda sums: None)
     assert "scale" in line and float(gsp.log_scale.detach().exp()) == pytest.approx(0.5, rel=0.12)
     assert gsp.before_step([batch], 2, 10, lambda sums: None) == ""  # once
+    gsp = told_wrong(metric_ground=True)  # which says it better: not searched
+    assert gsp.before_step([batch], 1, 10, lambda sums: None) == "" and float(gsp.log_scale.detach()) == 0.0
 
 
 def test_a_scale_that_explains_hardly_more_is_not_taken():

@@ -126,6 +126,27 @@ def test_both_renderers_train_with_the_same_losses(renderer):
     assert gsv.model.voxel_decoder.leave.weight.grad.abs().sum() > 0
 
 
+def test_volume_rendering_has_its_own_regularisers_and_jitter():
+    weights = {"ray_entropy": 0.01, "ray_distortion": 0.02}
+    named = stage(renderer="volume", ray_jitter=True, **weights)(made_up_batch())
+    parts = ("photometric", "smooth", "semantic", "entropy", "variation", "head", "agreement", "surface", *weights)
+    torch.testing.assert_close(named["total"], sum(named[name] for name in parts))
+    doubled = stage(renderer="volume", **{name: 2 * weight for name, weight in weights.items()})
+    once = stage(renderer="volume", **weights)
+    for name in weights:
+        assert float(named[name].detach()) > 0
+        torch.testing.assert_close(doubled(made_up_batch())[name], 2 * once(made_up_batch())[name])
+    assert not set(weights) & set(stage(renderer="volume", **weights)(made_up_batch(labels=False)))
+    assert not set(weights) & set(stage(**weights)(made_up_batch()))  # splatting has no rays
+
+    gsv = stage(renderer="volume", ray_jitter=True)
+    field = OccupancyField(torch.randn(1, 18, *SMALL.lattice.shape))
+    small = camera_geometry.resize(rig(), 40, 24)
+    drawn = [gsv.render(field, small).depth for _ in range(2)]
+    steady = [gsv.eval().render(field, small).depth for _ in range(2)]
+    assert not torch.equal(*drawn) and torch.equal(*steady)
+
+
 def test_what_the_first_stage_left_stays_as_it_is():
     torch.manual_seed(0)
     gsv = Gsv(build_model(SMALL), None, CONFIG, SMALL.grid, frozen=True).train()

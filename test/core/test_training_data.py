@@ -71,6 +71,22 @@ def test_neighbours_are_the_sweeps_before_and_after_of_each_camera(root):
     assert middle.gap_s < 0.1
 
 
+def test_neighbours_of_different_times_are_none(root, tmp_path):
+    """One motion is learnt for all cameras: where one of them lost an image, its next is of another moment."""
+    import shutil
+
+    gappy = tmp_path / "root"
+    shutil.copytree(root, gappy)
+    whole = NuScenesSource(gappy).index(SCENE, neighbours=True, sweeps=True)
+    complete = [entry for entry in whole if len(entry.neighbours) == 2]
+    lost = dict(complete[1].neighbours)[1].image_paths[2]
+    lost.unlink()
+    index = NuScenesSource(gappy).index(SCENE, neighbours=True, sweeps=True)
+    (entry,) = [each for each in index if each.token == complete[1].token]
+    assert [step for step, _ in entry.neighbours] == [-1]
+    assert lost not in {path for each in index for _, frame in each.neighbours for path in frame.image_paths}
+
+
 def test_without_sweep_files_the_neighbours_are_keyframes_and_the_gap_says_so(root, tmp_path):
     import shutil
 
@@ -247,6 +263,27 @@ def test_spawned_workers_give_the_same_batches(root):
         assert here.tokens == there.tokens and here.jitter == there.jitter
         assert torch.equal(here.images, there.images)
         torch.testing.assert_close(here.cameras.T_ego_cam, there.cameras.T_ego_cam)
+
+
+@pytest.mark.medium
+def test_what_a_worker_cannot_read_is_one_line(tmp_path):
+    root = MadeUpDatabase(keyframes=2).write(tmp_path / "root")
+    data = opened(root, on_bad_sample="stop")
+    broken = data.entries[0].frame.image_paths[2]
+    broken.write_bytes(b"no image")
+    with pytest.raises(DatasetError) as caught:
+        batches = load_batches(data, EpochSampler(len(data), seed=0), workers=1)
+        [next(batches) for _ in data.entries]
+    assert str(broken) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_sample_without_labels_takes_none_from_the_others_of_its_batch(root):
+    data = opened(root)
+    here, there = data[(0, 0)], data[(0, 1)]
+    labelled = replace(there, semantics=torch.full(tuple(there.valid.shape), 4, dtype=torch.uint8))
+    both = collate([here, labelled])
+    assert (both.semantics[0] == IGNORE).all() and (both.semantics[1] == 4).all()
+    assert collate([here, there]).semantics is None
 
 
 def test_samples_of_different_cameras_cannot_share_a_batch(root, tmp_path):

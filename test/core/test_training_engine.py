@@ -185,6 +185,101 @@ def test_a_loss_that_is_not_finite_names_the_samples_and_keeps_the_last_good_sta
     assert good["step"] == 3 and all(torch.isfinite(v).all() for v in good["stage"].values() if v.is_floating_point())
 
 
+@pytest.mark.medium
+def test_a_gradient_that_is_not_finite_is_never_saved(root, tmp_path, monkeypatch):
+    class Poisoned(engine.Run):
+        def _next(self, batches):
+            if self.step == 3:
+                next(self.stage.pose_net.parameters()).register_hook(lambda slope: slope * float("nan"))
+            return super()._next(batches)
+
+    monkeypatch.setattr(engine, "Run", Poisoned)
+    with pytest.raises(GaussianOccError, match=r"step 4: the gradient is not finite on samples .*--resume"):
+        train(settings(root, tmp_path / "run", save_every=1))
+    good = state.load_state(tmp_path / "run" / "last.pt")
+    assert good["step"] == 3 and all(torch.isfinite(v).all() for v in good["stage"].values() if v.is_floating_point())
+
+
+@pytest.mark.medium
+def test_a_run_goes_on_with_as_many_samples_a_step_as_it_had(root, tmp_path):
+    config = settings(root, tmp_path / "run", steps=1)
+    train(config)
+    last = tmp_path / "run" / "last.pt"
+    state.save_state(last, {**state.load_state(last), "samples_per_step": 2})
+    with pytest.raises(ConfigError, match="2 samples a step, this one has 1; use as many processes"):
+        train(config, resume=True)
+
+
+@pytest.mark.medium
+def test_a_full_disk_ends_a_run_in_words(root, tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(GaussianOccError, match="log cannot be written .*No space left.*; nothing is saved"):
+        train(settings(root, tmp_path / "run"))
+
+
+@pytest.mark.medium
+def test_half_a_line_of_the_log_is_no_obstacle_to_going_on(root, tmp_path):
+    config = settings(root, tmp_path / "run", steps=2)
+    train(config)
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"step": 2, "s"')
+    last = tmp_path / "run" / "last.pt"
+    state.save_state(last, {**state.load_state(last), "step": 1})
+    train(config, resume=True)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2]
+
+
+@pytest.mark.medium
+def test_a_time_limit_saves_and_the_run_goes_on_later(root, tmp_path, capsys):
+    config = tmp_path / "stage.yaml"
+    config.write_text("stage: gsp\nmodel: {image_height: 32, image_width: 48}\n")
+    arguments = [str(config), f"data.dataroot={root}", f"output={tmp_path / 'run'}", "steps=2"]
+    assert command.main([*arguments, "--minutes", "1e-6"]) == 0
+    assert "stopped after 1 of 2 steps" in capsys.readouterr().err
+    assert command.main([*arguments, "--resume"]) == 0
+    assert state.load_state(tmp_path / "run" / "last.pt")["step"] == 2
+
+
+@pytest.mark.medium
+def test_half_precision_and_workers_train_the_same_networks(root, tmp_path):
+    plain, half, helped = (
+        settings(root, tmp_path / name, steps=3, **changes)
+        for name, changes in (("plain", {}), ("half", {"precision": "bf16"}), ("helped", {}))
+    )
+    helped = replace(helped, data=replace(helped.data, workers=1))
+    for config in (plain, half, helped):
+        train(config)
+    but = ("running_", "num_batches", "search_sums")
+    assert largest_difference(weights(plain.output), weights(helped.output), but) < 1e-6
+    assert 0 < largest_difference(weights(plain.output), weights(half.output), but) < 0.05
+
+
+@pytest.mark.medium
+def test_joint_training_leaves_occupancy_and_ego_motion(root, tmp_path):
+    path = train(settings(root, tmp_path / "run", stage="joint", steps=2))
+    assert load_model(path).provenance.steps == 2 and load_pose_net(path).pose_net is not None
+
+
+@pytest.mark.medium
+def test_processes_share_what_some_of_them_lack(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import torch\n"
+        "from gaussianocc_core.training.distributed import process_group\n"
+        "with process_group('cpu') as (processes, device):\n"
+        "    mine = {'total': 1.0 + processes.rank, **({'semantic': 5.0} if processes.first else {})}\n"
+        "    found = processes.mean(mine, torch.device('cpu'))\n"
+        "    assert found == {'total': 1.5, 'semantic': 5.0}, found\n"
+    )
+    command_line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command_line, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_run_folder_is_never_written_over(root, tmp_path):
     config = settings(root, tmp_path / "run", steps=1)
     train(config)
@@ -246,6 +341,18 @@ def test_the_second_stage_starts_from_the_first_and_leaves_its_motion_alone(root
     loaded = load_model(run.execute())
     assert all(torch.equal(before[n], v) for n, v in run.stage.pose_net.state_dict().items())
     assert loaded.provenance.steps == 2
+
+
+@pytest.mark.medium
+def test_what_a_first_stage_must_share_and_what_is_the_robots_own(root, tmp_path):
+    first = train(settings(root, tmp_path / "first", steps=1))
+    config = settings(root, tmp_path / "second", steps=1, first_stage=str(first))
+    own = replace(MODEL, depth=replace(MODEL.depth, first=7.0, metric_ground=False))
+    inherited = engine.inherit_depth_range(replace(config, model=own)).model.depth
+    assert inherited.metric_ground is False and inherited.first == pytest.approx(5.0, rel=0.01)
+    other = replace(MODEL, pose=PoseConfig(width=0.25, channels=8))
+    with pytest.raises(ConfigError, match=r"was trained with model.pose="):
+        train(replace(config, model=other))
 
 
 @pytest.mark.parametrize(

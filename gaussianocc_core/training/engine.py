@@ -378,7 +378,7 @@ def _in_main_thread() -> bool:
 def _step_of(line: str) -> float:
     """Of a line of metrics.jsonl; a full disk may have left half of one, which belongs to no step."""
     try:
-        return int(json.loads(line)["step"])
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 

@@ -184,6 +184,46 @@ def test_without_labels_the_regularisers_that_would_win_are_off():
     assert torch.isfinite(named["total"])
 
 
+@pytest.mark.medium
+def test_without_labels_training_does_not_collapse():
+    """Neither into nothing nor into a shell around the cameras: what is drawn is about as far away as the street is."""
+    from gaussianocc_core.synthetic.rig import default_rig
+    from gaussianocc_core.synthetic.world import World, render_frame
+
+    world, cameras = World(seed=4, duration=3.0), camera_geometry.resize(default_rig(), W, H)
+    times = (1.0, 0.9, 1.1)
+    frames = [render_frame(world, cameras, camera_times=[t] * len(cameras)) for t in times]
+    images = np.stack([np.stack(frame.images) for frame in frames])
+    motions = [np.linalg.inv(world.T_world_ego(t)) @ world.T_world_ego(1.0) for t in times[1:]]
+    cameras = cameras.to(dtype=torch.float32)
+    batch = replace(
+        made_up_batch(labels=False),
+        images=torch.from_numpy(images).permute(0, 1, 4, 2, 3)[None].contiguous(),
+        cameras=replace(cameras, intrinsics=cameras.intrinsics[None], T_ego_cam=cameras.T_ego_cam[None]),
+        T_target_now=torch.from_numpy(np.stack(motions)).float()[None],
+    )
+    gsv = stage()
+    optimiser = torch.optim.Adam(gsv.parameters(), lr=2e-3)
+    totals = []
+    for step in range(80):
+        torch.manual_seed(step)
+        optimiser.zero_grad()
+        named = gsv(batch)
+        named["total"].backward()
+        optimiser.step()
+        totals.append(float(named["photometric"].detach()))
+    assert np.mean(totals[-10:]) < 0.9 * np.mean(totals[:10])
+    with torch.no_grad():
+        plan = gsv._plan(batch, 0)
+        views = gsv.render(gsv.model(batch.colours()[:, 0], [plan.lift]), plan.small, plan.splat)
+    truth = torch.from_numpy(np.stack(frames[0].depths)).float()
+    true = torch.nn.functional.interpolate(truth[:, None], size=(24, 40), mode="nearest")[:, 0]
+    alpha, depth = views.alpha[:, 0], views.depth.reshape(true.shape)
+    inside, beyond = (true > 0.5) & (true < 5.0), (true == 0.0) | (true > 30.0)  # the lattice ends at 8 m
+    assert alpha[inside].mean() > 0.5 and alpha[beyond].mean() < 0.7 * alpha[inside].mean()
+    assert 0.7 < (depth / alpha.clamp(min=0.05) / true)[inside].median() < 1.4
+
+
 def test_sky_pulls_rays_free_and_a_wall_pulls_them_opaque():
     gsv = stage()
     for label, sign in ((FREE, 1), (CLASS_ID["manmade"], -1)):

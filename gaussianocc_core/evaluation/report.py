@@ -17,8 +17,8 @@ abs_rel: mean |estimate - truth| / truth. a1, a2, a3: share of pixels within a f
 scale: median over images of median truth / median estimate; 1 is metric, above 1 everything is seen too near.
 flat ground: looks at no image; a ray meets the plane under the robot, or else nothing for 80 m."""
 _MOTION_NOTES = """\
-as the network says: before the search for the length that fits the depth network best (training/motion_search.py),
-which is what stage 2 trains with; without a depth network in the file there is no search.
+Lengths are those that fit the depth network best (training/motion_search.py), with which stage 2 trains; "as the
+network says": before that search. Without a depth network in the file there is none.
 length ratio: median of learnt / true length; 1 is metric. length error: mean |learnt - true| / true.
 true rotation: mean turn between the images, the error of who says "straight on"."""
 _OCCUPANCY_NOTES = """\

@@ -65,8 +65,8 @@ class GsvConfig:
     semantic: float = 0.1  # published: 0.02
     entropy: float = 0.1  # on the Gaussians' opacities; without labels always 0 (it would win)
     variation: float = 0.002  # of all logits; published: 0.1; without labels always 0
-    # Of volume rendering alone, and without labels always 0; published: 0.01 each, and jitter. Marching once more for
-    # them doubles the time of a step.
+    # Of volume rendering alone, and without labels always 0; published: 0.01 each, and jitter. Rays are marched once
+    # more for the first two.
     ray_entropy: float = 0.0  # of a ray's summed weights
     ray_distortion: float = 0.0  # of how its weights spread, m
     ray_jitter: bool = False  # samples of a ray are moved by up to a tenth of their distance, drawn anew each time

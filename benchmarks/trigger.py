@@ -22,6 +22,7 @@ from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.data.training import prepare
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.training.config import TrainConfig
+from gaussianocc_core.training.cross_view import compare_overlaps
 from gaussianocc_core.training.gsp import Gsp, batch_element
 from gaussianocc_core.training.stages import build_stage
 
@@ -53,15 +54,16 @@ def main() -> None:
             )
             depth = torch.where(depth > 0, depth, FAR)
             cameras = batch_element(batch.cameras, 0)
+            masks = stage._overlap(cameras) & batch.valid[0][:, None]
             placed = stage._place(batch, 0, batch.T_target_now[0])
             moved.append(float((placed.T_ego_cam - cameras.T_ego_cam)[:, :3, 3].norm(dim=-1).max()))
             for where, total in zip((cameras, placed), sums.values(), strict=True):
                 for k, factor in enumerate(FACTORS):
                     torch.manual_seed(samples)  # the same sides of the overlaps for every factor
                     with torch.no_grad():
-                        total[k] += [float(each) for each in stage._cross_view_sums(
-                            batch.colours()[0, 0], depth * float(factor), torch.full_like(depth, SPREAD), cameras,
-                            batch.valid[0], where,
+                        total[k] += [float(each) for each in compare_overlaps(
+                            batch.colours()[0, 0], depth * float(factor), torch.full_like(depth, SPREAD), where, masks,
+                            stage.config.cross,
                         )]  # fmt: skip
             samples += 1
     results: list[dict[str, Any]] = []

@@ -22,14 +22,13 @@ from gaussianocc_core.data.training import Batch
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.overlap import OverlapSettings, overlap_masks, overlapping_pairs
-from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.models.depth_net import DepthHead, DepthNet, DepthPrediction, predict_depth
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet, camera_motions
-from gaussianocc_core.rendering.rasterize import rasterize
+from gaussianocc_core.training.cross_view import compare_everywhere, compare_overlaps
 from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.motion_search import MotionSearch, length_error, scale_length, search_length
-from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
-from gaussianocc_core.types import Cameras, Gaussians
+from gaussianocc_core.training.photometric import Photometric, temporal_error
+from gaussianocc_core.types import Cameras
 
 _TERMS = ("temporal", "smooth", "length", "anchor", "hints", "cross")  # of the loss
 _ABOUT_THE_PLANE = 0.25  # difference of log depths
@@ -278,8 +277,9 @@ class Gsp(nn.Module):
         """
         placed = placed or cameras
         if not self.config.mask_overlap:
-            return self._cross_view_unmasked(images, depth, scale, placed, valid)
-        total, count = self._cross_view_sums(images, depth, scale, cameras, valid, placed)
+            return compare_everywhere(images, depth, scale, placed, valid, self.config.cross)
+        masks = self._overlap(cameras) & valid[:, None]
+        total, count = compare_overlaps(images, depth, scale, placed, masks, self.config.cross)
         return total / count.clamp(min=1.0)
 
     def _place(
@@ -294,48 +294,6 @@ class Gsp(nn.Module):
         towards[:, :3, 3] *= factor
         T_then_now = transforms.take_share(towards, lags.abs())
         return replace(cameras, T_ego_cam=transforms.invert(T_then_now) @ cameras.T_ego_cam)
-
-    def _cross_view_sums(
-        self, images: Tensor, depth: Tensor, scale: Tensor, cameras: Cameras, valid: Tensor, placed: Cameras
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Sum of the errors, and number of the pixels that they are of: shared ones that were drawn."""
-        masks = self._overlap(cameras) & valid[:, None]
-        pairs = overlapping_pairs(masks)
-        # One side of every overlap is left out, or a view would draw itself; which one is a coin's toss each time.
-        directions = [pair if torch.rand(()) < 0.5 else pair[::-1] for pair in pairs]
-        levels = self.config.cross.levels
-        total, count = depth.new_zeros(()), depth.new_zeros(())
-        pyramid = reduce_images(images, levels)
-        for level, colours in enumerate(pyramid):
-            height, width = colours.shape[-2:]
-            level_cameras = camera_geometry.resize(placed, width, height)
-            level_depth = depth if level == 0 else resize_depth(depth, height, width)
-            level_scale = scale if level == 0 else resize_depth(scale, height, width)
-            points = camera_geometry.unproject(level_depth, level_cameras.intrinsics, level_cameras.T_ego_cam)
-            for source, target in directions:
-                sent = shrink_mask(masks[source, target], height, width)
-                kept = shrink_mask(masks[target, source], height, width)
-                if not bool(sent.any() and kept.any()):
-                    continue
-                gaussians = pixel_gaussians(points[source][sent], colours[source][:, sent].T, level_scale[source][sent])
-                drawn, covered = _draw(gaussians, level_cameras.select((cameras.names[target],)))
-                error = losses.photometric_error(
-                    drawn, colours[target : target + 1], self.config.cross.ssim_weight, self.config.cross.l1_weight
-                )[0]
-                counted = kept & covered[0]
-                total = total + error[counted].sum() * 4.0**level  # every level counts alike
-                count = count + float(counted.sum()) * 4.0**level
-        return total, count
-
-    def _cross_view_unmasked(
-        self, images: Tensor, depth: Tensor, scale: Tensor, cameras: Cameras, valid: Tensor
-    ) -> Float[Tensor, ""]:
-        """The ablation of the paper: all Gaussians into all cameras, compared everywhere."""
-        points = camera_geometry.unproject(depth, cameras.intrinsics, cameras.T_ego_cam)
-        gaussians = pixel_gaussians(points[valid], images.permute(0, 2, 3, 1)[valid], scale[valid])
-        drawn, _ = _draw(gaussians, cameras)
-        error = losses.photometric_error(drawn, images, self.config.cross.ssim_weight, self.config.cross.l1_weight)
-        return losses.weighted_mean(error * valid, valid.to(error.dtype))
 
     def _overlap(self, cameras: Cameras) -> Bool[Tensor, "N N H W"]:
         """Masks of this calibration; they follow from it alone, so they are made once; a mirrored rig is another."""
@@ -372,10 +330,11 @@ class Gsp(nn.Module):
             for k, log_factor in enumerate(grid):
                 torch.manual_seed(step)  # the same sides of the overlaps for every factor
                 for b in range(len(batch)):
-                    sums = self._cross_view_sums(
+                    cameras = batch_element(batch.cameras, b)
+                    sums = compare_overlaps(
                         batch.colours()[b, 0], prediction.depth[b] * log_factor.exp(), prediction.scale[b],
-                        batch_element(batch.cameras, b), batch.valid[b],
                         self._place(batch, b, motion[b], log_factor.exp()),
+                        self._overlap(cameras) & batch.valid[b][:, None], config.cross,
                     )  # fmt: skip
                     found[:, k] += torch.stack(sums)
         all_reduce(found)
@@ -437,24 +396,3 @@ def ground_plane(
     size = cameras.width[0], cameras.height[0]
     plane = camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
     return plane if head.metric_ground else plane / (head.ground * scale)
-
-
-def pixel_gaussians(
-    points: Float[Tensor, "M 3"], colours: Float[Tensor, "M 3"], scale: Float[Tensor, " M"]
-) -> Gaussians:
-    """Opaque isotropic Gaussians in the colour of their pixels (spec section f)."""
-    count = len(points)
-    quats = torch.tensor([1.0, 0.0, 0.0, 0.0], device=points.device).expand(count, 4)
-    return Gaussians(points, quats, scale[:, None].expand(count, 3), torch.ones_like(scale), colours)
-
-
-def _draw(gaussians: Gaussians, cameras: Cameras) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"]]:
-    """Colours over what is covered, and the pixels whose whole SSIM window is.
-
-    Rims of an overlap are shared at some depths only. Counting what nothing covers there as black would pull the depth
-    to wherever it covers more, and a gap between pixels that a lens spreads apart would look like shade.
-    """
-    views = rasterize(gaussians, cameras)
-    solid = (views.alpha > 0.5).float()
-    whole = -nn.functional.max_pool2d(-solid, 3, stride=1, padding=1)
-    return views.features / views.alpha.clamp(min=0.25), whole[:, 0] > 0.5

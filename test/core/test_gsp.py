@@ -16,7 +16,8 @@ from gaussianocc_core.geometry import transforms
 from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.gaussianocc import build_depth_head, build_depth_net, build_model, build_pose_net
 from gaussianocc_core.models.pose_net import camera_motions
-from gaussianocc_core.training.gsp import Gsp, GspConfig, ground_plane, pixel_gaussians
+from gaussianocc_core.training.cross_view import pixel_gaussians
+from gaussianocc_core.training.gsp import Gsp, GspConfig, ground_plane
 from gaussianocc_core.training.gsv import Gsv, GsvConfig
 from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.motion_search import MotionSearch, length_error, scale_length, search_length

@@ -27,3 +27,30 @@ def test_decoding_of_images_and_encoding_of_results_are_timed(spawn, tmp_path):
     assert [row["reduce"] for row in rows if "reduce" in row] == [4, 1, 2, 1]
     rows = run(spawn, tmp_path, "benchmarks/node.py", "outputs", "--repeats", 1)
     assert [row["topics"] for row in rows] == ["up to occupancy", "up to points", "up to markers"]
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    from gaussianocc_core.synthetic.writer import write_dataset
+
+    return write_dataset(tmp_path_factory.mktemp("street") / "root", scenes=1, frames=3, seed=7)
+
+
+def test_hints_are_counted_against_true_depth(spawn, tmp_path, street):
+    rows = run(spawn, tmp_path, "benchmarks/hints.py", "--dataroot", street)
+    assert len(rows) == 3 * 6 and {row["motion"] for row in rows} == {"learnt", "learnt, length searched", "true"}
+    for motion in ("learnt", "true"):
+        assert sum(row["pixels"] for row in rows if row["motion"] == motion) == pytest.approx(1.0, abs=1e-3)
+    assert any(row["believed"] > 0 and row["hint_error"] > 0 for row in rows)
+
+
+def test_surfaces_of_true_depth_beat_those_of_learnt_depth(spawn, tmp_path, street):
+    rows = run(spawn, tmp_path, "benchmarks/surfaces.py", "--dataroot", street, "--sizes", "176x96")
+    best = {who: max(row["iou"] for row in rows if row["depth"] == who) for who in ("true depth", "learnt depth")}
+    assert 1.0 > best["true depth"] > best["learnt depth"] > 0.1
+
+
+def test_the_scale_of_staggered_triggers_is_told(spawn, tmp_path, street):
+    rows = run(spawn, tmp_path, "benchmarks/trigger.py", "--dataroot", street)
+    assert [row["cameras"] for row in rows] == ["as calibrated", "placed by motion"]
+    assert abs(rows[1]["least_at"] - 1.0) < 0.1 and rows[1]["least"] < rows[0]["least"]

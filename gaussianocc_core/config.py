@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every setting as a frozen dataclass, and the only code that reads YAML.
 
-The defaults are the `tiny` model, which runs anywhere; `config/model/*.yaml` hold only differences from them.
+The defaults are all but the `tiny` model, which runs anywhere; `config/model/*.yaml` hold only differences from them.
 Checkpoints embed their whole configuration, so a node or a script needs no file beside the weights.
 """
 
@@ -139,6 +139,8 @@ def load_config(path: str | Path | None, cls: type[T], overrides: Sequence[str] 
             if not isinstance(node, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
         node[last] = yaml.safe_load(text)
+        if key == "model" and isinstance(node[last], str):
+            node[last] = read_yaml(find_model_config(node[last]))
     return from_dict(cls, data, origin)
 
 

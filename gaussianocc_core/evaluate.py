@@ -2,7 +2,9 @@
 """How good is a checkpoint, and how good would it be to look at no image? `python -m gaussianocc_core.evaluate`.
 
 Measures whatever the model file holds against whatever the data set (nuScenes schema) knows: depth, rendered or by the
-first stage's network, against depth_full/; learnt ego motion against poses; occupancy against Occ3D labels in gts/.
+first stage's network, against depth_full/ (nuScenes: from lidar, by tools/export_depth.py); learnt ego motion against
+poses; occupancy against Occ3D labels in gts/. To compare two models, write both with --json; the shipped ones lie in
+gaussianocc_core/weights/.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ EXAMPLES = """examples:
   python tools/make_synthetic_nuscenes.py --output data/held_out --scenes 6 --frames 3 --seed 300
   python -m gaussianocc_core.evaluate runs/gsv_tiny/model.safetensors --dataroot data/held_out --pictures out/pictures
 
+  # nuScenes as published: all of the validation scenes
+  python -m gaussianocc_core.evaluate model.safetensors --dataroot /data/nuscenes --version v1.0-trainval --split val
+
   # nuScenes, every tenth keyframe of two scenes, all numbers into a file
   python -m gaussianocc_core.evaluate model.safetensors --dataroot /data/nuscenes --scene scene-0103 scene-0916 \\
       --every 10 --json result.json
@@ -38,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", help="model file (.safetensors) of either training stage")
     parser.add_argument("--dataroot", required=True, help="data set in the nuScenes schema")
     parser.add_argument("--version", default="v1.0-mini", help="version folder in it (default: %(default)s)")
-    parser.add_argument("--scene", nargs="+", metavar="NAME", help="scenes to use (default: all)")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--scene", nargs="+", metavar="NAME", help="scenes to use (default: all)")
+    chosen.add_argument("--split", help="train, val, mini_train, mini_val, test, or a file of scene names or tokens")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth keyframe of a scene")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers here")
@@ -51,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_outputs(options.json, options.pictures)  # said now, not after minutes of work
         result = evaluate(
-            options.checkpoint, options.dataroot, options.scene, version=options.version, every=options.every,
-            device=options.device, ray_iou=options.ray_iou, pictures=options.pictures,
+            options.checkpoint, options.dataroot, options.scene, version=options.version, split=options.split,
+            every=options.every, device=options.device, ray_iou=options.ray_iou, pictures=options.pictures,
         )  # fmt: skip
         if options.json:
             options.json.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 
 Stage 1 (`stage: gsp`) learns depth, ego motion and metric scale from surround images and their calibration; stage 2
 (`stage: gsv`) learns occupancy with that motion. No label, lidar or pose is needed. The same command runs under
-`torchrun --nproc_per_node=N -m gaussianocc_core.train ...` on N GPUs.
+`torchrun --nproc_per_node=N -m gaussianocc_core.train ...` on N GPUs, or as N processes on a CPU.
 """
 
 from __future__ import annotations
@@ -26,6 +26,13 @@ EXAMPLES = """examples:
   python -m gaussianocc_core.train config/train/gsp_tiny.yaml data.dataroot=data/street
   python -m gaussianocc_core.train config/train/gsv_tiny.yaml data.dataroot=data/street \\
       first_stage=runs/gsp_tiny/model.safetensors
+
+  # nuScenes, on a GPU of 8 GB
+  python -m gaussianocc_core.train config/train/gsp_tiny.yaml model=8gb data.dataroot=/data/nuscenes \
+      data.version=v1.0-trainval data.split=train steps=60000
+
+  # your own bag: tools/inspect_bag.py BAG --write-config config/my_robot.yaml, then
+  python -m gaussianocc_core.train config/my_robot.yaml
 
   # go on after Ctrl-C, a crash or a reboot: the same command and
   python -m gaussianocc_core.train config/train/gsp_tiny.yaml data.dataroot=data/street --resume

@@ -15,6 +15,7 @@ from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.data.image_change import image_change
 from gaussianocc_core.data.labels import FREE, IGNORE
+from gaussianocc_core.data.nuscenes_splits import select_scenes
 from gaussianocc_core.errors import ConfigError, DatasetError
 
 Entry = SampleEntry | BagEntry
@@ -30,7 +31,7 @@ class DataConfig:
     dataroot: str = ""  # of a data set
     schema: str = "nuscenes"  # of that data set; "ddad": scenes in the DGP format
     version: str = "v1.0-mini"  # nuscenes
-    split: str = ""  # ddad: "train", "val" or "test"; "": all
+    split: str = ""  # ddad: "train", "val" or "test"; nuscenes: those, mini_train, mini_val or a list file; "": all
     bag: BagConfig = field(default_factory=BagConfig)  # data.bag.path in place of dataroot: rosbags of any robot
     scenes: tuple[str, ...] = ()  # names of scenes or bags; (): all
     held_out: int = 0  # last scenes of the data set that training never reads
@@ -107,7 +108,7 @@ def _choose_scenes(config: DataConfig, available: Sequence[str]) -> Sequence[str
 def _nuscenes_entries(config: DataConfig) -> list[Entry]:
     source = nuscenes.NuScenesSource(config.dataroot, config.version)
     entries: list[Entry] = []
-    for scene in _choose_scenes(config, source.scene_names()):
+    for scene in _choose_scenes(config, select_scenes(source, split=config.split or None)):
         entries += source.index(
             scene,
             sweeps=config.moments == "sweeps",

@@ -16,6 +16,7 @@ from gaussianocc_core import metrics
 from gaussianocc_core.config import to_dict
 from gaussianocc_core.data import nuscenes
 from gaussianocc_core.data.entries import SampleEntry
+from gaussianocc_core.data.nuscenes_splits import select_scenes
 from gaussianocc_core.data.training import Batch, prepare
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.evaluation.depth import FLAT_GROUND, DepthTable, distorts, flat_ground_depth, true_depths
@@ -33,6 +34,7 @@ def evaluate(
     scenes: Sequence[str] | None = None,
     *,
     version: str = "v1.0-mini",
+    split: str | None = None,
     every: int = 1,
     device: str = "auto",
     ray_iou: bool = True,
@@ -40,7 +42,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """All that the networks of a model file can be measured by on these scenes (None: all) of a nuScenes-schema set.
 
-    every: only each so many keyframes of a scene. pictures: a folder for pictures of the first dozen.
+    split: in place of scenes, an official one or a list file. every: only each so many keyframes of a scene.
+    pictures: a folder for pictures of the first dozen.
 
     Keys of the result: `checkpoint`, `data`, `keyframes`, `labelled_keyframes`, `scenes`, `notes` (what could not be
     measured, and why), `depth`, `ego_motion`, `mask_camera`, `whole_grid`, `by_range`, `ray_iou`; each of the last six
@@ -48,6 +51,8 @@ def evaluate(
     """
     networks = CheckpointNetworks(checkpoint, device)
     source = nuscenes.NuScenesSource(dataroot, version)
+    if split is not None:
+        scenes = select_scenes(source, split=split)
     writer = PictureWriter(Path(pictures), f"{Path(checkpoint).name} ({networks.config.name})") if pictures else None
     result = evaluate_networks(networks, source, scenes, every=every, ray_iou=ray_iou, on_keyframe=writer)
     return {

@@ -64,7 +64,14 @@ def _build_gsv(config: TrainConfig) -> Gsv:
         return Gsv(model, None, config.gsv, grid, frozen)
     if motion == "joint":
         return Gsv(model, build_pose_net(config.model), config.gsv, grid, frozen)
-    pose_net = load_pose_net(path).pose_net.requires_grad_(False)
+    loaded = load_pose_net(path)
+    for part in ("image_height", "image_width"):
+        if getattr(loaded.config, part) != getattr(config.model, part):
+            raise ConfigError(
+                f"first_stage: {path} learnt motion from images with {part}={getattr(loaded.config, part)}, this run "
+                f"has {getattr(config.model, part)}; train a first stage with this run's model"
+            )
+    pose_net = loaded.pose_net.requires_grad_(False)
     return Gsv(model, pose_net, config.gsv, grid, frozen)
 
 

@@ -143,3 +143,11 @@ def test_view_angles_must_be_finite(tmp_path):
     (tmp_path / "rig.yaml").write_text(f"cameras:\n  A: {entry}\n")
     with pytest.raises(ConfigError, match=r"cameras\.A\.view: expected finite angles"):
         load_rig(tmp_path / "rig.yaml")
+
+
+def test_an_override_names_a_model_and_later_ones_change_it():
+    config = load_config(CONFIG / "train" / "gsv_tiny.yaml", TrainConfig, ["model=8gb", "model.decoder.channels=24"])
+    assert (config.model.name, config.model.image_width, config.model.reach) == ("8gb", 352, 20.0)
+    assert config.model.decoder.channels == 24 and config.stage == "gsv"
+    with pytest.raises(ConfigError, match="9gb"):
+        load_config(None, TrainConfig, ["model=9gb"])

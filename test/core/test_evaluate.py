@@ -351,6 +351,7 @@ def test_without_labels_depth_is_measured_and_a_note_says_so(street, checkpoints
         (["--dataroot", "absent"], "absent is not a folder"),
         (["--version", "v1.0-trainval"], "version v1.0-trainval is not in"),
         (["--scene", "scene-0009"], "did you mean scene-0001"),
+        (["--split", "mini_vall"], "did you mean mini_val"),
         (["--every", "0"], "at least 1, got 0"),
         (["--json", "absent/report.json"], "no such folder"),
         (["--pictures", "file.txt"], "is a file"),

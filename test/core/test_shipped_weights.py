@@ -32,5 +32,13 @@ def test_shipped_weights_see_more_than_flat_ground_on_held_out_scenes(street, tm
     assert ways["rendered"]["mean"]["abs_rel"] < 0.6 * ways["flat_ground"]["mean"]["abs_rel"]
 
 
+@pytest.mark.medium
+def test_the_shipped_first_stage_is_metric_on_held_out_scenes(street, tmp_path):
+    report, path = tmp_path / "report.json", default_checkpoint().with_name("tiny_stage1.safetensors")
+    assert evaluate.main([str(path), "--dataroot", str(street), "--json", str(report)]) == 0
+    depth = json.loads(report.read_text())["depth"]["ways"]["depth_network"]["mean"]
+    assert 0.85 < depth["scale"] < 1.15 and depth["abs_rel"] < 0.35
+
+
 def test_shipped_weights_say_that_no_truth_was_used():
     assert "self-supervised" in load_model(default_checkpoint()).provenance.training

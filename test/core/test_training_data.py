@@ -156,6 +156,14 @@ def test_a_corrupt_image_is_named_and_another_sample_takes_its_place(tmp_path):
         opened(root, on_bad_sample="stop")[(0, 0)]
 
 
+def test_a_split_names_the_scenes(root, tmp_path):
+    listed = tmp_path / "scenes.txt"
+    listed.write_text(f"{SCENE}  # all there is\n")
+    assert {entry.scene for entry in opened(root, split=str(listed)).entries} == {SCENE}
+    with pytest.raises(DatasetError, match=r"split 'tarin' is neither .* did you mean train"):
+        opened(root, split="tarin")
+
+
 def test_an_empty_split_and_no_data_are_said(root):
     with pytest.raises(DatasetError, match="none left after data.held_out=1"):
         opened(root, held_out=1)

@@ -56,10 +56,7 @@ ROWS = (
     Row("stage2_true_pose", "with true ego motion", "gsv_tiny", ("gsv.ego_motion=sensor", _SHORT2),
         after="stage1"),
     Row("stage2_no_surface", "without the surface term", "gsv_tiny", ("gsv.surface=0", _SHORT2), after="stage1"),
-    Row("volume", "by volume rendering, as many steps", "gsv_tiny", ("gsv.renderer=volume", _SHORT2),
-        after="stage1"),
-    Row("volume_time", "by volume rendering, as much time", "gsv_tiny", ("gsv.renderer=volume", "steps=270"),
-        after="stage1"),
+    Row("volume", "by volume rendering", "gsv_tiny", ("gsv.renderer=volume", _SHORT2), after="stage1"),
     Row("joint", "joint one-stage training, from scratch", "gsv_tiny", ("gsv.ego_motion=joint", "steps=500")),
 )
 # fmt: on

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,17 +28,20 @@ class Processes:
         if self.count > 1:
             dist.all_reduce(tensor)
 
-    def mean(self, values: dict[str, float], device: torch.device) -> dict[str, float]:
-        """Of named scalars; what a process lacks, as where its samples have no labels, is the mean of the others."""
+    def mean(self, values: dict[str, float], names: Sequence[str], device: torch.device) -> dict[str, float]:
+        """Of scalars; what a process lacks, as where its samples have no labels, is the mean of the others.
+
+        names: all that any process may have, the same for all of them.
+        """
         if self.count == 1:
             return values
-        each: list[list[str]] = [[] for _ in range(self.count)]
-        dist.all_gather_object(each, sorted(values))
-        names = sorted({name for some in each for name in some})
-        packed = torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64, device=device)
+        packed = torch.tensor(
+            [[values.get(name, 0.0), float(name in values)] for name in names], dtype=torch.float64, device=device
+        )
         dist.all_reduce(packed)
-        having = [sum(name in some for some in each) for name in names]
-        return {name: total / count for name, total, count in zip(names, packed.tolist(), having, strict=True)}
+        return {
+            name: total / having for name, (total, having) in zip(names, packed.tolist(), strict=True) if having > 0
+        }
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether any process says so: all of them act on Ctrl-C and on a bad loss together."""

@@ -149,12 +149,10 @@ class Run:
                     bar.close()
                     raise TrainingStopped(f"stopped after {self.step} of {config.steps} steps; --resume goes on there")
             bar.close()
-        problems = torch.tensor(self.problems, device=self.device)
-        self.processes.sum(problems)
         if self.processes.first:
             _log.info(
                 "%d steps in %.1f min; peak memory %.2f GB%s", self.step, self.seconds / 60, self.peak_memory_gb(),
-                f"; {int(problems)} times something was wrong with a sample, as said above" if problems else "",
+                f"; {self.problems} times something was wrong with a sample, as said above" if self.problems else "",
             )  # fmt: skip
         return self.output / "model.safetensors"
 
@@ -201,7 +199,7 @@ class Run:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
-        return self.processes.mean(sums, self.device)
+        return self.processes.mean(sums, self.stage.reports, self.device)
 
     def _check_finite(self, value: float, batches: Sequence[Batch], what: str) -> None:
         bad = not math.isfinite(value)

@@ -92,6 +92,7 @@ class GspConfig:
 class Gsp(nn.Module):
     """Depth network, ego-motion network and the one factor that both are multiplied with."""
 
+    reports = (*_TERMS, "total", "scale", "moved", "speed")  # names of what `forward` may return
     log_scale: Tensor
     search_sums: Tensor
 

@@ -42,6 +42,18 @@ from gaussianocc_core.types import Cameras, OccupancyField, RenderedViews, Voxel
 
 EGO_MOTIONS = ("learned", "sensor", "joint")
 RENDERERS = ("splat", "volume")
+_TERMS = (
+    "photometric",
+    "smooth",
+    "semantic",
+    "entropy",
+    "variation",
+    "ray_entropy",
+    "ray_distortion",
+    "head",
+    "agreement",
+    "surface",
+)  # of the loss
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,7 @@ class _Plans(NamedTuple):
 class Gsv(nn.Module):
     """The occupancy network with what renders it and compares the images."""
 
+    reports = (*_TERMS, "total", "moved")  # names of what `forward` may return
     class_weights: Tensor
 
     def __init__(
@@ -162,9 +175,7 @@ class Gsv(nn.Module):
             named["entropy"] = config.entropy * losses.opacity_entropy(opacities).mean()
             variation = losses.sum_of_means(losses.total_variation(field.logits)) / 3
             named["variation"] = config.variation * variation
-        added = ("photometric", "smooth", "semantic", "entropy", "variation", "ray_entropy", "ray_distortion", "head",
-                 "agreement", "surface")  # fmt: skip
-        named["total"] = torch.stack([named[name] for name in added if name in named]).sum()
+        named["total"] = torch.stack([named[name] for name in _TERMS if name in named]).sum()
         return named
 
     def _sample_losses(

@@ -270,7 +270,7 @@ def test_processes_share_what_some_of_them_lack(tmp_path):
         "from gaussianocc_core.training.distributed import process_group\n"
         "with process_group('cpu') as (processes, device):\n"
         "    mine = {'total': 1.0 + processes.rank, **({'semantic': 5.0} if processes.first else {})}\n"
-        "    found = processes.mean(mine, torch.device('cpu'))\n"
+        "    found = processes.mean(mine, ('total', 'semantic', 'smooth'), torch.device('cpu'))\n"
         "    assert found == {'total': 1.5, 'semantic': 5.0}, found\n"
     )
     command_line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]

@@ -36,9 +36,7 @@ class Estimates:
     depths: Mapping[str, Float[Tensor, "N h w"]] = field(default_factory=dict)  # z-depth, m, by the way it was found
     occupancy: UInt8[np.ndarray, "X Y Z"] | None = None  # class ids, 255 unobserved
     T_target_now: Float[np.ndarray, "S 4 4"] | None = None  # ego motion to each of the sample's neighbours, m
-    network_lengths: Float[np.ndarray, " S"] | None = (
-        None  # of it, m, before the search for the length; None: no search
-    )
+    network_lengths: Float[np.ndarray, " S"] | None = None  # of it, m, before its search; None: not searched
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from rclpy.serialization import serialize_message
 from render import measure
 from report import write_report
 
-from gaussianocc_core.data.labels import CLASS_NAMES, FREE
+from gaussianocc_core.labels import CLASS_NAMES, FREE
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros import conversions
 

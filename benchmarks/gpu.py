@@ -37,8 +37,9 @@ from gaussianocc_core.models.image_encoder import ImageEncoder  # noqa: E402
 from gaussianocc_core.models.lifting import lift_features, plan_lift  # noqa: E402
 from gaussianocc_core.models.voxel_decoder import VoxelDecoder  # noqa: E402
 from gaussianocc_core.rendering import gpu  # noqa: E402
+from gaussianocc_core.rendering.march import DEFAULT_MARCH, MarchSettings  # noqa: E402
 from gaussianocc_core.rendering.rasterize import rasterize  # noqa: E402
-from gaussianocc_core.rendering.volume import DEFAULT_MARCH, MarchSettings, render_volume  # noqa: E402
+from gaussianocc_core.rendering.volume import render_volume  # noqa: E402
 from gaussianocc_core.types import Cameras, Gaussians, Lattice, OccupancyField, VoxelGrid  # noqa: E402
 
 CUDA = "cuda"

@@ -22,7 +22,6 @@ from report import write_report
 from torch import Tensor
 
 from gaussianocc_core.data.nuscenes import NuScenesSource
-from gaussianocc_core.data.training import Batch, prepare
 from gaussianocc_core.evaluation.depth import DISTANCES, true_depths
 from gaussianocc_core.evaluation.networks import CheckpointNetworks
 from gaussianocc_core.geometry.rectify import Rectifier
@@ -32,6 +31,7 @@ from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.pose_net import camera_motions
 from gaussianocc_core.training.gsp import GspConfig, batch_element, ground_plane, predict_ego_motion
 from gaussianocc_core.training.hints import find_hints
+from gaussianocc_core.training.loader import Batch, prepare
 from gaussianocc_core.training.motion_search import scale_length, search_length
 
 SHIPPED = Path(__file__).resolve().parents[1] / "gaussianocc_core" / "weights" / "tiny_stage1.safetensors"

@@ -16,10 +16,10 @@ from typing import Any
 
 from report import write_report
 
+from gaussianocc_core.bags.index import find_bags, open_index
 from gaussianocc_core.data.bag_cameras import BagConfig
-from gaussianocc_core.data.bag_index import find_bags, open_index
 from gaussianocc_core.data.sources import DataConfig, open_entries
-from gaussianocc_core.data.training import EpochSampler, TrainingSet, load_batches
+from gaussianocc_core.training.loader import EpochSampler, TrainingSet, load_batches
 
 
 def main() -> None:

@@ -26,9 +26,10 @@ import numpy as np
 from report import write_report
 from robot import NODE, Robot, camera_jpegs, camera_rig, robot_and_node
 
-from gaussianocc_core.config import ModelConfig, load_config
-from gaussianocc_core.data.image_codec import decode_rgb
+from gaussianocc_core.bags.image_codec import decode_rgb
+from gaussianocc_core.config import load_config
 from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_ros.isolation import isolated_graph
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,8 +88,8 @@ def time_images(options: argparse.Namespace) -> list[dict[str, Any]]:
 def compare_decoding(dataroot: str, checkpoint: str) -> list[dict[str, Any]]:
     """What decoding at a fraction of the size changes in the result, against decoding in full."""
     from gaussianocc_core.checkpoint import default_checkpoint
-    from gaussianocc_core.data.labels import FREE
     from gaussianocc_core.data.nuscenes import NuScenesSource
+    from gaussianocc_core.labels import FREE
     from gaussianocc_core.predictor import OccupancyPredictor
 
     predictor = OccupancyPredictor.from_checkpoint(checkpoint or default_checkpoint(), device="cpu")
@@ -117,7 +118,7 @@ def time_outputs(options: argparse.Namespace) -> list[dict[str, Any]]:
     from sensor_msgs.msg import PointCloud2
     from visualization_msgs.msg import MarkerArray
 
-    from gaussianocc_core.data.labels import CLASS_NAMES, FREE
+    from gaussianocc_core.labels import CLASS_NAMES, FREE
     from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
     from gaussianocc_ros.msg import SemanticOccupancy
     from gaussianocc_ros.outputs import Outputs

@@ -29,8 +29,9 @@ from report import write_report
 
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.rendering.geometry import SplatPlan
+from gaussianocc_core.rendering.march import MarchSettings
 from gaussianocc_core.rendering.rasterize import plan_splat, rasterize
-from gaussianocc_core.rendering.volume import MarchSettings, render_volume
+from gaussianocc_core.rendering.volume import render_volume
 from gaussianocc_core.types import Cameras, Gaussians, Lattice, OccupancyField, RenderedViews, VoxelGrid
 
 SURROUND_YAWS = {"front": 0, "front_left": 55, "back_left": 110, "back": 180, "back_right": -110, "front_right": -55}

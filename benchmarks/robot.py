@@ -30,8 +30,8 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from tf2_msgs.msg import TFMessage
 
-from gaussianocc_core.config import load_rig
 from gaussianocc_core.geometry.cameras import resize
+from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.types import Cameras
 from gaussianocc_ros.isolation import isolated_graph

@@ -23,9 +23,10 @@ import torch
 from render import grow, measure, summary, surround
 from report import write_report
 
-from gaussianocc_core.config import ModelConfig, load_config
+from gaussianocc_core.config import load_config
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.geometry.voxels import centers
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import decide_labels, decide_on_grid
 from gaussianocc_core.models.gaussianocc import build_model
 from gaussianocc_core.models.lifting import plan_lift

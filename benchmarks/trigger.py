@@ -19,11 +19,11 @@ import torch
 from report import write_report
 
 from gaussianocc_core.data.nuscenes import NuScenesSource
-from gaussianocc_core.data.training import prepare
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.cross_view import compare_overlaps
 from gaussianocc_core.training.gsp import Gsp, batch_element
+from gaussianocc_core.training.loader import prepare
 from gaussianocc_core.training.stages import build_stage
 
 FACTORS = np.linspace(0.80, 1.30, 26)  # on the true depth

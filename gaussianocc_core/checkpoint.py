@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gaussianocc_core.config import ModelConfig, from_dict, to_dict
+from gaussianocc_core.config import from_dict, to_dict
 from gaussianocc_core.errors import CheckpointError, ConfigError
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
 from gaussianocc_core.models.pose_net import PoseNet

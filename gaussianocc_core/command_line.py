@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gaussianocc_core.data.convert import Recording
+    from gaussianocc_core.bags.convert import Recording
 
 
 def run_tool(main: Callable[[], int]) -> int:
@@ -67,8 +67,8 @@ def convert_scenes(
     """
     from tqdm import tqdm
 
-    from gaussianocc_core.data.bag_check import format_checks
-    from gaussianocc_core.data.convert import convert_all, describe, verify_all
+    from gaussianocc_core.bags.check import format_checks
+    from gaussianocc_core.bags.convert import convert_all, describe, verify_all
 
     output, jobs = arguments.output, arguments.jobs
     with tqdm(unit="files", disable=None, leave=False) as bar:  # silent where no terminal is

@@ -14,8 +14,8 @@ import numba
 import numpy as np
 from jaxtyping import Float
 
-from gaussianocc_core.data.labels import UNOBSERVED
-from gaussianocc_core.rendering.cpu import JIT
+from gaussianocc_core.kernels import JIT
+from gaussianocc_core.labels import UNOBSERVED
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 
 _FORGOTTEN = 0.1  # log-odds, a probability of 0.475 to 0.525: no more than a voxel that nobody saw

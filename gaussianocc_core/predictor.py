@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_model
-from gaussianocc_core.config import ModelConfig
-from gaussianocc_core.data.labels import UNOBSERVED
 from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.labels import UNOBSERVED
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gaussianocc_core.data.messages import Intrinsics, decode_camera_info
+from gaussianocc_core.bags.messages import Intrinsics, decode_camera_info
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
 from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.types import Cameras

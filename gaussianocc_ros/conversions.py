@@ -15,13 +15,12 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from gaussianocc_core.data import messages
-from gaussianocc_core.data.image_codec import MAX_IMAGE_PIXELS
-from gaussianocc_core.data.labels import PALETTE, UNOBSERVED
-from gaussianocc_core.data.traversability import Traversability
+from gaussianocc_core.bags import messages
+from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.geometry.transforms import matrix_to_quat
 from gaussianocc_core.geometry.voxels import centers, flatten
-from gaussianocc_core.navigation import GroundMap, find_obstacles
+from gaussianocc_core.labels import PALETTE, UNOBSERVED
+from gaussianocc_core.navigation import GroundMap, Traversability, find_obstacles
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.msg import SemanticOccupancy

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gaussianocc_core.data.messages import ImageError
+from gaussianocc_core.bags.messages import ImageError
 from gaussianocc_ros import conversions
 
 _THREADS = 4  # a JPEG is milliseconds of work without the GIL

@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from gaussianocc_core import metrics, viz
 from gaussianocc_core.checkpoint import load_model
-from gaussianocc_core.data.labels import FREE
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.geometry import voxels
+from gaussianocc_core.labels import FREE
 from gaussianocc_core.models.gaussian_head import label_gaussians
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid

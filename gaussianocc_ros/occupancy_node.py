@@ -31,14 +31,14 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Empty
 
+from gaussianocc_core.bags.messages import decode_transform
 from gaussianocc_core.checkpoint import default_checkpoint
-from gaussianocc_core.config import load_rig
 from gaussianocc_core.data.entries import mask_paths, read_mask
-from gaussianocc_core.data.messages import decode_transform
 from gaussianocc_core.data.sets import SetBuilder, SynchronizedSet
-from gaussianocc_core.data.traversability import class_table
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.fusion import TemporalFusion
+from gaussianocc_core.geometry.rig_file import load_rig
+from gaussianocc_core.navigation import class_table
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.types import Cameras, OccupancyPrediction
 from gaussianocc_ros import ros_compat

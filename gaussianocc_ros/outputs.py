@@ -17,9 +17,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
-from gaussianocc_core.data.labels import PALETTE
-from gaussianocc_core.data.traversability import class_table
-from gaussianocc_core.navigation import align_map, map_ground
+from gaussianocc_core.labels import PALETTE
+from gaussianocc_core.navigation import align_map, class_table, map_ground
 from gaussianocc_core.types import OccupancyPrediction
 from gaussianocc_ros import conversions
 from gaussianocc_ros.msg import SemanticOccupancy

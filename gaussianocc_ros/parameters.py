@@ -19,8 +19,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_full_topic_name import validate_full_topic_name
 
-from gaussianocc_core.data.traversability import Traversability
 from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.navigation import Traversability
 
 MAX_CAMERAS = 32
 _TYPES = {
@@ -213,7 +213,9 @@ class NodeParameters:
         return self._rig_names()
 
     def _rig_names(self) -> tuple[str, ...]:
-        from gaussianocc_core.config import load_rig  # imports torch; the bag player reads parameters without it
+        from gaussianocc_core.geometry.rig_file import (
+            load_rig,
+        )  # imports torch; the bag player reads parameters without it
 
         return load_rig(self.rig_file).names
 

@@ -26,7 +26,7 @@ from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
-from gaussianocc_core.data.messages import POINT_DATATYPES, decode_cloud, raw_image_to_rgb
+from gaussianocc_core.bags.messages import POINT_DATATYPES, decode_cloud, raw_image_to_rgb
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
 

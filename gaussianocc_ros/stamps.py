@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from builtin_interfaces.msg import Time
 
-from gaussianocc_core.data.stamps import cdr_stamp_ns, stamp_ns
+from gaussianocc_core.bags.stamps import cdr_stamp_ns, stamp_ns
 
 __all__ = ["cdr_stamp_ns", "stamp_ns", "time_message"]
 

@@ -32,7 +32,7 @@ def export(arguments: argparse.Namespace) -> int:
     # Imported here, because torch takes seconds and --help should not.
     from tqdm import tqdm
 
-    from gaussianocc_core.data.depth_export import export_scene
+    from gaussianocc_core.onboarding.depth_export import export_scene
 
     source = open_source(arguments)
     scenes = arguments.scene or source.scene_names(*([arguments.split] if arguments.schema == "ddad" else []))

@@ -42,9 +42,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    from gaussianocc_core.config import ModelConfig, find_model_config, load_config
+    from gaussianocc_core.config import find_model_config, load_config
     from gaussianocc_core.errors import CheckpointError, GaussianOccError
-    from gaussianocc_core.published.release import import_release
+    from gaussianocc_core.models.config import ModelConfig
+    from gaussianocc_core.reference.release import import_release
 
     try:
         if options.output.suffix != ".safetensors":

@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def save(arguments: argparse.Namespace) -> int:
-    from gaussianocc_core.data.recover import recover
+    from gaussianocc_core.bags.recover import recover
 
     count = recover(arguments.bag, arguments.recover)
     print(f"{arguments.recover}: {count} messages saved; {arguments.bag} is as it was")
@@ -46,13 +46,13 @@ def save(arguments: argparse.Namespace) -> int:
 
 def look(arguments: argparse.Namespace) -> int:
     # Imported here, because torch takes seconds and --help should not.
+    from gaussianocc_core.bags.index import find_bags
     from gaussianocc_core.config import load_config
     from gaussianocc_core.data.bag_cameras import BagConfig
-    from gaussianocc_core.data.bag_index import find_bags
     from gaussianocc_core.errors import GaussianOccError
-    from gaussianocc_core.training.proposal import check_free, measure_step, propose, write_proposal
+    from gaussianocc_core.onboarding.inspection_picture import inspection_picture
+    from gaussianocc_core.onboarding.proposal import check_free, measure_step, propose, write_proposal
     from gaussianocc_core.viz.files import write_png
-    from gaussianocc_core.viz.inspection import inspection_picture
 
     overrides = [*arguments.settings, f"path={arguments.bag}"]
     if arguments.cameras:
@@ -95,9 +95,9 @@ def look(arguments: argparse.Namespace) -> int:
 def look_at(path: Path, config, arguments: argparse.Namespace):
     from tqdm import tqdm
 
+    from gaussianocc_core.bags.index import open_index
     from gaussianocc_core.data.bag import BagSource
-    from gaussianocc_core.data.bag_index import open_index
-    from gaussianocc_core.data.inspection import describe, inspect
+    from gaussianocc_core.onboarding.inspection import describe, inspect
 
     with tqdm(total=100, desc=f"indexing {path.name}", unit="%", disable=None, leave=False) as bar:
         index = open_index(path, on_progress=lambda share: bar.update(int(100 * share) - bar.n))

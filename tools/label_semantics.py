@@ -40,12 +40,12 @@ def label(options: argparse.Namespace) -> int:
     # Imported here, because torch takes seconds and --help should not.
     from tqdm import tqdm
 
+    from gaussianocc_core.bags.index import find_bags
     from gaussianocc_core.config import load_config
-    from gaussianocc_core.data import labelling
     from gaussianocc_core.data.bag_cameras import BagConfig
-    from gaussianocc_core.data.bag_index import find_bags
-    from gaussianocc_core.data.labels import FREE, IGNORE
-    from gaussianocc_core.data.moments import bag_moments, dataset_moments
+    from gaussianocc_core.labels import FREE, IGNORE
+    from gaussianocc_core.onboarding import labelling
+    from gaussianocc_core.onboarding.moments import bag_moments, dataset_moments
     from gaussianocc_core.predictor import resolve_device
 
     labeller = labelling.Labeller(
@@ -76,8 +76,8 @@ def label(options: argparse.Namespace) -> int:
 
 
 def write_picture(path: Path, moment, targets) -> None:
+    from gaussianocc_core.onboarding.labelling_picture import label_picture
     from gaussianocc_core.viz.files import write_png
-    from gaussianocc_core.viz.labelling import label_picture
 
     write_png(path, label_picture(moment.load().images, [target.read() for target in targets], moment.cameras))
     print(f"picture: {path}")

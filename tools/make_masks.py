@@ -40,11 +40,11 @@ def make(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from gaussianocc_core.config import load_config
-    from gaussianocc_core.data import masks
     from gaussianocc_core.data.bag_cameras import BagConfig
-    from gaussianocc_core.data.moments import bag_moments, dataset_moments
+    from gaussianocc_core.onboarding import masks
+    from gaussianocc_core.onboarding.masks_picture import mask_review
+    from gaussianocc_core.onboarding.moments import bag_moments, dataset_moments
     from gaussianocc_core.viz.files import write_png
-    from gaussianocc_core.viz.masks import mask_review
 
     config = masks.MaskConfig(
         options.images, options.width, options.threshold, options.least_share, options.close, options.grow,

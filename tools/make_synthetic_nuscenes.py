@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         cameras = None
         if options.rig is not None:
-            from gaussianocc_core.config import load_rig
+            from gaussianocc_core.geometry.rig_file import load_rig
 
             cameras = load_rig(options.rig)
         folder = write_dataset(

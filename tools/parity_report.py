@@ -38,10 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     from tqdm import tqdm
 
-    from gaussianocc_core.config import ModelConfig, find_model_config, load_config
+    from gaussianocc_core.config import find_model_config, load_config
     from gaussianocc_core.errors import GaussianOccError
-    from gaussianocc_core.parity.report import FAIL, format_rows
-    from gaussianocc_core.parity.stages import run_stages
+    from gaussianocc_core.models.config import ModelConfig
+    from gaussianocc_core.reference.report import FAIL, format_rows
+    from gaussianocc_core.reference.stages import run_stages
 
     if options.threads:
         import torch

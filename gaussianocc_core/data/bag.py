@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gaussianocc_core.config import load_rig
-from gaussianocc_core.data import messages
+from gaussianocc_core.bags import messages
+from gaussianocc_core.bags.index import BagIndex, find_bags, open_index
+from gaussianocc_core.bags.messages import Intrinsics
+from gaussianocc_core.bags.reader import MessageRef, open_reader
+from gaussianocc_core.bags.series import Series
 from gaussianocc_core.data.bag_cameras import BagConfig, CameraTopics, find_cameras
-from gaussianocc_core.data.bag_index import BagIndex, find_bags, open_index
-from gaussianocc_core.data.bag_reader import MessageRef, open_reader
-from gaussianocc_core.data.bag_series import Series
 from gaussianocc_core.data.entries import longest_gap_s, mask_paths, read_label_image, read_mask
-from gaussianocc_core.data.labels import IGNORE, count_unknown
-from gaussianocc_core.data.messages import Intrinsics
 from gaussianocc_core.data.sets import SetBuilder, SetStatistics
 from gaussianocc_core.errors import BagError, CalibrationError, ConfigError, DatasetError
 from gaussianocc_core.geometry.cameras import counter_clockwise
+from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
+from gaussianocc_core.labels import IGNORE, count_unknown
 from gaussianocc_core.types import Cameras, Neighbour, Sample
 
 _ALL_CAMERAS = BagConfig()

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gaussianocc_core.data.bag_index import RAW_IMAGE_TYPE, BagIndex, TopicIndex
-from gaussianocc_core.data.bag_writer import EGO_FRAME, IMAGE_TYPE, ODOM_FRAME
+from gaussianocc_core.bags.index import BagIndex, TopicIndex
+from gaussianocc_core.bags.schema import EGO_FRAME, IMAGE_TYPE, ODOM_FRAME, RAW_IMAGE_TYPE
 from gaussianocc_core.errors import BagError
 
 _NOT_A_CAMERA = ("semantic", "depth", "mask", "disparity", "confidence")  # images beside those of cameras

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from gaussianocc_core.bags.index import TopicIndex
+from gaussianocc_core.bags.messages import decode_cloud
+from gaussianocc_core.bags.reader import MessageRef, open_reader
+from gaussianocc_core.bags.schema import POINTS_TYPE
 from gaussianocc_core.data.bag import BagEntry, BagSource
-from gaussianocc_core.data.bag_index import TopicIndex
-from gaussianocc_core.data.bag_reader import MessageRef, open_reader
-from gaussianocc_core.data.bag_writer import POINTS_TYPE
-from gaussianocc_core.data.messages import decode_cloud
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.types import Cameras

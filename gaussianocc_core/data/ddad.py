@@ -16,9 +16,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gaussianocc_core.data.bag_encoder import TF_STATIC_TOPIC, TF_TOPIC, image_topic, info_topic, points_topic
-from gaussianocc_core.data.bag_records import BagRig, ImageRecord, LidarRecord, PoseRecord, Record
-from gaussianocc_core.data.convert import INCLUDED, LEFT_OUT
+from gaussianocc_core.bags.convert import INCLUDED, LEFT_OUT
+from gaussianocc_core.bags.schema import (
+    TF_STATIC_TOPIC,
+    TF_TOPIC,
+    BagRig,
+    ImageRecord,
+    LidarRecord,
+    PoseRecord,
+    Record,
+    image_topic,
+    info_topic,
+    points_topic,
+)
 from gaussianocc_core.data.dgp_scene import (
     Datum,
     Scene,
@@ -32,10 +42,10 @@ from gaussianocc_core.data.dgp_scene import (
     read_scene,
 )
 from gaussianocc_core.data.entries import FrameEntry, SampleEntry, read_file
-from gaussianocc_core.data.labels import IGNORE
 from gaussianocc_core.errors import BagError, DatasetError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.cameras import counter_clockwise
+from gaussianocc_core.labels import IGNORE
 from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
-from gaussianocc_core.data.labels import GENERATOR_TO_OCC3D, GENERATOR_UNDETECTED, IGNORE, generator_to_occ3d
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.labels import GENERATOR_TO_OCC3D, GENERATOR_UNDETECTED, IGNORE, generator_to_occ3d
 from gaussianocc_core.types import Cameras, Neighbour, OccupancyLabels, Sample
 
 
@@ -205,7 +205,7 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Bool[np.ndarra
 
 
 def _decode(path: Path, token: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    from gaussianocc_core.data.image_codec import decode_rgb
+    from gaussianocc_core.bags.image_codec import decode_rgb
 
     try:
         image = decode_rgb(read_file(path, token))

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from gaussianocc_core.data import messages
+from gaussianocc_core.bags import messages
+from gaussianocc_core.bags.reader import MessageRef, open_reader
 from gaussianocc_core.data.bag import BagEntry
-from gaussianocc_core.data.bag_reader import MessageRef, open_reader
 
 
 def image_change(entry: BagEntry) -> float:

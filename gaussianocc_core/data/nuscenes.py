@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gaussianocc_core.data.bag_writer import BagReport, BagRig, Record
-from gaussianocc_core.data.convert import INCLUDED, LEFT_OUT, write_recording
+from gaussianocc_core.bags.convert import INCLUDED, LEFT_OUT, write_recording
+from gaussianocc_core.bags.schema import BagRig, Record
+from gaussianocc_core.bags.writer import BagReport
 from gaussianocc_core.data.entries import FrameEntry, SampleEntry, mask_paths
-from gaussianocc_core.data.labels import IGNORE
 from gaussianocc_core.data.nuscenes_recording import Contents, Row, SceneRecording, read_points
 from gaussianocc_core.data.nuscenes_tables import (
     TABLES,
@@ -37,6 +37,7 @@ from gaussianocc_core.data.nuscenes_tables import (
 from gaussianocc_core.data.sets import SetBuilder
 from gaussianocc_core.errors import BagError, CalibrationError, DatasetError
 from gaussianocc_core.geometry.cameras import counter_clockwise
+from gaussianocc_core.labels import IGNORE
 from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)

@@ -15,17 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gaussianocc_core.data.bag_encoder import (
+from gaussianocc_core.bags.convert import INCLUDED, LEFT_OUT
+from gaussianocc_core.bags.schema import (
     OCCUPANCY_TOPIC,
     TF_STATIC_TOPIC,
     TF_TOPIC,
-    image_topic,
-    info_topic,
-    label_topic,
-    mask_topic,
-    points_topic,
-)
-from gaussianocc_core.data.bag_records import (
     BagRig,
     ImageRecord,
     LabelRecord,
@@ -33,13 +27,17 @@ from gaussianocc_core.data.bag_records import (
     OccupancyRecord,
     PoseRecord,
     Record,
+    image_topic,
+    info_topic,
+    label_topic,
+    mask_topic,
+    points_topic,
 )
-from gaussianocc_core.data.convert import INCLUDED, LEFT_OUT
 from gaussianocc_core.data.entries import load_occupancy, mask_path, read_file, read_mask, read_semantics
-from gaussianocc_core.data.labels import CLASS_NAMES, FREE, IGNORE, UNOBSERVED
 from gaussianocc_core.data.nuscenes_tables import read_transform
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry import transforms
+from gaussianocc_core.labels import CLASS_NAMES, FREE, IGNORE, UNOBSERVED
 from gaussianocc_core.types import Cameras, VoxelGrid
 
 LIDAR_COLUMNS = 5  # x y z intensity ring, float32

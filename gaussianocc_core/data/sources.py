@@ -14,9 +14,9 @@ from gaussianocc_core.data.bag import BagEntry, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.data.image_change import image_change
-from gaussianocc_core.data.labels import FREE, IGNORE
 from gaussianocc_core.data.nuscenes_splits import select_scenes
 from gaussianocc_core.errors import ConfigError, DatasetError
+from gaussianocc_core.labels import FREE, IGNORE
 
 Entry = SampleEntry | BagEntry
 STEPS = (-1, 1)  # neighbours, in the order of a batch's frames 1 and 2

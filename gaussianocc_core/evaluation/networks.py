@@ -14,15 +14,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in
-from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.data.entries import in_label_frame
-from gaussianocc_core.data.training import Batch
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.warp import resize_depth
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
 from gaussianocc_core.rendering.background import compose_depth, find_background
+from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.motion_search import MotionSearch, scale_length, search_length
 from gaussianocc_core.types import Sample
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from gaussianocc_core import metrics
-from gaussianocc_core.data.labels import CLASS_NAMES, FREE
 from gaussianocc_core.errors import DatasetError
+from gaussianocc_core.labels import CLASS_NAMES, FREE
 from gaussianocc_core.models.decision import columns_beyond
 from gaussianocc_core.types import OccupancyLabels, VoxelGrid
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from gaussianocc_core.data.training import Batch
 from gaussianocc_core.evaluation.depth import distorts
 from gaussianocc_core.evaluation.networks import Estimates
+from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.types import Sample, VoxelGrid
 from gaussianocc_core.viz.files import write_png
 from gaussianocc_core.viz.keyframe import KeyframePicture, compose_keyframe

@@ -17,7 +17,6 @@ from gaussianocc_core.config import to_dict
 from gaussianocc_core.data import nuscenes
 from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.data.nuscenes_splits import select_scenes
-from gaussianocc_core.data.training import Batch, prepare
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.evaluation.depth import FLAT_GROUND, DepthTable, distorts, flat_ground_depth, true_depths
 from gaussianocc_core.evaluation.ego_motion import MotionScores
@@ -25,6 +24,7 @@ from gaussianocc_core.evaluation.networks import FAR, CheckpointNetworks, Estima
 from gaussianocc_core.evaluation.occupancy import MASKS, OccupancyTable
 from gaussianocc_core.evaluation.pictures import Keyframe, PictureWriter
 from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.training.loader import Batch, prepare
 from gaussianocc_core.types import Sample
 
 

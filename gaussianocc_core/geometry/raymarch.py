@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 from numba import njit, prange
 
-from gaussianocc_core.data.labels import FREE
-from gaussianocc_core.geometry.kernels import inner
+from gaussianocc_core.kernels import inner
+from gaussianocc_core.labels import FREE
 from gaussianocc_core.types import VoxelGrid
 
 

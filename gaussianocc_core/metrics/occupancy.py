@@ -9,7 +9,7 @@ import numpy as np
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int64, UInt8
 
-from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE, GROUND_CLASSES
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, GROUND_CLASSES
 from gaussianocc_core.metrics.pooling import sum_over_processes
 from gaussianocc_core.types import OccupancyLabels, VoxelGrid
 

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from gaussianocc_core.data.labels import CLASS_NAMES, GROUND_CLASSES
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.lattice import fractional_index
-from gaussianocc_core.rendering.cpu import JIT, run_in_threads
+from gaussianocc_core.kernels import JIT, run_in_threads
+from gaussianocc_core.labels import CLASS_NAMES, GROUND_CLASSES
 from gaussianocc_core.types import Lattice, VoxelGrid
 
 _GROUND = frozenset(CLASS_NAMES[k] for k in GROUND_CLASSES)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.geometry import lattice as lattice_geometry
 from gaussianocc_core.models.bev_decoder import BevDecoder
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthHead, DepthNet
 from gaussianocc_core.models.gaussian_head import GaussianHead
 from gaussianocc_core.models.half_space import half_space_masks
@@ -26,8 +26,8 @@ from gaussianocc_core.models.lifting import (
     surface_features,
 )
 from gaussianocc_core.models.pose_net import PoseNet
+from gaussianocc_core.models.quirks import Quirks
 from gaussianocc_core.models.voxel_decoder import VoxelDecoder
-from gaussianocc_core.quirks import Quirks
 from gaussianocc_core.rendering.geometry import SplatPlan
 from gaussianocc_core.rendering.rasterize import plan_splat, rasterize
 from gaussianocc_core.types import Cameras, Gaussians, Lattice, OccupancyField, RenderedViews, VoxelGrid

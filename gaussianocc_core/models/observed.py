@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from gaussianocc_core.geometry.voxels import axis_centers
+from gaussianocc_core.kernels import JIT, run_in_threads
 from gaussianocc_core.models.lifting import OUR_LIFT
-from gaussianocc_core.rendering.cpu import JIT, run_in_threads
 from gaussianocc_core.types import Cameras, VoxelGrid
 
 _SLAB = 16  # voxels along x that one call of the kernel takes

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gaussianocc_core.rendering.cpu import as_array, run_in_threads
+from gaussianocc_core.kernels import as_array, run_in_threads
 
 _JIT = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
 _BLOCK = 1024  # points; with 64 channels a block of the volume is 256 KiB, a share of a core's second-level cache

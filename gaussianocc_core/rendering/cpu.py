@@ -10,12 +10,8 @@ compilation stays short, any Python thread may call this at any time, and forked
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numba
 import numpy as np
@@ -23,11 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gaussianocc_core.kernels import JIT, as_array, run_in_threads
 from gaussianocc_core.rendering.geometry import TILE, Footprints, RasterConstants
 
-# Contraction to fused multiply-add and reordered sums; infinities and NaNs keep their meaning.
-_FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
-JIT = {"nogil": True, "cache": True, "fastmath": _FASTMATH, "error_model": "numpy"}
 _CHUNK = 24  # tiles handed to a thread at a time: small enough to balance sky against road
 # exp(-s) = P(s / 8)^8 on s in [0, 12]; P is the degree-7 Chebyshev fit of exp(-x) on [0, 1.5], relative error 2e-8,
 # 2e-7 after the powers. A loop over math.exp would not be vectorised.
@@ -147,31 +141,6 @@ def bin_footprints(footprints: Footprints, cameras: int, width: int, height: int
     entries = np.empty(start[-1], dtype=np.int32)
     _fill_tiles(camera, rectangles, columns, rows, start[:-1].copy(), entries)
     return TileLists(start, entries)
-
-
-def as_array(values: Tensor, dtype: type = np.float32) -> np.ndarray:
-    """The tensor's values as a contiguous array for a kernel, without a copy where they are one."""
-    return np.ascontiguousarray(values.detach().cpu().numpy(), dtype=dtype)
-
-
-def run_in_threads(work: Callable[..., Any], items: Sequence[tuple]) -> Iterator[Any]:
-    """Results of work(*item), in order, from as many threads as torch uses.
-
-    The threads live only as long as the call: there is no pool that a fork could leave without its threads.
-    """
-    threads = min(torch.get_num_threads(), os.cpu_count() or 1, len(items))
-    if threads <= 1:
-        yield from (work(*item) for item in items)
-        return
-    yield work(*items[0])  # alone: it compiles, or loads from the cache
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque = deque()
-        for item in items[1:]:
-            waiting.append(pool.submit(work, *item))
-            if len(waiting) > 4 * threads:  # bounds the memory that finished results hold
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @numba.njit(**JIT)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gaussianocc_core.geometry import transforms
-from gaussianocc_core.rendering.cpu import JIT, as_array, run_in_threads
+from gaussianocc_core.kernels import JIT, as_array, run_in_threads
 from gaussianocc_core.rendering.geometry import TILE, Footprints, RasterConstants, SplatPlan, lens_parameters
 from gaussianocc_core.types import Gaussians
 

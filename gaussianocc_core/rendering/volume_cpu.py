@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gaussianocc_core.geometry.cameras import pixel_rays
-from gaussianocc_core.rendering.cpu import JIT, as_array, run_in_threads
-from gaussianocc_core.rendering.volume import LAST_GAP, LEAST_TRANSMITTANCE, MarchSettings, sample_depths
+from gaussianocc_core.kernels import JIT, as_array, run_in_threads
+from gaussianocc_core.rendering.march import LAST_GAP, LEAST_TRANSMITTANCE, MarchSettings, sample_depths
 from gaussianocc_core.types import Cameras, Lattice
 
 _ROWS = 4  # image rows a work item

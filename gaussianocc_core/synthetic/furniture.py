@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-from gaussianocc_core.data.labels import CLASS_ID
+from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic.materials import BRICK, CURTAIN, PLASTER, RIBBON
 from gaussianocc_core.synthetic.shapes import (
     BARK,

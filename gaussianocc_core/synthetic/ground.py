@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import math
 
-from gaussianocc_core.data.labels import CLASS_ID
-from gaussianocc_core.geometry.kernels import cached_kernel, inner
+from gaussianocc_core.kernels import cached_kernel, inner
+from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic import noise
-
-from gaussianocc_core.synthetic.noise import (  # isort: skip
-    band, clamp, fade, hash01, mix, noise2, octave2, pulse, smoothstep, stretched2,
+from gaussianocc_core.synthetic.noise import (
+    band,
+    clamp,
+    fade,
+    hash01,
+    mix,
+    noise2,
+    octave2,
+    pulse,
+    smoothstep,
+    stretched2,
 )  # fmt: skip
 
 # Columns of a row of centre-line segments (lines and arcs).

@@ -5,11 +5,29 @@ from __future__ import annotations
 
 import math
 
-from gaussianocc_core.geometry.kernels import inner
+from gaussianocc_core.kernels import inner
 from gaussianocc_core.synthetic.noise import clamp, noise3
-
-from gaussianocc_core.synthetic.shapes import (  # isort: skip
-    BOX, CAPSULE, CONE, COS, CYLINDER, ELLIPSOID, FOLIAGE, K0, K1, K2, KIND, MATERIAL, PX, PY, PZ, SEED, SIN, A, B, C,
+from gaussianocc_core.synthetic.shapes import (
+    BOX,
+    CAPSULE,
+    CONE,
+    COS,
+    CYLINDER,
+    ELLIPSOID,
+    FOLIAGE,
+    K0,
+    K1,
+    K2,
+    KIND,
+    MATERIAL,
+    PX,
+    PY,
+    PZ,
+    SEED,
+    SIN,
+    A,
+    B,
+    C,
 )  # fmt: skip
 
 MISS = 1e30

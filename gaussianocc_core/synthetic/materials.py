@@ -7,12 +7,34 @@ import math
 
 from numba import njit
 
-from gaussianocc_core.geometry.kernels import inner
+from gaussianocc_core.kernels import inner
 from gaussianocc_core.synthetic.noise import band, clamp, fade, hash01, mix, noise2, octave2, octave3, pulse, smoothstep
-
-from gaussianocc_core.synthetic.shapes import (  # isort: skip
-    BARK, BLUE, BUS_SIDE, CAR_BODY, CAR_CABIN, CLOTH, FACADE, FOLIAGE, GREEN, LAMP, M0, M1, M2, MATERIAL, METAL, PANEL,
-    RED, ROOF, SEED, SIGN, STRIPES, TYRE, A, B, C,
+from gaussianocc_core.synthetic.shapes import (
+    BARK,
+    BLUE,
+    BUS_SIDE,
+    CAR_BODY,
+    CAR_CABIN,
+    CLOTH,
+    FACADE,
+    FOLIAGE,
+    GREEN,
+    LAMP,
+    M0,
+    M1,
+    M2,
+    MATERIAL,
+    METAL,
+    PANEL,
+    RED,
+    ROOF,
+    SEED,
+    SIGN,
+    STRIPES,
+    TYRE,
+    A,
+    B,
+    C,
 )  # fmt: skip
 
 # Facade styles (M0): punched windows in brick or plaster, ribbon windows, curtain wall. M1 window width, M2 storey, m.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gaussianocc_core.data.labels import CLASS_ID
+from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic.shapes import CLOTH, PLAIN, Colour, Shapes
 
 SKINS: tuple[Colour, ...] = ((0.52, 0.34, 0.24), (0.38, 0.22, 0.14), (0.20, 0.11, 0.07), (0.60, 0.42, 0.32))

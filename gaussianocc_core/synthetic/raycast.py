@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gaussianocc_core.data.labels import FREE
 from gaussianocc_core.geometry import raymarch
-from gaussianocc_core.geometry.kernels import cached_kernel, inner
+from gaussianocc_core.kernels import cached_kernel, inner
+from gaussianocc_core.labels import FREE
 from gaussianocc_core.synthetic import ground, intersect, materials, noise, shading, shapes, trace
 from gaussianocc_core.synthetic import scene as scene_module
 from gaussianocc_core.synthetic.scene import EXPOSURE, HORIZON_B, SUN_Z, ZENITH_R, Scene

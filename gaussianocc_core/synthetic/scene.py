@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int32, Int64
 from numba import njit
 
-from gaussianocc_core.geometry.kernels import cached_kernel
+from gaussianocc_core.kernels import cached_kernel
 from gaussianocc_core.synthetic import intersect, noise, shapes
 from gaussianocc_core.synthetic.intersect import overlaps_cell
 from gaussianocc_core.synthetic.shapes import PrimitiveTable

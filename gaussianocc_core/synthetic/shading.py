@@ -7,19 +7,48 @@ import math
 
 from numba import njit
 
-from gaussianocc_core.data.labels import FREE
-from gaussianocc_core.geometry.kernels import inner
+from gaussianocc_core.kernels import inner
+from gaussianocc_core.labels import FREE
 from gaussianocc_core.synthetic.ground import ground_colour
 from gaussianocc_core.synthetic.intersect import surface
 from gaussianocc_core.synthetic.materials import albedo
 from gaussianocc_core.synthetic.noise import clamp, mix, noise2, noise3, smoothstep
-
-from gaussianocc_core.synthetic.scene import (  # isort: skip
-    CELL, CLOUDS, EXPOSURE, HAZE, HORIZON_B, HORIZON_G, HORIZON_R, SKY_SEED, SUN_B, SUN_G, SUN_R, SUN_X, SUN_Y, SUN_Z,
-    ZENITH_B, ZENITH_G, ZENITH_R,
+from gaussianocc_core.synthetic.scene import (
+    CELL,
+    CLOUDS,
+    EXPOSURE,
+    HAZE,
+    HORIZON_B,
+    HORIZON_G,
+    HORIZON_R,
+    SKY_SEED,
+    SUN_B,
+    SUN_G,
+    SUN_R,
+    SUN_X,
+    SUN_Y,
+    SUN_Z,
+    ZENITH_B,
+    ZENITH_G,
+    ZENITH_R,
 )  # fmt: skip
-from gaussianocc_core.synthetic.shapes import (  # isort: skip
-    BOX, CAPSULE, CLASS, COS, ELLIPSOID, FOLIAGE, KIND, MATERIAL, PX, PY, PZ, SEED, SIN, A, B, C,
+from gaussianocc_core.synthetic.shapes import (
+    BOX,
+    CAPSULE,
+    CLASS,
+    COS,
+    ELLIPSOID,
+    FOLIAGE,
+    KIND,
+    MATERIAL,
+    PX,
+    PY,
+    PZ,
+    SEED,
+    SIN,
+    A,
+    B,
+    C,
 )  # fmt: skip
 from gaussianocc_core.synthetic.trace import GROUND, SKY, cast_shadow
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from gaussianocc_core.geometry.kernels import inner
 from gaussianocc_core.geometry.raymarch import clip_to_box, dda_inside, dda_start, dda_step
+from gaussianocc_core.kernels import inner
 from gaussianocc_core.synthetic.ground import cast_ground
 from gaussianocc_core.synthetic.intersect import MISS, intersect
 from gaussianocc_core.synthetic.noise import mix, noise3, smoothstep

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from gaussianocc_core.data.labels import CLASS_ID
+from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic.people import rider
 from gaussianocc_core.synthetic.shapes import (
     BUS_SIDE,

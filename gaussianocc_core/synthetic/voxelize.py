@@ -8,8 +8,8 @@ import math
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gaussianocc_core.data.labels import FREE
-from gaussianocc_core.geometry.kernels import cached_kernel
+from gaussianocc_core.kernels import cached_kernel
+from gaussianocc_core.labels import FREE
 from gaussianocc_core.synthetic import ground as ground_module
 from gaussianocc_core.synthetic import intersect, noise, shapes
 from gaussianocc_core.synthetic.ground import KERB_HEIGHT, ground_class, kerb_distance

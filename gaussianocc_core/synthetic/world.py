@@ -18,8 +18,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gaussianocc_core.data.labels import CLASS_ID
 from gaussianocc_core.geometry.transforms import invert_matrix, make_transform
+from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic.rig import Lidar, default_rig, pixel_directions
 from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid
 

@@ -25,9 +25,9 @@ import numpy as np
 from jaxtyping import Float
 
 from gaussianocc_core import __version__
-from gaussianocc_core.data.files import make_hidden_folder, replace_folder
-from gaussianocc_core.data.labels import occ3d_to_generator
 from gaussianocc_core.errors import DatasetError
+from gaussianocc_core.files import make_hidden_folder, replace_folder
+from gaussianocc_core.labels import occ3d_to_generator
 from gaussianocc_core.synthetic.rig import Lidar, default_rig
 from gaussianocc_core.synthetic.tables import Tables, token
 from gaussianocc_core.synthetic.world import Annotation, World, occupancy, render_frame, scan_lidar

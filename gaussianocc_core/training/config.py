@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.data.sources import DataConfig
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.training.gsp import PRECISIONS, GspConfig
 from gaussianocc_core.training.gsv import GsvConfig
 

@@ -28,20 +28,14 @@ from gaussianocc_core import __version__
 from gaussianocc_core.checkpoint import Provenance
 from gaussianocc_core.config import to_dict
 from gaussianocc_core.data.sources import open_entries
-from gaussianocc_core.data.training import Batch, EpochSampler, TrainingSet, load_batches
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.geometry.overlap import find_overlaps
 from gaussianocc_core.predictor import resolve_device
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.distributed import Processes, process_group
+from gaussianocc_core.training.loader import Batch, EpochSampler, TrainingSet, load_batches
 from gaussianocc_core.training.pictures import training_pictures
-from gaussianocc_core.training.stages import (
-    NOTES,
-    build_stage,
-    inherit_depth_range,
-    parameter_groups,
-    save_stage,
-)
+from gaussianocc_core.training.stages import NOTES, build_stage, inherit_depth_range, parameter_groups, save_stage
 from gaussianocc_core.training.state import LAST, load_state, save_state
 
 _log = logging.getLogger(__name__)

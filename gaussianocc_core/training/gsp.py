@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from gaussianocc_core import losses
 from gaussianocc_core.data.sources import STEPS
-from gaussianocc_core.data.training import Batch
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.overlap import OverlapSettings, overlap_masks, overlapping_pairs
@@ -26,6 +25,7 @@ from gaussianocc_core.models.depth_net import DepthHead, DepthNet, DepthPredicti
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet, camera_motions
 from gaussianocc_core.training.cross_view import compare_everywhere, compare_overlaps
 from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, hinted_pixels
+from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.motion_search import MotionSearch, length_error, scale_length, search_length
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.types import Cameras

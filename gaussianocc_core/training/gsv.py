@@ -15,17 +15,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gaussianocc_core import losses
-from gaussianocc_core.data.labels import class_weights
-from gaussianocc_core.data.training import Batch
 from gaussianocc_core.errors import ConfigError, DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry.warp import interpolate_depth, resize_depth
+from gaussianocc_core.labels import class_weights
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.pose_net import PoseNet, camera_motions
 from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.rendering.geometry import SplatPlan
-from gaussianocc_core.rendering.volume import MarchSettings, draw_jitter, ray_regularizers, render_volume
+from gaussianocc_core.rendering.march import MarchSettings, draw_jitter
+from gaussianocc_core.rendering.volume import ray_regularizers, render_volume
 from gaussianocc_core.training.gsp import (
     CALIBRATIONS_KEPT,
     batch_element,
@@ -35,6 +35,7 @@ from gaussianocc_core.training.gsp import (
     predict_ego_motion,
 )
 from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error
+from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.motion_search import MotionSearch, scale_length, search_length
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.training.surfaces import find_surfaces, plan_surfaces

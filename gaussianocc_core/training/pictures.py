@@ -8,10 +8,10 @@ import torch
 from jaxtyping import UInt8
 from torch import nn
 
-from gaussianocc_core.data.training import Batch
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.training.gsp import Gsp, batch_element
 from gaussianocc_core.training.gsv import Gsv
+from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.viz.colors import colorize_depth, colorize_labels
 
 

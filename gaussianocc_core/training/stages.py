@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in, save_model
-from gaussianocc_core.config import ModelConfig
 from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
 from gaussianocc_core.models.pose_net import PoseNet

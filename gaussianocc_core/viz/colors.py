@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Num, UInt8
 
-from gaussianocc_core.data.labels import FREE, PALETTE
+from gaussianocc_core.labels import FREE, PALETTE
 
 FREE_RGB = (27, 34, 46)  # free space and sky: a calm dark blue-grey
 ERROR_RGB = ((49, 94, 214), (238, 238, 232), (203, 37, 41))  # too small, right, too large

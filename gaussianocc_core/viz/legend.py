@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import UInt8
 
-from gaussianocc_core.data.labels import CLASS_NAMES, FREE, PALETTE
+from gaussianocc_core.labels import CLASS_NAMES, FREE, PALETTE
 from gaussianocc_core.viz.text import Label, text_width
 
 PAGE, PANEL = (13, 16, 22), (22, 27, 36)

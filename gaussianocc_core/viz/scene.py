@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from gaussianocc_core.data.labels import FREE, PALETTE
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.cameras import pixel_rays
+from gaussianocc_core.labels import FREE, PALETTE
 from gaussianocc_core.rendering.geometry import GSPLAT
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.types import Cameras, Gaussians, VoxelGrid

@@ -5,9 +5,9 @@ import stat
 
 import pytest
 import torch
-from core.test_models import SMALL
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support.small_model import SMALL
 
 from gaussianocc_core.checkpoint import Provenance, default_checkpoint, load_model, load_pose_net, save_model
 from gaussianocc_core.config import to_dict

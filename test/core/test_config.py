@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from core.rigs import ring
+from support.rigs import ring
 
-from gaussianocc_core.config import ModelConfig, find_model_config, from_dict, load_config, load_rig, save_rig, to_dict
+from gaussianocc_core.config import find_model_config, from_dict, load_config, to_dict
 from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.geometry.rig_file import load_rig, save_rig
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.train import TrainConfig
 
 CONFIG = Path(__file__).parents[2] / "config"

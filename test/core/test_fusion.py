@@ -4,10 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
 from gaussianocc_core.fusion import TemporalFusion
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.geometry.voxels import centers
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 
 GRID = VoxelGrid((-8.0, -8.0, -1.0), 0.5, (32, 32, 8))

@@ -9,9 +9,9 @@ import torch
 from torch.autograd import gradcheck
 
 from gaussianocc_core import losses
-from gaussianocc_core.data.labels import FREE, class_weights
 from gaussianocc_core.geometry import warp
 from gaussianocc_core.geometry.cameras import pixel_rays
+from gaussianocc_core.labels import FREE, class_weights
 
 
 @pytest.fixture(autouse=True)

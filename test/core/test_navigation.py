@@ -4,13 +4,13 @@
 import numpy as np
 import pytest
 
-from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
-from gaussianocc_core.data.traversability import Traversability
 from gaussianocc_core.geometry.transforms import make_transform
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
 from gaussianocc_core.navigation import (
     FREE_CELL,
     OBSTACLE_CELL,
     UNKNOWN,
+    Traversability,
     align_map,
     find_obstacles,
     map_ground,

@@ -4,13 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from core.rigs import ring
-from core.test_models import SMALL
+from support.rigs import ring
+from support.small_model import SMALL
 
-from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
 from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
 from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
 from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
 from gaussianocc_core.types import VoxelGrid

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from support.process_work import work
 
-from gaussianocc_core.data.processes import Outcome, run_all
 from gaussianocc_core.errors import DatasetError
-
-# Workers import this file by its name, so what they run is found through its folder.
-sys.path.insert(0, str(Path(__file__).parent))
-from process_work import work
+from gaussianocc_core.processes import Outcome, run_all
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

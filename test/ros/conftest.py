@@ -95,7 +95,7 @@ def save_untrained(path, grid):
     import torch
 
     from gaussianocc_core.checkpoint import Provenance, save_model
-    from gaussianocc_core.config import DecoderConfig, EncoderConfig, ModelConfig
+    from gaussianocc_core.models.config import DecoderConfig, EncoderConfig, ModelConfig
     from gaussianocc_core.models.gaussianocc import build_model
     from gaussianocc_core.types import Lattice
 
@@ -188,7 +188,7 @@ def make():
 @pytest.fixture
 def rig(graph, make, checkpoint, capfd):
     """Makes a NodeRig; parameters of the node as keywords."""
-    from node_rig import NodeRig
+    from support.node_rig import NodeRig
 
     return lambda **options: NodeRig(graph, make, capfd, **{"checkpoint": str(checkpoint), **options})
 

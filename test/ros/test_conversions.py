@@ -17,8 +17,7 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
-from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, PALETTE
-from gaussianocc_core.data.messages import (
+from gaussianocc_core.bags.messages import (
     ImageError,
     decode_camera_info,
     decode_cloud,
@@ -27,6 +26,7 @@ from gaussianocc_core.data.messages import (
 )
 from gaussianocc_core.errors import CalibrationError
 from gaussianocc_core.geometry.voxels import unflatten
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, PALETTE
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros import conversions, ros_compat, stamps
 from gaussianocc_ros.conversions import decode_image

@@ -6,8 +6,8 @@ import pytest
 pytest.importorskip("rclpy", reason="no ROS 2")
 pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
-from ddad_fixtures import MadeUpScene, real_scene, write_data_set
-from synthetic_bags import run_tool
+from support.ddad_fixtures import MadeUpScene, real_scene, write_data_set
+from support.synthetic_bags import run_tool
 
 from gaussianocc_core.data.ddad import DdadSource
 from gaussianocc_ros.msg import SemanticOccupancy

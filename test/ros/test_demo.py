@@ -23,7 +23,7 @@ def test_demo_and_launch_file_share_one_parameter_file():
 
 
 def test_demo_reads_messages_as_they_are_documented():
-    from gaussianocc_core.data.labels import CLASS_NAMES
+    from gaussianocc_core.labels import CLASS_NAMES
     from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
     from gaussianocc_ros import demo
     from gaussianocc_ros.conversions import encode_occupancy

@@ -7,8 +7,8 @@ pytest.importorskip("rclpy", reason="no ROS 2")
 pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from node_rig import MS
 from rclpy.parameter import Parameter
+from support.node_rig import MS
 
 PERIOD_MS = 100
 

@@ -7,14 +7,14 @@ import pytest
 pytest.importorskip("rclpy", reason="no ROS 2")
 pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
-from nuscenes_fixtures import MadeUpDatabase, join_real_full_size_keyframe, read_table, real_keyframes
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import PointCloud2
+from support.nuscenes_fixtures import MadeUpDatabase, join_real_full_size_keyframe, read_table, real_keyframes
 from visualization_msgs.msg import MarkerArray
 
-from gaussianocc_core.data.messages import decode_transform
+from gaussianocc_core.bags.messages import decode_transform
+from gaussianocc_core.bags.typestore import open_typestore
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
-from gaussianocc_core.data.occupancy_message import open_typestore
 from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_ros import ros_compat

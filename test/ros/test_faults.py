@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("rclpy", reason="no ROS 2")
 pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
-from node_rig import LATCHED, MS
 from sensor_msgs.msg import CameraInfo, CompressedImage
+from support.node_rig import LATCHED, MS
 from tf2_msgs.msg import TFMessage
 
 from gaussianocc_ros.msg import SemanticOccupancy

@@ -8,10 +8,10 @@ pytest.importorskip("rclpy", reason="no ROS 2")
 pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
 import torch
-from synthetic_bags import FISHEYES as RIG
-from synthetic_bags import SCENE, convert, make_dataset, read_bag
+from support.synthetic_bags import FISHEYES as RIG
+from support.synthetic_bags import SCENE, convert, make_dataset, read_bag
 
-from gaussianocc_core.data.messages import decode_camera_info
+from gaussianocc_core.bags.messages import decode_camera_info
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.geometry.cameras import relocate
 from gaussianocc_core.geometry.voxels import centers, unflatten

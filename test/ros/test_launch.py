@@ -73,7 +73,7 @@ def installed():
 @pytest.fixture
 def bag(tmp_path):
     """Two keyframes and four sets between them, in half a second."""
-    from nuscenes_fixtures import MadeUpDatabase
+    from support.nuscenes_fixtures import MadeUpDatabase
 
     from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
 

@@ -14,10 +14,10 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import PointCloud2
 
-from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE
-from gaussianocc_core.data.messages import decode_cloud
+from gaussianocc_core.bags.messages import decode_cloud
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry.transforms import make_transform
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameters import NodeParameters, apply_changes

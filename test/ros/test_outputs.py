@@ -12,7 +12,7 @@ pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 
-from gaussianocc_core.data.labels import CLASS_NAMES
+from gaussianocc_core.labels import CLASS_NAMES
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameters import NodeParameters

@@ -10,13 +10,13 @@ import pytest
 pytest.importorskip("rclpy", reason="no ROS 2")
 pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
-from synthetic_bags import ROOT, convert, make_dataset, run_tool
+from support.synthetic_bags import ROOT, convert, make_dataset, run_tool
 
 from gaussianocc_core.checkpoint import load_model
-from gaussianocc_core.config import load_rig
 from gaussianocc_core.data.bag import open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.geometry.cameras import resize
+from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.train import main as train
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.stamps import stamp_ns

@@ -10,7 +10,7 @@ pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
-from gaussianocc_core.data.messages import decode_transform
+from gaussianocc_core.bags.messages import decode_transform
 from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_ros import ros_compat

@@ -10,7 +10,7 @@ pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 
-from gaussianocc_core.data.labels import PALETTE
+from gaussianocc_core.labels import PALETTE
 from gaussianocc_ros.conversions import decode_image
 from gaussianocc_ros.stamps import stamp_ns
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ddad_fixtures import RING, MadeUpScene, write_data_set
 from rosbags.rosbag2 import Reader
+from support.ddad_fixtures import RING, MadeUpScene, write_data_set
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "ddad_to_rosbag.py"
 SCENE = MadeUpScene(samples=2, points=5)

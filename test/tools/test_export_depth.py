@@ -5,9 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from ddad_fixtures import MadeUpScene, write_data_set
-from nuscenes_fixtures import MadeUpDatabase
-from synthetic_bags import run_tool
+from support.ddad_fixtures import MadeUpScene, write_data_set
+from support.nuscenes_fixtures import MadeUpDatabase
+from support.synthetic_bags import run_tool
 
 from gaussianocc_core.data.ddad import DdadSource
 from gaussianocc_core.data.nuscenes import NuScenesSource

@@ -6,8 +6,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from synthetic_bags import FISHEYES as RIG
-from synthetic_bags import SCENE, convert, lidar_points, make_dataset, read_bag
+from support.synthetic_bags import FISHEYES as RIG
+from support.synthetic_bags import SCENE, convert, lidar_points, make_dataset, read_bag
 
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.geometry.rectify import Rectifier

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from core.rigs import ring
+from support.rigs import ring
 
 from gaussianocc_core.checkpoint import load_model, load_pose_net
-from gaussianocc_core.config import ModelConfig, load_config
+from gaussianocc_core.config import load_config
 from gaussianocc_core.errors import CheckpointError
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.gaussianocc import build_model, build_pose_net
+from gaussianocc_core.models.quirks import PUBLISHED
 from gaussianocc_core.predictor import OccupancyPredictor
-from gaussianocc_core.published.names import OCCUPANCY, POSE, Source, is_dead, our_name, their_name
-from gaussianocc_core.quirks import PUBLISHED
+from gaussianocc_core.reference.names import OCCUPANCY, POSE, Source, is_dead, our_name, their_name
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "config/model/reference.yaml"
@@ -234,8 +235,8 @@ print(json.dumps([seconds, peak, prediction.labels.shape, int(np.unique(predicti
 
 @pytest.mark.slow
 def test_a_release_of_full_size_imports_and_runs_on_a_cpu_within_16_gib(tmp_path):
-    from gaussianocc_core.parity.golden import Golden
-    from gaussianocc_core.parity.pipeline import Pipeline
+    from gaussianocc_core.reference.golden import Golden
+    from gaussianocc_core.reference.pipeline import Pipeline
 
     reference = load_config(REFERENCE, ModelConfig)
     states = Pipeline(Golden(ROOT / "test/data/golden"), reference).states

@@ -3,8 +3,8 @@
 
 import cv2
 import yaml
-from robot_bags import RobotBag
-from synthetic_bags import run_tool
+from support.robot_bags import RobotBag
+from support.synthetic_bags import run_tool
 
 
 def test_a_bag_gets_a_report_a_picture_and_configurations(tmp_path, capsys):

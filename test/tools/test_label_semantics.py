@@ -10,17 +10,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from nuscenes_fixtures import MadeUpDatabase
-from robot_bags import RobotBag
+from support.nuscenes_fixtures import MadeUpDatabase
+from support.robot_bags import RobotBag
 
 from gaussianocc_core.config import read_yaml
 from gaussianocc_core.data.bag import label_path, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
-from gaussianocc_core.data.labelling import guess_class_map, load_class_map, shipped_class_maps
-from gaussianocc_core.data.labels import CLASS_ID, CLASS_NAMES, FREE, IGNORE, occ3d_to_generator
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.data.sources import DataConfig, open_entries
 from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, IGNORE, occ3d_to_generator
+from gaussianocc_core.onboarding.labelling import guess_class_map, load_class_map, shipped_class_maps
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = importlib.util.spec_from_file_location("label_semantics", ROOT / "tools/label_semantics.py")
@@ -169,7 +169,7 @@ def test_a_second_run_labels_only_what_is_missing_or_cut_short(model_folder, tmp
 
 
 def test_an_interrupted_run_goes_on(model_folder, tmp_path, monkeypatch, capsys):
-    from gaussianocc_core.data import labelling
+    from gaussianocc_core.onboarding import labelling
 
     bag, calls = RobotBag(frames=4).write(tmp_path / "bag"), []
     real = labelling.write_file

@@ -8,16 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from robot_bags import RobotBag
+from support.robot_bags import RobotBag
 
-from gaussianocc_core.config import save_rig
 from gaussianocc_core.data.bag import open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
-from gaussianocc_core.data.masks import LEAST_IMAGES, MaskConfig, find_robot, spread_moments
-from gaussianocc_core.data.moments import bag_moments
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.geometry.cameras import resize
+from gaussianocc_core.geometry.rig_file import save_rig
 from gaussianocc_core.geometry.transforms import make_transform
+from gaussianocc_core.onboarding.masks import LEAST_IMAGES, MaskConfig, find_robot, spread_moments
+from gaussianocc_core.onboarding.moments import bag_moments
 from gaussianocc_core.synthetic import default_rig
 from gaussianocc_core.synthetic.writer import write_dataset
 

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from gaussianocc_core.config import save_rig
-from gaussianocc_core.data.labels import FREE, generator_to_occ3d
 from gaussianocc_core.geometry.cameras import resize
+from gaussianocc_core.geometry.rig_file import save_rig
 from gaussianocc_core.geometry.voxels import locate
+from gaussianocc_core.labels import FREE, generator_to_occ3d
 from gaussianocc_core.synthetic import World, default_rig, render_frame, writer
 from gaussianocc_core.types import VoxelGrid
 

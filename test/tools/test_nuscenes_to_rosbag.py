@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from nuscenes_fixtures import MadeUpDatabase, read_table, token
 from rosbags.rosbag2 import Reader
+from support.nuscenes_fixtures import MadeUpDatabase, read_table, token
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "nuscenes_to_rosbag.py"
 

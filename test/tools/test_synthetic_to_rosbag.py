@@ -4,7 +4,7 @@
 import json
 
 import pytest
-from synthetic_bags import convert, make_dataset, read_bag, stamp_ns
+from support.synthetic_bags import convert, make_dataset, read_bag, stamp_ns
 
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.synthetic import default_rig

@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a rosbag2 holds: one pass over it, cached beside it, and random access to its messages afterwards.
+
+Stamps are those of message headers, in ns; log times only say where in the file a message lies. A message that cannot
+be used is named in `problems` and left out; so is a stretch of the file that cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from gaussianocc_core.bags.image_codec import image_size
+from gaussianocc_core.bags.messages import Intrinsics, decode_camera_info, decode_transform
+from gaussianocc_core.bags.reader import MessageRef, bag_files, open_bag
+from gaussianocc_core.bags.schema import (
+    CAMERA_INFO_TYPE,
+    IMAGE_TYPE,
+    ODOMETRY_TYPE,
+    POINTS_TYPE,
+    RAW_IMAGE_TYPE,
+    TF_TYPE,
+)
+from gaussianocc_core.bags.stamps import cdr_stamp_ns, stamp_ns
+from gaussianocc_core.bags.typestore import typestore
+from gaussianocc_core.errors import BagError
+from gaussianocc_core.geometry.transform_tree import TransformTree
+
+_INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
+_VERSION = 2  # of the cache file
+_SLICE_NS = 2_000_000_000  # a stretch that cannot be read costs no more than this
+_TF, _STATIC = "/tf", "/tf_static"
+_JUMP_NS = 1_000_000_000  # a stamp that steps back farther means that the clock did
+_FOREVER_NS = 1 << 62
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TopicIndex:
+    """The usable messages of one topic, in the order of the file."""
+
+    topic: str
+    msgtype: str
+    frame_id: str  # of the first message
+    size: tuple[int, int]  # width, height of its images; (0, 0) for other types
+    encoding: str  # of its first image: "bgr8", "16UC1"; of compressed ones what the publisher says
+    stamps_ns: Int64[np.ndarray, " M"]
+    logs_ns: Int64[np.ndarray, " M"]
+    places: Int64[np.ndarray, " M"]
+
+    def __len__(self) -> int:
+        return len(self.stamps_ns)
+
+    def __getitem__(self, index: int) -> MessageRef:
+        return MessageRef(self.topic, int(self.stamps_ns[index]), int(self.logs_ns[index]), int(self.places[index]))
+
+    def stretch(self, begin_ns: int, end_ns: int) -> TopicIndex:
+        """The messages logged in [begin, end); of what is said only once, such as a mask, that."""
+        kept = (self.logs_ns >= begin_ns) & (self.logs_ns < end_ns)
+        before = self.logs_ns < begin_ns
+        if not kept.any() and before.any() and len(self) == 1:
+            kept[np.argmax(np.where(before, self.logs_ns, -1))] = True
+        return replace(self, stamps_ns=self.stamps_ns[kept], logs_ns=self.logs_ns[kept], places=self.places[kept])
+
+
+@dataclass(frozen=True)
+class PoseSeries:
+    """Poses of one frame in another over time, as one topic gives them."""
+
+    parent: str
+    child: str
+    topic: str
+    stamps_ns: Int64[np.ndarray, " M"]
+    T_parent_child: Float[np.ndarray, "M 4 4"]  # m
+
+    @property
+    def static(self) -> bool:
+        return self.topic.endswith(_STATIC)
+
+
+@dataclass(frozen=True)
+class BagIndex:
+    """One bag. Everything but the messages themselves."""
+
+    path: Path
+    topics: dict[str, TopicIndex]
+    intrinsics: dict[str, tuple[tuple[int, Intrinsics], ...]]  # of CameraInfo topics: (first log time, value)
+    poses: tuple[PoseSeries, ...]
+    unsupported: dict[str, str]  # topic -> type that is not read
+    problems: tuple[str, ...] = ()
+    start_ns: int = 0  # log time
+    end_ns: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.path.stem if self.path.is_file() else self.path.name
+
+    def stretch(self, begin_s: float, end_s: float) -> BagIndex:
+        """Of what was recorded in a stretch of the bag, in s from its start; an end of 0 is that of the bag.
+
+        What holds until it changes stays: calibration and messages that a topic had last before, if it has none in the
+        stretch; poses.
+        """
+        begin, end = self.start_ns + round(begin_s * 1e9), self.start_ns + round(end_s * 1e9) if end_s else self.end_ns
+        if begin >= self.end_ns and begin_s:
+            raise BagError(f"{self.path} is over {(self.end_ns - self.start_ns) * 1e-9:.1f} s after its start; "
+                           f"data.bag.begin={begin_s:g} leaves nothing of it")  # fmt: skip
+        if begin <= self.start_ns and end >= self.end_ns:
+            return self
+        topics = {name: each.stretch(begin, end) for name, each in self.topics.items()}
+        intrinsics = {}
+        for name, values in self.intrinsics.items():
+            untils = [log_ns for log_ns, _ in values[1:]] + [_FOREVER_NS]
+            intrinsics[name] = tuple(
+                value for value, until in zip(values, untils, strict=True) if until > begin and value[0] < end
+            )
+        return replace(self, topics=topics, intrinsics=intrinsics, start_ns=begin, end_ns=end)
+
+    def transforms(self, odometry_topic: str = "") -> TransformTree:
+        """The frames of /tf_static and /tf, and of an Odometry topic where one is named.
+
+        Where a bag has one of them only under a namespace, as of one robot among several, that is taken; BagError if
+        there are several, whose frames would have the same names.
+        """
+        topics = {series.topic for series in self.poses}
+        wanted = set()
+        for ending in (_TF, _STATIC):
+            found = {ending} & topics or {topic for topic in topics if topic.endswith(ending)}
+            if len(found) > 1:
+                raise BagError(
+                    f"{self.path} has TF of several robots: {', '.join(sorted(found))}; keep one of them "
+                    "(ros2 bag convert), or give a rig file and name data.bag.odometry_topic"
+                )
+            wanted |= found
+        tree = TransformTree(keep_ns=_FOREVER_NS)
+        named = {series.child for series in self.poses if series.topic == odometry_topic}
+        for series in self.poses:
+            if series.topic not in wanted and series.topic != odometry_topic:
+                continue
+            if series.topic.endswith(_TF) and series.child in named:  # the topic that was asked for takes its place
+                continue
+            newest = None
+            for stamp, T in zip(series.stamps_ns.tolist(), series.T_parent_child, strict=True):
+                if newest is not None and not series.static and stamp < newest - _JUMP_NS:
+                    break  # the clock jumped back: the same stamps would mean other places
+                newest = stamp if newest is None else max(newest, stamp)
+                tree.add(series.parent, series.child, stamp, T, series.static)
+        return tree
+
+
+def find_bags(path: str | Path) -> tuple[Path, ...]:
+    """The bags of a path, sorted: itself (a folder with metadata.yaml, an .mcap or .db3 file), or those it holds."""
+    path = Path(path)
+    if not path.exists():
+        raise BagError(f"{path} does not exist; give a rosbag2 folder, an .mcap or .db3 file, or a folder of bags")
+    if path.is_file() or _is_bag_folder(path):
+        return (path,)
+    found = tuple(sorted(bag for each in path.iterdir() for bag in _bags_at(each)))
+    if not found:
+        raise BagError(
+            f"{path} holds no bag: no metadata.yaml, no .mcap or .db3 file, no folder with one; "
+            "a recording that was cut off has no metadata.yaml, then give its .mcap file"
+        )
+    return found
+
+
+def _bags_at(path: Path) -> list[Path]:
+    """A bag, or the files of a folder that a recording left when it was cut off: without metadata.yaml."""
+    if path.is_file():
+        return [path] if path.suffix in (".mcap", ".db3") else []
+    if _is_bag_folder(path):
+        return [path]
+    return [each for each in path.iterdir() if each.suffix in (".mcap", ".db3")]
+
+
+def open_index(path: str | Path, on_progress: Callable[[float], None] | None = None, cache: bool = True) -> BagIndex:
+    """The index of one bag, from the cache if the bag has not changed.
+
+    on_progress: called with the share of the bag that is done. BagError says what a bag that cannot be read needs.
+    """
+    path = Path(path)
+    stored = _read_cache(path) if cache else None
+    if stored is not None:
+        return stored
+    files = _fingerprint(path)  # before the pass: what a bag that still grows gets meanwhile is not in the index
+    index = _build(path, on_progress)
+    if cache:
+        _write_cache(index, files)
+    return index
+
+
+def _is_bag_folder(path: Path) -> bool:
+    return (path / "metadata.yaml").is_file()
+
+
+# ---- the pass ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Topic:
+    msgtype: str
+    frame_id: str = ""
+    encoding: str = ""
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    stamps: list[int] = field(default_factory=list)
+    logs: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+
+class _Builder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.topics: dict[str, _Topic] = {}
+        self.intrinsics: dict[str, list[tuple[int, Intrinsics]]] = defaultdict(list)
+        self.poses: dict[tuple[str, str, str], tuple[list[int], list[np.ndarray]]] = defaultdict(lambda: ([], []))
+        self.problems: list[str] = []
+        self._store = typestore()
+        self._bad: dict[tuple[str, str], list[int]] = {}  # (topic, what) -> [count, first log time]
+
+    def add(self, topic: str, msgtype: str, log_ns: int, place: int, data: bytes) -> None:
+        try:
+            if msgtype == TF_TYPE:
+                self._add_transforms(topic, self._store.deserialize_cdr(data, msgtype))
+                return
+            message = None if msgtype == POINTS_TYPE else self._store.deserialize_cdr(data, msgtype)
+            entry = self.topics.setdefault(topic, _Topic(msgtype))
+            if msgtype == CAMERA_INFO_TYPE:
+                self._add_intrinsics(topic, log_ns, message)
+            elif msgtype == ODOMETRY_TYPE:
+                self._add_odometry(topic, message)
+            size = (0, 0)
+            if msgtype in (IMAGE_TYPE, RAW_IMAGE_TYPE):
+                size = _checked_size(message)
+                entry.encoding = entry.encoding or _encoding(message)
+            if message is not None:
+                entry.frame_id = entry.frame_id or message.header.frame_id
+            entry.stamps.append(cdr_stamp_ns(data))
+        except Exception as error:  # a damaged message: whatever its parser stumbles over
+            # Numbers differ from message to message; what is wrong does not.
+            count = self._bad.setdefault((topic, f"{type(error).__name__}: {error}"[:160]), [0, log_ns])
+            count[0] += 1
+            return
+        entry.sizes.append(size)
+        entry.logs.append(log_ns)
+        entry.places.append(place)
+
+    def _add_intrinsics(self, topic: str, log_ns: int, message: Any) -> None:
+        value, known = decode_camera_info(message, topic), self.intrinsics[topic]
+        if not known or known[-1][1] != value:
+            known.append((log_ns, value))
+
+    def _add_odometry(self, topic: str, message: Any) -> None:
+        pose = message.pose.pose
+        transform = SimpleNamespace(translation=pose.position, rotation=pose.orientation)
+        self._add_pose(topic, message.header, message.child_frame_id, transform)
+
+    def _add_transforms(self, topic: str, message: Any) -> None:
+        for item in message.transforms:
+            self._add_pose(topic, item.header, item.child_frame_id, item.transform)
+
+    def _add_pose(self, topic: str, header: Any, child: str, transform: Any) -> None:
+        stamps, poses = self.poses[topic, header.frame_id, child]
+        T = decode_transform(transform)
+        stamps.append(stamp_ns(header))
+        poses.append(T)
+
+    def _finish_topic(self, name: str, entry: _Topic) -> TopicIndex:
+        """Images of another size than most, such as a driver's first one, are left out."""
+        counts = Counter(entry.sizes)
+        size = counts.most_common(1)[0][0] if counts else (0, 0)
+        for other, count in counts.items():
+            if other != size:
+                self.problems.append(
+                    f"{name}: {count} images of {other[0]}x{other[1]} pixels are left out, the others have "
+                    f"{size[0]}x{size[1]}"
+                )
+        kept = [i for i, each in enumerate(entry.sizes) if each == size]
+        columns = (np.array(values, dtype=np.int64)[kept] for values in (entry.stamps, entry.logs, entry.places))
+        return TopicIndex(name, entry.msgtype, entry.frame_id, size, entry.encoding, *columns)
+
+    def finish(self, unsupported: dict[str, str], start_ns: int, end_ns: int) -> BagIndex:
+        for (topic, what), (count, first) in self._bad.items():
+            self.problems.append(f"{topic}: {count} messages cannot be used, the first at log time {first} ns: {what}")
+        topics = {name: self._finish_topic(name, entry) for name, entry in self.topics.items()}
+        poses = tuple(
+            PoseSeries(parent, child, topic, np.array(stamps, dtype=np.int64), np.array(values))
+            for (topic, parent, child), (stamps, values) in self.poses.items()
+        )
+        intrinsics = {topic: tuple(values) for topic, values in self.intrinsics.items()}
+        return BagIndex(self.path, topics, intrinsics, poses, unsupported, tuple(self.problems), start_ns, end_ns)
+
+
+def _checked_size(message: Any) -> tuple[int, int]:
+    """Width and height of an image; ValueError where its data cannot hold it."""
+    if not hasattr(message, "encoding"):
+        return image_size(memoryview(message.data))
+    size = (int(message.width), int(message.height))
+    if len(message.data) < message.step * message.height or min(size) < 1:
+        raise ValueError(f"{size[0]}x{size[1]} pixels of {message.encoding} in {len(message.data)} bytes")
+    return size
+
+
+def _encoding(message: Any) -> str:
+    """That of a raw image; of a compressed one the word before the first ";", where image_transport puts it."""
+    return message.encoding if hasattr(message, "encoding") else message.format.split(";")[0].strip()
+
+
+def _build(path: Path, on_progress: Callable[[float], None] | None) -> BagIndex:
+    reader, builder = open_bag(path), _Builder(path)
+    try:
+        start, end = reader.start_time, reader.end_time
+        wanted = [connection for connection in reader.connections if connection.msgtype in _INDEXED]
+        unsupported = {c.topic: c.msgtype for c in reader.connections if c.msgtype not in _INDEXED}
+        if not reader.message_count:
+            raise BagError(f"{path} is empty; record again")
+        for begin in range(start, end, _SLICE_NS):
+            stop = min(begin + _SLICE_NS, end)
+            places: dict[tuple[str, int], int] = defaultdict(int)
+            try:
+                for connection, log_ns, data in reader.messages(wanted, start=begin, stop=stop) if wanted else ():
+                    topic = connection.topic
+                    builder.add(topic, connection.msgtype, log_ns, places[topic, log_ns], data)
+                    places[topic, log_ns] += 1
+            except Exception as error:  # rosbags raises what its storage libraries raise
+                builder.problems.append(
+                    f"from {(begin - start) * 1e-9:.1f} to {(stop - start) * 1e-9:.1f} s the file cannot be read "
+                    f"completely, the rest of that stretch is left out: {error}"
+                )
+            if on_progress:
+                on_progress((stop - start) / (end - start))
+    finally:
+        with suppress(Exception):  # whatever state its file is in
+            reader.close()
+    return builder.finish(unsupported, start, end)
+
+
+# ---- cache ---------------------------------------------------------------------------------------------------------
+
+
+def cache_path(path: Path) -> Path:
+    """Where the index of a bag is kept."""
+    if path.is_file():
+        return path.parent / f".{path.name}.gaussianocc_index.npz"
+    return path / ".gaussianocc_index.npz"
+
+
+def _fingerprint(path: Path) -> list[list[Any]]:
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in bag_files(path)]
+
+
+def _write_cache(index: BagIndex, files: list[list[Any]]) -> None:
+    arrays: dict[str, Any] = {}
+    for i, topic in enumerate(index.topics.values()):
+        arrays[f"topic{i}"] = np.stack([topic.stamps_ns, topic.logs_ns, topic.places])
+    for i, series in enumerate(index.poses):
+        arrays[f"stamps{i}"], arrays[f"poses{i}"] = series.stamps_ns, series.T_parent_child
+    meta = {
+        "version": _VERSION,
+        "files": files,
+        "topics": [[t.topic, t.msgtype, t.frame_id, t.size, t.encoding] for t in index.topics.values()],
+        "poses": [[s.parent, s.child, s.topic] for s in index.poses],
+        "intrinsics": {k: [[log_ns, asdict(v)] for log_ns, v in values] for k, values in index.intrinsics.items()},
+        "unsupported": index.unsupported,
+        "problems": index.problems,
+        "span": [index.start_ns, index.end_ns],
+    }
+    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+    target = cache_path(index.path)
+    try:
+        unfinished = target.with_name(f"{target.name}.{os.getpid()}")
+        try:
+            with unfinished.open("wb") as stream:
+                np.savez(stream, **arrays)
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:  # read-only media: indexing again is all that is lost
+        _log.info("the index of %s is not kept: %s", index.path, error.strerror)
+
+
+def _read_cache(path: Path) -> BagIndex | None:
+    target = cache_path(path)
+    if not target.is_file():
+        return None
+    try:
+        with np.load(target, allow_pickle=False) as file:
+            meta = json.loads(file["meta"].tobytes())
+            if meta["version"] != _VERSION or meta["files"] != _fingerprint(path):
+                return None
+            topics = {
+                name: TopicIndex(name, msgtype, frame, (size[0], size[1]), encoding, *file[f"topic{i}"])
+                for i, (name, msgtype, frame, size, encoding) in enumerate(meta["topics"])
+            }
+            poses = tuple(
+                PoseSeries(parent, child, topic, file[f"stamps{i}"], file[f"poses{i}"])
+                for i, (parent, child, topic) in enumerate(meta["poses"])
+            )
+        intrinsics = {k: tuple((s, _as_intrinsics(v)) for s, v in values) for k, values in meta["intrinsics"].items()}
+        return BagIndex(path, topics, intrinsics, poses, meta["unsupported"], tuple(meta["problems"]), *meta["span"])
+    except Exception as error:  # numpy, zipfile and json raise half a dozen kinds; the bag itself is what counts
+        _log.info("the index %s is not used: %s", target, error)
+        return None
+
+
+def _as_intrinsics(values: dict[str, Any]) -> Intrinsics:
+    plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    return Intrinsics(**plain)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sensor messages -> numpy, without ROS: attributes are all that is read, so messages of rclpy and of rosbags work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS, can_reduce, decode_rgb
+from gaussianocc_core.errors import CalibrationError, GaussianOccError
+from gaussianocc_core.geometry.transforms import make_transform, quat_to_matrix
+from gaussianocc_core.types import EQUIDISTANT, PINHOLE
+
+
+class ImageError(GaussianOccError):
+    """An image message cannot be turned into pixels."""
+
+
+# ---- poses ---------------------------------------------------------------------------------------------------------
+
+
+def decode_transform(transform: Any) -> Float[np.ndarray, "4 4"]:
+    """T_parent_child of a geometry_msgs/Transform; ROS's quaternion order x y z w ends here."""
+    q, t = transform.rotation, transform.translation
+    quat = np.array([q.w, q.x, q.y, q.z], dtype=np.float64)
+    translation = np.array([t.x, t.y, t.z], dtype=np.float64)
+    if not (np.isfinite(quat).all() and np.isfinite(translation).all() and np.linalg.norm(quat) > 1e-6):
+        raise CalibrationError(
+            f"not a rigid transform: rotation x y z w = {q.x}, {q.y}, {q.z}, {q.w}, translation {t.x}, {t.y}, {t.z}"
+        )
+    return make_transform(quat_to_matrix(quat), translation)
+
+
+# ---- images --------------------------------------------------------------------------------------------------------
+
+# Encoding -> bytes per channel, channels, OpenCV conversion to RGB. OpenCV names a Bayer pattern after the second row's
+# second and third pixel, ROS after the first row's first two, hence the crossed letters.
+_ENCODINGS: dict[str, tuple[int, int, int | None]] = {
+    "rgb8": (1, 3, None),
+    "bgr8": (1, 3, cv2.COLOR_BGR2RGB),
+    "rgba8": (1, 4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (1, 4, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, 1, cv2.COLOR_GRAY2RGB),
+    "rgb16": (2, 3, None),
+    "bgr16": (2, 3, cv2.COLOR_BGR2RGB),
+    "mono16": (2, 1, cv2.COLOR_GRAY2RGB),
+    "bayer_rggb8": (1, 1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": (1, 1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": (1, 1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": (1, 1, cv2.COLOR_BayerGB2RGB),
+    "yuv422": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (1, 2, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": (1, 2, cv2.COLOR_YUV2RGB_YUY2),
+}
+
+
+def decode_image(
+    message: Any,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    raw_to_rgb: Callable[[Any], UInt8[np.ndarray, "H W 3"]] | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of a sensor_msgs/Image or CompressedImage (JPEG, PNG); ImageError says what is wrong with it.
+
+    raw_to_rgb: decodes an Image instead of ours; its ValueError says what does not fit.
+    """
+    return decode_reduced(message, 1, max_pixels, raw_to_rgb)[0]
+
+
+def decode_reduced(
+    message: Any,
+    reduce: int,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    raw_to_rgb: Callable[[Any], UInt8[np.ndarray, "H W 3"]] | None = None,
+) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+    """The image, and how many native pixels a side became one: `reduce` (1, 2, 4 or 8) if it is a JPEG, else 1."""
+    try:
+        if not hasattr(message, "encoding"):
+            data = memoryview(message.data)
+            return decode_rgb(data, max_pixels, reduce), reduce if can_reduce(data) else 1
+        _check_size(message.width, message.height, max_pixels)
+        return (raw_to_rgb or raw_image_to_rgb)(message), 1
+    except (ValueError, cv2.error) as error:  # OpenCV: a size that the encoding cannot have
+        raise ImageError(f"image cannot be decoded: {' '.join(str(error).split())}") from None
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1 or width * height > max_pixels:
+        raise ValueError(f"it says that it has {width}x{height} pixels; between 1 and {max_pixels} are accepted")
+
+
+def raw_image_to_rgb(message: Any) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of a sensor_msgs/Image; ValueError says what does not fit. 16 bits keep the upper 8."""
+    if message.encoding not in _ENCODINGS:
+        raise ValueError(f"encoding {message.encoding!r} is not supported; known are {', '.join(_ENCODINGS)}")
+    depth, channels, code = _ENCODINGS[message.encoding]
+    height, width, step = message.height, message.width, message.step
+    row = width * channels * depth
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    if width < 1 or height < 1 or step < row or data.size < step * height:
+        raise ValueError(
+            f"{width}x{height} {message.encoding} needs step >= {row} and step x height bytes, "
+            f"got step {step} and {data.size} bytes"
+        )
+    rows = data[: step * height].reshape(height, step)[:, :row]
+    if depth == 2:
+        high = 0 if message.is_bigendian else 1
+        rows = rows[:, high::2]
+    pixels = np.ascontiguousarray(rows).reshape(height, width, channels)
+    return pixels if code is None else cv2.cvtColor(pixels, code)
+
+
+# ---- calibration ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """One camera's CameraInfo in our terms (types.Cameras holds N of them with T_ego_cam)."""
+
+    matrix: tuple[float, ...]  # K, row by row, pixels of the image of this width and height
+    width: int
+    height: int
+    model: str  # types.CAMERA_MODELS
+    distortion: tuple[float, ...]  # OpenCV's order; () means none
+    frame_id: str
+
+
+_MODELS = {
+    "": (PINHOLE, (0,)),
+    "plumb_bob": (PINHOLE, (0, 4, 5)),
+    "rational_polynomial": (PINHOLE, (0, 4, 5, 8)),
+    "equidistant": (EQUIDISTANT, (0, 4)),
+}
+
+
+def decode_camera_info(message: Any, camera: str) -> Intrinsics:
+    """K, lens model and distortion of the image as it is published: binning and region of interest are applied."""
+    K = np.array(message.k, dtype=np.float64).reshape(3, 3)
+    distortion = tuple(float(value) for value in message.d)
+    width, height = int(message.width), int(message.height)
+    if not np.isfinite(K).all() or not np.isfinite(distortion).all():
+        raise CalibrationError(f"camera {camera}: CameraInfo holds values that are not finite; calibrate the camera")
+    if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal(K[2], (0, 0, 1)):
+        raise CalibrationError(
+            f"camera {camera}: CameraInfo has no usable K (fx {K[0, 0]:g}, fy {K[1, 1]:g}, last row "
+            f"{K[2].tolist()}); an uncalibrated driver publishes zeros: calibrate the camera or use rig_file"
+        )
+    if width < 1 or height < 1:
+        raise CalibrationError(f"camera {camera}: CameraInfo says {width}x{height} pixels; set width and height")
+    if message.distortion_model not in _MODELS:
+        raise CalibrationError(
+            f"camera {camera}: distortion model {message.distortion_model!r} is not supported; "
+            f"use one of {', '.join(name for name in _MODELS if name)}"
+        )
+    model, counts = _MODELS[message.distortion_model]
+    if len(distortion) not in counts:
+        raise CalibrationError(
+            f"camera {camera}: distortion model {message.distortion_model!r} takes {' or '.join(map(str, counts))} "
+            f"coefficients, CameraInfo has {len(distortion)}"
+        )
+    if model == PINHOLE and not any(distortion):
+        distortion = ()  # four zeros are no distortion; for a fisheye they are the ideal equidistant lens
+
+    roi, binning = message.roi, (max(1, int(message.binning_x)), max(1, int(message.binning_y)))
+    if roi.width and roi.height:
+        K[0, 2] -= roi.x_offset
+        K[1, 2] -= roi.y_offset
+        width, height = int(roi.width), int(roi.height)
+    K[0] /= binning[0]
+    K[1] /= binning[1]
+    size = (width // binning[0], height // binning[1])
+    return Intrinsics(tuple(K.ravel().tolist()), *size, model, distortion, message.header.frame_id)
+
+
+# ---- point clouds --------------------------------------------------------------------------------------------------
+
+# sensor_msgs/PointField's numbers.
+POINT_DATATYPES = {
+    number: np.dtype(kind) for number, kind in enumerate(("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8"), start=1)
+}
+
+
+def decode_cloud(cloud: Any) -> np.ndarray:
+    """Structured array of the fields of a sensor_msgs/PointCloud2 (each of count 1), whatever padding lies between."""
+    order: Any = ">" if cloud.is_bigendian else "<"
+    layout = np.dtype(
+        {
+            "names": [field.name for field in cloud.fields],
+            "formats": [POINT_DATATYPES[field.datatype].newbyteorder(order) for field in cloud.fields],
+            "offsets": [field.offset for field in cloud.fields],
+            "itemsize": cloud.point_step,
+        }
+    )
+    return np.frombuffer(cloud.data, dtype=layout, count=cloud.width * cloud.height)

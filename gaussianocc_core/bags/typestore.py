@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rosbags library and its message definitions, ours included: a pip install has no msg/ folder."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from gaussianocc_core.errors import GaussianOccError
+
+OCCUPANCY_TYPE = "gaussianocc_ros/msg/SemanticOccupancy"
+# msg/SemanticOccupancy.msg without its comments, which say what each field means; a test keeps the two equal.
+OCCUPANCY_DEFINITION = """\
+uint8 UNOBSERVED=255
+std_msgs/Header header
+geometry_msgs/Pose origin
+geometry_msgs/Vector3 voxel_size
+uint32 size_x
+uint32 size_y
+uint32 size_z
+uint8[] labels
+uint8[] confidence
+string[] class_names
+uint8 free_label
+string[] cameras
+string model
+"""
+
+
+@lru_cache(maxsize=1)  # making it compiles code for every message, 0.05 s
+def open_typestore() -> Any:
+    """A rosbags typestore of ROS 2 Humble (the messages of a bag are the same from there on) that knows our type."""
+    from rosbags import typesys
+
+    store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+    store.register(typesys.get_types_from_msg(OCCUPANCY_DEFINITION, OCCUPANCY_TYPE))
+    return store
+
+
+@lru_cache(maxsize=1)
+def typestore() -> Any:
+    """Message definitions; these messages have the same ones and type hashes from Humble on."""
+    typesys = import_rosbags().typesys
+    return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+
+
+def import_rosbags() -> Any:
+    """The rosbags library, needed only where bags are read or written."""
+    try:
+        import rosbags.rosbag2
+        import rosbags.typesys
+    except ImportError as error:
+        raise GaussianOccError(f"bags need the rosbags library: pip install rosbags ({error})") from error
+    return rosbags
+
+

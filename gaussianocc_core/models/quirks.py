@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the published code does oddly, as values of one dataclass; no code asks for a "mode".
+
+`Quirks()` is how this project does it, `PUBLISHED` what the released weights were trained with. A model's configuration
+holds one, so a checkpoint always runs the way it was trained; functions take the values they need.
+
+Not here, because they are settings elsewhere: the contracted lattice with its moved border (`types.Lattice`), the fixed
+scales (`config.GaussianConfig`) and the position channels (`config.DecoderConfig.position`). Not reproduced at all:
+what went wrong around the networks (spec section m), such as batch norms of frozen pose networks that keep changing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from gaussianocc_core.geometry.cameras import PIXEL_CENTER
+from gaussianocc_core.models.lifting import OUR_LIFT, PUBLISHED_LIFT, LiftConstants
+from gaussianocc_core.rendering.geometry import GSPLAT, RasterConstants
+from gaussianocc_core.rendering.geometry import PUBLISHED as PUBLISHED_RASTER
+from gaussianocc_core.rendering.march import DEFAULT_MARCH, PUBLISHED_PROB, MarchSettings
+
+# The least blur that still covers the gaps between pixel centres. gsplat's 0.3 px^2 is half a pixel in standard
+# deviation: in an image of 88 pixels the road 28 m away then ends 0.2 m above itself, 7 m too near.
+OUR_RASTER = replace(GSPLAT, blur=0.05)
+HALF_SPACES = ("+x", "-x", "+y", "-y")
+
+
+@dataclass(frozen=True)
+class Quirks:
+    """Oddities of the published code (spec section m and where each is described). Defaults: ours."""
+
+    NAMED: ClassVar[Mapping[str, Quirks]] = {}  # for configuration files: `quirks: published`
+
+    # Spec b: sampling misaligned by up to half a feature pixel, zero padding, camera mean per channel over non-zeros.
+    lift: LiftConstants = OUR_LIFT
+    # Spec e: vertical size of footprints from the horizontal field of view, and where that rasteriser is not gsplat.
+    raster: RasterConstants = OUR_RASTER
+    # Spec c.3: only the first so many hourglasses add the skip from the input; None: all. Published: 2 of 3.
+    skipping_hourglasses: int | None = None
+    # Spec e.7: rendered depth divided by alpha; published: accumulated only, so too near where a surface is thin.
+    normalize_depth: bool = True
+    # Spec e: rendered depth is clamped to this, m; None: not at all. Published: (0.1, 80), also for DDAD's 200 m.
+    depth_range: tuple[float, float] | None = None
+    # Spec e: Gaussians a camera draws, as camera name -> half space of the ego frame beyond the camera's centre ("+x":
+    # x greater). Cameras of other names draw the half space that they look into most. (): every camera draws all.
+    half_spaces: tuple[tuple[str, str], ...] = ()
+    # Spec e, volume rendering: rays that end at a wall, dropped samples that read ones.
+    march: MarchSettings = DEFAULT_MARCH
+    # Spec g.1: where the photometric warp takes pixel centres to lie; everything else has them at 0.5. Published: 0.
+    warp_pixel_center: float = PIXEL_CENTER
+    # Spec i: a voxel is occupied where any class has a higher logit than free space. That is not what rendering saw: a
+    # class logit of 5 beside a free logit of 3 is a voxel of 5 % opacity. Ours: where the opacity is above one half.
+    occupied_by_argmax: bool = False
+    # Spec i: the occupancy query stands half a mean lattice cell above a voxel's low corner, whatever the voxel size.
+    lattice_shift: bool = False
+
+    def __post_init__(self) -> None:
+        for name, half_space in self.half_spaces:
+            if half_space not in HALF_SPACES:
+                raise ValueError(f"half_spaces: {name} has {half_space!r}, expected one of {HALF_SPACES}")
+        if self.depth_range is not None and not 0 <= self.depth_range[0] < self.depth_range[1]:
+            raise ValueError(f"depth_range: expected 0 <= near < far in metres, got {self.depth_range}")
+
+
+# The published ring, counter-clockwise from the front, as this project's rigs, nuScenes and DDAD name it.
+_RING = ("+x", "+y", "+y", "-x", "-y", "-y")
+_RING_NAMES = (
+    ("front", "front_left", "back_left", "back", "back_right", "front_right"),
+    ("CAM_FRONT", "CAM_FRONT_LEFT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT", "CAM_FRONT_RIGHT"),
+    ("CAMERA_01", "CAMERA_05", "CAMERA_07", "CAMERA_09", "CAMERA_08", "CAMERA_06"),
+)
+
+PUBLISHED = Quirks(
+    lift=PUBLISHED_LIFT,
+    raster=PUBLISHED_RASTER,
+    skipping_hourglasses=2,
+    normalize_depth=False,
+    depth_range=(0.1, 80.0),
+    half_spaces=tuple(pair for names in _RING_NAMES for pair in zip(names, _RING, strict=True)),
+    march=PUBLISHED_PROB,
+    warp_pixel_center=0.0,
+    occupied_by_argmax=True,
+    lattice_shift=True,
+)
+
+Quirks.NAMED = {"ours": Quirks(), "published": PUBLISHED}

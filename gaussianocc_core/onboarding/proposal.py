@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training configurations for a rig that nobody has seen before: grid, depth range, files for both stages."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from gaussianocc_core.config import from_dict
+from gaussianocc_core.data.bag import BagEntry, BagSource
+from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.files import write_file
+from gaussianocc_core.geometry.rig_file import save_rig
+from gaussianocc_core.models.config import ModelConfig
+from gaussianocc_core.onboarding.inspection import Inspection
+from gaussianocc_core.training.config import TrainConfig
+from gaussianocc_core.training.gsv import GsvConfig
+from gaussianocc_core.training.hints import HintSettings
+from gaussianocc_core.training.loader import TrainingSet
+from gaussianocc_core.training.stages import build_stage
+
+_VOXELS = 100  # from the middle of the grid to its side
+_HEIGHTS = 16
+# Horizontal extent of the cameras' places (m) from which on a robot gets voxels of this size (m).
+_VOXEL_SIZES = ((1.5, 0.4), (0.8, 0.3), (0.4, 0.2), (0.0, 0.1))
+_FAST = 3.0  # m/s; what drives so fast must see as far as a car
+_EPOCHS = 5.0
+_LEAST_STEPS, _MOST_STEPS = 1400, 20_000
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to train a rig with, as it stands in the files."""
+
+    stage1: dict[str, Any]
+    stage2: dict[str, Any]
+    voxel_size: float  # m
+    steps: int  # of either stage
+    labelled: bool  # whether stage 2 learns classes
+
+
+def propose(
+    source: BagSource, found: Inspection, samples: int, masks: str = "", voxel_size: float | None = None
+) -> Proposal:
+    """samples: of all bags; masks: folder of self-occlusion masks, or ""; voxel_size: in m, None: by size and speed."""
+    places = source.cameras.T_ego_cam[:, :3, 3].double().numpy()
+    extent = float(np.ptp(places[:, :2], axis=0).max())
+    fast = found.motion is not None and found.motion.speed_m_s > _FAST
+    voxel = voxel_size or (0.4 if fast else next(size for least, size in _VOXEL_SIZES if extent >= least))
+    side, factor = _VOXELS * voxel, voxel / ModelConfig().grid.voxel_size
+    low = -round(max(2.5, -min(0.0, float(places[:, 2].min())) / voxel) * voxel, 3)  # also below cameras on a mast
+    high = round(low + _HEIGHTS * voxel, 3)
+    defaults = ModelConfig()
+    model = {
+        "name": "tiny",
+        "lattice": {"low": [-side, -side, low], "high": [side, side, high], "shape": list(defaults.lattice.shape)},
+        "grid": {"origin": [-side, -side, low], "voxel_size": voxel, "shape": [2 * _VOXELS, 2 * _VOXELS, _HEIGHTS]},
+        "gaussians": {"scale": [round(factor * value, 4) for value in defaults.gaussians.scale]},
+        "depth": {
+            "near": round(max(0.1, factor * defaults.depth.near), 3),
+            "far": round(factor * defaults.depth.far, 2),
+            "first": round(factor * defaults.depth.first, 2),
+            # A robot's base frame may lie at its axles; where cameras overlap, they know the scale themselves.
+            "metric_ground": not found.overlaps,
+        },
+        "reach": round(factor * GsvConfig().reach, 1) if found.labelled else 0.0,  # without classes all is one
+    }
+    overlap = {"near": max(0.3, round(factor, 2)), "far": round(factor * 80.0, 1)}
+    config = source.config
+    bag: dict[str, Any] = {"path": config.path, "cameras": list(source.cameras.names)}
+    for name in ("image_topic", "camera_info_topic", "rig", "odometry_topic", "labels", "begin", "end"):
+        if getattr(config, name):
+            bag[name] = getattr(config, name)
+    for name in ("ego_frame", "fixed_frame", "slop", "neighbour_time"):
+        bag[name] = getattr(config, name)
+    bag["least_motion"] = config.least_motion or (_useful_motion(found, voxel))
+    data: dict[str, Any] = {"bag": bag, "masks": masks, "max_gap": round(max(0.7, 1.5 * config.neighbour_time), 2)}
+    steps = int(np.clip(_EPOCHS * samples, _LEAST_STEPS, _MOST_STEPS))
+    rates = {"learning_rate": 1.5e-3, "encoder_learning_rate": 1.5e-3}
+    hints = {"nearest": round(factor * HintSettings().nearest, 2)}
+    gsp: dict[str, Any] = {"overlap": overlap, "hints": hints}
+    gsv: dict[str, Any] = {
+        "background_depth": round(2.0 * side, 1),
+        "hints": hints,
+        "thickness": round(factor * GsvConfig().thickness, 2),
+        "reach": round(factor * GsvConfig().reach, 1),
+    }
+    if not found.overlaps:  # then only odometry knows the scale
+        if found.motion is None:
+            raise ConfigError(
+                "no two cameras see the same and the bag has no odometry: nothing says how far away anything is. "
+                "Record odometry (/tf or nav_msgs/Odometry), or turn cameras so that neighbours share a part of a view"
+            )
+        gsp["cross_weight"], gsv["ego_motion"] = 0.0, "sensor"
+    stage1 = {"stage": "gsp", "steps": steps, **rates, "model": model, "data": {**data, "semantics": False},
+              "gsp": gsp}  # fmt: skip
+    stage2 = {"stage": "gsv", "steps": steps // 2, "learning_rate": 2e-3, "encoder_learning_rate": 2e-4,
+              "model": model, "data": data, "gsv": gsv}  # fmt: skip
+    return Proposal(stage1, stage2, voxel, steps, found.labelled > 0)
+
+
+def _useful_motion(found: Inspection, voxel: float) -> float:
+    """Least motion to a neighbour that is worth training on, in m; 0 where the bag has no odometry."""
+    if found.motion is None or found.motion.still_share < 0.02:
+        return 0.0
+    return round(min(0.25 * voxel, 0.5 * found.motion.neighbour_m), 3)
+
+
+def measure_step(proposal: Proposal, entry: BagEntry) -> float:
+    """Seconds of one training step of stage 1 on this machine, on CPU or GPU; the second step is measured."""
+    config = from_dict(TrainConfig, proposal.stage1, "proposal")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = (config.model.image_width, config.model.image_height)
+    data = TrainingSet([entry], replace(config.data, on_bad_sample="stop"), size, config.model.fisheye_fov_deg, 0)
+    stage = build_stage(config).to(device).train()
+    took = 0.0
+    for _ in range(2):
+        began = time.monotonic()
+        stage(data[(0, 0)].to(device), 0.5)["total"].backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        took = time.monotonic() - began
+    return took
+
+
+def check_free(path: Path) -> tuple[Path, Path, Path, Path]:
+    """The files that `write_proposal` makes for a path: stage 1, stage 2, rig, node. ConfigError if one is there."""
+    gsv, rig, node = (path.with_name(f"{path.stem}_{part}.yaml") for part in ("gsv", "rig", "node"))
+    files = path, gsv, rig, node
+    for each in files:
+        if each.is_dir():
+            raise ConfigError(f"{each} is a folder; give a file name, such as {each / 'my_robot.yaml'}")
+        if each.exists():
+            raise ConfigError(f"{each} exists already; choose another --write-config, or remove it")
+    return files
+
+
+def write_proposal(proposal: Proposal, source: BagSource, path: Path) -> tuple[Path, ...]:
+    """Both stages' configurations, the rig and the node's parameters: PATH, and PATH with _gsv, _rig and _node.
+
+    ConfigError if one exists.
+    """
+    path, second, rig, node = check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run, second_run = (Path("runs") / each.stem / "model.safetensors" for each in (path, second))
+    head = "# SPDX-License-Identifier: Apache-2.0\n# Proposed by tools/inspect_bag.py; change what you know better.\n"
+    values = {**_node_parameters(source), "checkpoint": str(second_run.absolute())}
+    if not proposal.labelled:  # then classes mean nothing, and anything between the heights is in the way
+        values["traversable_classes"] = [""]
+    if masks := proposal.stage1["data"]["masks"]:
+        values["mask_dir"] = str(Path(masks).absolute())
+    parameters = {"/**": {"ros__parameters": values}}
+    for target, content, command in (
+        (path, proposal.stage1, f"python -m gaussianocc_core.train {path}"),
+        (second, proposal.stage2, f"python -m gaussianocc_core.train {second} first_stage={run}"),
+        (node, parameters, f"ros2 launch gaussianocc_ros occ.launch.py params_file:={node}"),
+    ):
+        text = f"{head}#   {command}\n{yaml.safe_dump(content, sort_keys=False, default_flow_style=None)}"
+        write_file(target, text.encode())
+    save_rig(source.cameras, rig)
+    return path, second, rig, node
+
+
+def _node_parameters(source: BagSource) -> dict[str, Any]:
+    """What the node needs to find the bag's cameras on the robot."""
+    config = source.config
+    values: dict[str, Any] = {
+        "cameras": list(source.cameras.names), "ego_frame": config.ego_frame, "fixed_frame": config.fixed_frame,
+        "slop": config.slop,
+    }  # fmt: skip
+    for name, topics in (
+        ("image_topic", {each.name: each.images for each in source.topics}),
+        ("camera_info_topic", {} if config.rig else {each.name: each.info for each in source.topics}),
+    ):
+        if not topics:
+            continue
+        patterns = {topic.replace(f"/{camera}/", "/{camera}/") for camera, topic in topics.items()}
+        if len(patterns) == 1 and all("{camera}" in pattern for pattern in patterns):
+            values[name] = patterns.pop()
+        else:
+            values[f"{name}s"] = [topics[camera] for camera in source.cameras.names]
+    if config.rig:
+        values["rig_file"] = str(Path(config.rig).absolute())
+    return values

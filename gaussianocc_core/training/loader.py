@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples at network size, in batches, for every training stage and whatever source they come from.
+
+What a batch holds depends on (seed, epoch, position) and nothing else: not on the number of workers or processes, nor
+on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from gaussianocc_core.data.sources import DataConfig, Entry
+from gaussianocc_core.errors import BagError, DatasetError, GaussianOccError
+from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.labels import IGNORE
+from gaussianocc_core.types import Cameras, Sample
+
+_MAX_SUBSTITUTES = 10
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ColourJitter:
+    """One change of colours for all images of a sample; the identity by default."""
+
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0  # turns
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples of one rig size at network size. Frame 0 is now, frames 1 and 2 are the neighbours of `STEPS`."""
+
+    tokens: tuple[str, ...]
+    images: UInt8[Tensor, "B T N 3 H W"]
+    cameras: Cameras  # of this size, leading dimension B; static calibration
+    valid: Bool[Tensor, "B N H W"]  # true where a pixel has a source and does not show the robot itself
+    T_target_now: Float[Tensor, "B S 4 4"]  # ego frame now -> at the neighbour, from sensor poses; NaN: unknown
+    semantics: UInt8[Tensor, "B N H W"] | None  # Occ3D ids, 17 is sky, 255 no label
+    jitter: tuple[ColourJitter, ...]
+    problems: tuple[str, ...] = ()  # samples that could not be used and what is wrong with them
+    # Cameras of a set fire one after another: time of each image after the anchor's, as a share of the time to the
+    # neighbour on that side; negative: before. None: at once.
+    lags: Float[Tensor, "B N"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            cameras=self.cameras.to(device),
+            valid=self.valid.to(device, non_blocking=True),
+            T_target_now=self.T_target_now.to(device),
+            lags=None if self.lags is None else self.lags.to(device),
+            semantics=None if self.semantics is None else self.semantics.to(device, non_blocking=True),
+        )
+
+    def colours(self) -> Float[Tensor, "B T N 3 H W"]:
+        """RGB 0-1 as recorded: what photometric losses compare."""
+        return self.images.float() / 255.0
+
+    def jittered(self) -> Float[Tensor, "B T N 3 H W"]:
+        """RGB 0-1 with each sample's colour change: what networks see."""
+        return torch.stack([jitter_colours(s, j) for s, j in zip(self.colours(), self.jitter, strict=True)])
+
+
+class TrainingSet(Dataset):
+    """Entries -> batches of one, addressed by (epoch, index); picklable, for workers of any start method."""
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        config: DataConfig,
+        size: tuple[int, int],
+        fisheye_fov_deg: float,
+        seed: int,
+    ) -> None:
+        """size: (width, height) of the network's images."""
+        self.entries = tuple(entries)
+        self.config, self.size, self.fisheye_fov_deg, self.seed = config, size, fisheye_fov_deg, seed
+        self._rectifiers: dict[Any, Rectifier] = {}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, index = key
+        problems: list[str] = []
+        for offset in range(_MAX_SUBSTITUTES):
+            place = (index + offset) % len(self.entries)
+            entry = self.entries[place]
+            try:
+                sample = entry.load()
+            except (BagError, DatasetError) as error:
+                if self.config.on_bad_sample == "stop":
+                    raise
+                problems.append(f"sample {entry.token} of {entry.scene} is not used: {error}")
+                continue
+            for path, count in sample.meta.get("unknown_label_pixels", {}).items():
+                problems.append(f"2D labels {path}: {count} pixels of unknown ids are ignored")
+            random = np.random.default_rng([self.seed, epoch, place])
+            batch = prepare(sample, self.rectifier(sample.cameras))
+            batch = replace(batch, problems=tuple(problems), jitter=(_draw_jitter(random, self.config.jitter),))
+            return mirror(batch) if random.random() < self.config.mirror else batch
+        raise DatasetError(f"{_MAX_SUBSTITUTES} samples in a row cannot be read; the last: {problems[-1]}")
+
+    def rectifier(self, cameras: Cameras) -> Rectifier:
+        """Of a rig, to the network's size; made once."""
+        key = (cameras.names, cameras.width, cameras.height, cameras.model, cameras.distortion,
+               cameras.intrinsics.numpy().tobytes(), cameras.T_ego_cam.numpy().tobytes())  # fmt: skip
+        if key not in self._rectifiers:
+            self._rectifiers[key] = Rectifier(cameras, *self.size, self.fisheye_fov_deg)
+        return self._rectifiers[key]
+
+
+def prepare(sample: Sample, rectifier: Rectifier) -> Batch:
+    """A batch of one: images rectified and resized, labels and masks brought to the same pixels."""
+    frames = [sample.images, *(neighbour.images for neighbour in sample.neighbours)]
+    images = np.stack([rectifier(frame) for frame in frames])  # (T, N, h, w, 3)
+    valid = rectifier.valid_mask
+    if sample.static_masks is not None:
+        masks = [np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=-1) for mask in sample.static_masks]
+        valid = valid & (rectifier(masks)[..., 0] == 255)
+    cameras = rectifier.cameras
+    semantics = None
+    if sample.semantics is not None:
+        semantics = torch.from_numpy(np.stack([rectifier.rectify_labels(i, each, IGNORE)
+                                               for i, each in enumerate(sample.semantics)]))[None]  # fmt: skip
+    return Batch(
+        tokens=(sample.token,),
+        images=torch.from_numpy(images).permute(0, 1, 4, 2, 3)[None],
+        cameras=replace(cameras, intrinsics=cameras.intrinsics[None], T_ego_cam=cameras.T_ego_cam[None]),
+        valid=torch.from_numpy(valid)[None],
+        T_target_now=_sensor_motion(sample)[None],
+        semantics=semantics,
+        jitter=(ColourJitter(),),
+        lags=_lags(sample)[None],
+    )
+
+
+def _lags(sample: Sample) -> Float[Tensor, " N"]:
+    after = np.array(sample.camera_stamps_ns or (sample.stamp_ns,) * len(sample.cameras)) - sample.stamp_ns
+    lags = np.zeros(len(after))
+    for neighbour in sample.neighbours:
+        side = np.sign(after) == neighbour.step
+        lags[side] = after[side] / abs(neighbour.camera_stamps_ns[0] - sample.stamp_ns)
+    return torch.from_numpy(lags).float()
+
+
+def _sensor_motion(sample: Sample) -> Float[Tensor, "S 4 4"]:
+    """Ego motion to each neighbour by the poses at the anchor camera's image times; NaN where there are none."""
+    motions = []
+    for neighbour in sample.neighbours:
+        if neighbour.T_world_ego_per_camera is None or sample.T_world_ego_per_camera is None:
+            motions.append(np.full((4, 4), np.nan))
+        else:
+            motions.append(np.linalg.inv(neighbour.T_world_ego_per_camera[0]) @ sample.T_world_ego_per_camera[0])
+    return torch.from_numpy(np.array(motions).reshape(-1, 4, 4)).float()
+
+
+def mirror(batch: Batch) -> Batch:
+    """The same street seen in a mirror at y = 0: another sample for free, with left and right exchanged."""
+    device = batch.images.device
+    flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], device=device))  # image columns, camera x
+    side = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0], device=device))  # ego y
+    cameras = batch.cameras
+    intrinsics = cameras.intrinsics.clone()
+    intrinsics[..., 0, 2] = torch.tensor(cameras.width, device=device) - intrinsics[..., 0, 2]
+    return replace(
+        batch,
+        images=batch.images.flip(-1),
+        cameras=replace(cameras, intrinsics=intrinsics, T_ego_cam=side @ cameras.T_ego_cam @ flip),
+        valid=batch.valid.flip(-1),
+        T_target_now=side @ batch.T_target_now @ side,
+        semantics=None if batch.semantics is None else batch.semantics.flip(-1),
+    )
+
+
+def collate(batches: Sequence[Batch]) -> Batch:
+    """Batches of one -> one; all rigs must have the same number of cameras. Who has no labels beside others that do has
+    none at any pixel."""
+    names = {len(batch.cameras) for batch in batches}
+    if len(names) != 1:
+        raise DatasetError(f"samples of {sorted(names)} cameras cannot share a batch; use batch_size=1")
+    labelled = any(batch.semantics is not None for batch in batches)
+    labels = [torch.full_like(batch.valid, IGNORE, dtype=torch.uint8) if batch.semantics is None else batch.semantics
+              for batch in batches]  # fmt: skip
+    cameras = [batch.cameras for batch in batches]
+    lags = [batch.lags for batch in batches if batch.lags is not None]
+    return Batch(
+        tokens=sum((batch.tokens for batch in batches), ()),
+        images=torch.cat([batch.images for batch in batches]),
+        cameras=replace(
+            cameras[0],
+            intrinsics=torch.cat([each.intrinsics for each in cameras]),
+            T_ego_cam=torch.cat([each.T_ego_cam for each in cameras]),
+        ),
+        valid=torch.cat([batch.valid for batch in batches]),
+        T_target_now=torch.cat([batch.T_target_now for batch in batches]),
+        semantics=torch.cat(labels) if labelled else None,
+        jitter=sum((batch.jitter for batch in batches), ()),
+        problems=sum((batch.problems for batch in batches), ()),
+        lags=torch.cat(lags) if len(lags) == len(batches) else None,
+    )
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Keys of the batches of one process, for ever, from any step on.
+
+    A global step takes `accumulation * processes * batch_size` samples in a row of each epoch's permutation; the rest
+    of an epoch that fills no step is left out. Processes and accumulation share them in the same order, so two
+    processes see what one sees with accumulation 2.
+    """
+
+    def __init__(
+        self, count: int, seed: int, batch_size: int = 1, accumulation: int = 1, rank: int = 0, processes: int = 1,
+        first_step: int = 0,
+    ) -> None:  # fmt: skip
+        self.per_step = batch_size * accumulation * processes
+        self.count, self.seed, self.first_step = max(count, self.per_step), seed, first_step
+        self.samples, self.batch_size, self.accumulation = count, batch_size, accumulation
+        self.rank, self.processes = rank, processes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.count // self.per_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        step = self.first_step
+        while True:
+            epoch, within = divmod(step, self.steps_per_epoch)
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.count) % self.samples
+            for each in range(within, self.steps_per_epoch):
+                for turn in range(self.accumulation):
+                    start = each * self.per_step + (turn * self.processes + self.rank) * self.batch_size
+                    yield [(epoch, int(index)) for index in order[start : start + self.batch_size]]
+                step += 1
+
+
+def load_batches(data: TrainingSet, sampler: EpochSampler, workers: int) -> Iterator[Batch]:
+    """Batches for ever. Workers are spawned: a forked one dies once a parallel Numba kernel has run here."""
+    loader = DataLoader(
+        data,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_prepare_worker if workers else None,
+    )
+    batches = iter(loader)
+    while True:
+        try:
+            yield next(batches)
+        except GaussianOccError as error:
+            # torch puts the traceback of a worker before the message.
+            message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+            raise DatasetError(message) from error
+
+
+def _prepare_worker(_: int) -> None:
+    import signal
+
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process' to answer
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+# ---- colours -------------------------------------------------------------------------------------------------------
+
+_LUMINANCE = (0.299, 0.587, 0.114)
+# RGB -> luminance and two colour axes (YIQ); turning those two is what changes the hue.
+_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+
+def _draw_jitter(random: np.random.Generator, probability: float) -> ColourJitter:
+    """Brightness, contrast, saturation +-0.2, hue +-0.1 with the given probability (spec section h)."""
+    values = random.uniform(-1, 1, 4)
+    if random.random() >= probability:
+        return ColourJitter()
+    brightness, contrast, saturation = 1.0 + 0.2 * values[:3]
+    return ColourJitter(float(brightness), float(contrast), float(saturation), 0.1 * float(values[3]))
+
+
+def jitter_colours(images: Float[Tensor, "*shape 3 H W"], jitter: ColourJitter) -> Float[Tensor, "*shape 3 H W"]:
+    """RGB 0-1 changed in brightness, contrast (about the mean luminance), saturation and hue."""
+    if jitter == ColourJitter():
+        return images
+    # Saturation and hue are one matrix; so is all of it but the mean that contrast needs.
+    device = images.device
+    luminance = torch.tensor(_LUMINANCE, device=device)
+    grey = luminance.expand(3, 3)
+    saturate = jitter.saturation * torch.eye(3, device=device) + (1.0 - jitter.saturation) * grey
+    angle = torch.tensor(2.0 * np.pi * jitter.hue)
+    turn = torch.eye(3)
+    turn[1:, 1:] = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
+    hue = (torch.linalg.inv(_YIQ) @ turn @ _YIQ).to(device)
+    bright = (images * jitter.brightness).clamp(0, 1)
+    mean = torch.einsum("c,...chw->...hw", luminance, bright).mean(dim=(-2, -1))[..., None, None, None]
+    contrasted = (mean + jitter.contrast * (bright - mean)).clamp(0, 1)
+    return torch.einsum("dc,...chw->...dhw", hue @ saturate, contrasted).clamp(0, 1)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What inspection says of bags whose contents are known, and what it proposes to train on them."""
+
+import numpy as np
+import pytest
+import yaml
+from support.robot_bags import RobotBag, header, message
+
+from gaussianocc_core.bags.index import open_index
+from gaussianocc_core.bags.recover import recover
+from gaussianocc_core.config import from_dict
+from gaussianocc_core.data.bag import BagSource, open_bags
+from gaussianocc_core.data.bag_cameras import BagConfig
+from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
+from gaussianocc_core.errors import BagError, ConfigError
+from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.geometry.rig_file import load_rig
+from gaussianocc_core.onboarding.inspection import Inspection, describe, inspect
+from gaussianocc_core.onboarding.inspection_picture import inspection_picture
+from gaussianocc_core.onboarding.proposal import propose, write_proposal
+from gaussianocc_core.training.config import TrainConfig
+
+
+def inspected(path, **settings) -> tuple[BagSource, Inspection]:
+    (source,) = open_bags(BagConfig(str(path), **settings))
+    return source, inspect(source, source.entries())
+
+
+def cloud(stamp_ns: int, points: np.ndarray) -> object:
+    """PointCloud2 of (P, 3) points in the frame `lidar`, with a column that nobody needs between y and z."""
+    rows = np.zeros(len(points), dtype=[("x", "<f4"), ("y", "<f4"), ("other", "<f4"), ("z", "<f4")])
+    for axis, name in enumerate("xyz"):
+        rows[name] = points[:, axis]
+    fields = [message("sensor_msgs/msg/PointField", name=name, offset=4 * i, datatype=7, count=1)
+              for i, name in enumerate(rows.dtype.names)]  # fmt: skip
+    return message("sensor_msgs/msg/PointCloud2", header=header(stamp_ns, "base_link"), height=1, width=len(rows),
+                   fields=fields, is_bigendian=False, point_step=16, row_step=rows.nbytes,
+                   data=rows.view(np.uint8).ravel(), is_dense=True)  # fmt: skip
+
+
+def test_rates_gaps_and_synchronisation_are_those_of_the_recording(tmp_path):
+    robot = RobotBag(frames=20)
+    lost = [robot.stamp(n, 1) for n in (8, 9, 10)]
+    robot.messages = [m for m in robot.messages if not m[0].startswith("/left/") or _stamp(m[2]) not in lost]
+    _, found = inspected(robot.write(tmp_path / "bag"))
+    front, left = found.cameras
+    assert (front.images, front.gaps, left.images, left.gaps) == (20, 0, 17, 1)
+    assert front.rate_hz == pytest.approx(10.0) and left.longest_gap_s == pytest.approx(0.4)
+    assert front.delay_ms == pytest.approx(20.0)
+    assert (found.sync.sets, found.sync.anchor_images, found.sync.missing["left"]) == (17, 20, 3)
+    assert found.sync.spread_ms == pytest.approx(7.0)
+    assert found.motion.speed_m_s == pytest.approx(1.0, rel=0.01)
+    assert found.motion.neighbour_m == pytest.approx(0.1, rel=0.01)
+    (overlap,) = found.overlaps
+    assert overlap.names == ("front", "left") and 0.1 < overlap.share < 0.6
+    text = describe(found)
+    for fact in ("17 sets of 20 images of front (85.0 %)", "missing: left 3 times", "1 gaps, the longest 0.40 s"):
+        assert fact in text
+
+
+def _stamp(content) -> int:
+    return content.header.stamp.sec * 1_000_000_000 + content.header.stamp.nanosec
+
+
+def test_a_rig_without_overlap_is_told_what_to_do(tmp_path):
+    source, found = inspected(RobotBag(cameras={"front": 0.0, "back": 180.0}).write(tmp_path / "bag"))
+    assert found.overlaps == () and found.alone == ("front", "back")
+    assert "Stage 1 cannot learn metric scale" in describe(found)
+    proposal = propose(source, found, 100)
+    assert proposal.stage1["gsp"]["cross_weight"] == 0.0 and proposal.stage2["gsv"]["ego_motion"] == "sensor"
+
+
+def test_lidar_falls_where_the_calibration_and_the_motion_say(tmp_path):
+    robot = RobotBag(frames=6)
+    ahead = np.array([[5.0, 0.0, 0.5], [5.0, 0.5, 1.0], [-5.0, 0.0, 0.5]])
+    scanned = robot.stamp(2, 0) + 30_000_000  # 30 ms, 3 cm, after the image
+    robot.add("/lidar/points", scanned, cloud(scanned, ahead))
+    source, found = inspected(robot.write(tmp_path / "bag"))
+    (lidar,) = found.lidars
+    assert lidar.in_view == {"front": 2, "left": 0} and "left: hardly a point in view" in describe(found)
+    (topic,) = lidar_topics(source)
+    cameras = Rectifier(source.cameras, 128, 96).cameras
+    entry = source.entries()[2]
+    front, _ = lidar_depths(source, topic, entry, cameras)
+    # The camera stands 0.3 m ahead of base_link and 0.5 m high; at the image's time the points were 3 cm farther away.
+    depth = 5.0 + 0.03 - 0.3
+    np.testing.assert_allclose(front[:, 2], depth, atol=1e-4)
+    np.testing.assert_allclose(front[:, 0], [64, 64 - 80 * 0.5 / depth], atol=1e-2)
+    np.testing.assert_allclose(front[:, 1], [48, 48 - 80 * 0.5 / depth], atol=1e-2)
+    assert lidar_depths(source, topic, source.entries()[5], cameras) is None  # 300 ms away
+    picture = inspection_picture(source, entry)
+    assert picture.shape[2] == 3 and picture.std() > 20
+
+
+def test_the_proposal_fits_robot_and_speed_and_is_a_configuration(tmp_path):
+    source, found = inspected(RobotBag().write(tmp_path / "bag"))  # cameras 0.3 m from the middle, 1 m/s
+    proposal = propose(source, found, 1000)
+    assert proposal.voxel_size == 0.1 and proposal.steps == 5000
+    for content in (proposal.stage1, proposal.stage2):
+        config = from_dict(TrainConfig, content)
+        assert config.model.grid.voxel_size == 0.1
+        assert config.model.lattice.low == config.model.grid.origin
+        assert config.model.lattice.high == pytest.approx(config.model.grid.upper)
+        assert config.data.bag.cameras == ("front", "left")
+    assert propose(source, found, 10, voxel_size=0.25).voxel_size == 0.25
+    stage1, stage2, rig, node = write_proposal(proposal, source, tmp_path / "out" / "mine.yaml")
+    (parameters,) = (section["ros__parameters"] for section in yaml.safe_load(node.read_text()).values())
+    assert parameters["cameras"] == ["front", "left"]
+    assert parameters["image_topic"] == "/{camera}/image_raw/compressed"
+    assert parameters["camera_info_topic"] == "/{camera}/camera_info"
+    assert stage1.name == "mine.yaml" and stage2.name == "mine_gsv.yaml"
+    np.testing.assert_allclose(load_rig(rig).T_ego_cam, source.cameras.T_ego_cam, atol=1e-5)
+    with pytest.raises(ConfigError, match="exists already"):
+        write_proposal(proposal, source, tmp_path / "out" / "mine.yaml")
+
+
+def test_topics_without_a_common_pattern_are_proposed_one_by_one(tmp_path):
+    robot = RobotBag()
+    robot.messages = [(topic.replace("/front/", "/stereo/front/"), *rest) for topic, *rest in robot.messages]
+    source, found = inspected(robot.write(tmp_path / "bag"))
+    *_, node = write_proposal(propose(source, found, 10), source, tmp_path / "mine.yaml")
+    (parameters,) = (section["ros__parameters"] for section in yaml.safe_load(node.read_text()).values())
+    assert parameters["image_topics"] == ["/stereo/front/image_raw/compressed", "/left/image_raw/compressed"]
+    assert parameters["camera_info_topics"] == ["/stereo/front/camera_info", "/left/camera_info"]
+    assert "image_topic" not in parameters
+
+
+# ---- recordings that were cut off ----------------------------------------------------------------------------------
+
+
+def test_what_is_left_of_a_cut_off_recording_is_saved(tmp_path):
+    robot = RobotBag(frames=60, size=(160, 120), encoding="rgb8")
+    file = robot.write(tmp_path / "bag") / "bag.mcap"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(0.6 * len(whole))])
+    count = recover(file, tmp_path / "saved")
+    saved = open_index(tmp_path / "saved")
+    assert count == sum(len(t) for t in saved.topics.values()) + sum(
+        len(series.stamps_ns) for series in saved.poses if series.topic == "/tf"
+    ) + 1  # and /tf_static  # fmt: skip
+    assert 25 < len(saved.topics["/front/image_raw"]) < 40
+    entries = BagSource(saved).entries()
+    np.testing.assert_array_equal(entries[3].load().images[1], robot.picture(3, 1))
+    assert len(file.read_bytes()) == int(0.6 * len(whole))
+
+
+def test_where_nothing_is_left_nothing_is_written(tmp_path):
+    file = RobotBag().write(tmp_path / "bag") / "bag.mcap"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(BagError, match="no complete chunk"):
+        recover(file, tmp_path / "saved")
+    file.write_bytes(b"text")
+    with pytest.raises(BagError, match="no MCAP file"):
+        recover(file, tmp_path / "saved")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bag"]
+
+
+def test_without_odometry_the_images_say_how_much_moves(tmp_path):
+    _, found = inspected(RobotBag(odometry="", frames=8).write(tmp_path / "bag"))
+    assert found.motion is None and 20 < found.change[0] <= found.change[1] < 120  # pictures of noise
+    assert f"change by {found.change[1]:.1f} grey levels" in describe(found)

@@ -20,7 +20,8 @@ from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.geometry.transforms import matrix_to_quat
 from gaussianocc_core.geometry.voxels import centers, flatten
 from gaussianocc_core.labels import PALETTE, UNOBSERVED
-from gaussianocc_core.navigation import GroundMap, Traversability, find_obstacles
+from gaussianocc_core.navigation.obstacles import GroundMap, find_obstacles
+from gaussianocc_core.navigation.traversability import Traversability
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.msg import SemanticOccupancy

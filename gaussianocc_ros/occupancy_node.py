@@ -38,7 +38,7 @@ from gaussianocc_core.data.sets import SetBuilder, SynchronizedSet
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.fusion import TemporalFusion
 from gaussianocc_core.geometry.rig_file import load_rig
-from gaussianocc_core.navigation import class_table
+from gaussianocc_core.navigation.traversability import class_table
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.types import Cameras, OccupancyPrediction
 from gaussianocc_ros import ros_compat

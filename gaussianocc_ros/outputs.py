@@ -18,7 +18,8 @@ from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from gaussianocc_core.labels import PALETTE
-from gaussianocc_core.navigation import align_map, class_table, map_ground
+from gaussianocc_core.navigation.obstacles import align_map, map_ground
+from gaussianocc_core.navigation.traversability import class_table
 from gaussianocc_core.types import OccupancyPrediction
 from gaussianocc_ros import conversions
 from gaussianocc_ros.msg import SemanticOccupancy

@@ -20,7 +20,7 @@ from rclpy.parameter import Parameter
 from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from gaussianocc_core.errors import ConfigError
-from gaussianocc_core.navigation import Traversability
+from gaussianocc_core.navigation.traversability import Traversability
 
 MAX_CAMERAS = 32
 _TYPES = {

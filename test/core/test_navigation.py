@@ -6,15 +6,15 @@ import pytest
 
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
-from gaussianocc_core.navigation import (
+from gaussianocc_core.navigation.obstacles import (
     FREE_CELL,
     OBSTACLE_CELL,
     UNKNOWN,
-    Traversability,
     align_map,
     find_obstacles,
     map_ground,
 )
+from gaussianocc_core.navigation.traversability import Traversability
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 
 GRID = VoxelGrid((-4.0, -4.0, -0.5), 0.5, (16, 16, 8))  # heights of centres: -0.25, 0.25, ... 3.25 m

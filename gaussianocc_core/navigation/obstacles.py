@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,36 +10,10 @@ from jaxtyping import Bool, Float, Int8
 
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.labels import UNOBSERVED
+from gaussianocc_core.navigation.traversability import Traversability, traversable_ids
 from gaussianocc_core.types import OccupancyPrediction
 
 UNKNOWN, FREE_CELL, OBSTACLE_CELL = -1, 0, 100  # nav_msgs/OccupancyGrid
-
-
-@dataclass(frozen=True)
-class Traversability:
-    """What counts as an obstacle: any class but the traversable ones, between two heights of the ego frame."""
-
-    classes: tuple[str, ...] = ("driveable_surface", "sidewalk", "terrain", "other_flat")
-    low: float = 0.2  # m; what sticks out less is driven over
-    high: float = 2.0  # m; what hangs higher is driven under
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"obstacle heights: expected low below high, got {self.low} and {self.high}")
-
-
-def traversable_ids(class_names: Sequence[str], rule: Traversability) -> Bool[np.ndarray, " 256"]:
-    """Which labels can be driven on; ValueError names a class that the model does not have."""
-    return class_table(class_names, rule.classes)
-
-
-def class_table(class_names: Sequence[str], chosen: Sequence[str]) -> Bool[np.ndarray, " 256"]:
-    """Which labels are of the chosen classes; ValueError names one that the model does not have."""
-    if unknown := [name for name in chosen if name not in class_names]:
-        raise ValueError(f"{', '.join(unknown)}: the model has no such classes; it has {', '.join(class_names)}")
-    table = np.zeros(256, dtype=bool)
-    table[[class_names.index(name) for name in chosen]] = True
-    return table
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,9 @@ def test_importing_the_core_loads_neither_torch_nor_numba(installed, tmp_path):
 
 @pytest.mark.parametrize("statement", ["import gaussianocc_ros.msg", "from gaussianocc_ros import msg"])
 def test_after_pip_alone_the_import_of_messages_says_what_to_run(installed, tmp_path, statement):
-    hide = "import sysconfig; sys.path.remove(sysconfig.get_path('purelib'))\n"
+    # The messages of this environment, wherever they are: in the venv, or on the PYTHONPATH of a sourced workspace.
+    hide = "import pathlib\n"
+    hide += "sys.path[:] = [p for p in sys.path if not pathlib.Path(p, 'gaussianocc_ros', 'msg').is_dir()]\n"
     result = run_outside_the_tree(installed, tmp_path, hide + statement)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]

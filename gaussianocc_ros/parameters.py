@@ -19,6 +19,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_full_topic_name import validate_full_topic_name
 
+from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.navigation.traversability import Traversability
 
@@ -83,7 +84,9 @@ class NodeParameters:
         (), "Cameras whose images alone are subscribed to reliably, such as over a bad link; others by best effort."
     )
     image_queue_size: int = _parameter(5, "Images that DDS keeps per camera.", range=(1, 100))
-    max_image_pixels: int = _parameter(1 << 26, "Images that claim more pixels are dropped.", range=(1, 1 << 30))
+    max_image_pixels: int = _parameter(
+        MAX_IMAGE_PIXELS, "Images that claim more pixels are dropped.", range=(1, 1 << 30)
+    )
     calibration_timeout: float = _parameter(
         1.0, "Longest wait of a set for its CameraInfo and extrinsics, s; then it is dropped.", range=(0.0, 60.0)
     )

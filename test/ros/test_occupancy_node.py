@@ -361,7 +361,7 @@ def test_a_dead_anchor_is_replaced_under_degrade_and_takes_over_again(rig, make)
     for i in range(30):
         rig.send(i * PERIOD_MS, cameras=("left", "right") if 5 <= i < 24 else None)
         rig.graph.until(lambda count=i + 1: received["right"] == count, what="images")
-        rig.graph.until(lambda: not (rig.node._waiting or rig.node._reporter.works), what="the results")
+        rig.graph.until(lambda: rig.node._inference.is_idle, what="the results")
     last = make.START_NS + 29 * PERIOD_MS * MS
     rig.graph.until(lambda: [m for m in rig.occupancy if stamp_ns(m.header) == last], what="the last result")
     assert "front" in rig.occupancy[-1].cameras

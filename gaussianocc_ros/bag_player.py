@@ -106,7 +106,7 @@ class BagPlayer(Node):
             return
         step = self._gate(topic)
         try:
-            step.connect(LINGER)
+            step.connect(max(LINGER, self._options.wait))
         except GaussianOccError:  # not an occupancy node, or one that does not take these images: nothing to count
             return
         self.step = step

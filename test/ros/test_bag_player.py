@@ -159,6 +159,20 @@ def test_absent_bag_ends_the_process_with_status_2(spawn, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (("--rate", -1), "--rate: expected a number >= 0, got -1.0"),
+        (("--ros-args", "-p", "rate"), "bag_player: ROS arguments "),
+        (("--step", "--wait", 0.1), "bag_player: nobody publishes /occupancy_node/occupancy; is the node active?"),
+    ],
+)
+def test_what_a_user_can_mend_ends_the_process_with_status_2_and_says_what(spawn, make, tmp_path, arguments, complaint):
+    process = spawn("-m", "gaussianocc_ros.bag_player", record_drive(tmp_path / "drive", make, sets=1), *arguments)
+    assert process.wait() == 2
+    assert complaint in process.output and "Traceback" not in process.output
+
+
 def test_replay_ends_with_status_0_and_a_summary_and_ctrl_c_with_130(spawn, make, tmp_path):
     bag = record_drive(tmp_path / "drive", make)
     whole = spawn("-m", "gaussianocc_ros.bag_player", bag, "--rate", 0, "--wait", 0)

@@ -70,6 +70,7 @@ class StepGate:
         publisher = self._until(deadline, self._find_publisher, lambda: nobody)
         name, space = publisher.node_name, publisher.node_namespace.rstrip("/")
         node = f"{space}/{name}"
+        self._followed, self._types = node, self._node.create_client(GetParameterTypes, f"{node}/get_parameter_types")
         values = self._ask_parameters(node, deadline)
         try:
             parameters = SyncParameters(**values)
@@ -77,7 +78,6 @@ class StepGate:
             raise ConfigError(f"{node} cannot be followed from here: {error}") from None
         self._builder = parameters.make_builder()
         self._order_matters = parameters.sync_policy != "wait"
-        self._followed, self._client = node, self._node.create_client(GetParameterTypes, f"{node}/get_parameter_types")
 
         def full_name(topic: str) -> str:
             return expand_topic_name(topic, name, space or "/")
@@ -117,28 +117,34 @@ class StepGate:
         """Those of `SyncParameters` that have a value. Their types come first: one without a value in a request is
         answered by nothing at all, and an empty list of names or topics has none."""
         names = [field.name for field in dataclasses.fields(SyncParameters)]
-        request = GetParameterTypes.Request(names=names)
-        types = self._call(GetParameterTypes, f"{node}/get_parameter_types", request, node, deadline).types
+        silent = f"{node} does not answer what its parameters are; is it an occupancy_node?"
+        types = self._call(self._types, GetParameterTypes.Request(names=names), deadline, silent).types
         if len(types) != len(names):
             raise ReplayError(f"{node} lacks one of the parameters {', '.join(names)}: it is not an occupancy_node")
         known = [name for name, kind in zip(names, types, strict=True) if kind != ParameterType.PARAMETER_NOT_SET]
-        request = GetParameters.Request(names=known)
-        answer = self._call(GetParameters, f"{node}/get_parameters", request, node, deadline).values
+        client = self._node.create_client(GetParameters, f"{node}/get_parameters")
+        answer = self._call(client, GetParameters.Request(names=known), deadline, silent).values
         if len(answer) != len(known):
             raise ReplayError(f"{node} does not say what its parameters {', '.join(known)} are")
         values = {name: parameter_value_to_python(value) for name, value in zip(known, answer, strict=True)}
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
-    def _call(self, kind: Any, service: str, request: Any, node: str, deadline: float) -> Any:
-        client = self._node.create_client(kind, service)
-        try:
-            stranger = f"{node} has no parameter service: is it an occupancy_node?"
-            self._until(deadline, client.service_is_ready, lambda: stranger)
-            reply = client.call_async(request)
-            self._until(deadline, reply.done, lambda: f"{node} does not answer what its parameters are")
-            return reply.result()
-        finally:
-            self._node.destroy_client(client)
+    def _call(self, client: Any, request: Any, deadline: float, complaint: str) -> Any:
+        """The service's answer. It is asked again every second: a service can be found, and take a request, a moment
+        before it knows where to send the answer, which is then lost."""
+        self._until(deadline, client.service_is_ready, lambda: complaint)
+        while True:
+            answered, reply = threading.Event(), client.call_async(request)
+            reply.add_done_callback(lambda _, answered=answered: answered.set())
+            again = time.monotonic() + 1.0
+            while time.monotonic() < again:
+                if answered.wait(0.05):
+                    return reply.result()
+                if not self._node.context.ok():
+                    raise ExternalShutdownException
+                if time.monotonic() > deadline or self._is_gone():
+                    raise ReplayError(complaint)
+            client.remove_pending_request(reply)
 
     def _unmatched(self, topics: list[str]) -> list[str]:
         return [topic for topic in topics if not self._publishers[topic].get_subscription_count()]
@@ -173,15 +179,11 @@ class StepGate:
             return
         self._publishers[topic].wait_for_all_acked(Duration(seconds=self._timeout))
         # The image has arrived. The node's executor takes what has arrived before it answers a later request.
-        reply = self._client.call_async(GetParameterTypes.Request())
-        answered = threading.Event()
-        reply.add_done_callback(lambda _: answered.set())
-        deadline = time.monotonic() + self._timeout
-        while not answered.wait(0.1):
-            if not self._node.context.ok():
-                raise ExternalShutdownException
-            if time.monotonic() > deadline or self._is_gone():
-                raise Unanswered(f"gave up: {self._followed} does not react to what is played")
+        complaint = f"gave up: {self._followed} does not react to what is played"
+        try:
+            self._call(self._types, GetParameterTypes.Request(), time.monotonic() + self._timeout, complaint)
+        except ReplayError as error:
+            raise Unanswered(str(error)) from None
 
     def wait(self) -> float:
         """Seconds until the pending sets were answered; one that is not in time is counted and named."""

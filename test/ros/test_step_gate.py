@@ -170,7 +170,7 @@ def step_through(graph, replay, node, bag, *options):
     """The stamps that the node answered, in ms from the start; all sets that the player formed were answered, and
     they are those that the node formed."""
     outputs = graph.record(SemanticOccupancy, TOPIC, 100)
-    run = replay(bag, "--step", "--rate", 0, *options).run()
+    run = replay(bag, "--step", "--rate", 0, "--wait", 40, *options).run()
     assert run.error is None
     step = run.player.step
     assert step.answered == step.formed == node._builder.statistics.sets

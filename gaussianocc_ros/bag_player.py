@@ -19,34 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from rcl_interfaces.srv import GetParameters
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
-from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from rosbags.interfaces import Connection, QosDurability, QosHistory, QosReliability
 from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 
-from gaussianocc_core.data.sets import SetBuilder
 from gaussianocc_core.errors import BagError, GaussianOccError
-from gaussianocc_ros.msg import SemanticOccupancy
-from gaussianocc_ros.parameters import NodeParameters
-from gaussianocc_ros.stamps import cdr_stamp_ns, time_message
-from gaussianocc_ros.startup import ignore_interrupt, leave_interrupt_to_ros
+from gaussianocc_ros.stamps import time_message
+from gaussianocc_ros.startup import INTERRUPTED, USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
+from gaussianocc_ros.step_gate import LINGER, StepGate, Unanswered, pause
 
-_STEP_PARAMETERS = ("cameras", "rig_file", "image_topic", "anchor_camera", "slop")
+_UNANSWERED = 3  # exit status: sets of a lossless replay got no result
 _RESULT = "gaussianocc_ros/msg/SemanticOccupancy"
-_GIVE_UP_AFTER = 3  # unanswered sets in a row: the node is gone, or can do nothing with this bag
 _SETTLE = 0.5  # s without a new subscriber until a plain replay begins
-_LINGER = 2.0  # s without a new result until a plain replay ends
-
-
-class ReplayError(GaussianOccError):
-    """The bag is fine, but nobody takes or answers what is played."""
 
 
 class BagPlayer(Node):
@@ -92,8 +81,10 @@ class BagPlayer(Node):
     def play(self) -> None:
         options = self._options
         if options.step:
-            self.step = StepGate(self, options.step_topic, options.step_timeout)
+            self.step = self._gate(options.step_topic)
             self.step.connect(options.wait)
+            for doubt in self.step.doubts:
+                _say(doubt)
         else:
             self._wait_for_subscribers(options.wait)
             self._count_sets(options.wait_for or options.step_topic)
@@ -107,12 +98,15 @@ class BagPlayer(Node):
         if self.step and not options.step:
             self.step.linger()
 
+    def _gate(self, topic: str) -> StepGate:
+        return StepGate(self, self._publishers_by_topic, topic, self._options.step_timeout, _say)
+
     def _count_sets(self, topic: str) -> None:
         if not any(info.topic_type == _RESULT for info in self.get_publishers_info_by_topic(topic)):
             return
-        step = StepGate(self, topic, self._options.step_timeout)
+        step = self._gate(topic)
         try:
-            step.connect(_LINGER)
+            step.connect(max(LINGER, self._options.wait))
         except GaussianOccError:  # not an occupancy node, or one that does not take these images: nothing to count
             return
         self.step = step
@@ -130,6 +124,8 @@ class BagPlayer(Node):
             self.published[topic] += 1
             if self.step and self.step.note(topic, data):
                 pending_since = log_ns
+            if self._options.step:
+                self.step.settle(topic)
             self._show_progress(log_ns)
         if self._options.step and self.step.pending:
             self.step.wait()
@@ -175,19 +171,11 @@ class BagPlayer(Node):
                 before, since = state, time.monotonic()
             if all(state) and time.monotonic() - since >= _SETTLE:
                 return
-            self._pause()
+            pause(self)
         if awaited and not before[1]:
             _say(f"nobody publishes {awaited} after {timeout:g} s; playing anyway")
         elif not before[0] and timeout > 0:
             _say(f"nobody listens to any of {len(self.topics)} topics after {timeout:g} s; playing anyway")
-
-    def unmatched(self, topics: list[str]) -> list[str]:
-        return [topic for topic in topics if not self._publishers_by_topic[topic].get_subscription_count()]
-
-    def _pause(self) -> None:
-        if not self.context.ok():
-            raise ExternalShutdownException
-        time.sleep(0.02)
 
     # ---- words -----------------------------------------------------------------------------------------------------
 
@@ -211,131 +199,6 @@ class BagPlayer(Node):
     def close(self) -> None:
         self._reader.close()
         self.destroy_node()
-
-
-class StepGate:
-    """Knows when the occupancy node has all it needs for a set, and waits for the set's result."""
-
-    def __init__(self, player: BagPlayer, topic: str, timeout: float) -> None:
-        self.topic = topic
-        self.formed = self.answered = 0
-        self.pending: list[int] = []  # stamps of sets that were published in full and not waited for
-        self._player, self._timeout = player, timeout
-        self._silent = 0
-        self._results: Counter[int] = Counter()  # by stamp
-        self._arrived = threading.Condition()
-        self._camera_of: dict[str, str] = {}
-        player.create_subscription(SemanticOccupancy, topic, self._on_result, 10, raw=True)
-
-    def connect(self, timeout: float) -> None:
-        """Find the node behind the topic and wait until it takes every image; ReplayError names what is missing."""
-        deadline = time.monotonic() + timeout
-        publisher = self._until(deadline, self._find_publisher, f"nobody publishes {self.topic}; is the node active?")
-        name, space = publisher.node_name, publisher.node_namespace.rstrip("/")
-        values = self._ask_parameters(f"{space}/{name}", deadline)
-        parameters = NodeParameters(**values)
-        self._camera_of = {
-            expand_topic_name(parameters.image_topic_of(camera), name, space or "/"): camera
-            for camera in parameters.camera_names
-        }
-        absent = [topic for topic in self._camera_of if topic not in self._player.topics]
-        if absent:
-            raise ReplayError(
-                f"{space}/{name} waits for {', '.join(absent)}, not in what is played: {', '.join(self._player.topics)}"
-            )
-        topics = list(self._camera_of)
-        self._until(deadline, lambda: not self._player.unmatched(topics), f"{space}/{name} does not take the images of",
-                    lambda: ", ".join(self._player.unmatched(topics)) + "; is it active?")  # fmt: skip
-        self._builder = SetBuilder(
-            parameters.camera_names, int(parameters.slop * 1e9), anchor=parameters.anchor,
-            policy=parameters.sync_policy, patience_ns=int(parameters.patience * 1e9),
-        )  # fmt: skip
-
-    def note(self, topic: str, data: bytes) -> bool:
-        """True if this message completes a set."""
-        camera = self._camera_of.get(topic)
-        if camera is None:
-            return False
-        complete = [found.stamp_ns for found in self._builder.add(camera, cdr_stamp_ns(data), None)]
-        self.pending += complete
-        self.formed += len(complete)
-        return bool(complete)
-
-    def wait(self) -> float:
-        """Seconds until the pending sets were answered; one that is not in time is counted and named."""
-        begin = time.monotonic()
-        while self.pending:
-            stamp = self.pending.pop(0)
-            if self._is_answered(stamp):
-                self.answered += 1
-                self._silent = 0
-                continue
-            self._silent += 1
-            missing = f"no result on {self.topic} for the set at {stamp * 1e-9:.6f} s"
-            if gone := self._is_gone():
-                _say(f"{missing}; the node is gone")
-            else:
-                why = "the node's log and /diagnostics say why it was dropped"
-                _say(f"{missing} within {self._timeout:g} s; {why}")
-            if self._silent >= _GIVE_UP_AFTER or gone:
-                raise ReplayError(f"gave up: {self._silent} sets in a row without a result on {self.topic}")
-        return time.monotonic() - begin
-
-    def count_answered(self) -> int:
-        """Of the sets so far: those that were waited for, and those of a replay that does not wait."""
-        return self.answered + (self._results & Counter(self.pending)).total()
-
-    def linger(self) -> None:
-        """Until every set is answered, or nothing new comes."""
-        with self._arrived:
-            quiet_since = time.monotonic()
-            while self.count_answered() < self.formed and time.monotonic() - quiet_since < _LINGER:
-                if not self._player.context.ok():
-                    raise ExternalShutdownException
-                if self._arrived.wait(0.1):
-                    quiet_since = time.monotonic()
-
-    def _is_answered(self, stamp: int) -> bool:
-        deadline = time.monotonic() + self._timeout
-        with self._arrived:
-            while stamp not in self._results and time.monotonic() < deadline and not self._is_gone():
-                if not self._player.context.ok():
-                    raise ExternalShutdownException
-                self._arrived.wait(0.1)
-            found = stamp in self._results
-            self._results.pop(stamp, None)  # a looping bag brings the same stamp again
-            return found
-
-    def _is_gone(self) -> bool:
-        return not self._player.count_publishers(self.topic)
-
-    def _on_result(self, data: bytes) -> None:
-        with self._arrived:
-            self._results[cdr_stamp_ns(data)] += 1
-            self._arrived.notify_all()
-
-    def _find_publisher(self) -> Any:
-        found = self._player.get_publishers_info_by_topic(self.topic)
-        # The name arrives after the endpoint; until then it is a placeholder.
-        return next((info for info in found if info.node_name and "UNKNOWN" not in info.node_name), None)
-
-    def _ask_parameters(self, node: str, deadline: float) -> dict[str, Any]:
-        client = self._player.create_client(GetParameters, f"{node}/get_parameters")
-        self._until(deadline, client.service_is_ready, f"{node} has no parameter service: is it an occupancy_node?")
-        reply = client.call_async(GetParameters.Request(names=list(_STEP_PARAMETERS)))
-        self._until(deadline, reply.done, f"{node} does not answer what its parameters are")
-        values = [parameter_value_to_python(value) for value in reply.result().values]
-        if len(values) != len(_STEP_PARAMETERS):
-            raise ReplayError(f"{node} lacks parameters {', '.join(_STEP_PARAMETERS)}: it is not an occupancy_node")
-        pairs = zip(_STEP_PARAMETERS, values, strict=True)
-        return {name: tuple(value) if name == "cameras" else value for name, value in pairs if value is not None}
-
-    def _until(self, deadline: float, condition: Any, complaint: str, detail: Any = None) -> Any:
-        while not (result := condition()):
-            if time.monotonic() > deadline:
-                raise ReplayError(f"{complaint} {detail()}" if detail else complaint)
-            self._player._pause()
-        return result
 
 
 # ---- bags ----------------------------------------------------------------------------------------------------------
@@ -418,10 +281,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(args: list[str] | None = None) -> None:
     args = sys.argv if args is None else args
-    options = _parse(remove_ros_args(args)[1:])
-    player, executor, spinner, status = None, None, None, 0
+    player, executor, spinner, initialized, status = None, None, None, False, 0
     try:
+        options = _parse(remove_ros_args(args)[1:])
         rclpy.init(args=args)
+        initialized = True
         leave_interrupt_to_ros()
         player = BagPlayer(options.bag, options)
         executor = SingleThreadedExecutor()
@@ -429,16 +293,20 @@ def main(args: list[str] | None = None) -> None:
         spinner = threading.Thread(target=_spin, args=(executor,), daemon=True)
         spinner.start()
         player.play()
-        status = 3 if options.step and player.step.answered < player.step.formed else 0
+        status = _UNANSWERED if options.step and player.step.answered < player.step.formed else 0
     except (KeyboardInterrupt, ExternalShutdownException):
-        status = 130
+        status = INTERRUPTED
     except GaussianOccError as error:
-        _say(str(error))
-        status = 2 if isinstance(error, BagError) else 3
-    except Exception:
-        if rclpy.ok():
+        _say(" ".join(str(error).split()))
+        status = _UNANSWERED if isinstance(error, Unanswered) else USER_MISTAKE
+    except Exception as error:
+        if not initialized:  # ROS arguments that nobody can read, such as a bad -p
+            status = USER_MISTAKE
+            _say(f"ROS arguments {args[1:]}: {' '.join(str(error).split())}")
+        elif rclpy.ok():
             raise
-        status = 130  # Ctrl-C closed the context in the middle of a publish
+        else:
+            status = INTERRUPTED  # Ctrl-C closed the context in the middle of a publish
     finally:
         ignore_interrupt()  # a second one must not cut the summary short
         if player is not None and player.published:

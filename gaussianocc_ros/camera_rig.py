@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,23 @@ from gaussianocc_core.types import Cameras
 from gaussianocc_ros.ros_compat import TransformSource, TransformUnavailable, wait_for_transform
 
 
-class RigIncomplete(GaussianOccError):
-    """A camera's calibration or place is not known (yet); `reason` is what drops are counted under."""
+class CameraUnusable(GaussianOccError):
+    """A camera cannot take part in a set; `reason` is what that is counted under."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The cameras of a set at the times of their images."""
+
+    cameras: Cameras  # float64; T_ego_cam maps from each at its own image time to ego at the anchor's, m
+    frames: Mapping[str, str]  # camera -> its optical frame; with a rig file, which names none, the camera's own name
+    left_out: Mapping[str, CameraUnusable]  # cameras without calibration or place
+    T_fixed_ego: np.ndarray | None  # (4, 4) at the anchor's time; None without a fixed frame, or where TF lacks it
+    motion_problem: str  # why motion was not compensated; "" if it was, or TF knows no fixed frame
 
 
 class CameraRig:
@@ -39,10 +51,7 @@ class CameraRig:
         odometry_timeout: float = 0.1,
     ) -> None:
         self.names = names
-        # Camera -> its optical frame at the last lookup; with a rig file, which names none, the camera's own name.
-        self.frames: dict[str, str] = {}
-        self.left_out: dict[str, RigIncomplete] = {}  # cameras without calibration or place at the last lookup
-        self.motion_problem = ""  # why the last set's motion was not compensated; "" if it was, or needed not be
+        self._given_up: frozenset[str] = frozenset()  # cameras that a lenient lookup has waited for in vain
         self._transforms = transforms
         self._ego_frame, self._fixed_frame = ego_frame, fixed_frame
         self._rig = rig.select(names) if rig is not None else None
@@ -81,38 +90,36 @@ class CameraRig:
         for camera in self.names:
             try:
                 self._calibration(camera, None, 0.0)
-            except RigIncomplete as error:
+            except CameraUnusable as error:
                 found[camera] = str(error)
         return found
 
-    def lookup(self, anchor_ns: int, stamps_ns: Mapping[str, int], lenient: bool = False) -> Cameras:
-        """Those cameras of a set that have a stamp, float64: T_ego_cam maps from each at its own image time to ego at
-        the anchor's.
+    def lookup(self, anchor_ns: int, stamps_ns: Mapping[str, int], lenient: bool = False) -> Placed:
+        """Those cameras of a set that have a stamp.
 
-        Waits for CameraInfo and TF up to the timeouts; RigIncomplete names the camera, unless `lenient` leaves it out
-        while there are others. Odometry that does not reach the
-        image times is no reason to go blind: the set is then taken as simultaneous and `motion_problem` says so.
+        Waits for CameraInfo and TF up to the timeouts; CameraUnusable names the camera, unless `lenient` leaves it out
+        while there are others. Odometry that does not reach the image times is no reason to go blind: the set is then
+        taken as simultaneous and `motion_problem` says so.
         """
-        wanted = [name for name in self.names if name in stamps_ns]
-        found, left_out = {}, {}
-        for name in wanted:
-            patience = 0.0 if lenient and name in self.left_out else self._calibration_timeout  # waited for it once
+        found: dict[str, tuple[Intrinsics | None, np.ndarray]] = {}
+        left_out: dict[str, CameraUnusable] = {}
+        for name in (name for name in self.names if name in stamps_ns):
+            patience = 0.0 if lenient and name in self._given_up else self._calibration_timeout  # waited for it once
             try:
                 found[name] = self._calibration(name, stamps_ns[name], patience)
-            except RigIncomplete as error:
-                if not lenient:  # the set is lost; the others need not be waited for
-                    self.left_out = {name: error}
-                    raise
+            except CameraUnusable as error:
+                if not lenient:
+                    raise  # the set is lost; the others need not be waited for
                 left_out[name] = error
-        self.left_out = left_out
+        self._given_up = frozenset(left_out)
         if left_out and not found:
             raise next(iter(left_out.values()))
+        motions, T_fixed_ego, problem = self._motions(anchor_ns, [stamps_ns[name] for name in found])
+        frames = {name: name if known is None else known.frame_id for name, (known, _) in found.items()}
+        return Placed(self._cameras(found, motions), frames, left_out, T_fixed_ego, problem)
+
+    def _cameras(self, found: Mapping[str, tuple[Intrinsics | None, np.ndarray]], motions: list[np.ndarray]) -> Cameras:
         names, calibrations = tuple(found), list(found.values())
-        self.frames = {
-            name: name if intrinsics is None else intrinsics.frame_id
-            for name, (intrinsics, _) in zip(names, calibrations, strict=True)
-        }
-        motions = self._motions(anchor_ns, [stamps_ns[name] for name in names])
         poses = np.stack([motion @ pose for motion, (_, pose) in zip(motions, calibrations, strict=True)])
         if self._rig is not None:
             cameras = self._rig.select(names).to(dtype=torch.float64)
@@ -139,25 +146,25 @@ class CameraRig:
             self._changed.wait_for(lambda: camera in self._intrinsics, timeout)
             intrinsics, problem = self._intrinsics.get(camera), self._problems.get(camera)
         if intrinsics is None:
-            raise RigIncomplete("no CameraInfo", problem or f"camera {camera}: no CameraInfo yet; is it published?")
+            raise CameraUnusable("no CameraInfo", problem or f"camera {camera}: no CameraInfo yet; is it published?")
         try:
             pose = wait_for_transform(self._transforms, self._ego_frame, intrinsics.frame_id, stamp_ns, timeout)
         except TransformUnavailable as error:
-            raise RigIncomplete("no TF", f"camera {camera}: {error}; publish its place in /tf_static") from None
+            raise CameraUnusable("no TF", f"camera {camera}: {error}; publish its place in /tf_static") from None
         return intrinsics, pose
 
-    def _motions(self, anchor_ns: int, stamps_ns: list[int]) -> list[np.ndarray]:
-        """T_ego(anchor)_ego(stamp) of each image; identities while TF knows no fixed frame."""
-        self.motion_problem = ""
-        still = [np.eye(4) for _ in stamps_ns]
+    def _motions(self, anchor_ns: int, stamps_ns: list[int]) -> tuple[list[np.ndarray], np.ndarray | None, str]:
+        """T_ego(anchor)_ego(stamp) of each image, T_fixed_ego at the anchor's time, and what is wrong with them;
+        identities and None while TF knows no fixed frame."""
+        still, T_fixed_ego = [np.eye(4) for _ in stamps_ns], None
         if not self._fixed_frame or not self._transforms.knows(self._fixed_frame):
-            return still
+            return still, None, ""
         try:
-            T_anchor_fixed = invert_matrix(self._ego_at(anchor_ns))
-            return [T_anchor_fixed @ self._ego_at(stamp) for stamp in stamps_ns]
+            T_fixed_ego = self._ego_at(anchor_ns)
+            T_ego_fixed = invert_matrix(T_fixed_ego)
+            return [T_ego_fixed @ self._ego_at(stamp) for stamp in stamps_ns], T_fixed_ego, ""
         except TransformUnavailable as error:
-            self.motion_problem = str(error)
-            return still
+            return still, T_fixed_ego, str(error)
 
     def ego_at(self, stamp_ns: int) -> np.ndarray | None:
         """T_fixed_ego, or None while TF does not say within the timeout."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages <-> numpy. No Node, no clock, no TF; decoding reads attributes only, so messages of rosbags work too."""
+"""numpy -> messages. No Node, no clock, no TF."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from gaussianocc_core.bags import messages
-from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.geometry.transforms import matrix_to_quat
 from gaussianocc_core.geometry.voxels import centers, flatten
 from gaussianocc_core.labels import PALETTE, UNOBSERVED
@@ -32,14 +30,6 @@ def encode_transform(T_parent_child: np.ndarray) -> Transform:
     x, y, z = (float(value) for value in T_parent_child[:3, 3])
     qw, qx, qy, qz = (float(value) for value in matrix_to_quat(T_parent_child[:3, :3]))
     return Transform(translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw))
-
-
-def decode_image(message: Any, max_pixels: int = MAX_IMAGE_PIXELS, reduce: int = 1) -> tuple[np.ndarray, int]:
-    """(H, W, 3) uint8 RGB of a sensor_msgs/Image, by cv_bridge where it is, or CompressedImage (JPEG, PNG).
-
-    And how many native pixels a side became one: `reduce` if that makes it cheaper, else 1.
-    """
-    return messages.decode_reduced(message, reduce, max_pixels, ros_compat.image_to_rgb)
 
 
 # ---- occupancy -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gaussianocc_core.bags.messages import ImageError
-from gaussianocc_ros import conversions
+from gaussianocc_ros import ros_compat
 
 _THREADS = 4  # a JPEG is milliseconds of work without the GIL
 
@@ -73,6 +73,6 @@ class ImageDecoder:
 
     def _decode(self, image: PendingImage) -> DecodedImage:
         reduce = self._reductions.get(image.camera, 1)
-        pixels, reduce = conversions.decode_image(image.message, self._max_pixels, reduce)
+        pixels, reduce = ros_compat.decode_image(image.message, self._max_pixels, reduce)
         image.message = None  # a set that waits need not keep both
         return DecodedImage(pixels, reduce)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from gaussianocc_core.navigation.obstacles import align_map, map_ground
 from gaussianocc_core.navigation.traversability import class_table
 from gaussianocc_core.types import OccupancyPrediction
 from gaussianocc_ros import conversions
+from gaussianocc_ros.gather import Gathered
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.parameters import NodeParameters
 from gaussianocc_ros.views import Render, ViewOutputs
@@ -98,14 +99,9 @@ class Outputs:
                 if message is not None:
                     publisher.publish(message)
 
-    def publish_views(
-        self, cameras: tuple[str, ...], render: Render, stamps_ns: Mapping[str, int], frames: Mapping[str, str]
-    ) -> bool:
+    def publish_views(self, gathered: Gathered, render: Render) -> bool:
         """See `ViewOutputs.publish`; whether anybody looks."""
-        if self._views is None or not self._views.wanted(cameras):
-            return False
-        self._views.publish(cameras, render, stamps_ns, frames)
-        return True
+        return self._views is not None and self._views.publish(gathered, render)
 
     def _obstacles(self, prediction: OccupancyPrediction, stamp_ns: int) -> PointCloud2:
         parameters = self.parameters

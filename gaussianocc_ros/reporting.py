@@ -18,6 +18,7 @@ from rclpy.lifecycle import LifecycleNode
 from gaussianocc_core.data.sets import SetStatistics
 from gaussianocc_ros.camera_rig import CameraRig
 from gaussianocc_ros.diagnostics import CameraStatistics, NodeStatistics, memory_mb
+from gaussianocc_ros.gather import NO_IMAGE, Gathered
 from gaussianocc_ros.parameters import NodeParameters
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -93,11 +94,17 @@ class Reporter:
         self.statistics.record("total", time.perf_counter() - completed)
         self.statistics.count_set(self._seconds_since(stamp_ns))
 
-    def set_without(self, reasons: dict[str, str]) -> None:
-        """The cameras that a set is predicted without, and why; none: it has all."""
-        self._left_out = reasons
-        if reasons:
-            self.warn("degraded", f"predicting without {', '.join(reasons)}: {'; '.join(reasons.values())}")
+    def set_gathered(self, gathered: Gathered) -> None:
+        """Its images are decoded and its cameras placed; what it goes without is counted and said."""
+        for left_out in gathered.left_out.values():
+            if left_out.reason != NO_IMAGE:
+                self.statistics.count_left_out(left_out.reason)
+                self.warn(left_out.reason, left_out.text)
+        if gathered.motion_problem:
+            self.warn("motion", f"motion between images is not compensated: {gathered.motion_problem}")
+        self._left_out = {camera: left_out.text for camera, left_out in gathered.left_out.items()}
+        if self._left_out:
+            self.warn("degraded", self._predicting_without())
 
     def set_dropped(self, reason: str, text: str) -> None:
         self.statistics.count_drop(reason)
@@ -158,7 +165,7 @@ class Reporter:
             reasons.append(self._set_problem)
         reasons += late.values()
         if self._left_out and not (silent or late):
-            reasons.append(f"predicting without {', '.join(self._left_out)}: {'; '.join(self._left_out.values())}")
+            reasons.append(self._predicting_without())
         stalled = now - statistics.last_published
         if parameters.error_age and stalled > parameters.error_age and not self._waits_for_replay:
             return ERROR, f"no result for {stalled:.0f} s: {reasons[0] if reasons else 'no set of all cameras'}"
@@ -170,6 +177,9 @@ class Reporter:
         if statistics.sets > 1 and statistics.rate < parameters.least_rate:
             reasons.append(f"{statistics.rate:.2f} sets per second, least_rate is {parameters.least_rate:g}")
         return (WARN, reasons[0]) if reasons else (OK, "publishing")
+
+    def _predicting_without(self) -> str:
+        return f"predicting without {', '.join(self._left_out)}: {'; '.join(self._left_out.values())}"
 
     def _old(self, age: float) -> str:
         delays = [each.delay for each in self._images.values() if each.delay is not None]

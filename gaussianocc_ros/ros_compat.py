@@ -26,7 +26,8 @@ from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
-from gaussianocc_core.bags.messages import POINT_DATATYPES, decode_cloud, raw_image_to_rgb
+from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
+from gaussianocc_core.bags.messages import POINT_DATATYPES, ImageError, check_size, decode_cloud, decode_reduced
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
 
@@ -51,18 +52,23 @@ except ImportError:
 # ---- images: cv_bridge ---------------------------------------------------------------------------------------------
 
 
-def image_to_rgb(message: Any) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a sensor_msgs/Image; ValueError says what does not fit. 16 bits keep the upper 8."""
-    if CvBridge is not None:
-        return _rgb_with_cv_bridge(message)
-    return raw_image_to_rgb(message)
+def decode_image(message: Any, max_pixels: int = MAX_IMAGE_PIXELS, reduce: int = 1) -> tuple[np.ndarray, int]:
+    """(h, w, 3) uint8 RGB of a sensor_msgs/Image, by cv_bridge where it is, or CompressedImage (JPEG, PNG).
+
+    And how many native pixels a side became one: `reduce` (1, 2, 4 or 8) if that makes it cheaper, else 1. ImageError
+    says what is wrong with it. Of 16 bits the upper 8 are kept. The pixels may be those of the message, not a copy.
+    """
+    if CvBridge is None or not hasattr(message, "encoding"):
+        return decode_reduced(message, reduce, max_pixels)
+    return _decode_with_cv_bridge(message, max_pixels), 1
 
 
-def _rgb_with_cv_bridge(message: Any) -> np.ndarray:
+def _decode_with_cv_bridge(message: Any, max_pixels: int) -> np.ndarray:
     try:
+        check_size(message, max_pixels)
         return CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
     except Exception as error:  # CvBridgeError, cv2.error, TypeError: cv_bridge promises none in particular
-        raise ValueError(f"cv_bridge cannot decode encoding {message.encoding!r}: {error}") from error
+        raise ImageError(f"image of encoding {message.encoding!r} cannot be decoded: {error}") from error
 
 
 # ---- point clouds: sensor_msgs_py ----------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C from a program's first import to its end.
+"""How this package's programs end: their exit statuses, and Ctrl-C from the first import to the end.
 
 While it loads: importing torch takes seconds, and an interrupt in it is a page of traceback. Later: a KeyboardInterrupt
 can come anywhere. Where it leaves an `eval` of text, as in an import, Python ends by the signal although it was caught.
@@ -12,6 +12,8 @@ import signal
 import sys
 from types import FrameType
 
+USER_MISTAKE = 2  # exit status of every program: an argument, a file or a setting that cannot be used
+INTERRUPTED = 130  # as a shell says it of a process that SIGINT ended
 _SCRIPTS = ("occupancy_node", "bag_player")  # the entry points of setup.cfg
 _ros_has_it = False
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from gaussianocc_core.types import Cameras
+from gaussianocc_ros.gather import Gathered
 from gaussianocc_ros.parameters import topic_token
 from gaussianocc_ros.stamps import time_message
 
@@ -47,17 +48,15 @@ class ViewOutputs:
         """Those of the cameras that somebody looks at."""
         return tuple(c for c in cameras if any(p.get_subscription_count() for p in self._publishers[c].values()))
 
-    def publish(
-        self, cameras: tuple[str, ...], render: Render, stamps_ns: Mapping[str, int], frames: Mapping[str, str]
-    ) -> None:
-        """cameras: that were used; stamps and frames: of their images, whose views these are."""
-        names = self.wanted(cameras)
+    def publish(self, gathered: Gathered, render: Render) -> bool:
+        """The views of the set's images that somebody looks at, with their stamps and frames; False if nobody does."""
+        names = self.wanted(gathered.cameras.names)
         if not names:
-            return
+            return False
         views, depth, classes = render(names)
         depth = np.where(depth > 0, depth, np.float32(np.inf)).astype(np.float32, copy=False)
         for i, camera in enumerate(names):
-            header = Header(stamp=time_message(stamps_ns[camera]), frame_id=frames[camera])
+            header = Header(stamp=time_message(gathered.stamps_ns[camera]), frame_id=gathered.frames[camera])
             semantic = classes[i] if self.palette is None else self.palette[classes[i]]
             info = encode_camera_info(views, i, header)
             messages = {
@@ -68,6 +67,7 @@ class ViewOutputs:
             }
             for name, message in messages.items():
                 self._publishers[camera][name].publish(message)
+        return True
 
     @property
     def publishers(self) -> list[Any]:

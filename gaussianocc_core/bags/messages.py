@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,36 +60,28 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
 }
 
 
-def decode_image(
-    message: Any,
-    max_pixels: int = MAX_IMAGE_PIXELS,
-    raw_to_rgb: Callable[[Any], UInt8[np.ndarray, "H W 3"]] | None = None,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB of a sensor_msgs/Image or CompressedImage (JPEG, PNG); ImageError says what is wrong with it.
-
-    raw_to_rgb: decodes an Image instead of ours; its ValueError says what does not fit.
-    """
-    return decode_reduced(message, 1, max_pixels, raw_to_rgb)[0]
+def decode_image(message: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB of a sensor_msgs/Image or CompressedImage (JPEG, PNG); ImageError says what is wrong with it."""
+    return decode_reduced(message, 1, max_pixels)[0]
 
 
 def decode_reduced(
-    message: Any,
-    reduce: int,
-    max_pixels: int = MAX_IMAGE_PIXELS,
-    raw_to_rgb: Callable[[Any], UInt8[np.ndarray, "H W 3"]] | None = None,
+    message: Any, reduce: int, max_pixels: int = MAX_IMAGE_PIXELS
 ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
     """The image, and how many native pixels a side became one: `reduce` (1, 2, 4 or 8) if it is a JPEG, else 1."""
     try:
-        if not hasattr(message, "encoding"):
-            data = memoryview(message.data)
-            return decode_rgb(data, max_pixels, reduce), reduce if can_reduce(data) else 1
-        _check_size(message.width, message.height, max_pixels)
-        return (raw_to_rgb or raw_image_to_rgb)(message), 1
+        if hasattr(message, "encoding"):
+            check_size(message, max_pixels)
+            return raw_image_to_rgb(message), 1
+        data = memoryview(message.data)
+        return decode_rgb(data, max_pixels, reduce), reduce if can_reduce(data) else 1
     except (ValueError, cv2.error) as error:  # OpenCV: a size that the encoding cannot have
         raise ImageError(f"image cannot be decoded: {' '.join(str(error).split())}") from None
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def check_size(message: Any, max_pixels: int) -> None:
+    """ValueError if a sensor_msgs/Image claims no pixels, or more than that; before memory is taken for them."""
+    width, height = message.width, message.height
     if width < 1 or height < 1 or width * height > max_pixels:
         raise ValueError(f"it says that it has {width}x{height} pixels; between 1 and {max_pixels} are accepted")
 

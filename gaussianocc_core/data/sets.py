@@ -28,6 +28,7 @@ class SynchronizedSet:
     stamp_ns: int  # of the anchor camera's frame, or of what stands in for it
     items: dict[str, Any]  # whatever was handed to `add`
     stamps_ns: dict[str, int]
+    rewinds: int = 0  # how often stamps had stepped back before: where it differs, another run of time began
 
 
 @dataclass
@@ -295,6 +296,7 @@ class SetBuilder:
             stamp_ns,
             {name: frame.item for name, frame in frames.items()},
             {name: frame.stamp_ns for name, frame in frames.items()},
+            self.statistics.rewinds,
         )
 
     def _prune(self) -> None:

@@ -193,6 +193,14 @@ def rig(graph, make, checkpoint, capfd):
     return lambda **options: NodeRig(graph, make, capfd, **{"checkpoint": str(checkpoint), **options})
 
 
+@pytest.fixture
+def replay(graph):
+    """Makes a Replay; arguments of the bag player's command line."""
+    from support.replay import Replay
+
+    return lambda *arguments: Replay(graph, *arguments)
+
+
 RECORDER = """
 import rclpy
 from sensor_msgs.msg import PointCloud2

@@ -29,7 +29,7 @@ from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, PALETTE
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros import conversions, ros_compat, stamps
-from gaussianocc_ros.conversions import decode_image
+from gaussianocc_ros.ros_compat import decode_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 GRAY = RGB[..., 0]
@@ -134,7 +134,7 @@ def test_messages_of_rosbags_decode_like_those_of_rclpy():
 @pytest.mark.parametrize("encoding", PIXELS)
 def test_cv_bridge_and_its_stand_in_agree(encoding):
     message = image(encoding, PIXELS[encoding], padding=4)
-    difference = ros_compat._rgb_with_cv_bridge(message).astype(int) - raw_image_to_rgb(message)
+    difference = ros_compat._decode_with_cv_bridge(message, RGB.size).astype(int) - raw_image_to_rgb(message)
     assert np.abs(difference).max() <= 1  # 16 bits: cv_bridge rounds, we cut
 
 

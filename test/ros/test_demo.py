@@ -13,20 +13,20 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_demo_and_launch_file_share_one_parameter_file():
-    from gaussianocc_ros import demo
+    from gaussianocc_ros import demo_replay
 
-    assert demo.parameter_file() == ROOT / "config" / "ros" / "occupancy_node.yaml"
+    assert demo_replay.parameter_file() == ROOT / "config" / "ros" / "occupancy_node.yaml"
     launch = (ROOT / "launch" / "occ.launch.py").read_text()
     assert 'os.path.join(share, "config", "ros", "occupancy_node.yaml")' in launch
     files = [path for path in (ROOT / "config").rglob("*.yaml") if "ros__parameters" in path.read_text()]
-    assert [path for path in files if path.name != "nav2_costmap.yaml"] == [demo.parameter_file()]  # Nav2's own
+    assert [path for path in files if path.name != "nav2_costmap.yaml"] == [demo_replay.parameter_file()]  # Nav2's own
 
 
 def test_demo_reads_messages_as_they_are_documented():
     from gaussianocc_core.labels import CLASS_NAMES
     from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
-    from gaussianocc_ros import demo
     from gaussianocc_ros.conversions import encode_occupancy
+    from gaussianocc_ros.demo_pictures import decode
 
     grid = VoxelGrid(origin=(-1.0, -2.0, 0.5), voxel_size=0.5, shape=(3, 4, 2))
     labels = np.full(grid.shape, 17, dtype=np.uint8)
@@ -34,7 +34,7 @@ def test_demo_reads_messages_as_they_are_documented():
     prediction = OccupancyPrediction(
         labels, np.ones(grid.shape, np.float32), np.ones(grid.shape, bool), grid, CLASS_NAMES, True, ("c",), "m"
     )
-    decoded, decoded_grid = demo._decode(encode_occupancy(prediction, 0, "base_link"))
+    decoded, decoded_grid = decode(encode_occupancy(prediction, 0, "base_link"))
     np.testing.assert_array_equal(decoded, labels)
     assert decoded_grid == grid
 
@@ -58,7 +58,7 @@ def test_demo_keeps_to_this_machine_in_every_distribution(monkeypatch, distro, v
 )
 def test_demo_gives_up_on_a_node_that_is_never_seen_or_ends(monkeypatch, tmp_path, script, complaint):
     from gaussianocc_core.errors import GaussianOccError
-    from gaussianocc_ros import demo
+    from gaussianocc_ros import demo_replay
 
     class Recorder:
         def sees_the_node(self):
@@ -78,13 +78,13 @@ def test_demo_gives_up_on_a_node_that_is_never_seen_or_ends(monkeypatch, tmp_pat
         return started[-1]
 
     popen = subprocess.Popen
-    for name in demo.isolated_graph():  # what the demo sets is undone after the test
+    for name in demo_replay.isolated_graph():  # what the demo sets is undone after the test
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    monkeypatch.setattr(demo, "_Recorder", Recorder)
-    monkeypatch.setattr(demo, "NODE_TIMEOUT", 0.2)
-    monkeypatch.setattr(demo.subprocess, "Popen", start)
+    monkeypatch.setattr(demo_replay, "_Recorder", Recorder)
+    monkeypatch.setattr(demo_replay, "NODE_TIMEOUT", 0.2)
+    monkeypatch.setattr(demo_replay.subprocess, "Popen", start)
     with pytest.raises(GaussianOccError, match=complaint) as error:
-        demo._replay(tmp_path / "bag", tmp_path / "log", "")
+        demo_replay.replay(tmp_path / "bag", tmp_path / "log", "")
     assert "\n" not in str(error.value)
     assert [process.returncode is not None for process in started] == [True]
 
@@ -111,13 +111,22 @@ def test_demo_says_in_one_line_what_it_cannot_use_before_it_makes_anything(capsy
     assert said.out == "" and list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "data"]
 
 
-def test_demo_kills_a_process_that_does_not_heed_being_asked(tmp_path):
+def test_demo_that_cannot_write_its_folder_ends_with_one_line_and_status_2(capsys, tmp_path):
     from gaussianocc_ros import demo
+
+    (tmp_path / "file").write_text("in the way")
+    assert demo.main(["--output", str(tmp_path / "file" / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and str(tmp_path / "file") in said and said.count("\n") == 1
+
+
+def test_demo_kills_a_process_that_does_not_heed_being_asked(tmp_path):
+    from gaussianocc_ros import demo_replay
 
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
     process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "up\n"
-    demo._stop(process, patience=0.2)
+    demo_replay._stop(process, patience=0.2)
     process.stdout.close()
     assert process.returncode == -9
 

@@ -29,7 +29,9 @@ def test_a_camera_that_many_sets_lack_is_named_with_its_rate_and_delay(rig):
     rig.place()
     for i in range(24):
         rig.send(now_ms(rig), cameras=None if i % 3 == 0 else ("front", "left"))
-        rig.graph.spin_for(0.05)
+        rig.graph.spin_for(0.05)  # the cameras' period
+    received = rig.node._builder.statistics.received
+    rig.graph.until(lambda: [received[c] for c in ("front", "left", "right")] == [24, 24, 8], what="all images")
     found = rig.graph.until(lambda: rig.diagnosed("right was missing in"), what="a diagnostic")
     assert found[0].level == DiagnosticStatus.WARN
     assert "ms after their stamps, others after" in found[0].message

@@ -19,7 +19,7 @@ from gaussianocc_core.geometry.voxels import unflatten
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.camera_rig import CameraRig
-from gaussianocc_ros.conversions import decode_image, exposed
+from gaussianocc_ros.conversions import exposed
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.stamps import stamp_ns
 
@@ -102,8 +102,8 @@ def predict_from_bag(bag, checkpoint, anchors):
     reductions = {}  # not known before the first set's calibration
     for anchor in anchors:
         stamps = {camera: min(images[camera], key=lambda stamp: abs(stamp - anchor)) for camera in CAMERAS}
-        pictures = [decode_image(images[c][stamps[c]], reduce=reductions.get(c, 1))[0] for c in CAMERAS]
-        cameras = rig.lookup(anchor, stamps)
+        pictures = [ros_compat.decode_image(images[c][stamps[c]], reduce=reductions.get(c, 1))[0] for c in CAMERAS]
+        cameras = rig.lookup(anchor, stamps).cameras
         reductions = predictor.reductions(cameras)
         yield predictor(pictures, cameras)
 

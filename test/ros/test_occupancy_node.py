@@ -189,7 +189,8 @@ def test_images_come_in_while_the_network_is_busy_and_the_newest_set_wins(rig, m
     assert rig.occupancy == []
     release.set()
     rig.outputs(2)
-    rig.graph.spin_for(0.3)
+    rig.graph.until(lambda: rig.node._inference.is_idle, what="the last set")
+    assert rig.values()[0]["sets"] == "2"
     assert [stamp_ns(m.header) - make.START_NS for m in rig.occupancy] == [0, 4 * PERIOD_MS * MS]
     assert rig.values()[0]["dropped: superseded"] == "3"
 
@@ -268,17 +269,27 @@ def test_configure_that_fails_half_way_leaves_nothing_behind(rig, monkeypatch):
     [
         (("-p", "checkpoint:={broken}"), r"broken.safetensors: not a readable .safetensors file"),
         (("-p", "slop:=9.0"), r"parameter slop: .*range"),
+        (("-p", "mask_dir:=/nowhere"), r"parameter mask_dir: no folder '/nowhere'"),
+        (("-p", "device:=abacus"), r"parameter device: expected auto"),
     ],
 )
-def test_bad_start_up_state_ends_the_process_with_one_line_and_status_1(spawn, tmp_path, arguments, complaint):
+def test_bad_start_up_state_ends_the_process_with_one_line_and_status_2(spawn, tmp_path, arguments, complaint):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no weights")
     arguments = [argument.format(broken=broken) for argument in arguments]
     process = spawn("-m", "gaussianocc_ros.occupancy_node", "--ros-args", "-p", "cameras:=[front]", *arguments)
-    assert process.wait(60) == 1
+    assert process.wait(60) == 2
     process.wait_for(complaint)
     assert "Traceback" not in process.output
     assert len(process.output.strip().splitlines()) == 1
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("arguments", [("-p", "slop"), ("--params-file", "/nowhere.yaml")])
+def test_ros_arguments_that_cannot_be_read_end_with_status_2_and_no_traceback(spawn, arguments):
+    process = spawn("-m", "gaussianocc_ros.occupancy_node", "--ros-args", *arguments)
+    assert process.wait(60) == 2
+    assert "occupancy_node: ROS arguments" in process.output and "Traceback" not in process.output
 
 
 def test_with_degrade_a_camera_that_dies_or_sends_rubbish_takes_only_its_own_view_along(rig, make):
@@ -361,7 +372,7 @@ def test_a_dead_anchor_is_replaced_under_degrade_and_takes_over_again(rig, make)
     for i in range(30):
         rig.send(i * PERIOD_MS, cameras=("left", "right") if 5 <= i < 24 else None)
         rig.graph.until(lambda count=i + 1: received["right"] == count, what="images")
-        rig.graph.until(lambda: not (rig.node._waiting or rig.node._reporter.works), what="the results")
+        rig.graph.until(lambda: rig.node._inference.is_idle, what="the results")
     last = make.START_NS + 29 * PERIOD_MS * MS
     rig.graph.until(lambda: [m for m in rig.occupancy if stamp_ns(m.header) == last], what="the last result")
     assert "front" in rig.occupancy[-1].cameras

@@ -11,7 +11,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 
 from gaussianocc_core.labels import PALETTE
-from gaussianocc_ros.conversions import decode_image
+from gaussianocc_ros.ros_compat import decode_image
 from gaussianocc_ros.stamps import stamp_ns
 
 MS = 1_000_000

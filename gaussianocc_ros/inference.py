@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that owns the predictor: takes the newest set, predicts, fuses if asked, and has it published."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNode
+
+from gaussianocc_core.checkpoint import default_checkpoint
+from gaussianocc_core.data.entries import mask_paths, read_mask
+from gaussianocc_core.data.sets import SynchronizedSet
+from gaussianocc_core.errors import GaussianOccError
+from gaussianocc_core.fusion import TemporalFusion
+from gaussianocc_core.predictor import OccupancyPredictor
+from gaussianocc_core.types import OccupancyPrediction
+from gaussianocc_ros.camera_rig import plausible_cameras
+from gaussianocc_ros.gather import Gathered, Gatherer
+from gaussianocc_ros.outputs import EgoAt, Outputs
+from gaussianocc_ros.parameters import NodeParameters
+from gaussianocc_ros.reporting import Reporter
+
+_REPLAY_QUEUE = 8  # sets; one image can complete several
+
+
+class Inference:
+    """Sets go in by the executor's thread. Before this one lies a slot for the newest, so that a slow network skips
+    sets instead of falling behind; for lossless replay (`reliable`) it is a short queue."""
+
+    def __init__(self, node: LifecycleNode, parameters: NodeParameters) -> None:
+        self._node, self._parameters = node, parameters
+        self._waiting: deque[tuple[SynchronizedSet, float]] = deque(maxlen=_REPLAY_QUEUE if parameters.reliable else 1)
+        # One thread for warm-up and every prediction: torch keeps a thread pool, numba its kernels, per calling thread.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._forget = threading.Event()
+        self._fusion: TemporalFusion | None = None
+        self._fusion_resets = 0  # that were said
+
+    def load(self) -> OccupancyPredictor:
+        """The predictor, warmed up if the parameters say so; GaussianOccError if it cannot be had."""
+        parameters = self._parameters
+        self.predictor = self._thread.submit(self._load).result()
+        if parameters.fusion:
+            self._fusion = TemporalFusion(
+                self.predictor.grid,
+                self.predictor.class_names,
+                hit=parameters.fusion_hit,
+                miss=parameters.fusion_miss,
+                decay=parameters.fusion_decay,
+            )
+        return self.predictor
+
+    def start(self, gatherer: Gatherer, outputs: Outputs, reporter: Reporter, ego_at: EgoAt) -> None:
+        """From now on sets may come. ego_at: odometry, for what is fused in the fixed frame."""
+        self._gatherer, self._outputs, self._reporter, self._ego_at = gatherer, outputs, reporter, ego_at
+
+    def submit(self, complete: SynchronizedSet) -> None:
+        full = len(self._waiting) == self._waiting.maxlen
+        self._waiting.append((complete, time.perf_counter()))  # drops the oldest if full
+        if full:
+            self._reporter.statistics.count_drop("superseded")
+        self._thread.submit(self._process_next)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no set is in work or waits."""
+        return not (self._waiting or self._reporter.works)
+
+    def forget(self) -> None:
+        """What was fused so far; by the thread itself, before it adds anything."""
+        self._forget.set()
+
+    def stop(self) -> None:
+        """The set in work is finished; those that wait are not begun."""
+        self._waiting.clear()
+        self._thread.submit(lambda: None).result()
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+    # ---- inference thread ------------------------------------------------------------------------------------------
+
+    def _load(self) -> OccupancyPredictor:
+        parameters, cameras = self._parameters, self._parameters.camera_names
+        path = parameters.checkpoint or default_checkpoint()
+        if path:
+            predictor = OccupancyPredictor.from_checkpoint(path, device=parameters.device)
+        else:
+            predictor = OccupancyPredictor.untrained(device=parameters.device)
+            self._node.get_logger().warning("no checkpoint is shipped or given: UNTRAINED, the occupancy means nothing")
+        if parameters.warm_up and self._node.context.ok():  # otherwise Ctrl-C came while it was loaded
+            predictor([np.zeros((360, 640, 3), np.uint8)] * len(cameras), plausible_cameras(cameras))
+        paths = mask_paths(parameters.mask_dir, cameras)
+        predictor.use_masks({camera: read_mask(path) for camera, path in zip(cameras, paths, strict=False)})
+        return predictor
+
+    def _process_next(self) -> None:
+        try:
+            newest, completed = self._waiting.popleft()
+        except IndexError:  # superseded before its turn, or deactivated
+            return
+        reporter = self._reporter
+        reporter.statistics.record("queue", time.perf_counter() - completed)
+        with reporter.at_work():
+            try:
+                self._predict_and_publish(newest, completed)
+            except ExternalShutdownException:  # Ctrl-C during inference
+                return
+            except GaussianOccError as error:
+                reporter.set_dropped(getattr(error, "reason", type(error).__name__), str(error))
+            except Exception as error:
+                if self._node.context.ok():  # otherwise Ctrl-C closed it under a call
+                    reporter.set_failed(error)
+
+    def _predict_and_publish(self, newest: SynchronizedSet, completed: float) -> None:
+        reporter, predictor, outputs = self._reporter, self.predictor, self._outputs
+        gathered = self._gatherer.gather(newest)
+        reporter.set_gathered(gathered)
+        cameras = gathered.cameras
+        with reporter.statistics.timed("predict"):
+            field = predictor.predict_field(gathered.images, cameras)
+            prediction = predictor.decide(field, cameras)
+        render = partial(predictor.render, field, cameras)
+        if self._fusion is not None:
+            with reporter.statistics.timed("fuse"):
+                prediction = self._fuse(self._fusion, prediction, gathered)
+        if not self._node.context.ok():
+            raise ExternalShutdownException
+        with reporter.statistics.timed("encode"):
+            outputs.publish(prediction, gathered.stamp_ns)
+        reporter.set_published(gathered.stamp_ns, completed)
+        began = time.perf_counter()
+        if outputs.publish_views(gathered, render):
+            reporter.statistics.record("render", time.perf_counter() - began)
+        if outputs.problem:
+            reporter.warn("output", outputs.problem)
+        if (topics := outputs.undelivered()) and self._node.context.ok():
+            reporter.warn("delivery", f"a subscriber does not take {', '.join(topics)} and may lose messages")
+
+    def _fuse(self, fusion: TemporalFusion, prediction: OccupancyPrediction, gathered: Gathered) -> OccupancyPrediction:
+        if self._forget.is_set():
+            self._forget.clear()
+            fusion.reset()
+        T_fixed_ego = gathered.T_fixed_ego
+        if T_fixed_ego is None:
+            T_fixed_ego = self._ego_at(gathered.stamp_ns)  # it may have come meanwhile
+        if T_fixed_ego is None:
+            fixed, ego = self._parameters.fixed_frame, self._parameters.ego_frame
+            self._reporter.warn("fusion", f"not fused: TF has no {fixed} <- {ego} at the image's time")
+            return prediction
+        fused = fusion.add(prediction, T_fixed_ego, gathered.stamp_ns)
+        if fusion.resets > self._fusion_resets:
+            self._fusion_resets = fusion.resets
+            self._reporter.warn("fusion reset", "clock or odometry jumped: what was seen before is forgotten")
+        return fused

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters that decide which sets of images form. The bag player reads them from a running node, so no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rclpy.exceptions import NameValidationException
+from rclpy.expand_topic_name import expand_topic_name
+from rclpy.validate_full_topic_name import validate_full_topic_name
+
+from gaussianocc_core.data.sets import POLICIES, SetBuilder
+from gaussianocc_core.errors import ConfigError
+
+MAX_CAMERAS = 32
+
+
+def parameter(default: Any, description: str, **limits: Any) -> Any:
+    """A field of a dataclass of parameters. limits: choices=(...), range=(low, high), dynamic=True."""
+    return dataclasses.field(default=default, metadata={"description": description, **limits})
+
+
+@dataclass(frozen=True)
+class SyncParameters:
+    """Which cameras make a set, where their images and calibrations come from, and when a set is complete.
+
+    Who forms the same sets as the node needs all of these, and `make_builder`. ConfigError names what is impossible.
+    """
+
+    cameras: tuple[str, ...] = parameter((), "Camera names. Empty: all cameras of rig_file.")
+    image_topic: str = parameter(
+        "/{camera}/image_raw/compressed", "Image topic of each camera; {camera} stands for its name."
+    )
+    camera_info_topic: str = parameter("/{camera}/camera_info", "CameraInfo topic of each camera; not with rig_file.")
+    image_topics: tuple[str, ...] = parameter(
+        (), "Image topic of each camera in the order of cameras, where no pattern fits; in place of image_topic."
+    )
+    camera_info_topics: tuple[str, ...] = parameter(
+        (), "CameraInfo topic of each camera in the order of cameras; in place of camera_info_topic."
+    )
+    rig_file: str = parameter("", "YAML rig with intrinsics and extrinsics, used instead of CameraInfo and TF.")
+    anchor_camera: str = parameter("", "Camera whose image time stamps the output. Empty: the first camera.")
+    slop: float = parameter(0.05, "Largest time between the anchor's image and the others, s.", range=(0.0, 1.0))
+    sync_policy: str = parameter(
+        "wait",
+        "What becomes of a set that lacks a camera. wait: for `patience`, then it is dropped; skip: dropped at once; "
+        "degrade: wait, then predict with the cameras that are there; what only the missing one sees is unobserved.",
+        choices=POLICIES,
+    )
+    patience: float = parameter(0.1, "How long sync_policy waits for a late camera, s.", range=(0.0, 10.0))
+    reliable: bool = parameter(
+        False,
+        "For lossless replay: reliable image subscriptions, a short queue of sets instead of the newest only, and "
+        "each set's outputs delivered before the next is begun; both timeouts are at least 5 s.",
+    )
+    reliable_cameras: tuple[str, ...] = parameter(
+        (), "Cameras whose images alone are subscribed to reliably, such as over a bad link; others by best effort."
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        names = self.camera_names
+        if not names:
+            raise ConfigError("parameter cameras: name at least one camera, or give a rig_file that does")
+        if len(set(names)) != len(names) or len(names) > MAX_CAMERAS:
+            raise ConfigError(f"parameter cameras: expected up to {MAX_CAMERAS} different names, got {list(names)}")
+        if self.anchor_camera and self.anchor_camera not in names:
+            raise ConfigError(f"parameter anchor_camera: {self.anchor_camera!r} is not among cameras {list(names)}")
+        for name in ("image_topic", "camera_info_topic"):
+            self._check_topics(name, names)
+        if unknown := [name for name in self.reliable_cameras if name not in names]:
+            raise ConfigError(f"parameter reliable_cameras: {', '.join(unknown)} not among cameras {list(names)}")
+
+    def _check_topics(self, name: str, cameras: tuple[str, ...]) -> None:
+        """Of a pattern and of the list that may stand in its place."""
+        pattern, topics = getattr(self, name), getattr(self, f"{name}s")
+        if not pattern:
+            raise ConfigError(f"parameter {name}: must not be empty")
+        if topics and len(topics) != len(cameras):
+            raise ConfigError(f"parameter {name}s: {len(topics)} topics for {len(cameras)} cameras {list(cameras)}")
+        for topic in topics:
+            if why := _not_a_topic(topic):
+                raise ConfigError(f"parameter {name}s: {topic!r} is not a topic name: {why}")
+        if topics or (self.rig_file and name == "camera_info_topic"):
+            return  # the pattern is not used
+        if len(cameras) > 1 and "{camera}" not in pattern:
+            raise ConfigError(f"parameter {name}: {pattern!r} needs {{camera}} in it to name {len(cameras)} cameras")
+        for camera in cameras:
+            if why := _not_a_topic(pattern.replace("{camera}", camera)):
+                raise ConfigError(f"parameter {name}: {pattern!r} with camera {camera!r} is not a topic name: {why}")
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        return self.cameras or self.rig_names
+
+    @cached_property
+    def rig_names(self) -> tuple[str, ...]:
+        """The cameras of rig_file; () without one."""
+        if not self.rig_file:
+            return ()
+        from gaussianocc_core.geometry.rig_file import load_rig  # imports torch
+
+        return load_rig(self.rig_file).names
+
+    @property
+    def anchor(self) -> str:
+        return self.anchor_camera or self.camera_names[0]
+
+    def image_topic_of(self, camera: str) -> str:
+        if self.image_topics:
+            return self.image_topics[self.camera_names.index(camera)]
+        return self.image_topic.replace("{camera}", camera)
+
+    def camera_info_topic_of(self, camera: str) -> str:
+        if self.camera_info_topics:
+            return self.camera_info_topics[self.camera_names.index(camera)]
+        return self.camera_info_topic.replace("{camera}", camera)
+
+    def is_reliable(self, camera: str) -> bool:
+        return self.reliable or camera in self.reliable_cameras
+
+    def make_builder(self) -> SetBuilder:
+        """What forms the sets, empty."""
+        return SetBuilder(
+            self.camera_names,
+            int(self.slop * 1e9),
+            anchor=self.anchor,
+            policy=self.sync_policy,
+            patience_ns=int(self.patience * 1e9),
+        )
+
+
+def _not_a_topic(name: str) -> str:
+    """Why ROS would refuse the name; "" if it would not. Any node name and namespace do: ROS checks the whole."""
+    try:
+        validate_full_topic_name(expand_topic_name(name, "node", "/"))
+    except NameValidationException as error:
+        return str(error).splitlines()[0].removeprefix("Invalid topic name: ").rstrip(":")  # then the name and a "^"
+    except (ValueError, RuntimeError) as error:
+        return re.sub(r"^topic name '.*' is invalid: |, at \S+:\d+$", "", " ".join(str(error).split()))
+    return ""
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    choices, bounds = field.metadata.get("choices"), field.metadata.get("range")
+    if choices and value not in choices:
+        raise ConfigError(f"parameter {field.name}: expected one of {', '.join(choices)}, got {value!r}")
+    if bounds and not bounds[0] <= value <= bounds[1]:
+        raise ConfigError(f"parameter {field.name}: expected {bounds[0]} to {bounds[1]}, got {value!r}")

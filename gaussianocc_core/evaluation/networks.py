@@ -23,7 +23,8 @@ from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
 from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.training.loader import Batch
-from gaussianocc_core.training.motion_search import MotionSearch, scale_length, search_length
+from gaussianocc_core.training.motion_search import Guess, MotionSearch, scale_length, search_length
+from gaussianocc_core.training.view import batch_element
 from gaussianocc_core.types import Sample
 
 FAR = 80.0  # m, of what a ray finds that meets nothing: the end of the true depths that count
@@ -127,7 +128,7 @@ def _as_long_as_depth_says(
     T_target_now: Float[Tensor, "S 4 4"], batch: Batch, depth: Float[Tensor, "N h w"]
 ) -> Float[Tensor, "S 4 4"]:
     """As stage 2 takes the learnt motion."""
-    cameras = replace(batch.cameras, intrinsics=batch.cameras.intrinsics[0], T_ego_cam=batch.cameras.T_ego_cam[0])
+    cameras = batch_element(batch.cameras, 0)
     colours = batch.colours()[0, : 1 + len(T_target_now)]
-    factor = search_length(colours, [(depth, batch.valid[0])], cameras, T_target_now, MotionSearch())
+    factor = search_length(colours, [Guess(depth, batch.valid[0])], cameras, T_target_now, MotionSearch())
     return scale_length(T_target_now, factor)

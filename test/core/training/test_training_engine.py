@@ -213,7 +213,8 @@ def test_half_precision_and_workers_train_the_same_networks(root, tmp_path):
 
 @pytest.mark.medium
 def test_joint_training_leaves_occupancy_and_ego_motion(root, tmp_path):
-    path = train(settings(root, tmp_path / "run", stage="joint", steps=2))
+    config = settings(root, tmp_path / "run", stage="gsv", steps=2)
+    path = train(replace(config, gsv=replace(config.gsv, ego_motion="joint")))
     assert load_model(path).provenance.steps == 2 and load_pose_net(path).pose_net is not None
 
 

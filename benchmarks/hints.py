@@ -32,7 +32,7 @@ from gaussianocc_core.training.config import GspConfig
 from gaussianocc_core.training.ego import neighbour_motions, predict_ego_motion
 from gaussianocc_core.training.hints import find_hints
 from gaussianocc_core.training.loader import Batch, prepare
-from gaussianocc_core.training.motion_search import Guess, scale_length, search_length
+from gaussianocc_core.training.motion_search import Guess, as_long_as_depth_says
 from gaussianocc_core.training.view import views_of
 
 SHIPPED = Path(__file__).resolve().parents[1] / "gaussianocc_core" / "weights" / "tiny_stage1.safetensors"
@@ -81,8 +81,9 @@ def find(networks: CheckpointNetworks, batch: Batch) -> dict[str, tuple[Tensor, 
     depth = predict_depth(networks.depth_net, view.now[None], batch.cameras).depth[0]
     plane = None if view.ground is None else view.ground.plane()
     said = predict_ego_motion(networks.pose_net, batch.jittered())[0]
-    factor = search_length(view.colours, [Guess(depth, view.valid)], view.cameras, said, CONFIG.length_search)
-    motions = {"learnt": said, "learnt, length searched": scale_length(said, factor)}
+    guess = Guess(depth, view.valid)
+    searched = as_long_as_depth_says(view.colours, guess, view.cameras, said, CONFIG.length_search)
+    motions = {"learnt": said, "learnt, length searched": searched}
     if torch.isfinite(batch.T_target_now).all():
         motions["true"] = batch.T_target_now[0].float()
     found = {}

@@ -32,6 +32,15 @@ def predict_ego_motion(
     return torch.stack([transforms.invert(before), after], dim=1)
 
 
+def motion_to(
+    pose_net: PoseNet, now: Float[Tensor, "B N 3 H W"], then: Float[Tensor, "B N 3 H W"], step: int
+) -> Float[Tensor, "B 4 4"]:
+    """Points of the ego frame now in the ego frame at one neighbour; step: below 0 where that is before."""
+    if step > 0:
+        return pose_net(now, then).T_later_earlier()
+    return transforms.invert(pose_net(then, now).T_later_earlier())
+
+
 def neighbour_motions(
     T_target_now: Float[Tensor, "S 4 4"], T_ego_cam: Float[Tensor, "N 4 4"]
 ) -> Float[Tensor, "S N 4 4"]:

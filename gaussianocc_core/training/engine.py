@@ -244,6 +244,8 @@ def _repeat(micro: list[Batch]) -> Iterator[Batch]:
 def _schedule(optimiser: torch.optim.Optimizer, config: TrainConfig, rates: list[float]) -> Any:
     if config.schedule == "step":
         return torch.optim.lr_scheduler.StepLR(optimiser, max(1, round(_DROP_AT * config.steps)), gamma=0.1)
+    # Torch divides by the length of the rise less one step, which is none in a run of ten.
+    steps = config.steps + 1 if config.steps == 10 else max(config.steps, 2)
     return torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, rates, max(config.steps, 2), pct_start=0.1, div_factor=10, final_div_factor=10, cycle_momentum=False
+        optimiser, rates, steps, pct_start=0.1, div_factor=10, final_div_factor=10, cycle_momentum=False
     )

@@ -30,7 +30,7 @@ from gaussianocc_core.training.config import GsvConfig
 from gaussianocc_core.training.ego import neighbour_motions, predict_ego_motion
 from gaussianocc_core.training.hints import find_hints, hint_error
 from gaussianocc_core.training.loader import Batch
-from gaussianocc_core.training.motion_search import Guess, scale_length, search_length
+from gaussianocc_core.training.motion_search import Guess, as_long_as_depth_says
 from gaussianocc_core.training.per_rig import PerRig
 from gaussianocc_core.training.photometric import temporal_error
 from gaussianocc_core.training.precision import network_precision
@@ -185,8 +185,7 @@ class Gsv(Stage):
         if self.config.ego_motion != "learned" or not self.frozen or inv_depth is None or search.factor == 1:
             return T_target_now
         depth = interpolate_depth(1.0 / inv_depth.detach(), *view.now.shape[-2:])
-        factor = search_length(view.colours, [Guess(depth, view.valid)], view.cameras, T_target_now, search)
-        return scale_length(T_target_now, factor)
+        return as_long_as_depth_says(view.colours, Guess(depth, view.valid), view.cameras, T_target_now, search)
 
     def _draw_cameras(self, count: int) -> list[int]:
         """Which cameras' images are compared, in ascending order."""

@@ -100,6 +100,17 @@ def search_length(
     return torch.where(tells, found, torch.ones_like(found))
 
 
+def as_long_as_depth_says(
+    colours: Float[Tensor, "T N 3 H W"],
+    guess: Guess,
+    cameras: Cameras,
+    T_target_now: Float[Tensor, "S 4 4"],
+    settings: MotionSearch,
+) -> Float[Tensor, "S 4 4"]:
+    """Learnt motion as stage 2 takes it: directions of the motion network, lengths by depth that stays as it is."""
+    return scale_length(T_target_now, search_length(colours, [guess], cameras, T_target_now, settings))
+
+
 def scale_length(T_target_now: Float[Tensor, "S 4 4"], factor: Tensor | float) -> Float[Tensor, "S 4 4"]:
     """The motions with their translations times the factor."""
     rotation, translation, last = T_target_now[:, :3, :3], T_target_now[:, :3, 3:], T_target_now[:, 3:]

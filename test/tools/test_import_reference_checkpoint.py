@@ -218,7 +218,7 @@ def test_every_name_of_the_published_layout_is_ours_or_known_to_be_dead():
 MEASURE = """
 import json, resource, sys, time
 import numpy as np
-from gaussianocc_core.config import load_rig
+from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.predictor import OccupancyPredictor
 
 predictor = OccupancyPredictor.from_checkpoint(sys.argv[1], device="cpu")

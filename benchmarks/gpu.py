@@ -176,7 +176,7 @@ def time_training(report: Report, cameras: Cameras, repeats: int) -> None:
     torch.manual_seed(0)
     encoder = ImageEncoder("resnet101", 1.0, (512, 256), 64).to(CUDA)
     decoder = VoxelDecoder(64, 32, 3, 4, 18).to(CUDA)
-    head = GaussianHead(points, (0.2, 0.2, 0.2), (60.0, 80.0), (4.0, 8.0)).to(CUDA)
+    head = GaussianHead(points, (0.2, 0.2, 0.2), (60.0, 80.0)).to(CUDA)
     cameras = cameras.to(CUDA)
     inputs = replace(
         cameras,

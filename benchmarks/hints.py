@@ -28,11 +28,12 @@ from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.geometry.warp import interpolate_depth
 from gaussianocc_core.metrics.depth import NUSCENES_RANGE
 from gaussianocc_core.models.depth_net import predict_depth
-from gaussianocc_core.models.pose_net import camera_motions
-from gaussianocc_core.training.gsp import GspConfig, batch_element, ground_plane, predict_ego_motion
+from gaussianocc_core.training.config import GspConfig
+from gaussianocc_core.training.ego import neighbour_motions, predict_ego_motion
 from gaussianocc_core.training.hints import find_hints
 from gaussianocc_core.training.loader import Batch, prepare
-from gaussianocc_core.training.motion_search import scale_length, search_length
+from gaussianocc_core.training.motion_search import Guess, as_long_as_depth_says
+from gaussianocc_core.training.view import views_of
 
 SHIPPED = Path(__file__).resolve().parents[1] / "gaussianocc_core" / "weights" / "tiny_stage1.safetensors"
 CONFIG = GspConfig()
@@ -76,19 +77,20 @@ def main() -> None:
 def find(networks: CheckpointNetworks, batch: Batch) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Depth of the network, hints (m) and which are believed, at the size of the hints, by the motion."""
     assert networks.depth_net is not None and networks.pose_net is not None
-    cameras, colours, valid = batch_element(batch.cameras, 0), batch.colours()[0], batch.valid[0]
-    depth = predict_depth(networks.depth_net, colours[None, 0], batch.cameras).depth[0]
-    plane = ground_plane(networks.depth_net.head, cameras)
-    said = predict_ego_motion(networks.pose_net, batch)[0]
-    factor = search_length(colours, [(depth, valid)], cameras, said, CONFIG.length_search)
-    motions = {"learnt": said, "learnt, length searched": scale_length(said, factor)}
+    (view,) = views_of(batch, networks.depth_net.head)
+    depth = predict_depth(networks.depth_net, view.now[None], batch.cameras).depth[0]
+    plane = None if view.ground is None else view.ground.plane()
+    said = predict_ego_motion(networks.pose_net, batch.jittered())[0]
+    guess = Guess(depth, view.valid)
+    searched = as_long_as_depth_says(view.colours, guess, view.cameras, said, CONFIG.length_search)
+    motions = {"learnt": said, "learnt, length searched": searched}
     if torch.isfinite(batch.T_target_now).all():
         motions["true"] = batch.T_target_now[0].float()
     found = {}
     for name, T_target_now in motions.items():
-        T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now])
+        T_other_cam = neighbour_motions(T_target_now, view.cameras.T_ego_cam)
         hints, believed = find_hints(
-            colours[0], colours[1:], depth, plane, cameras.intrinsics, T_other_cam, valid, CONFIG.hints,
+            view.now, view.around, depth, plane, view.cameras.intrinsics, T_other_cam, view.valid, CONFIG.hints,
             CONFIG.temporal,
         )  # fmt: skip
         found[name] = interpolate_depth(depth, *hints.shape[-2:]), hints, believed

@@ -27,7 +27,7 @@ from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.labels import FREE, GROUND_CLASSES
 from gaussianocc_core.models.depth_net import predict_depth
-from gaussianocc_core.training.gsv import GsvConfig
+from gaussianocc_core.training.config import GsvConfig
 from gaussianocc_core.training.loader import prepare
 from gaussianocc_core.training.surfaces import find_surfaces, plan_surfaces
 from gaussianocc_core.types import Cameras, OccupancyLabels, Sample, VoxelGrid

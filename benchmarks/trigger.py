@@ -22,9 +22,10 @@ from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.cross_view import compare_overlaps
-from gaussianocc_core.training.gsp import Gsp, batch_element
+from gaussianocc_core.training.gsp import Gsp
 from gaussianocc_core.training.loader import prepare
 from gaussianocc_core.training.stages import build_stage
+from gaussianocc_core.training.view import views_of
 
 FACTORS = np.linspace(0.80, 1.30, 26)  # on the true depth
 FAR = 80.0  # m, what has no depth
@@ -53,16 +54,17 @@ def main() -> None:
                 np.stack([rectifier.rectify_labels(i, each, 0) for i, each in enumerate(sample.depths or ())])
             )
             depth = torch.where(depth > 0, depth, FAR)
-            cameras = batch_element(batch.cameras, 0)
-            masks = stage._overlap(cameras) & batch.valid[0][:, None]
-            placed = stage._place(batch, 0, batch.T_target_now[0])
+            (view,) = views_of(batch, None)
+            cameras = view.cameras
+            masks = stage.overlap(cameras) & view.valid[:, None]
+            placed = stage.place(view, batch.T_target_now[0])
             moved.append(float((placed.T_ego_cam - cameras.T_ego_cam)[:, :3, 3].norm(dim=-1).max()))
             for where, total in zip((cameras, placed), sums.values(), strict=True):
                 for k, factor in enumerate(FACTORS):
                     torch.manual_seed(samples)  # the same sides of the overlaps for every factor
                     with torch.no_grad():
                         total[k] += [float(each) for each in compare_overlaps(
-                            batch.colours()[0, 0], depth * float(factor), torch.full_like(depth, SPREAD), where, masks,
+                            view.now, depth * float(factor), torch.full_like(depth, SPREAD), where, masks,
                             stage.config.cross,
                         )]  # fmt: skip
             samples += 1

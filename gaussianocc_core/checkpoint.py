@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gaussianocc_core.config import from_dict, to_dict
 from gaussianocc_core.errors import CheckpointError, ConfigError
+from gaussianocc_core.files import complete_file
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
@@ -104,14 +105,9 @@ def save_model(
         "class_names": json.dumps(list(config.class_names)),
         "provenance": json.dumps(to_dict(provenance)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata=metadata)
-        temporary.chmod(0o666 & ~_umask())  # safetensors makes it readable by its owner alone
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with complete_file(path) as partial:
+        save_file(tensors, partial, metadata=metadata)
+        partial.chmod(0o666 & ~_umask())  # safetensors makes it readable by its owner alone
 
 
 def _umask() -> int:

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the programs of `tools/` start and end. Imports the standard library only: it reports what is not there."""
+"""How programs start and end. Imports the standard library only: it reports what is not there.
+
+Exit codes of every program: 0 all is done; 1 it ran to its end and what it found is bad (a scene that cannot be read, a
+bag that differs); 2 a mistake in what it was told, or a place that cannot be written to, and one line that says what to
+do; 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +34,14 @@ def run_tool(main: Callable[[], int]) -> int:
 
 
 def run_command(command: Callable[[], int], interrupted: str) -> int:
-    """The exit status of `command`: a user's mistake is one line and 1, Ctrl-C the line `interrupted` and 130."""
+    """The exit status of `command`: a user's mistake is one line and 2, Ctrl-C the line `interrupted` and 130."""
     from gaussianocc_core.errors import GaussianOccError
 
     try:
         return command()
     except (GaussianOccError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
-        return 1
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"{interrupted}\n")
         return 130

@@ -50,12 +50,47 @@ def load_config(path: str | Path | None, cls: type[T], overrides: Sequence[str] 
 
 def from_dict(cls: type[T], data: dict[str, Any], origin: str = "configuration") -> T:
     """A configuration dataclass from plain data; lists become tuples and integers floats where the field says so."""
+    data = drop_retired(cls, data, origin)
     _check_keys(cls, data, origin)
     data = _named_values(cls, data)
     try:
         return dacite.from_dict(cls, data, dacite.Config(strict=True, cast=[tuple], type_hooks=_TYPE_HOOKS))
     except (dacite.DaciteError, ValueError, TypeError) as error:
         raise ConfigError(f"{origin}: {error}") from error
+
+
+def drop_retired(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") -> dict[str, Any]:
+    """The data without keys that were settings once and are constants now: a class attribute RETIRED has their values.
+
+    Files of before hold the same value as a rule; another one is a ConfigError, for nothing would heed it.
+    """
+    hints, retired = _field_types(cls), getattr(cls, "RETIRED", {})
+    kept: dict[str, Any] = {}
+    for key, value in data.items():
+        if key in retired:
+            if not _agrees(value, retired[key]):
+                raise ConfigError(
+                    f"{origin}: {prefix}{key} is no setting any more; its value is {retired[key]!r}, not {value!r}. "
+                    "Leave it out, or use the version of this package that the file is from"
+                )
+        elif isinstance(value, dict) and dataclasses.is_dataclass(hints.get(key)):
+            kept[key] = drop_retired(hints[key], value, origin, f"{prefix}{key}.")
+        else:
+            kept[key] = value
+    return kept
+
+
+def _agrees(value: Any, constant: Any) -> bool:
+    """Whether a value of a file is the constant; of a section, whether what it says of it is."""
+    if isinstance(constant, dict):
+        return isinstance(value, dict) and all(key in constant and _agrees(value[key], constant[key]) for key in value)
+    if isinstance(constant, (tuple, list)):
+        return (
+            isinstance(value, (tuple, list))
+            and len(value) == len(constant)
+            and all(map(_agrees, value, constant))
+        )
+    return bool(_to_float(value) == constant) if isinstance(constant, float) else bool(value == constant)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -105,6 +140,11 @@ def _to_float(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _field_types(cls: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
+
+
 def _names(cls: Any) -> Mapping[str, Any]:
     """Values that files may say by name, `quirks: published`: a class attribute NAMED of the dataclass."""
     return getattr(cls, "NAMED", {})
@@ -112,7 +152,7 @@ def _names(cls: Any) -> Mapping[str, Any]:
 
 def _named_values(cls: Any, data: dict[str, Any]) -> dict[str, Any]:
     """The data with names in place of sections replaced by the values that they mean."""
-    hints = typing.get_type_hints(cls)
+    hints = _field_types(cls)
     result = dict(data)
     for key, value in data.items():
         if not dataclasses.is_dataclass(hints[key]):
@@ -128,7 +168,7 @@ _TYPE_HOOKS: dict[type[Any], Callable[[Any], Any]] = {float: _to_float}
 
 
 def _check_keys(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") -> None:
-    hints = typing.get_type_hints(cls)
+    hints = _field_types(cls)
     for key, value in data.items():
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, n=1)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gaussianocc_core.errors import DatasetError
@@ -27,14 +30,26 @@ def replace_folder(path: Path, new: Path, aside: Path) -> None:
         raise
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name only when it is complete; missing folders are made."""
-    partial = path.with_name(f".{path.name}.part")
+@contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """A hidden place beside `path` to write to: it becomes `path` when the block ends, and is removed when it fails.
+
+    A full disk or Ctrl-C leaves the previous file intact. Missing folders are made; OSError where that fails.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # With the suffix, which tells some writers the format; with the process, of which several may write.
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
+        yield partial
         partial.replace(path)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be written ({error.strerror}); make room or take another place") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a whole file, as `complete_file`; DatasetError where it cannot be written."""
+    try:
+        with complete_file(path) as partial:
+            partial.write_bytes(data)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written ({error.strerror}); make room or take another place") from error

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gaussianocc_core.kernels import JIT
-from gaussianocc_core.labels import UNOBSERVED
+from gaussianocc_core.labels import UNOBSERVED, free_label
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 
 _FORGOTTEN = 0.1  # log-odds, a probability of 0.475 to 0.525: no more than a voxel that nobody saw
@@ -53,7 +53,7 @@ class TemporalFusion:
             )
         self.grid, self.decay = grid, decay
         self.resets = 0  # because of a stamp that stepped back or a pose that jumped
-        self._free = list(class_names).index("free")
+        self._free = free_label(class_names)
         self._evidence = np.array([_log_odds(p) for p in (hit, miss, *limits)], dtype=np.float32)
         low, high, size = np.array(grid.origin), np.array(grid.upper), grid.voxel_size
         reach = float(np.hypot(*np.maximum(np.abs(low[:2]), np.abs(high[:2]))))  # of the grid's corners from the robot

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Occ3D-nuScenes class ids 0..17 (spec section j).
@@ -27,7 +29,7 @@ CLASS_NAMES = (
     "free",
 )
 CLASS_ID = {name: index for index, name in enumerate(CLASS_NAMES)}
-FREE = CLASS_ID["free"]
+FREE = CLASS_ID["free"]  # of these classes
 UNOBSERVED = 255  # the value of the message's UNOBSERVED constant
 # Surfaces one can stand on; the complement (less free) is "non-ground" in tables and tests.
 GROUND_CLASSES = tuple(CLASS_ID[name] for name in ("driveable_surface", "other_flat", "sidewalk", "terrain"))
@@ -88,6 +90,11 @@ CLASS_FREQUENCIES = np.array(
 GENERATOR_TO_OCC3D = np.array([0, 4, 11, 3, 10, 14, 16, 13, 2, 1, 7, 15, 6, 5, 9, 8, 17], dtype=np.uint8)
 GENERATOR_UNDETECTED = -1
 IGNORE = 255  # Occ3D-coded label images: pixel without a label
+
+
+def free_label(class_names: Sequence[str]) -> int:
+    """Id of free space among the classes of a model or a message: the last one."""
+    return len(class_names) - 1
 
 
 def count_unknown(labels: np.ndarray) -> int:

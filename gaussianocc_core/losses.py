@@ -14,7 +14,6 @@ from torch import Tensor
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2  # for images of range 1
 _INV_DEPTH_OFFSET = 1e-7
 _LOG_OFFSET = 1e-8
-_PROBABILITY_MARGIN = 1e-6  # spec section e.7
 IDENTITY_NOISE = 1e-5  # standard deviation that breaks ties in `least_error` (spec section g.1)
 
 
@@ -120,12 +119,6 @@ def total_variation(
     The published scalar is a third of the sum of their means, over all logits: `sum_of_means(...) / 3`.
     """
     return volume.diff(dim=-3).abs(), volume.diff(dim=-2).abs(), volume.diff(dim=-1).abs()
-
-
-def binary_entropy(probabilities: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """-(p ln p + (1-p) ln(1-p)) of a ray's accumulated weight in volume rendering (spec section e.7)."""
-    p = probabilities.clamp(_PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
-    return -(p * p.log() + (1 - p) * (1 - p).log())
 
 
 def distortion(

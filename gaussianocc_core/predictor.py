@@ -17,7 +17,7 @@ from torch import Tensor
 from gaussianocc_core.checkpoint import Provenance, load_model
 from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry.rectify import Rectifier
-from gaussianocc_core.labels import UNOBSERVED
+from gaussianocc_core.labels import UNOBSERVED, free_label
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
@@ -168,7 +168,7 @@ class OccupancyPredictor:
         views_here = views.to(self.device, torch.float32)
         rendered: RenderedViews = self.model.render(field, views_here, normalize_depth=True)[0]
         solid = rendered.alpha[:, 0] > 0.5
-        free = len(self.class_names) - 1
+        free = free_label(self.class_names)
         # Composited logits name the surface; the free logit of a surface voxel says nothing about the pixel.
         classes = rendered.features[:, :free].argmax(dim=1)
         depth = torch.where(solid, rendered.depth[:, 0], 0.0)

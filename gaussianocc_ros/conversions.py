@@ -17,7 +17,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from gaussianocc_core.geometry.transforms import matrix_to_quat
 from gaussianocc_core.geometry.voxels import centers, flatten
-from gaussianocc_core.labels import PALETTE, UNOBSERVED
+from gaussianocc_core.labels import PALETTE, UNOBSERVED, free_label
 from gaussianocc_core.navigation.obstacles import GroundMap, find_obstacles
 from gaussianocc_core.navigation.traversability import Traversability
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
@@ -35,10 +35,6 @@ def encode_transform(T_parent_child: np.ndarray) -> Transform:
 # ---- occupancy -----------------------------------------------------------------------------------------------------
 
 
-def _free_label(prediction: OccupancyPrediction) -> int:
-    return prediction.class_names.index("free")
-
-
 def encode_occupancy(prediction: OccupancyPrediction, stamp: int, frame_id: str) -> SemanticOccupancy:
     """The dense message; `stamp` in nanoseconds, of the anchor camera's image."""
     size, origin = float(prediction.grid.voxel_size), [float(value) for value in prediction.grid.origin]
@@ -47,7 +43,7 @@ def encode_occupancy(prediction: OccupancyPrediction, stamp: int, frame_id: str)
         origin=Pose(position=Point(x=origin[0], y=origin[1], z=origin[2])),
         voxel_size=Vector3(x=size, y=size, z=size),
         class_names=list(prediction.class_names),
-        free_label=_free_label(prediction),
+        free_label=free_label(prediction.class_names),
         cameras=list(prediction.cameras),
         model=prediction.model,
     )
@@ -79,7 +75,7 @@ _RGBA = np.hstack([_COLORS / 255, np.ones((256, 1))]).astype(np.float32)
 
 def occupied_voxels(prediction: OccupancyPrediction, exposed_only: bool = False) -> np.ndarray:
     """Flat (C order) indices of the voxels that are observed and not free; `exposed_only`: see `exposed`."""
-    occupied = (prediction.labels != _free_label(prediction)) & (prediction.labels != UNOBSERVED)
+    occupied = (prediction.labels != free_label(prediction.class_names)) & (prediction.labels != UNOBSERVED)
     return np.flatnonzero(exposed(occupied) if exposed_only else occupied)
 
 

@@ -17,7 +17,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
-from gaussianocc_core.labels import PALETTE
+from gaussianocc_core.labels import PALETTE, free_label
 from gaussianocc_core.navigation.obstacles import align_map, map_ground
 from gaussianocc_core.navigation.traversability import class_table
 from gaussianocc_core.types import OccupancyPrediction
@@ -81,7 +81,7 @@ class Outputs:
             hidden = tuple(name for name in self.parameters.hidden_classes if name)
             if hidden:
                 names = prediction.class_names
-                table = np.where(class_table(names, hidden), names.index("free"), np.arange(256)).astype(np.uint8)
+                table = np.where(class_table(names, hidden), free_label(names), np.arange(256)).astype(np.uint8)
                 prediction = replace(prediction, labels=table[prediction.labels])
             return encode(prediction, stamp_ns)
 

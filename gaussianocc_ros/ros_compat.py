@@ -27,7 +27,7 @@ from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
-from gaussianocc_core.bags.messages import POINT_DATATYPES, ImageError, check_size, decode_cloud, decode_reduced
+from gaussianocc_core.bags.messages import POINT_DATATYPES, ImageError, check_size, decode_reduced
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
 
@@ -100,13 +100,6 @@ def _cloud_with_numpy(header: Header, fields: list[PointField], points: np.ndarr
     )
     cloud.data = array("B", points.tobytes())
     return cloud
-
-
-def read_cloud(cloud: Any) -> np.ndarray:
-    """Structured array of a cloud's fields (each of count 1), whatever padding lies between them."""
-    if point_cloud2 is not None and isinstance(cloud, PointCloud2):
-        return point_cloud2.read_points(cloud)
-    return decode_cloud(cloud)
 
 
 # ---- transforms: tf2_ros -------------------------------------------------------------------------------------------

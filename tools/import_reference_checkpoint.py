@@ -57,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
         release = import_release(options.folder, options.output, config)
     except GaussianOccError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     except OSError as error:
         print(f"error: {options.output}: cannot be written ({error.strerror}); free space or choose another folder",
               file=sys.stderr)  # fmt: skip
-        return 1
+        return 2
     except KeyboardInterrupt:
         print("stopped: nothing was written", file=sys.stderr)
         return 130

@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         )  # fmt: skip
     except GaussianOccError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt:
         print("stopped: nothing was written", file=sys.stderr)
         return 130

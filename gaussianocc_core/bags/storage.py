@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import struct
-import sys
 from collections import defaultdict
 from functools import lru_cache
 from io import BytesIO
@@ -18,18 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from backports import zstd
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, Qos
 from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2.metadata import dump_qos_v8
 from rosbags.rosbag2.storage_mcap import McapWriter, PendingChunk
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 from gaussianocc_core.bags.schema import RAW_IMAGE_TYPE
 from gaussianocc_core.bags.typestore import OCCUPANCY_TYPE
+from gaussianocc_core.files import complete_file
 
 METADATA_VERSION: Literal[8] = 8  # ROS 2 Humble cannot read version 9
 
@@ -126,9 +122,8 @@ class BagWriter(Writer):
         information = self._describe(self.storage.path.name)
         self.storage.close(self.version, _dump(information).strip())
         self.storage = None
-        unfinished = self.metapath.with_suffix(".yaml.tmp")
-        unfinished.write_text(_dump({"rosbag2_bagfile_information": information}), "utf8")
-        unfinished.replace(self.metapath)
+        with complete_file(self.metapath) as partial:
+            partial.write_text(_dump({"rosbag2_bagfile_information": information}), "utf8")
 
     def _describe(self, file: str) -> dict[str, Any]:
         start, count = self.min_timestamp, sum(self.counts.values())

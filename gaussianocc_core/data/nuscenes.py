@@ -263,10 +263,6 @@ class NuScenesSource:
         """The scene in time order (options as for `recording`), files read one at a time."""
         return self.recording(scene, **contents).records()
 
-    def count_files(self, scene: str, **contents: Any) -> int:
-        """Files that `records` reads, for a progress bar."""
-        return self.recording(scene, **contents).files
-
     def scenes_of_samples(self, tokens: Iterable[str]) -> dict[str, str]:
         """Names of the scenes that samples belong to; tokens that this version lacks are left out."""
         names = {row["token"]: row["name"] for row in self._db.scene}

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in
 from gaussianocc_core.data.entries import in_label_frame
-from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import predict_depth
-from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
 from gaussianocc_core.rendering.background import compose_depth, find_background
+from gaussianocc_core.training.ego import motion_to
 from gaussianocc_core.training.loader import Batch
-from gaussianocc_core.training.motion_search import MotionSearch, scale_length, search_length
+from gaussianocc_core.training.motion_search import Guess, MotionSearch, as_long_as_depth_says
+from gaussianocc_core.training.view import batch_element
 from gaussianocc_core.types import Sample
 
 FAR = 80.0  # m, of what a ray finds that meets nothing: the end of the true depths that count
@@ -85,10 +85,15 @@ class CheckpointNetworks:
             steps = [neighbour.step for neighbour in sample.neighbours]
             motions = np.empty((0, 4, 4))
             if steps:
-                T_target_now = torch.stack([_motion(self.pose_net, images, k, step) for k, step in enumerate(steps)])
+                T_target_now = torch.stack(
+                    [motion_to(self.pose_net, images[:, 0], images[:, 1 + k], step)[0] for k, step in enumerate(steps)]
+                )
                 if "depth_network" in depths:
                     said = T_target_now[:, :3, 3].norm(dim=-1).double().cpu().numpy()
-                    T_target_now = _as_long_as_depth_says(T_target_now, batch, depths["depth_network"])
+                    T_target_now = as_long_as_depth_says(
+                        images[0, : 1 + len(steps)], Guess(depths["depth_network"], batch.valid[0]),
+                        batch_element(batch.cameras, 0), T_target_now, MotionSearch(),
+                    )  # fmt: skip
                 motions = T_target_now.double().cpu().numpy()
         return Estimates({name: depth.float().cpu() for name, depth in depths.items()}, occupancy, motions, said)
 
@@ -113,21 +118,3 @@ def _see_occupancy(
     if predicted.inv_depth is not None:
         depths["depth_head"] = 1.0 / resize_depth(predicted.inv_depth[0], *views.depth.shape[-2:])
     return depths, labels
-
-
-def _motion(pose_net: PoseNet, images: Tensor, neighbour: int, step: int) -> Float[Tensor, "4 4"]:
-    """Points of the ego frame now in the ego frame at that neighbour; the network wants temporal order."""
-    now, then = images[:, 0], images[:, 1 + neighbour]
-    if step > 0:
-        return pose_net(now, then).T_later_earlier()[0]
-    return transforms.invert(pose_net(then, now).T_later_earlier())[0]
-
-
-def _as_long_as_depth_says(
-    T_target_now: Float[Tensor, "S 4 4"], batch: Batch, depth: Float[Tensor, "N h w"]
-) -> Float[Tensor, "S 4 4"]:
-    """As stage 2 takes the learnt motion."""
-    cameras = replace(batch.cameras, intrinsics=batch.cameras.intrinsics[0], T_ego_cam=batch.cameras.T_ego_cam[0])
-    colours = batch.colours()[0, : 1 + len(T_target_now)]
-    factor = search_length(colours, [(depth, batch.valid[0])], cameras, T_target_now, MotionSearch())
-    return scale_length(T_target_now, factor)

@@ -140,11 +140,6 @@ def ground_inv_depth(
     return inv_depth.unflatten(0, intrinsics.shape[:-2])
 
 
-def ray_length_per_depth(rays: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
-    """Distance along the ray per metre of z-depth, for rays as `pixel_rays` gives them."""
-    return rays.norm(dim=-1)
-
-
 def counter_clockwise(T_ego_cam: dict[str, np.ndarray]) -> tuple[str, ...]:
     """Camera names around the vehicle, beginning with the one that looks most nearly ahead (ego x)."""
     yaw = {name: float(np.arctan2(T[1, 2], T[0, 2])) for name, T in T_ego_cam.items()}  # of the optical axis

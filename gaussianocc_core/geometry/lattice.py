@@ -75,16 +75,6 @@ def points(lattice: Lattice, device: torch.device | str | None = None) -> Float[
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
-def crop(lattice: Lattice, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Lattice:
-    """The part of a uniform lattice that begins at an index and has this many points."""
-    if lattice.contraction is not None:
-        raise ValueError("lattice: a part of a contracted lattice is not one")
-    cell = [(high - low) / count for low, high, count in zip(lattice.low, lattice.high, lattice.shape, strict=True)]
-    low = tuple(lattice.low[axis] + start[axis] * cell[axis] for axis in range(3))
-    high = tuple(low[axis] + shape[axis] * cell[axis] for axis in range(3))
-    return Lattice(low, high, shape)  # type: ignore[arg-type]  # three each
-
-
 def sample(
     volume: Float[Tensor, "B C X Y Z"], lattice: Lattice, positions: Float[Tensor, "P 3"]
 ) -> Float[Tensor, "B C P"]:

@@ -8,6 +8,7 @@ thing at the same time. Where that can be is known before any image is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -21,17 +22,25 @@ from gaussianocc_core.types import Cameras
 
 @dataclass(frozen=True)
 class OverlapSettings:
-    """How the masks are made; the paper states the rule, not the numbers."""
+    """Which distances count."""
 
     near: float = 1.0  # m, nearest sample on a pixel's ray
     far: float = 80.0  # m, farthest; published: 80 (nuScenes), 200 (DDAD)
-    samples: int = 48  # on a ray, evenly spaced in inverse depth, which is evenly spaced in the other image
-    least_hits: int = 2  # samples that the other camera must see ("more than one")
-    erosion: int = 2  # px of the masks' resolution: their rims hold what only just leaves the other image
-    least_share: float = 0.005  # of the image; less is no overlap
+
+    RETIRED: ClassVar[dict[str, Any]] = {"samples": 48, "least_hits": 2, "erosion": 2, "least_share": 0.005}
 
 
-def overlap_masks(cameras: Cameras, settings: OverlapSettings = OverlapSettings()) -> Bool[Tensor, "N N H W"]:
+# The paper states the rule, not the numbers.
+SAMPLES = 48  # on a ray, evenly spaced in inverse depth, which is evenly spaced in the other image
+LEAST_HITS = 2  # samples that the other camera must see ("more than one")
+EROSION = 2  # px of the masks' resolution: their rims hold what only just leaves the other image
+LEAST_SHARE = 0.005  # of the image; less is no overlap
+
+
+def overlap_masks(
+    cameras: Cameras, settings: OverlapSettings = OverlapSettings(), *, least_hits: int = LEAST_HITS,
+    erosion: int = EROSION,
+) -> Bool[Tensor, "N N H W"]:  # fmt: skip
     """[i, j]: pixels of camera i whose rays pass through the view of camera j; false everywhere for i = j.
 
     Cameras are pinholes of one size.
@@ -40,24 +49,24 @@ def overlap_masks(cameras: Cameras, settings: OverlapSettings = OverlapSettings(
     rays = camera_geometry.pixel_rays(cameras.intrinsics, width, height)  # (N, H, W, 3)
     R, t = cameras.T_ego_cam[:, :3, :3], cameras.T_ego_cam[:, :3, 3]
     hits = torch.zeros(count, count, height, width, dtype=torch.int32, device=rays.device)
-    for inv_depth in np.linspace(1.0 / settings.far, 1.0 / settings.near, settings.samples):
+    for inv_depth in np.linspace(1.0 / settings.far, 1.0 / settings.near, SAMPLES):
         points = torch.einsum("nij,nhwj->nhwi", R, rays / float(inv_depth)) + t[:, None, None]
         pixels, depth = camera_geometry.project(points.reshape(-1, 3), cameras.intrinsics, cameras.T_ego_cam)
         seen = camera_geometry.in_view(pixels, depth, width, height)  # (N other, N*H*W)
         hits += seen.view(count, count, height, width).transpose(0, 1)
-    masks = hits >= settings.least_hits
+    masks = hits >= least_hits
     masks[torch.arange(count), torch.arange(count)] = False
-    return _erode(masks, settings)
+    return _erode(masks, erosion)
 
 
-def _erode(masks: Bool[Tensor, "N N H W"], settings: OverlapSettings) -> Bool[Tensor, "N N H W"]:
-    size = 2 * settings.erosion + 1
+def _erode(masks: Bool[Tensor, "N N H W"], erosion: int) -> Bool[Tensor, "N N H W"]:
+    size = 2 * erosion + 1
     array = masks.cpu().numpy().astype(np.uint8)
     for each in array.reshape(-1, *array.shape[2:]):
-        if settings.erosion:
+        if erosion:
             # Beyond the image counts as inside: its border is no rim of the overlap.
             each[:] = cv2.erode(each, np.ones((size, size), np.uint8), borderValue=1)
-        if each.mean() < settings.least_share:
+        if each.mean() < LEAST_SHARE:
             each[:] = 0
     return torch.from_numpy(array.astype(bool)).to(masks.device)
 

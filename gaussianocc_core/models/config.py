@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+from gaussianocc_core.geometry.rectify import DEFAULT_FISHEYE_FOV_DEG
 from gaussianocc_core.labels import CLASS_NAMES
 from gaussianocc_core.models.quirks import Quirks
 from gaussianocc_core.types import Lattice, VoxelGrid
@@ -41,8 +43,9 @@ class GaussianConfig:
 
     scale: tuple[float, float, float] = (0.3, 0.3, 0.15)  # standard deviations at a lattice point, m; published: 0.2
     learned: bool = False  # one factor on all of them is learnt (the paper's "learnable" is per voxel and unreleased)
-    far_radius: tuple[float, float] = (60.0, 80.0)  # m from the ego origin; beyond, scales grow
-    far_factor: tuple[float, float] = (4.0, 8.0)
+    far_radius: tuple[float, float] = (60.0, 80.0)  # m from the ego origin; beyond, scales grow 4- and 8-fold
+
+    RETIRED: ClassVar[dict[str, Any]] = {"far_factor": (4.0, 8.0)}
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class ModelConfig:
     # m from the ego origin, horizontally, to which what stands on the ground is claimed; beyond, its depth is too
     # uncertain for a voxel, and it is left unobserved. 0: everywhere (published).
     reach: float = 0.0
-    fisheye_fov_deg: float = 110.0  # of the rectified view of equidistant lenses
+    fisheye_fov_deg: float = DEFAULT_FISHEYE_FOV_DEG  # of the rectified view of equidistant lenses
     depth: DepthConfig = field(default_factory=DepthConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     quirks: Quirks = field(default_factory=Quirks)  # in files a section or a name: `quirks: published`

@@ -14,7 +14,7 @@ from torch import Tensor
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.lattice import fractional_index
 from gaussianocc_core.kernels import JIT, run_in_threads
-from gaussianocc_core.labels import CLASS_NAMES, GROUND_CLASSES
+from gaussianocc_core.labels import CLASS_NAMES, GROUND_CLASSES, free_label
 from gaussianocc_core.types import Lattice, VoxelGrid
 
 _GROUND = frozenset(CLASS_NAMES[k] for k in GROUND_CLASSES)
@@ -73,7 +73,7 @@ def find_unplaced(
 ) -> Bool[np.ndarray, "X Y Z"]:
     """Voxels of those columns that are occupied by something that is not ground."""
     stands = np.zeros(256, dtype=bool)
-    stands[: len(class_names) - 1] = [name not in _GROUND for name in class_names[:-1]]
+    stands[: free_label(class_names)] = [name not in _GROUND for name in class_names[:-1]]
     unplaced = np.zeros(labels.shape, dtype=bool)
     unplaced[beyond] = stands[labels[beyond]]
     return unplaced

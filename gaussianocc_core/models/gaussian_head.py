@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.types import Gaussians, OccupancyField, VoxelGrid
 
+# Spec section e, as published; both the lattice and what may be known of it are coarse out there.
+FAR_FACTOR = (4.0, 8.0)
+
 
 class GaussianHead(nn.Module):
     """Means at the lattice points (ego frame, m), opacity 1 - sigmoid(free logit), features = all K logits.
 
-    Points farther from the ego origin than `far_radius[i]` (m) get scales times `far_factor[i]`: the contracted
+    Points farther from the ego origin than `far_radius[i]` (m) get scales times `FAR_FACTOR[i]`: the contracted
     lattice is coarse there. Their order is the published flat one, x fastest: among Gaussians at equal depth the
     renderer draws the first one first, and cameras that look along an axis see whole layers at equal depth.
     """
@@ -29,7 +32,6 @@ class GaussianHead(nn.Module):
         points: Float[Tensor, "X Y Z 3"],
         scale: tuple[float, float, float],
         far_radius: tuple[float, float],
-        far_factor: tuple[float, float],
         learned: bool = False,
     ) -> None:
         """learned: one factor on all scales is a weight; it starts at 1 and stays below 2."""
@@ -38,7 +40,7 @@ class GaussianHead(nn.Module):
         means = points.transpose(0, 2).reshape(-1, 3)
         factor = torch.ones(len(means), 1)
         distance = means.norm(dim=-1, keepdim=True)
-        for radius, value in zip(far_radius, far_factor, strict=True):
+        for radius, value in zip(far_radius, FAR_FACTOR, strict=True):
             factor = torch.where(distance > radius, value, factor)
         self.register_buffer("means", means, persistent=False)
         self.register_buffer("scales", factor * torch.tensor(scale), persistent=False)

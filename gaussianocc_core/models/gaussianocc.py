@@ -172,7 +172,6 @@ def build_model(config: ModelConfig) -> GaussianOcc:
             lattice_geometry.points(config.lattice),
             gaussians.scale,
             gaussians.far_radius,
-            gaussians.far_factor,
             gaussians.learned,
         ),
         decoder.position,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int8
 
 from gaussianocc_core.geometry import voxels
-from gaussianocc_core.labels import UNOBSERVED
+from gaussianocc_core.labels import UNOBSERVED, free_label
 from gaussianocc_core.navigation.traversability import Traversability, traversable_ids
 from gaussianocc_core.types import OccupancyPrediction
 
@@ -27,7 +27,7 @@ class GroundMap:
 
 def find_obstacles(prediction: OccupancyPrediction, rule: Traversability) -> Bool[np.ndarray, "X Y Z"]:
     """Occupied voxels of a class that cannot be driven on, with centres between the heights."""
-    free = prediction.class_names.index("free")
+    free = free_label(prediction.class_names)
     heights = voxels.axis_centers(prediction.grid, 2)
     between = (heights >= rule.low) & (heights <= rule.high)
     occupied = (prediction.labels != free) & (prediction.labels != UNOBSERVED)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from gaussianocc_core.data.bag import BagEntry, BagSource
 from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
 from gaussianocc_core.geometry.overlap import overlap_masks
-from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.geometry.rectify import DEFAULT_FISHEYE_FOV_DEG, Rectifier
 from gaussianocc_core.viz.colors import colorize_depth, overlay
 from gaussianocc_core.viz.mosaic import fit
 from gaussianocc_core.viz.text import Label, draw_labels
@@ -23,7 +23,7 @@ _TITLES = ("recorded", "rectified; green: shared, red: no source or the robot", 
 
 
 def inspection_picture(
-    source: BagSource, entry: BagEntry, fisheye_fov_deg: float = 110.0
+    source: BagSource, entry: BagEntry, fisheye_fov_deg: float = DEFAULT_FISHEYE_FOV_DEG
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A row per camera of one sample; the lidar column only where there is one."""
     sample = entry.load()

@@ -19,8 +19,7 @@ from gaussianocc_core.files import write_file
 from gaussianocc_core.geometry.rig_file import save_rig
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.onboarding.inspection import Inspection
-from gaussianocc_core.training.config import TrainConfig
-from gaussianocc_core.training.gsv import GsvConfig
+from gaussianocc_core.training.config import GsvConfig, TrainConfig
 from gaussianocc_core.training.hints import HintSettings
 from gaussianocc_core.training.loader import TrainingSet
 from gaussianocc_core.training.stages import build_stage

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from gaussianocc_core.geometry import lattice as lattice_geometry
-from gaussianocc_core.models.config import GaussianConfig
 from gaussianocc_core.models.gaussian_head import GaussianHead
 from gaussianocc_core.models.lifting import lift_features, plan_lift
 from gaussianocc_core.reference.names import Source, is_dead, our_name
@@ -131,8 +130,7 @@ def full_grid(run: Pipeline) -> Iterator[Row]:
     points = lattice_geometry.points(lattice)
     chosen = points[torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(z)]
     yield compare("full grid xyz", recorded("xyz"), lambda: chosen, 1e-6, relative=True)
-    default = GaussianConfig()
-    head = GaussianHead(points, (0.2, 0.2, 0.2), run.far_radius, default.far_factor)
+    head = GaussianHead(points, (0.2, 0.2, 0.2), run.far_radius)
     scales = head.scales[:, 0].view(Z, Y, X)
     yield compare("full grid scale", recorded("scale"), lambda: scales[z, y, x], 1e-6)
     counts = [int((scales == value).sum()) for value in scales.unique()]

@@ -159,9 +159,7 @@ class Pipeline:
     @cache  # noqa: B019
     def gaussians(self, scale: float) -> Gaussians:
         """scale: standard deviation near the ego vehicle, m."""
-        head = GaussianHead(
-            lattice_geometry.points(self.lattice), (scale,) * 3, self.far_radius, self.config.gaussians.far_factor
-        )
+        head = GaussianHead(lattice_geometry.points(self.lattice), (scale,) * 3, self.far_radius)
         return head(self.field)[0]
 
     @cache  # noqa: B019

@@ -1,22 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of a training run, whichever stage it is."""
+"""Settings of a training run, whichever stage it is.
+
+What nobody has a reason to turn is a constant beside the code that uses it. `RETIRED` are those that were settings
+once.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from gaussianocc_core.data.sources import DataConfig
+from gaussianocc_core.geometry.overlap import OverlapSettings
 from gaussianocc_core.models.config import ModelConfig
-from gaussianocc_core.training.gsp import PRECISIONS, GspConfig
-from gaussianocc_core.training.gsv import GsvConfig
+from gaussianocc_core.training.hints import HintSettings
+from gaussianocc_core.training.motion_search import MotionSearch
+from gaussianocc_core.training.photometric import Photometric
+from gaussianocc_core.training.precision import PRECISIONS
 
-STAGES = ("gsp", "gsv", "joint")
+STAGES = ("gsp", "gsv")
 SCHEDULES = ("one_cycle", "step")
+EGO_MOTIONS = ("learned", "sensor", "joint")
+RENDERERS = ("splat", "volume")
+
+
+@dataclass(frozen=True)
+class GspConfig:
+    """Stage 1. Values that the paper does not state are ours; docs/training.md lists the differences."""
+
+    temporal: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15, levels=4))
+    cross: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15, auto_mask=False))
+    # A shared pixel weighs ten times as much as another: a tenth of them is shared, and their mean counts.
+    cross_weight: float = 0.3  # 0: without the cross-view splatting
+    mask_overlap: bool = True  # False: every pixel is splatted into every camera, so that each view draws itself
+    # Cameras of a set fire one after another while the robot moves: the learnt motion places each where it was.
+    # Without (as published) scale is wrong by the share that this has of the distance between the cameras.
+    place_by_motion: bool = True
+    overlap: OverlapSettings = field(default_factory=OverlapSettings)
+    hints: HintSettings = field(default_factory=HintSettings)
+    length_search: MotionSearch = field(default_factory=MotionSearch)  # of how far the rig went
+    # Depth and motion may shrink together; over time nothing resists. The height of the cameras over the ground does:
+    # motion must explain the ground at its own depth too. Without effect where `model.depth.ground` is 0 (published).
+    anchor_weight: float = 1.0
+    smoothness: float = 1e-3
+    motion_share: float = 0.08  # of the run, in which only motion is learnt
+    motion_steps: int = 150  # but no fewer: it takes as many to find its length, however short the run
+    # Once there is structure, after this share, lengths are searched and hints weigh in full. Then, and again at the
+    # end of the run, the common factor of depth and motion is searched by the cross-view error, unless the ground is
+    # where the base frame says (`model.depth.metric_ground`). Before, the factor stays: while most depth is wrong, near
+    # fits best.
+    search_at: float = 0.25
+    search_factor: float = 3.0  # from 1/3 to 3 times what the depth network says; 1: no search
+    search_batches: int = 12
+    refine_share: float = 0.2  # last share of the run: motion fixed, cross-view loss off; published: 2 of 10 epochs
+
+    RETIRED: ClassVar[dict[str, Any]] = {
+        "anchor": {"ssim_weight": 1.0, "l1_weight": 0.15, "levels": 2, "auto_mask": True},
+        "early_hints": 0.15,
+        "search_steps": 33,
+        "search_cost": 0.2,
+    }
+
+    def __post_init__(self) -> None:
+        if self.motion_steps < 0:
+            raise ValueError(f"gsp.motion_steps: expected 0 or more, got {self.motion_steps}")
+
+
+@dataclass(frozen=True)
+class GsvConfig:
+    """Stage 2; defaults are ours for `tiny`. Published weights (spec k): config/train/gsv_published.yaml."""
+
+    ego_motion: str = "learned"  # by the frozen first stage; "sensor": poses of the data set; "joint": learnt along
+    renderer: str = "splat"  # or "volume": ray marching, the published `render_type: prob`
+    # Where the depth head is the first stage's, it says how far the learnt motion went.
+    length_search: MotionSearch = field(default_factory=MotionSearch)
+    start_from_first_stage: bool = True  # image encoder and depth head begin with the first stage's weights
+    # And keep them: what a fresh decoder sends back undoes in hundreds of steps what depth learnt in thousands. Only
+    # the projection of the features learns then, and the depth head needs no losses. Published: neither.
+    freeze_first_stage: bool = True
+    cameras_per_step: int = 0  # rendered and compared, drawn anew for each sample; 0: all, as published
+    render_height: int = 48  # of the rendered images, pixels; published: 180 of 384
+    render_width: int = 88
+    photometric: Photometric = field(default_factory=Photometric)
+    smoothness: float = 1e-3
+    semantic: float = 0.1  # published: 0.02
+    entropy: float = 0.1  # on the Gaussians' opacities; without labels always 0 (it would win)
+    variation: float = 0.002  # of all logits; published: 0.1; without labels always 0
+    # Of volume rendering alone, and without labels always 0; published: 0.01 each, and jitter. Rays are marched once
+    # more for the first two.
+    ray_entropy: float = 0.0  # of a ray's summed weights
+    ray_distortion: float = 0.0  # of how its weights spread, m
+    ray_jitter: bool = False  # samples of a ray are moved by up to a tenth of their distance, drawn anew each time
+    head: float = 1.0  # weight of the same photometric error on the depth head, where the model has one
+    # Of the depth head, with the weight above, where it learns; beside the photometric error, not instead of it.
+    hints: HintSettings = field(default_factory=lambda: HintSettings(weight=0.3))
+    agreement: float = 0.1  # difference of log depths, rendered and the depth head's; published: no such term
+    surface: float = 0.3  # cross-entropy of opacity with what the depth head sees to be occupied, free; published: none
+    reach: float = 20.0  # m to which the depth of what stands up is good enough for voxels
+    thickness: float = 1.0  # m behind what stands up that count as occupied too, half as much; 0: the surface alone
+    background_depth: float = 80.0  # m, of what rays find that leave the lattice; 0: nothing (published)
+
+    RETIRED: ClassVar[dict[str, Any]] = {
+        "photometric_weight": 1.0,  # what the other weights are measured against
+        "occupied_weight": 1.5,
+        "background_logit": 5.0,
+    }
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("ego_motion", EGO_MOTIONS), ("renderer", RENDERERS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"gsv.{name}: expected one of {allowed}, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    stage: str = "gsp"  # "gsp": depth, ego motion, scale; "gsv": occupancy; "joint": occupancy and ego motion at once
+    stage: str = "gsp"  # "gsp": depth, ego motion, scale; "gsv": occupancy
     first_stage: str = ""  # gsv: model file of a gsp run, for ego motion and to start from; gsp: to go on from
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -31,25 +129,24 @@ class TrainConfig:
     learning_rate: float = 1e-3
     encoder_learning_rate: float = 1e-3  # of what sees images
     weight_decay: float = 0.01
-    # One cycle: a short rise, then down to a hundredth. "step": a tenth after `drop_at`, as published.
-    schedule: str = "one_cycle"
-    drop_at: float = 10 / 12  # share of the run
+    schedule: str = "one_cycle"  # a short rise, then down to a hundredth; "step": a tenth near the end, as published
     clip_norm: float = 1.0  # of all gradients; 0: no clipping, as published
     # Steps that see one sample: the statistics that inference uses average over some thirty of them.
     norm_momentum: float = 0.03
-    sync_norm: bool = True  # batch norms count over all processes of a run on GPUs
     precision: str = "fp32"  # of the networks; geometry and losses are always fp32
     save_every: int = 250  # steps between checkpoints
     pictures_every: int = 250  # steps between TensorBoard pictures; 0: none
     half_weights: bool = True  # 16 bits in the model file
     note: str = ""  # one line for the model card; "": what the stage is
 
+    RETIRED: ClassVar[dict[str, Any]] = {"drop_at": 10 / 12, "sync_norm": True}
+
     def __post_init__(self) -> None:
+        if self.stage == "joint":
+            raise ValueError("stage: joint training is stage=gsv with gsv.ego_motion=joint")
         for name, allowed in (("stage", STAGES), ("precision", tuple(PRECISIONS)), ("schedule", SCHEDULES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
-        if self.stage == "joint":  # stage 2 that learns its motion along
-            object.__setattr__(self, "gsv", replace(self.gsv, ego_motion="joint"))
         for name in ("steps", "batch_size", "accumulation", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,32 @@ class Processes:
         packed = torch.tensor(float(flag), device=device)
         dist.all_reduce(packed)
         return bool(packed > 0)
+
+
+    def share_norms(self, stage: M, device: torch.device) -> M:
+        """Batch norms that count over all processes, on GPUs: one sample a process is too few for them.
+
+        In place; what comes back is the stage.
+        """
+        if self.count == 1 or device.type != "cuda":
+            return stage
+        converted: M = nn.SyncBatchNorm.convert_sync_batchnorm(stage)
+        return converted
+
+    def parallel(self, stage: nn.Module, device: torch.device) -> Any:
+        """The stage, or what calls it so that gradients become the mean over all processes."""
+        if self.count == 1:
+            return stage
+        # Buffers are batch norm's running statistics: every process keeps its own. Torch renamed the argument.
+        known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        buffers: dict[str, Any] = {name: False}
+        return nn.parallel.DistributedDataParallel(
+            stage,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            **buffers,
+            find_unused_parameters=True,  # a stage has phases in which a network rests
+        )
 
 
 @contextmanager

@@ -7,8 +7,7 @@ the ego motion of the first stage, and the rendered classes must be those of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,89 +17,39 @@ from gaussianocc_core import losses
 from gaussianocc_core.errors import ConfigError, DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry.warp import interpolate_depth, resize_depth
-from gaussianocc_core.labels import class_weights
+from gaussianocc_core.labels import FREE, class_weights
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.lifting import LiftPlan
-from gaussianocc_core.models.pose_net import PoseNet, camera_motions
+from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.rendering.geometry import SplatPlan
 from gaussianocc_core.rendering.march import MarchSettings, draw_jitter
 from gaussianocc_core.rendering.volume import ray_regularizers, render_volume
-from gaussianocc_core.training.gsp import (
-    CALIBRATIONS_KEPT,
-    batch_element,
-    calibration_key,
-    ground_plane,
-    network_precision,
-    predict_ego_motion,
-)
-from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error
+from gaussianocc_core.training.config import GsvConfig
+from gaussianocc_core.training.ego import neighbour_motions, predict_ego_motion
+from gaussianocc_core.training.hints import find_hints, hint_error
 from gaussianocc_core.training.loader import Batch
-from gaussianocc_core.training.motion_search import MotionSearch, scale_length, search_length
-from gaussianocc_core.training.photometric import Photometric, temporal_error
+from gaussianocc_core.training.motion_search import Guess, as_long_as_depth_says
+from gaussianocc_core.training.per_rig import PerRig
+from gaussianocc_core.training.photometric import temporal_error
+from gaussianocc_core.training.precision import network_precision
+from gaussianocc_core.training.stage import Look, Networks, Stage, mean_losses, total_loss
 from gaussianocc_core.training.surfaces import find_surfaces, plan_surfaces
+from gaussianocc_core.training.view import View, batch_element, views_of
 from gaussianocc_core.types import Cameras, OccupancyField, RenderedViews, VoxelGrid
 
-EGO_MOTIONS = ("learned", "sensor", "joint")
-RENDERERS = ("splat", "volume")
+# Of the loss, in the order of the method; the last two are of volume rendering alone.
 _TERMS = (
-    "photometric",
-    "smooth",
-    "semantic",
-    "entropy",
-    "variation",
-    "ray_entropy",
-    "ray_distortion",
-    "head",
-    "agreement",
+    "photometric", "smooth", "semantic", "entropy", "variation", "ray_entropy", "ray_distortion", "head", "agreement",
     "surface",
-)  # of the loss
+)  # fmt: skip
+_OCCUPIED_WEIGHT = 1.5  # of an occupied voxel in the surface term, of which there are one in twenty
+_BACKGROUND_LOGIT = 5.0  # of free space beyond the lattice: a probability of 0.9 among the 18 classes
 
 
 @dataclass(frozen=True)
-class GsvConfig:
-    """Stage 2; defaults are ours for `tiny`. Published weights (spec k): config/train/gsv_published.yaml."""
-
-    ego_motion: str = "learned"  # by the frozen first stage; "sensor": poses of the data set; "joint": learnt along
-    renderer: str = "splat"  # or "volume": ray marching, the published `render_type: prob`
-    # Where the depth head is the first stage's, it says how far the learnt motion went.
-    length_search: MotionSearch = field(default_factory=MotionSearch)
-    start_from_first_stage: bool = True  # image encoder and depth head begin with the first stage's weights
-    # And keep them: what a fresh decoder sends back undoes in hundreds of steps what depth learnt in thousands. Only
-    # the projection of the features learns then, and the depth head needs no losses. Published: neither.
-    freeze_first_stage: bool = True
-    cameras_per_step: int = 0  # rendered and compared, drawn anew for each sample; 0: all, as published
-    render_height: int = 48  # of the rendered images, pixels; published: 180 of 384
-    render_width: int = 88
-    photometric: Photometric = field(default_factory=Photometric)
-    photometric_weight: float = 1.0
-    smoothness: float = 1e-3
-    semantic: float = 0.1  # published: 0.02
-    entropy: float = 0.1  # on the Gaussians' opacities; without labels always 0 (it would win)
-    variation: float = 0.002  # of all logits; published: 0.1; without labels always 0
-    # Of volume rendering alone, and without labels always 0; published: 0.01 each, and jitter. Rays are marched once
-    # more for the first two.
-    ray_entropy: float = 0.0  # of a ray's summed weights
-    ray_distortion: float = 0.0  # of how its weights spread, m
-    ray_jitter: bool = False  # samples of a ray are moved by up to a tenth of their distance, drawn anew each time
-    head: float = 1.0  # weight of the same photometric error on the depth head, where the model has one
-    # Of the depth head, with the weight above, where it learns; beside the photometric error, not instead of it.
-    hints: HintSettings = field(default_factory=lambda: HintSettings(weight=0.3))
-    agreement: float = 0.1  # difference of log depths, rendered and the depth head's; published: no such term
-    surface: float = 0.3  # cross-entropy of opacity with what the depth head sees to be occupied, free; published: none
-    occupied_weight: float = 1.5  # of an occupied voxel in it, of which there are one in twenty
-    reach: float = 20.0  # m to which the depth of what stands up is good enough for voxels
-    thickness: float = 1.0  # m behind what stands up that count as occupied too, half as much; 0: the surface alone
-    background_depth: float = 80.0  # m, of what rays find that leave the lattice; 0: nothing (published)
-    background_logit: float = 5.0  # of free space there
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("ego_motion", EGO_MOTIONS), ("renderer", RENDERERS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"gsv.{name}: expected one of {allowed}, got {getattr(self, name)!r}")
-
-
-class _Plans(NamedTuple):
+class _Plans:
     """What follows from a calibration alone."""
 
     lift: LiftPlan
@@ -109,10 +58,10 @@ class _Plans(NamedTuple):
     corners: LiftPlan | None  # of the grid's voxels, for the surface term
 
 
-class Gsv(nn.Module):
+class Gsv(Stage):
     """The occupancy network with what renders it and compares the images."""
 
-    reports = (*_TERMS, "total", "moved")  # names of what `forward` may return
+    reports = (*_TERMS, "total", "moved")
     class_weights: Tensor
 
     def __init__(
@@ -136,114 +85,127 @@ class Gsv(nn.Module):
         self.config = config
         self.grid = grid
         self.frozen = frozen
+        self.learns_motion = config.ego_motion == "joint"
+        self.note = "self-supervised: occupancy by splatting" + (" and ego motion at once" * self.learns_motion)
         if frozen:
-            for module in self._frozen_modules():
+            for module in self._see_modules():
                 module.requires_grad_(False)
             model.image_encoder.project.requires_grad_(True)
         self.register_buffer("class_weights", torch.from_numpy(class_weights()), persistent=False)
-        self.precision = "fp32"  # of the networks; geometry and losses are always fp32
-        self._plans: dict[bytes, _Plans] = {}
+        self._plans: PerRig[_Plans] = PerRig()
 
     def train(self, mode: bool = True) -> Gsv:
         super().train(mode)
-        if self.pose_net is not None and self.config.ego_motion == "learned":
+        if self.pose_net is not None and not self.learns_motion:
             self.pose_net.eval()  # frozen, batch norms included (the published code lets those drift)
         if self.frozen:
-            for module in self._frozen_modules():
+            for module in self._see_modules():
                 module.eval()
         return self
 
-    def _frozen_modules(self) -> list[nn.Module]:
-        model = self.model
-        return [model.image_encoder] if model.depth_head is None else [model.image_encoder, model.depth_head]
+    # ---- the method ------------------------------------------------------------------------------------------------
 
     def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
-        """Named losses, `total` is what is minimised; the names are those of spec section g."""
-        config = self.config
-        plans = [self._plan(batch, b) for b in range(len(batch))]
-        with network_precision(batch.images.device, self.precision):
-            field = self.model(batch.jittered()[:, 0], [plan.lift for plan in plans])
-        field = field.to(dtype=torch.float32)
-        T_target_now = self._ego_motion(batch)
-        colours = batch.colours()
-        named: dict[str, Tensor] = {}
-        for b in range(len(batch)):
-            motion = self._measured(batch, b, colours[b], field, T_target_now[b])
-            for name, value in self._sample_losses(batch, b, colours[b], field, plans[b], motion).items():
-                named[name] = named.get(name, 0.0) + value / len(batch)
+        """The names are those of spec section g."""
+        views = views_of(batch, self.model.depth_head if self._hints_head else None)
+        plans = [self._plan(view) for view in views]
+        frames = batch.jittered()  # (B, T, N, 3, H, W): what networks see
+        field = self.predict_field(frames, [plan.lift for plan in plans])
+        T_target_now = self._ego_motion(batch, frames)  # (B, S, 4, 4)
+        named = mean_losses([
+            self._losses(view, field.logits[b : b + 1], None if field.inv_depth is None else field.inv_depth[b],
+                         plans[b], T_target_now[b])
+            for b, view in enumerate(views)
+        ])  # fmt: skip
         if batch.semantics is not None:
-            opacities = torch.sigmoid(-field.logits[:, -1])
-            named["entropy"] = config.entropy * losses.opacity_entropy(opacities).mean()
-            variation = losses.sum_of_means(losses.total_variation(field.logits)) / 3
-            named["variation"] = config.variation * variation
-        named["total"] = torch.stack([named[name] for name in _TERMS if name in named]).sum()
+            named.update(self._regularize_field(field))
+        named["total"] = total_loss(named, _TERMS)
         return named
 
-    def _sample_losses(
+    def predict_field(self, frames: Float[Tensor, "B T N 3 H W"], plans: list[LiftPlan]) -> OccupancyField:
+        """What the network makes of the current frame of each sample.
+
+        All frames come in, though the network looks at the first alone: one that compares views takes the others here.
+        """
+        with network_precision(frames.device, self.precision):
+            field = self.model(frames[:, 0], plans)
+        return field.to(dtype=torch.float32)
+
+    def _ego_motion(self, batch: Batch, frames: Float[Tensor, "B T N 3 H W"]) -> Float[Tensor, "B S 4 4"]:
+        if self.pose_net is None:
+            if torch.isnan(batch.T_target_now).any():
+                raise DatasetError(
+                    f"samples {', '.join(batch.tokens)} have no poses; use gsv.ego_motion=learned with a first stage"
+                )
+            return batch.T_target_now
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_motion):
+            return predict_ego_motion(self.pose_net, frames, precision=self.precision)
+
+    def _losses(
         self,
-        batch: Batch,
-        b: int,
-        colours: Float[Tensor, "T N 3 H W"],
-        field: OccupancyField,
+        view: View,
+        logits: Float[Tensor, "1 K X Y Z"],
+        inv_depth: Float[Tensor, "N h w"] | None,
         plans: _Plans,
         T_target_now: Float[Tensor, "S 4 4"],
     ) -> dict[str, Tensor]:
-        config = self.config
-        one = OccupancyField(field.logits[b : b + 1])
-        drawn = self._draw_cameras(len(plans.small))
-        cameras, small = (each.select(tuple(each.names[n] for n in drawn))
-                          for each in (batch_element(batch.cameras, b), plans.small))  # fmt: skip
-        colours, valid = colours[:, drawn], batch.valid[b, drawn]
-        height, width = colours.shape[-2:]
-        head_depth = None if field.inv_depth is None else 1.0 / field.inv_depth[b, drawn]  # (N, h2, w2)
-        views = self.render(one, small, None if plans.splat is None else plans.splat.select(drawn))
-        inside, background = self._behind(views, small, head_depth)
-        depth = compose_depth(views, background)
-        depth = (
-            interpolate_depth(depth, height, width) if config.background_depth else resize_depth(depth, height, width)
-        )
-        T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in T_target_now])
-        center = self.model.quirks.warp_pixel_center
+        """Of one sample; inv_depth: what the depth head sees, 1/m."""
+        config, field = self.config, OccupancyField(logits)
+        motion = self._measured(view, inv_depth, T_target_now)
+        drawn = self._draw_cameras(len(view.cameras))
+        compared, small = view.select(drawn), plans.small.select(tuple(plans.small.names[n] for n in drawn))
+        head_depth = None if inv_depth is None else 1.0 / inv_depth[drawn]  # (N, h, w)
+        rendered = self.render(field, small, None if plans.splat is None else plans.splat.select(drawn))
+        inside, background = self._behind(rendered, small, head_depth)
+        depth = self._to_full_size(compose_depth(rendered, background), compared)  # (N, H, W)
+        T_other_cam = neighbour_motions(motion, compared.cameras.T_ego_cam)
 
-        def carried(z: Tensor) -> tuple[Tensor, Tensor]:
-            return temporal_error(colours[0], colours[1:], z, cameras.intrinsics, T_other_cam, valid,
-                                  config.photometric, center)  # fmt: skip
-
-        error, moved = carried(depth)
-        smooth = losses.sum_of_means(losses.smoothness(depth, colours[0]))
-        named = {
-            "photometric": config.photometric_weight * error,
-            "smooth": config.smoothness * smooth,
-            "moved": moved,
-        }
+        error, moved = self._carry(compared, depth, T_other_cam)
+        smooth = losses.sum_of_means(losses.smoothness(depth, compared.now))
+        named = {"photometric": error, "smooth": config.smoothness * smooth, "moved": moved}
         if head_depth is not None and config.agreement:
-            agreed = (depth.log() - interpolate_depth(head_depth.detach(), height, width).log()).abs()
-            named["agreement"] = config.agreement * losses.weighted_mean(agreed * valid, valid.to(agreed.dtype))
+            named["agreement"] = config.agreement * _disagreement(depth, head_depth.detach(), compared.valid)
         if head_depth is not None and config.head and not self.frozen:
-            full = interpolate_depth(head_depth, height, width)
-            smooth = losses.sum_of_means(losses.smoothness(full, colours[0]))
-            error = carried(full)[0] + config.smoothness * smooth
-            if config.hints.weight:
-                plane = ground_plane(self.model.depth_head, cameras)
-                hints, believed = find_hints(
-                    colours[0], colours[1:], full.detach(), plane, cameras.intrinsics, T_other_cam.detach(), valid,
-                    config.hints, config.photometric,
-                )  # fmt: skip
-                error = error + hint_error(full, hints, believed, config.hints)
-            named["head"] = config.head * error
-        if field.inv_depth is not None and plans.corners is not None:
-            named["surface"] = config.surface * self._surface(
-                one, field.inv_depth[b].detach(), batch_element(batch.cameras, b), plans.corners
-            )
-        if batch.semantics is not None:
-            named["semantic"] = config.semantic * self._semantic(views, batch.semantics[b, drawn], valid, inside)
-            named.update(self._regularize_rays(one, small))
+            named["head"] = config.head * self._head_error(compared, head_depth, T_other_cam)
+        if inv_depth is not None and plans.corners is not None:
+            named["surface"] = config.surface * self._surface(field, inv_depth.detach(), view.cameras, plans.corners)
+        if compared.semantics is not None:
+            semantic = self._semantic(rendered, compared.semantics, compared.valid, inside)
+            named["semantic"] = config.semantic * semantic
+            named.update(self._regularize_rays(field, small))
         return named
+
+    # ---- motion and cameras ----------------------------------------------------------------------------------------
+
+    def _measured(
+        self, view: View, inv_depth: Float[Tensor, "N h w"] | None, T_target_now: Float[Tensor, "S 4 4"]
+    ) -> Float[Tensor, "S 4 4"]:
+        """The learnt motion, as long as the frozen depth head says that it was."""
+        search = self.config.length_search
+        if self.config.ego_motion != "learned" or not self.frozen or inv_depth is None or search.factor == 1:
+            return T_target_now
+        depth = interpolate_depth(1.0 / inv_depth.detach(), *view.now.shape[-2:])
+        return as_long_as_depth_says(view.colours, Guess(depth, view.valid), view.cameras, T_target_now, search)
 
     def _draw_cameras(self, count: int) -> list[int]:
         """Which cameras' images are compared, in ascending order."""
         wanted = self.config.cameras_per_step
         return sorted(torch.randperm(count)[:wanted].tolist()) if 0 < wanted < count else list(range(count))
+
+    def _plan(self, view: View) -> _Plans:
+        return self._plans.get(view.cameras, lambda: self._make_plan(view))
+
+    @torch.no_grad()
+    def _make_plan(self, view: View) -> _Plans:
+        cameras = view.cameras
+        small = camera_geometry.resize(cameras, self.config.render_width, self.config.render_height)
+        on_cpu = cameras.intrinsics.device.type == "cpu" and self.config.renderer == "splat"
+        splat = self.model.plan_render(small) if on_cpu and not self.model.learns_scale else None
+        looks = self.config.surface > 0 and self.model.depth_head is not None
+        corners = plan_surfaces(cameras, self.grid, view.valid) if looks else None
+        return _Plans(self.model.plan(cameras), splat, small, corners)
+
+    # ---- rendering -------------------------------------------------------------------------------------------------
 
     def render(self, field: OccupancyField, cameras: Cameras, plan: SplatPlan | None = None) -> RenderedViews:
         """Accumulated logits, z-depth (m) and alpha of one field in cameras of the rendering size."""
@@ -260,8 +222,88 @@ class Gsv(nn.Module):
         shape = len(cameras), cameras.height[0], cameras.width[0]
         return draw_jitter(self.model.lattice, shape, settings).to(cameras.intrinsics.device)
 
+    def _behind(
+        self, rendered: RenderedViews, cameras: Cameras, head_depth: Float[Tensor, "N h w"] | None
+    ) -> tuple[Bool[Tensor, "N h w"], Float[Tensor, "N h w"] | float]:
+        """Pixels whose surface the lattice can hold, and the depth (m) of what is seen through it."""
+        return find_background(rendered, cameras, self.model.lattice, head_depth, self.config.background_depth)
+
+    def _to_full_size(self, depth: Float[Tensor, "N h w"], view: View) -> Float[Tensor, "N H W"]:
+        resize = interpolate_depth if self.config.background_depth else resize_depth
+        return resize(depth, *view.now.shape[-2:])
+
+    # ---- losses ----------------------------------------------------------------------------------------------------
+
+    def _carry(
+        self, view: View, depth: Float[Tensor, "N H W"], T_other_cam: Float[Tensor, "S N 4 4"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """How well this depth explains the neighbouring frames, and the share of pixels that moved."""
+        return temporal_error(
+            view.now, view.around, depth, view.cameras.intrinsics, T_other_cam, view.valid, self.config.photometric,
+            self.model.quirks.warp_pixel_center,
+        )  # fmt: skip
+
+    @property
+    def _hints_head(self) -> bool:
+        """Whether hints are looked for: they are for a depth head that learns."""
+        return bool(self.config.head and self.config.hints.weight) and not self.frozen
+
+    def _head_error(
+        self, view: View, head_depth: Float[Tensor, "N h w"], T_other_cam: Float[Tensor, "S N 4 4"]
+    ) -> Float[Tensor, ""]:
+        """Of a depth head that learns: it must explain the neighbouring frames too, and heed hints."""
+        config = self.config
+        depth = interpolate_depth(head_depth, *view.now.shape[-2:])
+        smooth = losses.sum_of_means(losses.smoothness(depth, view.now))
+        error = self._carry(view, depth, T_other_cam)[0] + config.smoothness * smooth
+        if not self._hints_head:
+            return error
+        hints, believed = find_hints(
+            view.now, view.around, depth.detach(), None if view.ground is None else view.ground.plane(),
+            view.cameras.intrinsics, T_other_cam.detach(), view.valid, config.hints, config.photometric,
+        )  # fmt: skip
+        return error + hint_error(depth, hints, believed, config.hints)
+
+    def _surface(
+        self, field: OccupancyField, inv_depth: Float[Tensor, "N h w"], cameras: Cameras, corners: LiftPlan
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the opacity of the grid's voxels with what the depth head sees there (`surfaces`)."""
+        found = find_surfaces(inv_depth, cameras, corners, self.config.thickness, self.config.reach)
+        free_logits = self.model.sample_grid(OccupancyField(field.logits[:, -1:]), self.grid)[0, 0]
+        weights = _OCCUPIED_WEIGHT * (found.occupied + 0.5 * found.filled) + found.free
+        known = weights > 0
+        error = losses.opacity_cross_entropy(free_logits[known], found.free[known].long(), free=1)
+        return losses.weighted_mean(error * weights[known], weights[known])
+
+    def _semantic(
+        self,
+        rendered: RenderedViews,
+        labels: Tensor,
+        valid: Bool[Tensor, "N H W"],
+        inside: Bool[Tensor, "N h w"],
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the rendered logits (spec g.3); sky counts everywhere, the rest where the lattice is."""
+        height, width = rendered.depth.shape[-2:]
+        small = losses.resize_labels(labels.long(), height, width)
+        shown = losses.resize_labels(valid.long(), height, width) > 0
+        small = torch.where(shown & (inside | (small == FREE)), small, -1)
+        logits = rendered.features
+        if self.config.background_depth:
+            through = _BACKGROUND_LOGIT * (1.0 - rendered.alpha[:, 0])
+            logits = torch.cat([logits[:, :-1], logits[:, -1:] + through[:, None]], dim=1)
+        return losses.weighted_mean(*losses.semantic_cross_entropy(logits, small, self.class_weights))
+
+    def _regularize_field(self, field: OccupancyField) -> dict[str, Tensor]:
+        """On opacities and logits, where there are labels: without, they would win."""
+        opacities = torch.sigmoid(-field.logits[:, -1])
+        variation = losses.sum_of_means(losses.total_variation(field.logits)) / 3
+        return {
+            "entropy": self.config.entropy * losses.opacity_entropy(opacities).mean(),
+            "variation": self.config.variation * variation,
+        }
+
     def _regularize_rays(self, field: OccupancyField, cameras: Cameras) -> dict[str, Tensor]:
-        """Spec section e.7, in place of what splatting has on opacities and logits."""
+        """Spec section e.7, of volume rendering."""
         config, settings = self.config, self.model.quirks.march
         if config.renderer != "volume" or not (config.ray_entropy or config.ray_distortion):
             return {}
@@ -272,85 +314,34 @@ class Gsv(nn.Module):
             "ray_distortion": config.ray_distortion * found.distortion,
         }
 
-    def _behind(
-        self, views: RenderedViews, cameras: Cameras, head_depth: Float[Tensor, "N h w"] | None
-    ) -> tuple[Bool[Tensor, "N h w"], Float[Tensor, "N h w"] | float]:
-        """Pixels whose surface the lattice can hold, and the depth (m) of what is seen through it."""
-        return find_background(views, cameras, self.model.lattice, head_depth, self.config.background_depth)
+    # ---- what the loop asks for ------------------------------------------------------------------------------------
 
-    def _surface(
-        self, field: OccupancyField, inv_depth: Float[Tensor, "N h w"], cameras: Cameras, corners: LiftPlan
-    ) -> Float[Tensor, ""]:
-        """Cross-entropy of the opacity of the grid's voxels with what the depth head sees there (`surfaces`)."""
-        occupied, filled, free = find_surfaces(inv_depth, cameras, corners, self.config.thickness, self.config.reach)
-        free_logits = self.model.sample_grid(OccupancyField(field.logits[:, -1:]), self.grid)[0, 0]
-        weights = self.config.occupied_weight * (occupied + 0.5 * filled) + free
-        known = weights > 0
-        error = losses.opacity_cross_entropy(free_logits[known], free[known].long(), free=1)
-        return losses.weighted_mean(error * weights[known], weights[known])
+    def _see_modules(self) -> list[nn.Module]:
+        model = self.model
+        return [model.image_encoder] if model.depth_head is None else [model.image_encoder, model.depth_head]
 
-    def _semantic(
-        self,
-        views: RenderedViews,
-        labels: Tensor,
-        valid: Bool[Tensor, "N H W"],
-        inside: Bool[Tensor, "N h w"],
-    ) -> Float[Tensor, ""]:
-        """Cross-entropy of the rendered logits (spec g.3); sky counts everywhere, the rest where the lattice is."""
-        height, width = views.depth.shape[-2:]
-        free = len(self.class_weights) - 1
-        small = losses.resize_labels(labels.long(), height, width)
-        shown = losses.resize_labels(valid.long(), height, width) > 0
-        small = torch.where(shown & (inside | (small == free)), small, -1)
-        logits = views.features
-        if self.config.background_depth:
-            through = self.config.background_logit * (1.0 - views.alpha[:, 0])
-            logits = torch.cat([logits[:, :-1], logits[:, -1:] + through[:, None]], dim=1)
-        return losses.weighted_mean(*losses.semantic_cross_entropy(logits, small, self.class_weights))
+    def image_modules(self) -> list[nn.Module]:
+        return [] if self.frozen else self._see_modules()  # what is left of them learns with the rest
 
-    def _ego_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:
-        if self.pose_net is None:
-            if torch.isnan(batch.T_target_now).any():
-                raise DatasetError(
-                    f"samples {', '.join(batch.tokens)} have no poses; use gsv.ego_motion=learned with a first stage"
-                )
-            return batch.T_target_now
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.ego_motion == "joint"):
-            return predict_ego_motion(self.pose_net, batch, precision=self.precision)
+    def look(self, batch: Batch) -> Look:
+        """Rendered at the size of the images, where more than half of a pixel is covered."""
+        cameras = batch_element(batch.cameras, 0)
+        height, width = batch.images.shape[-2:]
+        field = self.model(batch.jittered()[:1, 0], [self.model.plan(cameras)])
+        rendered = self.render(field, camera_geometry.resize(cameras, width, height))
+        solid = rendered.alpha[:, 0] > 0.5
+        depth = rendered.depth[:, 0] / rendered.alpha[:, 0].clamp(min=1e-6)
+        classes = rendered.features[:, :-1].argmax(dim=1)
+        return Look(torch.where(solid, depth, 0.0), torch.where(solid, classes, FREE))
 
-    def _measured(
-        self,
-        batch: Batch,
-        b: int,
-        colours: Float[Tensor, "T N 3 H W"],
-        field: OccupancyField,
-        T_target_now: Float[Tensor, "S 4 4"],
-    ) -> Float[Tensor, "S 4 4"]:
-        """The learnt motion, as long as the frozen depth head says that it was."""
-        config = self.config
-        if (
-            config.ego_motion != "learned"
-            or not self.frozen
-            or field.inv_depth is None
-            or config.length_search.factor == 1
-        ):
-            return T_target_now
-        depth = interpolate_depth(1.0 / field.inv_depth[b].detach(), *colours.shape[-2:])
-        guesses = [(depth, batch.valid[b])]
-        factor = search_length(colours, guesses, batch_element(batch.cameras, b), T_target_now, config.length_search)
-        return scale_length(T_target_now, factor)
+    def networks(self, config: ModelConfig) -> Networks:
+        """Occupancy, and ego motion that was learnt along."""
+        return Networks(config, self.model, self.pose_net if self.learns_motion else None)
 
-    def _plan(self, batch: Batch, b: int) -> _Plans:
-        cameras, valid = batch_element(batch.cameras, b), batch.valid[b]
-        key = calibration_key(cameras)
-        if key not in self._plans:
-            if len(self._plans) >= CALIBRATIONS_KEPT:
-                self._plans.pop(next(iter(self._plans)))
-            small = camera_geometry.resize(cameras, self.config.render_width, self.config.render_height)
-            on_cpu = cameras.intrinsics.device.type == "cpu" and self.config.renderer == "splat"
-            with torch.no_grad():
-                splat = self.model.plan_render(small) if on_cpu and not self.model.learns_scale else None
-                looks = self.config.surface > 0 and self.model.depth_head is not None
-                corners = plan_surfaces(cameras, self.grid, valid) if looks else None
-                self._plans[key] = _Plans(self.model.plan(cameras), splat, small, corners)
-        return self._plans[key]
+
+def _disagreement(
+    depth: Float[Tensor, "N H W"], head_depth: Float[Tensor, "N h w"], valid: Bool[Tensor, "N H W"]
+) -> Float[Tensor, ""]:
+    """Mean difference of log depths, rendered and the depth head's."""
+    difference = (depth.log() - interpolate_depth(head_depth, *depth.shape[-2:]).log()).abs()
+    return losses.weighted_mean(difference * valid, valid.to(difference.dtype))

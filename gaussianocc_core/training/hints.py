@@ -10,6 +10,7 @@ network says, it says so to the network. A hint is tested against the images bef
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,26 +26,30 @@ _FARTHEST_GROUND = 1.0 / 60.0  # 1/m
 _WINDOW = 5  # px, over which errors are averaged before hypotheses compete
 _SPACING = 1.5  # power: near, hypotheses shift images by 2 px each; far, where that is a third of the depth, by less
 _RIVALS = 2  # hypotheses next to the best that are no rivals of it
+_HYPOTHESES = 48  # in inverse depth, from `nearest` on; the sweep is most of what a step of stage 1 costs
+_HALVINGS = 1  # of the images before they are compared: a quarter of the work, and less noise
+# When a hypothesis is believed: its error is below this share of the network's, and below that of any farther away
+# by the other share.
+_MARGIN, _UNIQUENESS = 0.5, 0.1
+# The plane of the ground is no guess among many: it is taken where its error is below the network's times the first,
+# and below the least times the second.
+_GROUND_MARGIN, _GROUND_FAVOUR = 0.95, 1.3
 
 
 @dataclass(frozen=True)
 class HintSettings:
-    """What is tried, and when it is believed."""
+    """Whether depths are tried, and from where on."""
 
     weight: float = 3.0  # of the absolute difference of log depths; 0: no hints, as published
     nearest: float = 0.7  # m
-    hypotheses: int = 48
-    halvings: int = 1  # of the images, before they are compared
-    margin: float = 0.5  # a hint's error must be below this share of the network's
-    uniqueness: float = 0.1  # and below that of any hypothesis farther away by this share
-    # The plane of the ground is no guess among many: it is taken where its error is below the network's times this, and
-    # hardly above the least.
-    ground_margin: float = 0.95
-    ground_favour: float = 1.3
+
+    RETIRED: ClassVar[dict[str, Any]] = {
+        "hypotheses": 48, "halvings": 1, "margin": 0.5, "uniqueness": 0.1, "ground_margin": 0.95, "ground_favour": 1.3,
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.nearest <= 0 or self.hypotheses < 1 or self.halvings < 0:
-            raise ValueError("hints: expected weight >= 0, nearest > 0, hypotheses >= 1, halvings >= 0")
+        if self.weight < 0 or self.nearest <= 0:
+            raise ValueError("hints: expected weight >= 0, nearest > 0")
 
 
 def hint_error(
@@ -80,10 +85,10 @@ def find_hints(
     depth: what the network says, m; ground: inverse depth of the ground's plane, 1/m, or None; the rest as for
     `photometric.temporal_error`.
     """
-    target = reduce_images(now, settings.halvings + 1)[-1]
-    others = reduce_images(around, settings.halvings + 1)[-1].flatten(0, 1)  # (S*N, 3, h, w)
+    target = reduce_images(now, _HALVINGS + 1)[-1]
+    others = reduce_images(around, _HALVINGS + 1)[-1].flatten(0, 1)  # (S*N, 3, h, w)
     steps, (height, width) = len(around), target.shape[-2:]
-    K = scale_intrinsics(intrinsics, 0.5**settings.halvings, 0.5**settings.halvings).repeat(steps, 1, 1)
+    K = scale_intrinsics(intrinsics, 0.5**_HALVINGS, 0.5**_HALVINGS).repeat(steps, 1, 1)
     motions, targets = T_other_cam.flatten(0, 1), target.repeat(steps, 1, 1, 1)
 
     def error_of(images: Float[Tensor, "SN 3 h w"]) -> Float[Tensor, "N h w"]:
@@ -98,22 +103,22 @@ def find_hints(
 
     predicted = warp.interpolate_depth(depth, height, width)
     error_predicted = error_at(predicted)
-    inverse = (torch.arange(1, settings.hypotheses + 1, device=now.device) / settings.hypotheses) ** _SPACING
+    inverse = (torch.arange(1, _HYPOTHESES + 1, device=now.device) / _HYPOTHESES) ** _SPACING
     inverse = inverse / settings.nearest
     errors = torch.stack([error_at((1.0 / each).expand_as(predicted)) for each in inverse])
     least, index = errors.min(dim=0)
-    places = torch.arange(settings.hypotheses, device=now.device).view(-1, 1, 1, 1)
+    places = torch.arange(_HYPOTHESES, device=now.device).view(-1, 1, 1, 1)
     rival = errors.masked_fill((places - index).abs() <= _RIVALS, torch.inf).amin(dim=0)
     best, step = 1.0 / inverse[index], inverse.diff(prepend=inverse.new_zeros(1))[index]
     least_known = torch.minimum(error_predicted, error_of(others))
     # What the network says within a step of it is finer than the hypothesis.
-    believed = ((1.0 / best - 1.0 / predicted).abs() > step) & (least < settings.margin * least_known)
-    believed &= least < (1.0 - settings.uniqueness) * rival
+    believed = ((1.0 / best - 1.0 / predicted).abs() > step) & (least < _MARGIN * least_known)
+    believed &= least < (1.0 - _UNIQUENESS) * rival
     if ground is not None:
         inv_plane = warp.resize_depth(ground, height, width)
         plane = 1.0 / inv_plane.clamp(min=_FARTHEST_GROUND)
         error = error_at(plane)
-        fits = (error < settings.ground_favour * least) & (error < settings.ground_margin * least_known)
+        fits = (error < _GROUND_FAVOUR * least) & (error < _GROUND_MARGIN * least_known)
         fits &= inv_plane > _FARTHEST_GROUND
         best, believed = torch.where(fits, plane, best), believed | fits
     return best, believed & shrink_mask(valid, height, width)

@@ -3,35 +3,32 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in, save_model
 from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.geometry.overlap import OverlapSettings, find_overlaps
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
-from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.gsp import Gsp
 from gaussianocc_core.training.gsv import Gsv
+from gaussianocc_core.training.phases import fit_to_run
+from gaussianocc_core.training.stage import Stage
+from gaussianocc_core.types import Cameras
 
-NOTES = {
-    "gsp": "self-supervised: depth, ego motion and scale from the rig alone",
-    "gsv": "self-supervised: occupancy by splatting",
-    "joint": "self-supervised: occupancy by splatting and ego motion at once",
-}
+_log = logging.getLogger(__name__)
 
-
-def build_stage(config: TrainConfig) -> Gsp | Gsv:
+def build_stage(config: TrainConfig) -> Stage:
     """The module to train, fresh or from what its first stage left. Batch norms get the configured momentum."""
     try:
-        stage = _build_gsp(config) if config.stage == "gsp" else _build_gsv(config)
+        stage: Stage = _build_gsp(config) if config.stage == "gsp" else _build_gsv(config)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
     stage.precision = config.precision
@@ -47,7 +44,7 @@ def _build_gsp(config: TrainConfig) -> Gsp:
         _check_same_architecture(load_depth_net(path).config, config.model, path, motion=True)
         depth_net.load_state_dict(load_depth_net(path).depth_net.state_dict())
         pose_net.load_state_dict(load_pose_net(path).pose_net.state_dict())
-    return Gsp(depth_net, pose_net, config.gsp.for_steps(config.steps))
+    return Gsp(depth_net, pose_net, fit_to_run(config.gsp, config.steps))
 
 
 def _build_gsv(config: TrainConfig) -> Gsv:
@@ -107,18 +104,36 @@ def inherit_depth_range(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def parameter_groups(stage: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+def check_overlap(cameras: Cameras, settings: OverlapSettings, log: bool) -> None:
+    """ConfigError for a rig that cannot teach scale; log: say which cameras overlap, and warn of those that do not.
+
+    cameras: pinholes of one size.
+    """
+    overlaps, names = find_overlaps(cameras, settings), cameras.names
+    apart = [name for name in names if not any(name in each.names for each in overlaps)]
+    if not overlaps:
+        raise ConfigError(
+            f"scale cannot be learnt: no two of the cameras {', '.join(names)} see the same. Add cameras that do "
+            "(tools/inspect_bag.py shows which overlap); or train gsp.cross_weight=0, whose depth is right up to a "
+            "factor; or skip stage 1 and take the motion from odometry, stage: gsv with gsv.ego_motion=sensor"
+        )
+    if not log:
+        return
+    for each in overlaps:
+        _log.info("overlap: %s and %s, %.1f %% of their pixels, %.2f m apart", *each.names, 100 * each.share,
+                  each.baseline)  # fmt: skip
+    if apart:
+        _log.warning("%s: no overlap with another camera; scale comes from the others", ", ".join(apart))
+
+
+def parameter_groups(stage: Stage, config: TrainConfig) -> list[dict[str, Any]]:
     """Optimiser groups: what sees images at one rate, the rest at another, a learnt scale faster and undecayed."""
-    eyes, scale, rest = [], [], []
-    for name, parameter in stage.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name == "log_scale":
-            scale.append(parameter)
-        elif ("image_encoder" in name or "depth_head" in name) and not getattr(stage, "frozen", False):
-            eyes.append(parameter)
-        else:
-            rest.append(parameter)
+    of_images = {id(each) for module in stage.image_modules() for each in module.parameters()}
+    of_scale = {id(each) for each in stage.scale_parameters()}
+    learning = [each for each in stage.parameters() if each.requires_grad]
+    eyes = [each for each in learning if id(each) in of_images]
+    scale = [each for each in learning if id(each) in of_scale]
+    rest = [each for each in learning if id(each) not in of_images | of_scale]
     groups: list[dict[str, Any]] = [{"params": rest, "lr": config.learning_rate}]
     if eyes:
         groups.append({"params": eyes, "lr": config.encoder_learning_rate})
@@ -127,27 +142,7 @@ def parameter_groups(stage: nn.Module, config: TrainConfig) -> list[dict[str, An
     return groups
 
 
-def save_stage(stage: Gsp | Gsv, config: TrainConfig, path: Path, provenance: Provenance) -> None:
+def save_stage(stage: Stage, config: TrainConfig, path: Path, provenance: Provenance) -> None:
     """The model file of a stage: depth and ego motion, or occupancy (and ego motion that was learnt along)."""
-    if isinstance(stage, Gsp):
-        scaled, model_config = fold_scale(stage, config.model)
-        save_model(path, None, model_config, provenance, config.half_weights, scaled, stage.depth_net)
-    else:
-        pose_net = stage.pose_net if stage.config.ego_motion == "joint" else None
-        save_model(path, stage.model, config.model, provenance, config.half_weights, pose_net)
-
-
-@torch.no_grad()
-def fold_scale(stage: Gsp, config: ModelConfig) -> tuple[PoseNet, ModelConfig]:
-    """Builds the learnt factor into translation and depth range, so that a model file needs no word of it.
-
-    The stage itself stays as it is: training goes on from it, to the last bit.
-    """
-    factor, pose_net = float(stage.log_scale.exp()), copy.deepcopy(stage.pose_net)
-    last = pose_net.head[-1]
-    assert isinstance(last, nn.Conv2d) and last.bias is not None
-    for tensor in (last.weight, last.bias):
-        rows = tensor.view(2, 6, *tensor.shape[1:])  # two motions of axis-angle and translation
-        rows[:, 3:] *= factor
-    lengths = {name: factor * getattr(config.depth, name) for name in ("near", "far", "first", "ground")}
-    return pose_net, replace(config, depth=replace(config.depth, **lengths))
+    left = stage.networks(config.model)
+    save_model(path, left.model, left.config, provenance, config.half_weights, left.pose_net, left.depth_net)

@@ -3,28 +3,25 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gaussianocc_core.errors import CheckpointError
+from gaussianocc_core.files import complete_file
 
 FORMAT = "gaussianocc-training/1"
 LAST = "last.pt"
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write beside its place, then rename: a full disk or Ctrl-C leaves the previous file intact."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A full disk or Ctrl-C leaves the previous file intact."""
     try:
-        torch.save({"format": FORMAT, **state}, temporary)
-        os.replace(temporary, path)
+        with complete_file(path) as partial:
+            torch.save({"format": FORMAT, **state}, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise CheckpointError(f"{path}: cannot be written ({error}); free some space, then --resume") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_state(path: Path) -> dict[str, Any]:

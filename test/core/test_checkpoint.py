@@ -87,6 +87,23 @@ def test_a_file_with_one_network_says_which_is_not_there(tmp_path, model):
         save_model(path, None, SMALL, PROVENANCE)
 
 
+def test_the_shipped_weights_hold_a_setting_that_is_a_constant_now_and_load():
+    path = default_checkpoint()
+    assert path is not None
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["config"])["gaussians"]["far_factor"] == [4.0, 8.0]
+    assert load_model(path).config.name == "tiny"
+
+
+def test_a_file_with_another_value_of_a_constant_says_what_to_do(tmp_path, model):
+    save_model(tmp_path / "m.safetensors", model, SMALL, PROVENANCE)
+    config = to_dict(SMALL)
+    config["gaussians"]["far_factor"] = [2.0, 3.0]
+    rewrite(tmp_path / "m.safetensors", config=json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"gaussians\.far_factor is no setting any more; .* Leave it out, or use"):
+        load_model(tmp_path / "m.safetensors")
+
+
 def test_class_names_stand_in_the_metadata(tmp_path, model):
     save_model(tmp_path / "m.safetensors", model, SMALL, PROVENANCE)
     with safe_open(tmp_path / "m.safetensors", framework="pt") as file:

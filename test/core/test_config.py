@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -20,6 +22,45 @@ def test_every_model_file_loads_and_is_named_after_itself(path):
     config = load_config(path, ModelConfig)
     assert config.name == path.stem
     assert from_dict(ModelConfig, to_dict(config)) == config
+
+
+def test_what_was_a_setting_once_is_accepted_at_its_constant_and_refused_at_any_other(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text(
+        "drop_at: 0.8333333333333334\n"
+        "gsp: {search_cost: 0.2, anchor: {levels: 2}, hints: {hypotheses: 48, weight: 1}}\n"
+        "model: {gaussians: {far_factor: [4, 8]}}\n"
+    )
+    config = load_config(path, TrainConfig)
+    assert config.gsp.hints.weight == 1.0
+    assert config == from_dict(TrainConfig, {"gsp": {"hints": {"weight": 1.0}}})
+    for override, message in (
+        ("gsp.search_cost=0.5", r"gsp\.search_cost is no setting any more; its value is 0\.2, not 0\.5\. Leave it out"),
+        ("gsp.anchor.levels=3", r"gsp\.anchor is no setting any more"),
+        ("gsv.hints.halvings=2", r"gsv\.hints\.halvings is no setting any more"),
+        ("model.gaussians.far_factor=[4, 4]", r"model\.gaussians\.far_factor is no setting any more"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(None, TrainConfig, [override])
+    with pytest.raises(ConfigError, match=r"stage=gsv with gsv\.ego_motion=joint"):
+        load_config(None, TrainConfig, ["stage=joint"])
+
+
+def test_no_retired_name_is_a_setting():
+    seen = []
+
+    def visit(cls):
+        hints = get_type_hints(cls)
+        names = {each.name for each in fields(cls)}
+        retired = set(getattr(cls, "RETIRED", {}))
+        assert not names & retired, cls
+        seen.extend(retired)
+        for each in fields(cls):
+            if is_dataclass(hints[each.name]):
+                visit(hints[each.name])
+
+    visit(TrainConfig)
+    assert {"search_cost", "hypotheses", "erosion", "far_factor", "drop_at"} <= set(seen)
 
 
 def test_a_named_model_is_found_and_an_unknown_one_named():

@@ -282,7 +282,7 @@ def test_known_voxel_ends_up_at_its_metric_place_in_all_three_outputs(one_voxel)
     low, size = dense.origin.position, dense.voxel_size
     assert (low.x + (x + 0.5) * size.x, low.y + (y + 0.5) * size.y, low.z + (z + 0.5) * size.z) == CENTER
 
-    (point,) = ros_compat.read_cloud(conversions.encode_points(one_voxel, 5_000_000_007, "base_link"))
+    (point,) = decode_cloud(conversions.encode_points(one_voxel, 5_000_000_007, "base_link"))
     assert (point["x"], point["y"], point["z"]) == CENTER
     assert point["label"] == CLASS_ID["car"]
     assert point["confidence"] == pytest.approx(0.8)

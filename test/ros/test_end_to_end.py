@@ -12,7 +12,7 @@ from sensor_msgs.msg import PointCloud2
 from support.nuscenes_fixtures import MadeUpDatabase, join_real_full_size_keyframe, read_table, real_keyframes
 from visualization_msgs.msg import MarkerArray
 
-from gaussianocc_core.bags.messages import decode_transform
+from gaussianocc_core.bags.messages import decode_cloud, decode_transform
 from gaussianocc_core.bags.typestore import open_typestore
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
 from gaussianocc_core.geometry.voxels import unflatten
@@ -121,7 +121,7 @@ def check(message, cloud, array, expected):
     confidence = unflatten(message.confidence, grid.shape) / 255
     np.testing.assert_allclose(confidence, expected.confidence, atol=0.5 / 255 + 1e-3)
 
-    points = ros_compat.read_cloud(cloud)
+    points = decode_cloud(cloud)
     (marker,) = array.markers
     assert stamp_ns(cloud.header) == stamp_ns(marker.header) == stamp_ns(message.header)
     occupied = (labels != message.UNOBSERVED) & (labels != message.free_label)

@@ -18,9 +18,9 @@ from sensor_msgs.msg import Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
+from gaussianocc_core.bags.messages import decode_cloud
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry.voxels import unflatten
-from gaussianocc_ros import ros_compat
 from gaussianocc_ros.stamps import stamp_ns
 
 MS = 1_000_000
@@ -57,7 +57,7 @@ def test_one_set_gives_one_output_with_the_anchor_stamp_and_the_ego_frame(rig, m
     for other in (cloud, marker):
         assert stamp_ns(other.header) == make.START_NS
         assert other.header.frame_id == "base_link"
-    place = ros_compat.read_cloud(cloud)
+    place = decode_cloud(cloud)
     index = np.stack([place["x"] + 8.0, place["y"] + 8.0, place["z"] + 1.0], axis=-1) - 0.5
     assert (labels[tuple(index.astype(int).T)] == place["label"]).all()
 
@@ -392,7 +392,7 @@ def test_classes_can_be_hidden_from_points_and_markers_while_it_runs(rig, make):
     rig.send(0)
     (cloud,) = rig.graph.until(lambda: points, what="points")
     (message,) = rig.occupancy
-    present = np.unique(ros_compat.read_cloud(cloud)["label"])
+    present = np.unique(decode_cloud(cloud)["label"])
     hidden = message.class_names[present[0]]
     (refused,) = rig.node.set_parameters([Parameter("hidden_classes", value=["unicorn"])])
     assert not refused.successful and "hidden_classes: unicorn" in refused.reason
@@ -400,7 +400,7 @@ def test_classes_can_be_hidden_from_points_and_markers_while_it_runs(rig, make):
     assert accepted.successful
     rig.send(PERIOD_MS)
     rig.graph.until(lambda: len(points) == 2, what="points")
-    assert set(np.unique(ros_compat.read_cloud(points[1])["label"])) == set(present[1:])
+    assert set(np.unique(decode_cloud(points[1])["label"])) == set(present[1:])
     assert present[0] in set(rig.occupancy[-1].labels)  # hidden from view, not from ~/occupancy
 
 

@@ -8,9 +8,7 @@ from support.nuscenes_fixtures import read_table
 
 from gaussianocc_core.data.sources import DataConfig
 from gaussianocc_core.models.config import DecoderConfig, DepthConfig, EncoderConfig, ModelConfig, PoseConfig
-from gaussianocc_core.training.config import TrainConfig
-from gaussianocc_core.training.gsp import GspConfig
-from gaussianocc_core.training.gsv import GsvConfig
+from gaussianocc_core.training.config import GspConfig, GsvConfig, TrainConfig
 from gaussianocc_core.training.photometric import Photometric
 from gaussianocc_core.types import Lattice, VoxelGrid
 
@@ -38,7 +36,6 @@ def settings(root, output, **changes) -> TrainConfig:
             cross=PLAIN,
             search_at=0.3,
             search_batches=1,
-            search_steps=5,
             motion_share=0.2,
             motion_steps=0,
         ),

@@ -88,5 +88,5 @@ def test_real_points_stand_where_the_images_show_them(shared_data, tmp_path):
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
-    assert run_tool("export_depth.py", "--dataroot", tmp_path / "none") == 1
+    assert run_tool("export_depth.py", "--dataroot", tmp_path / "none") == 2
     assert capsys.readouterr().err.startswith("error: ")

@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_one_line(tmp_path, capsys, config, config_file, ch
     states = release(*networks(config))
     change(states)
     folder = write(tmp_path / "release", states)
-    assert tool.main([str(folder), str(tmp_path / "out.safetensors"), "--config", str(config_file)]) == 1
+    assert tool.main([str(folder), str(tmp_path / "out.safetensors"), "--config", str(config_file)]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert not (tmp_path / "out.safetensors").exists()
@@ -185,11 +185,11 @@ def test_files_that_are_no_weights_are_one_line_and_never_run(tmp_path, capsys, 
         (b"", "cannot be read as plain weights"),
     ):
         (folder / "pose.pth").write_bytes(content)
-        assert tool.main([str(folder), str(tmp_path / "out.safetensors"), "--config", str(config_file)]) == 1
+        assert tool.main([str(folder), str(tmp_path / "out.safetensors"), "--config", str(config_file)]) == 2
         captured = capsys.readouterr().err
         assert "pose.pth" in captured and message in captured and captured.count("\n") == 1
     torch.save([1, 2], folder / "pose.pth")
-    assert tool.main([str(folder), str(tmp_path / "out.safetensors"), "--config", str(config_file)]) == 1
+    assert tool.main([str(folder), str(tmp_path / "out.safetensors"), "--config", str(config_file)]) == 2
     assert "expected a state dict, got a list" in capsys.readouterr().err
     assert not (tmp_path / "trapped").exists()
 
@@ -201,7 +201,7 @@ def test_wrong_arguments_are_one_line(tmp_path, capsys, config_file):
         (tmp_path, "out.pt", "ends in .safetensors"),
         (tmp_path, "there.safetensors", "exists already"),
     ):
-        assert tool.main([str(folder), str(tmp_path / output), "--config", str(config_file)]) == 1
+        assert tool.main([str(folder), str(tmp_path / output), "--config", str(config_file)]) == 2
         captured = capsys.readouterr().err
         assert message in captured and captured.count("\n") == 1
     assert (tmp_path / "there.safetensors").read_bytes() == b"x"
@@ -218,7 +218,7 @@ def test_every_name_of_the_published_layout_is_ours_or_known_to_be_dead():
 MEASURE = """
 import json, resource, sys, time
 import numpy as np
-from gaussianocc_core.config import load_rig
+from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.predictor import OccupancyPredictor
 
 predictor = OccupancyPredictor.from_checkpoint(sys.argv[1], device="cpu")

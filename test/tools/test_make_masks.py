@@ -226,7 +226,7 @@ def test_turning_on_the_spot_is_motion_too(tmp_path):
 
 
 def refused(capsys, *arguments) -> str:
-    assert run(*arguments) == 1
+    assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert "error: " in error and "Traceback" not in error
     return error

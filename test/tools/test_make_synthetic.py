@@ -151,7 +151,7 @@ def test_two_runs_give_the_same_bytes(tmp_path):
 
 def test_an_existing_output_is_replaced_only_when_asked(folder, tmp_path, capsys):
     before = tree_hash(folder)
-    assert make(folder, "--frames", "1") == 1
+    assert make(folder, "--frames", "1") == 2
     assert "--overwrite" in capsys.readouterr().err and tree_hash(folder) == before
     output = tmp_path / "data"
     assert make(output, "--frames", "1", "--no-sweeps") == 0
@@ -162,7 +162,7 @@ def test_an_existing_output_is_replaced_only_when_asked(folder, tmp_path, capsys
 def test_a_folder_that_is_not_a_synthetic_data_set_is_never_overwritten(tmp_path, capsys):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("ten years")
-    assert make(tmp_path / "precious", "--overwrite") == 1
+    assert make(tmp_path / "precious", "--overwrite") == 2
     assert "not a synthetic data set" in capsys.readouterr().err
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "ten years"
 
@@ -177,7 +177,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch, capsys)
         return real(*arguments, **options)
 
     monkeypatch.setattr(writer, "render_frame", interrupted)
-    assert make(tmp_path / "data") == 130
+    assert make(tmp_path / "data") == 230
     assert "nothing was written" in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["rig.yaml"]
 
 
@@ -201,9 +201,9 @@ def test_an_interrupt_while_an_old_data_set_is_replaced_leaves_the_old_one(tmp_p
 
 def test_user_mistakes_are_one_line_and_an_exit_code(tmp_path, capsys):
     (tmp_path / "rig.yaml").write_text("cameras: {}")
-    assert tool.main(["--output", str(tmp_path / "a"), "--rig", str(tmp_path / "rig.yaml")]) == 1
-    assert tool.main(["--output", str(tmp_path / "b"), "--frames", "0"]) == 1
-    assert tool.main(["--output", str(tmp_path / "b"), "--seed", "-1"]) == 1
+    assert tool.main(["--output", str(tmp_path / "a"), "--rig", str(tmp_path / "rig.yaml")]) == 2
+    assert tool.main(["--output", str(tmp_path / "b"), "--frames", "0"]) == 2
+    assert tool.main(["--output", str(tmp_path / "b"), "--seed", "-1"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[2] == "error: seed: expected 0 or more, got -1"
     assert len(lines) == 3 and all(line.startswith("error: ") for line in lines) and not (tmp_path / "b").exists()

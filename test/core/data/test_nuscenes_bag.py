@@ -215,10 +215,10 @@ def test_sweeps_and_lidar_can_be_left_out(database, tmp_path):
 
 def test_files_are_counted_for_the_progress_bar(database):
     source = NuScenesSource(database)
-    assert source.count_files("scene-0001") == 15  # 12 images, 2 lidar sweeps, 1 of occupancy
-    assert source.count_files("scene-0001", sweeps=False) == 8
-    assert source.count_files("scene-0001", lidar=False) == 13
-    assert source.count_files("scene-0001", labels=False) == 14
+    assert source.recording("scene-0001").files == 15  # 12 images, 2 lidar sweeps, 1 of occupancy
+    assert source.recording("scene-0001", sweeps=False).files == 8
+    assert source.recording("scene-0001", lidar=False).files == 13
+    assert source.recording("scene-0001", labels=False).files == 14
 
 
 # ---- labels, truth and masks ---------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.rigs import ring
 
-from gaussianocc_core.geometry.overlap import OverlapSettings, find_overlaps, overlap_masks, overlapping_pairs
+from gaussianocc_core.geometry.overlap import SAMPLES, OverlapSettings, find_overlaps, overlap_masks, overlapping_pairs
 
-PLAIN = OverlapSettings(erosion=0)
+PLAIN = OverlapSettings()
 
 
 def rig(yaws, fov_deg=80.0):
@@ -17,13 +17,13 @@ def rig(yaws, fov_deg=80.0):
 
 def test_neighbours_of_a_ring_overlap_and_others_do_not():
     cameras = rig((0.0, 60.0, 120.0, 180.0, -120.0, -60.0))
-    masks = overlap_masks(cameras, PLAIN)
+    masks = overlap_masks(cameras, PLAIN, erosion=0)
     assert overlapping_pairs(masks) == ((0, 1), (0, 5), (1, 2), (2, 3), (3, 4), (4, 5))
     assert not masks[torch.arange(6), torch.arange(6)].any()
 
 
 def test_the_shared_part_lies_on_the_side_of_the_other_camera():
-    masks = overlap_masks(rig((0.0, 60.0)), PLAIN)  # camera 1 looks to the left of camera 0
+    masks = overlap_masks(rig((0.0, 60.0)), PLAIN, erosion=0)  # camera 1 looks to the left of camera 0
     columns = masks[0, 1].float().mean(0)
     assert columns[:10].mean() > 0.5 and columns[40:].sum() == 0
     assert masks[1, 0].float().mean(0)[-10:].mean() > 0.5
@@ -31,19 +31,19 @@ def test_the_shared_part_lies_on_the_side_of_the_other_camera():
 
 def test_a_pixel_needs_more_than_one_sample_in_the_other_view():
     cameras = rig((0.0, 60.0))
-    counts = [int(overlap_masks(cameras, OverlapSettings(erosion=0, least_hits=n))[0, 1].sum()) for n in (1, 2, 30)]
+    counts = [int(overlap_masks(cameras, PLAIN, erosion=0, least_hits=n)[0, 1].sum()) for n in (1, 2, 30)]
     assert counts[0] >= counts[1] > counts[2]
 
 
 def test_the_mask_equals_a_loop_over_one_pixels_ray():
     cameras = rig((0.0, 60.0))
-    masks = overlap_masks(cameras, PLAIN)
+    masks = overlap_masks(cameras, PLAIN, erosion=0)
     K = cameras.intrinsics[0].double().numpy()
     T_other_cam = np.linalg.inv(cameras.T_ego_cam[1].double().numpy()) @ cameras.T_ego_cam[0].double().numpy()
     for row, column in ((20, 2), (20, 12), (5, 8), (40, 30)):
         ray = np.linalg.inv(K) @ [column + 0.5, row + 0.5, 1.0]
         hits = 0
-        for inv_depth in np.linspace(1 / PLAIN.far, 1 / PLAIN.near, PLAIN.samples):
+        for inv_depth in np.linspace(1 / PLAIN.far, 1 / PLAIN.near, SAMPLES):
             x, y, z = T_other_cam[:3, :3] @ (ray / inv_depth) + T_other_cam[:3, 3]
             u, v = K[0, 0] * x / z + K[0, 2], K[1, 1] * y / z + K[1, 2]
             hits += z > 0 and 0 <= u < 80 and 0 <= v < 44
@@ -52,7 +52,7 @@ def test_the_mask_equals_a_loop_over_one_pixels_ray():
 
 def test_erosion_takes_the_rim_but_not_the_border_of_the_image():
     cameras = rig((0.0, 60.0))
-    whole, eroded = overlap_masks(cameras, PLAIN)[0, 1], overlap_masks(cameras, OverlapSettings(erosion=2))[0, 1]
+    whole, eroded = overlap_masks(cameras, PLAIN, erosion=0)[0, 1], overlap_masks(cameras, PLAIN, erosion=2)[0, 1]
     assert 0 < eroded.sum() < whole.sum() and not (eroded & ~whole).any()
     assert eroded[20, 0] and whole[20, 0]
 

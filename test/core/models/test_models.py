@@ -98,7 +98,7 @@ def test_gaussians_stand_on_the_lattice_and_free_space_is_transparent():
     logits = torch.zeros(1, 18, 12, 12, 4)
     logits[0, 17] = 20.0
     logits[0, 17, 3, 5, 2] = -20.0
-    gaussians = GaussianHead(points, (0.2, 0.2, 0.2), (60.0, 80.0), (4.0, 8.0))(OccupancyField(logits))[0]
+    gaussians = GaussianHead(points, (0.2, 0.2, 0.2), (60.0, 80.0))(OccupancyField(logits))[0]
     solid = int(gaussians.opacities.argmax())
     torch.testing.assert_close(gaussians.means[solid], points[3, 5, 2])
     assert gaussians.opacities[solid] > 0.999 and gaussians.opacities.sum() < 1.001
@@ -111,7 +111,7 @@ def test_gaussians_stand_on_the_lattice_and_free_space_is_transparent():
 def test_gaussians_come_in_the_published_flat_order():
     kind = Lattice(low=(0.0, 0.0, 0.0), high=(4.0, 3.0, 2.0), shape=(4, 3, 2))
     logits = torch.arange(24.0).view(1, 1, 4, 3, 2)
-    gaussians = GaussianHead(lattice.points(kind), (0.2, 0.2, 0.2), (60.0, 80.0), (4.0, 8.0))(OccupancyField(logits))[0]
+    gaussians = GaussianHead(lattice.points(kind), (0.2, 0.2, 0.2), (60.0, 80.0))(OccupancyField(logits))[0]
     # x fastest, then y, then z; it decides which of two Gaussians at the same depth is drawn first
     assert gaussians.means[:5].tolist() == [[0.5, 0.5, 0.5], [1.5, 0.5, 0.5], [2.5, 0.5, 0.5], [3.5, 0.5, 0.5],
                                             [0.5, 1.5, 0.5]]  # fmt: skip

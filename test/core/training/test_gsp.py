@@ -14,15 +14,19 @@ from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.gaussianocc import build_depth_head, build_depth_net, build_model, build_pose_net
-from gaussianocc_core.models.pose_net import camera_motions
+from gaussianocc_core.training.config import GspConfig, GsvConfig
 from gaussianocc_core.training.cross_view import pixel_gaussians
-from gaussianocc_core.training.gsp import Gsp, GspConfig, ground_plane
-from gaussianocc_core.training.gsv import Gsv, GsvConfig
+from gaussianocc_core.training.ego import neighbour_motions
+from gaussianocc_core.training.ground import ground_of, plane_depth
+from gaussianocc_core.training.gsp import Gsp
+from gaussianocc_core.training.gsv import Gsv
 from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.loader import Batch, ColourJitter
-from gaussianocc_core.training.motion_search import MotionSearch, length_error, scale_length, search_length
+from gaussianocc_core.training.motion_search import Guess, MotionSearch, length_error, scale_length, search_length
+from gaussianocc_core.training.phases import fit_to_run
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
-from gaussianocc_core.types import OccupancyField
+from gaussianocc_core.training.scale import log_factors
+from gaussianocc_core.training.view import views_of
 
 WIDTH, HEIGHT = 176, 96
 EARLIER, NOW, LATER = 0.9, 1.0, 1.1  # s
@@ -48,7 +52,7 @@ def carried(street, depth_factor=1.0, motion_factor=1.0, levels=1):
     images, depth, cameras, motions = street
     motions = motions.clone()
     motions[:, :3, 3] *= motion_factor
-    T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motions])
+    T_other_cam = neighbour_motions(motions, cameras.T_ego_cam)
     valid = torch.ones_like(depth, dtype=torch.bool)
     settings = Photometric(levels=levels, auto_mask=False)
     error, _ = temporal_error(images[1], images[[0, 2]], depth * depth_factor, cameras.intrinsics, T_other_cam, valid,
@@ -161,7 +165,7 @@ def made_up_batch(street) -> Batch:
 def hinted(street, said, ground=None, **settings):
     """Hints for a depth network that says this, whether each is believed, and the true depth at their size."""
     images, depth, cameras, motions = street
-    T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motions])
+    T_other_cam = neighbour_motions(motions, cameras.T_ego_cam)
     hints, believed = find_hints(
         images[1], images[[0, 2]], said, ground, cameras.intrinsics, T_other_cam,
         torch.ones_like(depth, dtype=torch.bool), HintSettings(**settings), Photometric(1.0, 0.15),
@@ -197,7 +201,7 @@ def test_a_believed_hint_pulls_and_its_pixels_leave_the_photometric_error():
 @pytest.mark.medium
 def test_a_silent_strip_does_not_silence_the_coarse_pixels_that_it_is_a_part_of(street):
     images, depth, cameras, motions = street
-    T_other_cam = torch.stack([camera_motions(T, cameras.T_ego_cam) for T in motions])
+    T_other_cam = neighbour_motions(motions, cameras.T_ego_cam)
     valid = torch.ones_like(depth, dtype=torch.bool)
     silent = torch.zeros_like(valid)
     silent[:, ::8] = True
@@ -234,9 +238,9 @@ def test_the_ground_is_a_hint_where_ground_is_seen(street):
 def test_a_search_knows_how_far_the_robot_went(street):
     images, depth, cameras, motions = street
     gsp, frames, everywhere = stage(), images[[1, 0, 2]], torch.ones_like(depth, dtype=torch.bool)
-    plane = ground_plane(gsp.depth_net.head, cameras)
-    by_depth = [(depth, everywhere)]
-    by_ground = [(1.0 / plane.clamp(min=1e-3), gsp._is_ground(depth, plane, cameras))]
+    ground = ground_of(gsp.depth_net.head, cameras)
+    by_depth = [Guess(depth, everywhere)]
+    by_ground = [Guess(plane_depth(ground.plane()), ground.is_shown(depth, ground.plane()))]
 
     def found(guesses, factor, **settings):
         told = scale_length(motions, factor)
@@ -247,7 +251,7 @@ def test_a_search_knows_how_far_the_robot_went(street):
         assert found(by_ground, factor) == pytest.approx(1.0, abs=0.15)  # pavements are a little nearer than the road
     assert found(by_depth, 2.0) == pytest.approx(2.0 / 1.4, rel=0.15)  # as far as it goes
     nowhere = torch.zeros_like(everywhere)
-    assert found([(depth, nowhere)], 0.8) == pytest.approx(0.8)  # nothing says otherwise
+    assert found([Guess(depth, nowhere)], 0.8) == pytest.approx(0.8)  # nothing says otherwise
     still = motions.clone()
     still[:, :3, 3] = 0.0
     assert search_length(frames, by_depth, cameras, still, MotionSearch()) == 1.0
@@ -259,13 +263,13 @@ def test_a_search_knows_how_far_the_robot_went(street):
 def test_stage_2_takes_the_learnt_motion_as_long_as_its_frozen_depth_head_says(street):
     images, depth, _, motions = street
     model_config = replace(SMALL, image_width=WIDTH, image_height=HEIGHT)
-    batch, colours = made_up_batch(street), images[[1, 0, 2]]
-    field = OccupancyField(torch.zeros(1, 18, 2, 2, 2), (1.0 / depth)[None])
+    (view,) = views_of(made_up_batch(street), None)
+    view = replace(view, colours=images[[1, 0, 2]])
 
     def taken(frozen=True, **settings):
         config = GsvConfig(ego_motion="learned", **settings)
         gsv = Gsv(build_model(model_config), build_pose_net(model_config), config, model_config.grid, frozen)
-        found = gsv._measured(batch, 0, colours, field, scale_length(motions, 1.25))
+        found = gsv._measured(view, 1.0 / depth, scale_length(motions, 1.25))
         return float((found[:, :3, 3].norm(dim=-1) / motions[:, :3, 3].norm(dim=-1)).mean())
 
     assert taken() == pytest.approx(1.0, abs=0.04)
@@ -279,15 +283,15 @@ def test_the_length_error_pulls_the_network_to_what_was_found():
     motion.requires_grad_()
     length_error(motion, torch.tensor(1.2)).backward()
     assert (motion.grad[:, 0, 3] < 0).all() and motion.grad[:, :3, :3].abs().sum() == 0
-    assert float(length_error(motion.detach(), torch.tensor(1.2))) == pytest.approx(0.1 / 0.65)
+    assert float(length_error(motion.detach(), torch.tensor(1.2))) == pytest.approx(0.3 * 0.1 / 0.65)
 
 
 def test_a_ground_that_is_not_metric_follows_the_learnt_scale():
     cameras = camera_geometry.resize(ring(), WIDTH, HEIGHT).to(dtype=torch.float32)
     heads = [build_depth_head(replace(SMALL, depth=replace(SMALL.depth, ground=g, metric_ground=metric)))
              for g, metric in ((1.0, True), (1.0, False), (0.0, False))]  # fmt: skip
-    metric, learnt, none = (ground_plane(head, cameras, scale=2.0) for head in heads)
-    torch.testing.assert_close(learnt, metric / 2.0)
+    metric, learnt, none = (ground_of(head, cameras) for head in heads)
+    torch.testing.assert_close(learnt.plane(scale=2.0), metric.plane(scale=2.0) / 2.0)
     assert none is None
 
 
@@ -299,7 +303,8 @@ def test_the_search_finds_a_scale_that_is_off(street):
 
     def told_wrong(metric_ground):
         gsp = stage(metric_ground, search_at=0.0, search_batches=2, search_factor=4.0)
-        gsp.predict_depth = lambda batch: replace(gsp.scaled_depth(batch.jittered()[:, 0], batch.cameras), depth=wrong)
+        said = gsp.predict_depth
+        gsp.predict_depth = lambda *arguments: replace(said(*arguments), depth=wrong)
         assert gsp.before_step([batch], 0, 10, lambda sums: None) == ""
         return gsp
 
@@ -323,7 +328,7 @@ def test_a_scale_that_explains_hardly_more_is_not_taken():
         gsp.before_step([], 0, 10, lambda empty: empty.copy_(sums))
         return float(gsp.log_scale.detach().exp())
 
-    factors = torch.linspace(-1, 1, gsp.config.search_steps) * np.log(gsp.config.search_factor)
+    factors = log_factors(gsp.config.search_factor)
     slope = 0.243 + 0.01 * factors  # 0.232 at a third, 0.254 at three times
     assert found(slope) == pytest.approx(0.9, abs=0.08)
     valley = 0.14 + 0.06 * (factors - np.log(0.6)).abs().clamp(max=1.0)
@@ -332,12 +337,13 @@ def test_a_scale_that_explains_hardly_more_is_not_taken():
 
 def test_in_a_short_run_motion_learns_for_a_larger_share():
     config = GspConfig()
-    assert config.for_steps(3000) == config
-    short = config.for_steps(500)
+    assert fit_to_run(config, 3000) == config
+    short = fit_to_run(config, 500)
     assert short.motion_share == 0.3 and short.search_at == pytest.approx(0.45) and short.refine_share == 0.2
-    shortest = config.for_steps(10)
+    shortest = fit_to_run(config, 10)
     assert shortest.motion_share == 0.4 and shortest.search_at == pytest.approx(0.6)
-    assert replace(config, motion_share=0.0, search_at=0.0).for_steps(10).search_at == 0.0  # from weights that know
+    knows = replace(config, motion_share=0.0, search_at=0.0)  # from weights that know motion
+    assert fit_to_run(knows, 10).search_at == 0.0
 
 
 @pytest.mark.medium
@@ -368,7 +374,7 @@ def test_hints_whisper_until_there_is_depth_and_then_silence_the_photometric_err
     with torch.no_grad():
         gsp.pose_net.head[-1].bias[3] += 50.0  # the rig moves half a metre, or nothing could be believed
         early, late = gsp(batch, 0.15), gsp(batch, 0.5)
-    assert float(early["hints"]) == pytest.approx(GspConfig().early_hints * float(late["hints"]), rel=1e-4)
+    assert float(early["hints"]) == pytest.approx(0.15 * float(late["hints"]), rel=1e-4)
     assert late["hints"] > 0 and early["temporal"] != late["temporal"]
 
 
@@ -435,7 +441,7 @@ def test_cameras_that_fire_one_after_another_know_the_scale_only_where_motion_pl
         lags=torch.from_numpy(after / (LATER - NOW))[None].float(),
     )  # fmt: skip
     gsp = stage(cross=Photometric(levels=1, auto_mask=False))
-    placed = gsp._place(batch, 0, motions)
+    placed = gsp.place(views_of(batch, None)[0], motions)
     true = camera_geometry.relocate(cameras, poses, poses[0])
     torch.testing.assert_close(placed.T_ego_cam, true.T_ego_cam, atol=3e-3, rtol=0)
     assert (cameras.T_ego_cam - true.T_ego_cam).abs().max() > 0.2
@@ -470,10 +476,10 @@ def test_the_default_objective_leads_depth_from_the_bare_ground_to_the_truth(str
     _, truth, _, motions = street
     gsp, batch = stage(), made_up_batch(street)
     with torch.no_grad():
-        first = gsp.predict_depth(batch)
+        first = gsp.predict_depth(batch.jittered(), batch.cameras)
     log_depth = first.depth.log().requires_grad_(True)
-    gsp.predict_depth = lambda batch: replace(first, depth=log_depth.exp())
-    gsp.ego_motion = lambda batch: scale_length(motions, 1.15)[None]  # too long, as a network would have it
+    gsp.predict_depth = lambda *_: replace(first, depth=log_depth.exp())
+    gsp.ego_motion = lambda _: scale_length(motions, 1.15)[None]  # too long, as a network would have it
 
     def error(where):
         return float((log_depth.detach()[0] - truth.log()).abs()[where].mean())

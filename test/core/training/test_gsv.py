@@ -17,11 +17,12 @@ from gaussianocc_core.models.bev_decoder import BevDecoder
 from gaussianocc_core.models.config import DecoderConfig, GaussianConfig
 from gaussianocc_core.models.gaussianocc import build_model, build_pose_net
 from gaussianocc_core.models.lifting import plan_lift, surface_features
-from gaussianocc_core.training.config import TrainConfig
-from gaussianocc_core.training.gsv import Gsv, GsvConfig
+from gaussianocc_core.training.config import GsvConfig, TrainConfig
+from gaussianocc_core.training.gsv import Gsv
 from gaussianocc_core.training.loader import Batch, ColourJitter
 from gaussianocc_core.training.photometric import Photometric
 from gaussianocc_core.training.stages import parameter_groups
+from gaussianocc_core.training.view import views_of
 from gaussianocc_core.types import OccupancyField, RenderedViews
 
 CONFIG = GsvConfig(ego_motion="sensor", render_height=24, render_width=40, photometric=Photometric(levels=2))
@@ -214,7 +215,7 @@ def test_without_labels_training_does_not_collapse():
         totals.append(float(named["photometric"].detach()))
     assert np.mean(totals[-10:]) < 0.9 * np.mean(totals[:10])
     with torch.no_grad():
-        plan = gsv._plan(batch, 0)
+        plan = gsv._plan(views_of(batch, None)[0])
         views = gsv.render(gsv.model(batch.colours()[:, 0], [plan.lift]), plan.small, plan.splat)
     truth = torch.from_numpy(np.stack(frames[0].depths)).float()
     true = torch.nn.functional.interpolate(truth[:, None], size=(24, 40), mode="nearest")[:, 0]

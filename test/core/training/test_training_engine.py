@@ -166,6 +166,31 @@ def test_a_run_goes_on_with_as_many_samples_a_step_as_it_had(root, tmp_path):
 
 
 @pytest.mark.medium
+def test_a_run_of_before_goes_on_though_some_of_its_settings_are_constants_now(root, tmp_path):
+    config = settings(root, tmp_path / "run", stage="gsv", steps=2)
+    config = replace(config, gsv=replace(config.gsv, ego_motion="joint"))
+    with pytest.raises(engine.TrainingStopped):
+        train(config, minutes=1e-6)
+    last = tmp_path / "run" / "last.pt"
+    old = state.load_state(last)
+    old["config"] |= {"stage": "joint", "drop_at": 10 / 12, "sync_norm": True}
+    old["config"]["gsp"] |= {"search_cost": 0.2, "early_hints": 0.15}
+    state.save_state(last, old)
+    assert load_model(train(config, resume=True)).provenance.steps == 2
+    old["config"]["gsp"]["search_cost"] = 0.7
+    state.save_state(last, old)
+    with pytest.raises(ConfigError, match=r"last\.pt: gsp\.search_cost is no setting any more"):
+        train(config, resume=True)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_a_run_may_be_of_any_length(root, tmp_path, steps):
+    config = settings(root, tmp_path / "run", stage="gsv", steps=steps)
+    assert load_model(train(config)).provenance.steps == steps
+
+
+@pytest.mark.medium
 def test_a_full_disk_ends_a_run_in_words(root, tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
@@ -213,7 +238,8 @@ def test_half_precision_and_workers_train_the_same_networks(root, tmp_path):
 
 @pytest.mark.medium
 def test_joint_training_leaves_occupancy_and_ego_motion(root, tmp_path):
-    path = train(settings(root, tmp_path / "run", stage="joint", steps=2))
+    config = settings(root, tmp_path / "run", stage="gsv", steps=2)
+    path = train(replace(config, gsv=replace(config.gsv, ego_motion="joint")))
     assert load_model(path).provenance.steps == 2 and load_pose_net(path).pose_net is not None
 
 

@@ -13,10 +13,10 @@ from gaussianocc_core.geometry.warp import reproject, sample_pixels
 from gaussianocc_core.losses import photometric_error
 from gaussianocc_core.models.pose_net import camera_motions
 from gaussianocc_core.training.engine import train
-from gaussianocc_core.training.gsp import batch_element
 from gaussianocc_core.training.hints import HintSettings
 from gaussianocc_core.training.loader import TrainingSet
 from gaussianocc_core.training.motion_search import MotionSearch
+from gaussianocc_core.training.view import batch_element
 
 
 @pytest.fixture(scope="module")

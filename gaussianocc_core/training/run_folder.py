@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a run: what it holds, who may go on with it, and what a full disk leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import platform
+import resource
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+
+from gaussianocc_core import __version__
+from gaussianocc_core.checkpoint import Provenance
+from gaussianocc_core.config import drop_retired, to_dict
+from gaussianocc_core.errors import ConfigError, GaussianOccError
+from gaussianocc_core.training.config import TrainConfig
+from gaussianocc_core.training.stage import Stage
+from gaussianocc_core.training.stages import save_stage
+from gaussianocc_core.training.state import LAST, load_state, save_state
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Where scalars go; nowhere in processes but the first."""
+
+    metrics: Any = None  # metrics.jsonl, open
+    board: Any = None  # TensorBoard's writer
+
+
+class RunFolder:
+    """config.yaml, environment.json, metrics.jsonl, last.pt, model.safetensors and TensorBoard events of one run."""
+
+    def __init__(self, config: TrainConfig, samples_per_step: int) -> None:
+        self.config, self.samples_per_step = config, samples_per_step
+        self.path = Path(config.output)
+        self.model = self.path / "model.safetensors"
+
+    def load(self) -> dict[str, Any]:
+        """The state to go on from; ConfigError if it is of a run with other settings."""
+        last = self.path / LAST
+        state = load_state(last)
+        ours = _comparable(to_dict(self.config))
+        theirs = _comparable(drop_retired(TrainConfig, state["config"], str(last)))
+        different = sorted(key for key in ours if theirs.get(key) != ours[key])
+        if different:
+            raise ConfigError(f"--resume: {last} is of a run with another {', '.join(different)}; use its settings")
+        if state["samples_per_step"] != self.samples_per_step:
+            raise ConfigError(
+                f"--resume: {last} is of a run with {state['samples_per_step']} samples a step, this one has "
+                f"{self.samples_per_step}; use as many processes (torchrun --nproc_per_node) as it had"
+            )
+        return state
+
+    def check_free(self) -> None:
+        """ConfigError if there is a run in it already."""
+        if (self.path / LAST).exists() or self.model.exists():
+            raise ConfigError(f"output: {self.path} holds a run already; --resume goes on with it, or choose another")
+
+    def begin(self, device: torch.device) -> None:
+        """Makes the folder and says in it what runs where."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(to_dict(self.config), sort_keys=False)
+            (self.path / "config.yaml").write_text(text, encoding="utf-8")
+            environment = json.dumps(describe_environment(device), indent=1)
+            (self.path / "environment.json").write_text(environment + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"output: cannot write to {self.path} ({error.strerror})") from error
+
+    @contextlib.contextmanager
+    def open_logs(self, step: int) -> Iterator[Logs]:
+        """Lines of metrics.jsonl after this step, of a run that was interrupted later, are dropped."""
+        path = self.path / "metrics.jsonl"
+        kept = []
+        if step and path.is_file():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        path.write_text("".join(f"{line}\n" for line in kept))
+        board = _open_board(self.path)
+        try:
+            with path.open("a", buffering=1, encoding="utf-8") as log:
+                try:
+                    yield Logs(log, board)
+                finally:
+                    if board is not None:
+                        board.close()
+        except OSError as error:
+            saved = f"{self.path / LAST} holds the last save" if (self.path / LAST).is_file() else "nothing is saved"
+            raise GaussianOccError(
+                f"{self.path}: the run's log cannot be written ({error.strerror or error}); {saved}. Free some "
+                "space, then --resume"
+            ) from error
+
+    def save(self, stage: Stage, state: dict[str, Any]) -> None:
+        """last.pt, and the model file. state: of what else learns, and `step`."""
+        whole = {"config": to_dict(self.config), "samples_per_step": self.samples_per_step, "stage": stage.state_dict()}
+        save_state(self.path / LAST, {**whole, **state})
+        provenance = Provenance(
+            self.config.note or stage.note, commit=commit(), seed=self.config.seed, steps=state["step"]
+        )
+        try:
+            save_stage(stage, self.config, self.model, provenance)
+        except (OSError, SafetensorError) as error:
+            raise GaussianOccError(f"{self.path}: the model cannot be written ({error}); free some space") from error
+
+
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run must share with the one that it goes on with."""
+    free = ("device", "save_every", "pictures_every", "output", "note")
+    data = {key: value for key, value in config.items() if key not in free}
+    data["data"] = {key: value for key, value in data["data"].items() if key != "workers"}
+    if data["stage"] == "joint":  # another name of stage=gsv with gsv.ego_motion=joint, once
+        data["stage"] = "gsv"
+    return data
+
+
+def _step_of(line: str) -> float:
+    """Of a line of metrics.jsonl; a full disk may have left half of one, which belongs to no step."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _open_board(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        _log.info("no TensorBoard here: scalars go to metrics.jsonl only; pip install tensorboard shows them live")
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+# ---- the machine ---------------------------------------------------------------------------------------------------
+
+
+def commit() -> str:
+    """Short commit of the working tree that this package lies in; empty for an installed one."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "gaussianocc": __version__, "commit": commit(), "python": platform.python_version(),
+        "torch": torch.__version__, "device": f"{device} ({name})", "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+    }  # fmt: skip
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For pip. ROS builds with CMakeLists.txt; the executables of both stand in setup.cfg."""
+"""For pip. ROS builds with CMakeLists.txt; the commands of both stand in setup.cfg."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["gaussianocc_core*", "gaussianocc_ros*"]),
+    packages=[*find_packages(include=["gaussianocc_core*", "gaussianocc_ros*"]), "gaussianocc_core.commands"],
+    package_dir={"gaussianocc_core.commands": "tools"},
     package_data={"gaussianocc_core": ["weights/*"]},
     # Ranges; only the lock of the development environment pins. rclpy and the messages come from ROS, never from pip.
     install_requires=[

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How good is a checkpoint, and how good would it be to look at no image? `python -m gaussianocc_core.evaluate`.
 
-Measures whatever the model file holds against whatever the data set (nuScenes schema) knows: depth, rendered or by the
-first stage's network, against depth_full/ (nuScenes: from lidar, by tools/export_depth.py); learnt ego motion against
-poses; occupancy against Occ3D labels in gts/. To compare two models, write both with --json; the shipped ones lie in
-gaussianocc_core/weights/.
+Measures whatever the model file holds against whatever the recording knows: depth, rendered or by a network, against
+lidar (or depth files, which tools/export_depth.py makes); learnt ego motion against recorded poses; occupancy against
+Occ3D labels in gts/. Recordings are rosbags with lidar (--bag), data sets in the nuScenes schema, or DDAD. To compare
+two models, write both with --json; the shipped ones lie in gaussianocc_core/weights/.
 """
 
 from __future__ import annotations
@@ -13,16 +13,28 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gaussianocc_core.checkpoint import networks_in
+from gaussianocc_core.config import load_config
 from gaussianocc_core.errors import DatasetError, GaussianOccError
 from gaussianocc_core.evaluation import evaluate, format_report
+from gaussianocc_core.evaluation.report import depth_rows
+from gaussianocc_core.evaluation.sources import EvaluationSource, open_source
+from gaussianocc_core.training.config import TrainConfig
 
 EXAMPLES = """examples:
   # on streets that no training has seen
   python tools/make_synthetic_nuscenes.py --output data/held_out --scenes 6 --frames 3 --seed 300
   python -m gaussianocc_core.evaluate runs/gsv_tiny/model.safetensors --dataroot data/held_out --pictures out/pictures
+
+  # your own recording, with a lidar that only measures: by camera and by distance
+  python -m gaussianocc_core.evaluate runs/my_robot/model.safetensors --bag recordings/drive_7 --every 5
+  python -m gaussianocc_core.evaluate runs/my_robot/model.safetensors --config config/my_robot.yaml  # cameras as named
+
+  # DDAD, and all numbers as a table for a spreadsheet
+  python -m gaussianocc_core.evaluate model.safetensors --dataroot /data/ddad --schema ddad --split val --csv ddad.csv
 
   # nuScenes as published: all of the validation scenes
   python -m gaussianocc_core.evaluate model.safetensors --dataroot /data/nuscenes --version v1.0-trainval --split val
@@ -41,14 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EXAMPLES,
     )
     parser.add_argument("checkpoint", help="model file (.safetensors) of either training stage")
-    parser.add_argument("--dataroot", required=True, help="data set in the nuScenes schema")
-    parser.add_argument("--version", default="v1.0-mini", help="version folder in it (default: %(default)s)")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--dataroot", help="data set in the nuScenes schema, or another --schema")
+    where.add_argument("--bag", help="rosbag2, or a folder of them, with calibrated cameras and lidar")
+    where.add_argument("--config", type=Path, metavar="FILE", help="training configuration: what its `data:` names")
+    parser.add_argument("--schema", choices=("nuscenes", "ddad"), default="nuscenes", help="of --dataroot")
+    parser.add_argument("--version", default="v1.0-mini", help="nuScenes' version folder (default: %(default)s)")
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--scene", nargs="+", metavar="NAME", help="scenes to use (default: all)")
+    chosen.add_argument("--scene", nargs="+", metavar="NAME", help="scenes or bags to use (default: all)")
     chosen.add_argument("--split", help="train, val, mini_train, mini_val, test, or a file of scene names or tokens")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth keyframe of a scene")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth moment of a scene")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers here")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the depth errors here, a row per camera")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="also draw the first dozen keyframes")
     parser.add_argument(
         "--ray-iou", action=argparse.BooleanOptionalAction, default=True, help="RayIoU too (under a second a keyframe)"
@@ -56,13 +73,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        _check_outputs(options.json, options.pictures)  # said now, not after minutes of work
+        _check_outputs({"--json": options.json, "--csv": options.csv}, options.pictures)  # now, not after the work
+        networks_in(options.checkpoint)
         result = evaluate(
-            options.checkpoint, options.dataroot, options.scene, version=options.version, split=options.split,
-            every=options.every, device=options.device, ray_iou=options.ray_iou, pictures=options.pictures,
-        )  # fmt: skip
+            options.checkpoint,
+            _open(options),
+            options.scene,
+            split=options.split,
+            every=options.every,
+            device=options.device,
+            ray_iou=options.ray_iou,
+            pictures=options.pictures,
+        )
         if options.json:
             options.json.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        if options.csv:
+            options.csv.write_text(depth_rows(result), encoding="utf-8")
     except GaussianOccError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -76,11 +102,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_outputs(report: Path | None, pictures: Path | None) -> None:
-    if report and not report.resolve().parent.is_dir():
-        raise DatasetError(f"--json {report}: no such folder {report.resolve().parent}; make it first")
-    if report and report.is_dir():
-        raise DatasetError(f"--json {report}: is a folder; give a file in it")
+def _open(options: argparse.Namespace) -> EvaluationSource:
+    if options.config:
+        data = load_config(options.config, TrainConfig).data
+        if data.bag.path:
+            return open_source(bag=data.bag)
+        if not data.dataroot:
+            raise DatasetError(f"--config {options.config}: its data: names no bag.path and no dataroot")
+        return open_source(data.dataroot, schema=data.schema, version=data.version)
+    return open_source(options.dataroot, schema=options.schema, version=options.version, bag=options.bag)
+
+
+def _check_outputs(files: Mapping[str, Path | None], pictures: Path | None) -> None:
+    for option, file in files.items():
+        if file and not file.resolve().parent.is_dir():
+            raise DatasetError(f"{option} {file}: no such folder {file.resolve().parent}; make it first")
+        if file and file.is_dir():
+            raise DatasetError(f"{option} {file}: is a folder; give a file in it")
     if pictures and pictures.exists() and not pictures.is_dir():
         raise DatasetError(f"--pictures {pictures}: is a file; give a folder")
 

@@ -17,6 +17,7 @@ from rclpy.exceptions import ParameterException, ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.navigation.traversability import Traversability
 from gaussianocc_ros.sync_parameters import SyncParameters, parameter
@@ -48,7 +49,9 @@ class NodeParameters(SyncParameters):
     checkpoint: str = parameter("", "Path of a .safetensors model. Empty: the shipped one.")
     device: str = parameter("auto", "auto, cpu, cuda or cuda:N.")
     image_queue_size: int = parameter(5, "Images that DDS keeps per camera.", range=(1, 100))
-    max_image_pixels: int = parameter(1 << 26, "Images that claim more pixels are dropped.", range=(1, 1 << 30))
+    max_image_pixels: int = parameter(
+        MAX_IMAGE_PIXELS, "Images that claim more pixels are dropped.", range=(1, 1 << 30)
+    )
     calibration_timeout: float = parameter(
         1.0, "Longest wait of a set for its CameraInfo and extrinsics, s; then it is dropped.", range=(0.0, 60.0)
     )

@@ -10,7 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run by path, a clone uses the package beside it
+if __name__ == "__main__":  # run by path, a clone uses the package beside it
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gaussianocc_core.command_line import run_command, run_tool
 

@@ -42,10 +42,9 @@ from gaussianocc_core.bags.schema import (
 )
 from gaussianocc_core.bags.typestore import OCCUPANCY_TYPE, open_typestore
 from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
-from gaussianocc_core.geometry import transforms
+from gaussianocc_core.geometry import lens, transforms
 from gaussianocc_core.geometry.voxels import flatten
 from gaussianocc_core.labels import UNOBSERVED
-from gaussianocc_core.types import EQUIDISTANT
 
 _FLOAT32, _UINT16 = 7, 4  # sensor_msgs/PointField
 _FIELDS = (("x", 0, _FLOAT32), ("y", 4, _FLOAT32), ("z", 8, _FLOAT32), ("intensity", 12, _FLOAT32))
@@ -158,7 +157,7 @@ class Encoder:
         intrinsics = cameras.intrinsics[index].double().numpy()
         if not np.isfinite(intrinsics).all():
             raise CalibrationError(f"camera {name}: its intrinsics are not finite: {intrinsics.tolist()}")
-        model, coefficients = _ros_distortion(cameras.model[index], cameras.distortion[index])
+        model, coefficients = lens.to_ros(cameras.model[index], cameras.distortion[index])
         region = self._message(
             "sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
         )
@@ -282,12 +281,3 @@ def _xyz_xyzw(stamp_ns: int, parent: str, child: str, T_parent_child: np.ndarray
 
 def _cdr_stamp(stamp_ns: int) -> bytes:
     return struct.pack("<iI", *divmod(stamp_ns, 1_000_000_000))
-
-
-def _ros_distortion(model: str, distortion: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
-    """sensor_msgs' name of the lens model and its coefficients, padded to the count that ROS expects."""
-    if model == EQUIDISTANT:
-        return "equidistant", tuple(distortion) + (0.0,) * (4 - len(distortion))
-    if len(distortion) > 5:
-        return "rational_polynomial", tuple(distortion)
-    return "plumb_bob", tuple(distortion) + (0.0,) * (5 - len(distortion))

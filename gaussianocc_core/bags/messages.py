@@ -12,8 +12,9 @@ from jaxtyping import Float, UInt8
 
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS, can_reduce, decode_rgb
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
+from gaussianocc_core.geometry.lens import ROS_MODELS
 from gaussianocc_core.geometry.transforms import make_transform, quat_to_matrix
-from gaussianocc_core.types import EQUIDISTANT, PINHOLE
+from gaussianocc_core.types import PINHOLE
 
 
 class ImageError(GaussianOccError):
@@ -121,14 +122,6 @@ class Intrinsics:
     frame_id: str
 
 
-_MODELS = {
-    "": (PINHOLE, (0,)),
-    "plumb_bob": (PINHOLE, (0, 4, 5)),
-    "rational_polynomial": (PINHOLE, (0, 4, 5, 8)),
-    "equidistant": (EQUIDISTANT, (0, 4)),
-}
-
-
 def decode_camera_info(message: Any, camera: str) -> Intrinsics:
     """K, lens model and distortion of the image as it is published: binning and region of interest are applied."""
     K = np.array(message.k, dtype=np.float64).reshape(3, 3)
@@ -143,12 +136,12 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
         )
     if width < 1 or height < 1:
         raise CalibrationError(f"camera {camera}: CameraInfo says {width}x{height} pixels; set width and height")
-    if message.distortion_model not in _MODELS:
+    if message.distortion_model not in ROS_MODELS:
         raise CalibrationError(
             f"camera {camera}: distortion model {message.distortion_model!r} is not supported; "
-            f"use one of {', '.join(name for name in _MODELS if name)}"
+            f"use one of {', '.join(name for name in ROS_MODELS if name)}"
         )
-    model, counts = _MODELS[message.distortion_model]
+    model, counts = ROS_MODELS[message.distortion_model]
     if len(distortion) not in counts:
         raise CalibrationError(
             f"camera {camera}: distortion model {message.distortion_model!r} takes {' or '.join(map(str, counts))} "

@@ -104,12 +104,14 @@ def longest_gap_s(stamps_ns: Sequence[int], beside_ns: Iterable[Sequence[int]]) 
 
 
 def in_label_frame(sample: Sample) -> Cameras:
-    """The sample's cameras relative to the ego frame of its labels, each from where it was at its own image time."""
+    """The sample's cameras, each from where it was at its own image time, relative to the ego frame of its labels;
+    without labels, to that of the anchor camera's image. As calibrated where the poses are not known."""
     labels = sample.occupancy
-    if labels is None or labels.T_world_ego is None or sample.T_world_ego_per_camera is None:
+    T_world_labels = sample.T_world_ego if labels is None or labels.T_world_ego is None else labels.T_world_ego
+    if T_world_labels is None or sample.T_world_ego_per_camera is None:
         return sample.cameras
     T_world_ego = torch.from_numpy(sample.T_world_ego_per_camera)
-    return camera_geometry.relocate(sample.cameras, T_world_ego, torch.from_numpy(labels.T_world_ego))
+    return camera_geometry.relocate(sample.cameras, T_world_ego, torch.from_numpy(T_world_labels))
 
 
 def load_occupancy(path: Path, T_world_ego: Float[np.ndarray, "4 4"] | None = None) -> OccupancyLabels:

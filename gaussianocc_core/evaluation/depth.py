@@ -13,7 +13,7 @@ from torch import Tensor
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.geometry.warp import resize_depth
-from gaussianocc_core.metrics.depth import DEPTH_ERRORS, NUSCENES_RANGE, DepthScores
+from gaussianocc_core.metrics.depth import DEPTH_ERRORS, NUSCENES_RANGE, DepthScores, replace_invalid
 from gaussianocc_core.types import Cameras, Sample
 
 FLAT_GROUND = "flat_ground"
@@ -43,7 +43,8 @@ class DepthTable:
         scores = self._scores.setdefault(way, {}).setdefault(camera, DepthScores((camera,), self.limits))
         before = scores.sums[0, 0]
         scores.update([truth], full)
-        estimate, true = full[0].cpu().numpy()[valid], truth[valid]
+        true = truth[valid]
+        estimate = replace_invalid(full[0].cpu().numpy()[valid], true, self.limits)
         relative = np.abs(estimate.clip(low, high) - true) / true
         ring, count = np.digitize(true, DISTANCES), len(DISTANCES) + 1
         rings = self._rings.setdefault(way, np.zeros((count, 2)))
@@ -85,10 +86,26 @@ class DepthTable:
         return {"mean": mean, "per_camera": per_camera}
 
 
-def true_depths(sample: Sample, rectifier: Rectifier) -> tuple[Float[np.ndarray, "_ _"], ...] | None:
-    """True z-depth (m, 0 where unknown) as rectified cameras see it: at native size unless the lens distorts."""
+def depth_cameras(cameras: Cameras, rectifier: Rectifier) -> Cameras:
+    """The pinholes in which depth is compared: at native size, and where the lens distorts, as the network sees."""
+    bent = [distorts(cameras, n) for n in range(len(cameras))]
+    if not any(bent):
+        return cameras
+    seen = rectifier.cameras
+    chosen = [seen if each else cameras for each in bent]
+    return Cameras(
+        names=cameras.names,
+        intrinsics=torch.stack([each.intrinsics[n].double() for n, each in enumerate(chosen)]),
+        T_ego_cam=cameras.T_ego_cam,
+        width=tuple(each.width[n] for n, each in enumerate(chosen)),
+        height=tuple(each.height[n] for n, each in enumerate(chosen)),
+    )
+
+
+def rectify_depths(sample: Sample, rectifier: Rectifier) -> tuple[Float[np.ndarray, "_ _"], ...]:
+    """The sample's true z-depth (m, 0 where unknown) as `depth_cameras` see it."""
     if sample.depths is None:
-        return None
+        raise ValueError(f"sample {sample.token}: has no true depth")
     return tuple(
         rectifier.rectify_labels(n, depth, 0) if distorts(sample.cameras, n) else depth
         for n, depth in enumerate(sample.depths)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 from typing import Any
 
@@ -41,13 +43,32 @@ def format_report(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def depth_rows(result: dict[str, Any]) -> str:
+    """The depth errors as CSV: a row per way to depth and camera, their mean under the camera `mean`, and a row per
+    ring of true distance under `LOW-HIGH m`; empty where a number is undefined."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("way", "camera", "images", *DEPTH_ERRORS, "scale"))
+    depth = result["depth"]
+    for way, table in (depth["ways"] if depth else {}).items():
+        rows = {**table["per_camera"], "mean": {**table["mean"], "images": depth["images"]}}
+        for camera, row in rows.items():
+            writer.writerow((way, camera, row["images"], *(row[name] for name in DEPTH_ERRORS), row["scale"]))
+        for (low, high), error in zip(
+            itertools.pairwise(depth["by_distance"]["edges_m"]), depth["by_distance"]["abs_rel"][way], strict=True
+        ):
+            writer.writerow((way, f"{low:g}-{high:g} m", "", error))
+    return stream.getvalue()
+
+
 def _header(result: dict[str, Any]) -> str:
     lines = []
     if checkpoint := result.get("checkpoint"):
         origin = checkpoint["provenance"]
         training = f"{origin['training']}; {origin['steps']} steps" if origin else "untrained"
         lines.append(f"{checkpoint['path']}: {checkpoint['model']} ({', '.join(checkpoint['networks'])}; {training})")
-    lines.append(f"{result['keyframes']} keyframes of {len(result['scenes'])} scenes, {result['data']['dataroot']}")
+    where = result["data"].get("dataroot") or result["data"]["bag"]
+    lines.append(f"{result['keyframes']} moments of {len(result['scenes'])} scenes, {where}")
     return "\n".join(lines)
 
 

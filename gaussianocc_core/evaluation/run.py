@@ -14,15 +14,15 @@ from tqdm import tqdm
 
 from gaussianocc_core import metrics
 from gaussianocc_core.config import to_dict
-from gaussianocc_core.data import nuscenes
 from gaussianocc_core.data.entries import SampleEntry
-from gaussianocc_core.data.nuscenes_splits import select_scenes
+from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import DatasetError
-from gaussianocc_core.evaluation.depth import FLAT_GROUND, DepthTable, distorts, flat_ground_depth, true_depths
+from gaussianocc_core.evaluation.depth import FLAT_GROUND, DepthTable, depth_cameras, flat_ground_depth
 from gaussianocc_core.evaluation.ego_motion import MotionScores
 from gaussianocc_core.evaluation.networks import FAR, CheckpointNetworks, Estimates, Networks
 from gaussianocc_core.evaluation.occupancy import MASKS, OccupancyTable
 from gaussianocc_core.evaluation.pictures import Keyframe, PictureWriter
+from gaussianocc_core.evaluation.sources import EvaluationSource, TableSource, choose_scenes, open_source
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.training.loader import Batch, prepare
 from gaussianocc_core.types import Sample
@@ -30,29 +30,29 @@ from gaussianocc_core.types import Sample
 
 def evaluate(
     checkpoint: str | Path,
-    dataroot: str | Path,
+    source: str | Path | EvaluationSource,
     scenes: Sequence[str] | None = None,
     *,
-    version: str = "v1.0-mini",
     split: str | None = None,
     every: int = 1,
     device: str = "auto",
     ray_iou: bool = True,
     pictures: str | Path | None = None,
 ) -> dict[str, Any]:
-    """All that the networks of a model file can be measured by on these scenes (None: all) of a nuScenes-schema set.
+    """All that the networks of a model file can be measured by on these scenes (None: all).
 
-    split: in place of scenes, an official one or a list file. every: only each so many keyframes of a scene.
-    pictures: a folder for pictures of the first dozen.
+    source: see `open_source`; a path is a data set in the nuScenes schema, v1.0-mini. split: in place of scenes, an
+    official one or a list file. every: only each so many moments of a scene. pictures: a folder for pictures of the
+    first dozen.
 
     Keys of the result: `checkpoint`, `data`, `keyframes`, `labelled_keyframes`, `scenes`, `notes` (what could not be
     measured, and why), `depth`, `ego_motion`, `mask_camera`, `whole_grid`, `by_range`, `ray_iou`; each of the last six
     is None where it could not be measured, and so is any number that is undefined.
     """
     networks = CheckpointNetworks(checkpoint, device)
-    source = nuscenes.NuScenesSource(dataroot, version)
-    if split is not None:
-        scenes = select_scenes(source, split=split)
+    if not isinstance(source, EvaluationSource):
+        source = open_source(source)
+    scenes = choose_scenes(source, scenes, split)
     writer = PictureWriter(Path(pictures), f"{Path(checkpoint).name} ({networks.config.name})") if pictures else None
     result = evaluate_networks(networks, source, scenes, every=every, ray_iou=ray_iou, on_keyframe=writer)
     return {
@@ -68,7 +68,7 @@ def evaluate(
 
 def evaluate_networks(
     networks: Networks,
-    source: nuscenes.NuScenesSource,
+    source: EvaluationSource,
     scenes: Sequence[str] | None = None,
     *,
     every: int = 1,
@@ -80,20 +80,18 @@ def evaluate_networks(
         raise DatasetError(f"every: expected a whole number of at least 1, got {every}")
     scenes = tuple(scenes) if scenes else source.scene_names()
     kinds = networks.kinds
-    indexed = {scene: source.index(scene, depths=True, neighbours="pose" in kinds) for scene in scenes}
+    indexed = {scene: source.entries(scene, neighbours="pose" in kinds) for scene in scenes}
     entries = [entry for scene in scenes for entry in indexed[scene][::every]]
     notes = _what_is_missing(entries, kinds, source)
-    depth, motion = DepthTable(), MotionScores()
+    depth, motion = DepthTable(source.depth_limits), MotionScores()
     occupancy = OccupancyTable(networks.config.grid, ray_iou) if "occupancy" in kinds else None
-    lidars = {scene: _lidar_places(source, scene, indexed[scene]) for scene in scenes} if occupancy else {}
-    if occupancy and ray_iou and any(places is None for places in lidars.values()):
-        notes.append("RayIoU: scenes without a lidar, where its rays start, are left out")
+    lidars = {scene: source.lidar_places(scene, indexed[scene]) for scene in scenes} if occupancy else {}
     preparer = _Preparer(networks)
     for entry in tqdm(entries, desc="evaluating", unit="keyframe", disable=None):
         sample = entry.load()
         batch, rectifier = preparer(sample)
         estimates = networks(sample, batch)
-        truths = true_depths(sample, rectifier)
+        truths = source.true_depths(entry, sample, rectifier)
         errors = _measure_depth(depth, sample, rectifier, estimates, truths) if truths and estimates.depths else {}
         if estimates.T_target_now is not None:
             truth = batch.T_target_now[0].double().numpy()
@@ -104,8 +102,12 @@ def evaluate_networks(
         if on_keyframe:
             on_keyframe(Keyframe(sample, batch, estimates, truths, errors, networks.config.grid))
     labelled = occupancy is not None and occupancy.keyframes > 0
+    if labelled and ray_iou and any(places is None for places in lidars.values()):
+        notes.append("RayIoU: scenes without a lidar, where its rays start, are left out")
+    if depth.keyframes < sum(map(source.may_have_depth, entries)) and {"occupancy", "depth"} & set(kinds):
+        notes.append(f"depth: {len(entries) - depth.keyframes} of {len(entries)} keyframes, which have no usable scan")
     result = {
-        "data": {"dataroot": str(source.dataroot), "version": source.version, "every": every},
+        "data": {**source.described, "every": every},
         "keyframes": len(entries),
         "labelled_keyframes": occupancy.keyframes if occupancy else 0,
         "scenes": list(scenes),
@@ -116,7 +118,17 @@ def evaluate_networks(
         "by_range": occupancy.range_summary() if occupancy and labelled else None,
         "ray_iou": occupancy.ray_summary() if occupancy and labelled else None,
     }
+    if not any(result[key] for key in ("depth", "ego_motion", *MASKS)):
+        raise DatasetError(
+            f"{where_of(source)}: {len(entries)} moments, nothing to compare with: no scan lies within 60 ms of their "
+            "images or can be read, and no poses are recorded; tools/inspect_bag.py shows what a bag has"
+        )
     return _without_nan(result)
+
+
+def where_of(source: EvaluationSource) -> str:
+    """The folder or bag, for messages."""
+    return source.described.get("dataroot") or source.described["bag"]
 
 
 def _measure_depth(
@@ -124,8 +136,8 @@ def _measure_depth(
 ) -> dict[str, float]:
     """abs_rel by camera, of the first way to depth."""
     first: dict[str, float] = {}
+    cameras = depth_cameras(sample.cameras, rectifier)
     for n, (camera, truth) in enumerate(zip(sample.cameras.names, truths, strict=True)):
-        cameras = rectifier.cameras if distorts(sample.cameras, n) else sample.cameras
         ways = {way: images[n] for way, images in estimates.depths.items()}
         ways[FLAT_GROUND] = flat_ground_depth(cameras, n, truth.shape[1], truth.shape[0], FAR)
         for way, depth in ways.items():
@@ -150,25 +162,24 @@ class _Preparer:
         return prepare(sample, self._rectifier), self._rectifier
 
 
-def _what_is_missing(
-    entries: Sequence[SampleEntry], kinds: Sequence[str], source: nuscenes.NuScenesSource
-) -> list[str]:
+def _what_is_missing(entries: Sequence[Entry], kinds: Sequence[str], source: EvaluationSource) -> list[str]:
     """Notes on what cannot be measured; DatasetError, before any network runs, where that is everything."""
-    with_depth = sum(bool(entry.depth_paths) for entry in entries)
-    with_labels = sum(entry.occupancy_path is not None and entry.occupancy_path.is_file() for entry in entries)
+    with_depth = sum(map(source.may_have_depth, entries))
+    labels = [entry.occupancy_path for entry in entries if isinstance(entry, SampleEntry)]
+    with_labels = sum(path is not None and path.is_file() for path in labels)
     with_neighbours = sum(bool(entry.neighbours) for entry in entries)
     wanted = {}  # what is measured: keyframes that have it, what they need
     if {"occupancy", "depth"} & set(kinds):
-        wanted["depth"] = (with_depth, "true depth under depth_full/ for all cameras")
+        wanted["depth"] = (with_depth, "true depth files and no lidar whose place is known")
     if "pose" in kinds:
         wanted["ego motion"] = (with_neighbours, "images before or after them")
-    if "occupancy" in kinds:
+    if "occupancy" in kinds and isinstance(source, TableSource):
         wanted["occupancy"] = (with_labels, "labels.npz under gts/")
     if not any(count for count, _ in wanted.values()):
-        needs = " or ".join(need for _, need in wanted.values())
+        needs = " or ".join(need for _, need in wanted.values()).replace(" and no ", " or a ")
         raise DatasetError(
-            f"{source.dataroot}: none of {len(entries)} keyframes has {needs}: nothing to compare with; "
-            "evaluate on a set that has, e.g. one made by tools/make_synthetic_nuscenes.py"
+            f"{where_of(source)}: none of {len(entries)} keyframes has {needs}: nothing to compare "
+            "with; evaluate on a set that has, e.g. one made by tools/make_synthetic_nuscenes.py"
         )
     return [
         f"{what}: {len(entries) - count} of {len(entries)} keyframes, which have no {need}"
@@ -181,17 +192,6 @@ def _gaps(sample: Sample) -> Float[np.ndarray, " S"]:
     """s between the anchor camera's images."""
     now = sample.camera_stamps_ns[0]
     return np.array([abs(each.camera_stamps_ns[0] - now) * 1e-9 for each in sample.neighbours], dtype=np.float64)
-
-
-def _lidar_places(
-    source: nuscenes.NuScenesSource, scene: str, entries: Sequence[SampleEntry]
-) -> Float[np.ndarray, "F 3"] | None:
-    """The lidar's positions at all keyframes of a scene, world frame, m; None without a lidar."""
-    lidars = list(source.rig(scene).T_ego_lidar.values())
-    poses = [entry.T_world_labels for entry in entries if entry.T_world_labels is not None]
-    if not lidars or not poses:
-        return None
-    return np.stack([(pose @ lidars[0])[:3, 3] for pose in poses])
 
 
 def _ray_origins(places: Float[np.ndarray, "F 3"] | None, sample: Sample) -> Float[np.ndarray, "O 3"] | None:

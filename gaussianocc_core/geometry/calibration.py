@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gaussianocc_core.types import CAMERA_MODELS, EQUIDISTANT, PINHOLE
+from gaussianocc_core.geometry.lens import COEFFICIENTS
+from gaussianocc_core.types import CAMERA_MODELS
 
-_COEFFICIENTS = {PINHOLE: (0, 4, 5, 8), EQUIDISTANT: (0, 4)}  # the counts that OpenCV's two camera models take
 _SHORTEST_QUATERNION = 1e-6  # below, normalising amplifies rounding; a zero one would become NaN
 
 
@@ -43,7 +43,7 @@ def find_fault(
     if model is not None:
         if model not in CAMERA_MODELS:
             return Fault("model", f"one of {', '.join(CAMERA_MODELS)}")
-        counts = _COEFFICIENTS[model]
+        counts = COEFFICIENTS[model]
         if not (_is_finite(distortion) and len(distortion) in counts):
             number = f"{', '.join(map(str, counts[:-1]))} or {counts[-1]}"
             return Fault("distortion", f"{number} finite coefficients for a lens of model {model}")

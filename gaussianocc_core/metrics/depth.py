@@ -17,6 +17,16 @@ DEPTH_ERRORS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3")
 NUSCENES_RANGE, DDAD_RANGE = (0.1, 80.0), (0.1, 200.0)  # m
 
 
+def replace_invalid(
+    estimate: Float[np.ndarray, " P"], truth: Float[np.ndarray, " P"], limits: tuple[float, float]
+) -> Float[np.ndarray, " P"]:
+    """Estimates that are not finite or not positive become the limit that is farther from the truth: a network
+    that says nothing must not score better for it."""
+    low, high = limits
+    worst = np.where(high - truth > truth - low, high, low)
+    return np.where(np.isfinite(estimate) & (estimate > 0), estimate, worst.astype(estimate.dtype))
+
+
 def depth_errors(
     truth: Float[np.ndarray, "H W"],
     prediction: Float[np.ndarray, "H W"],
@@ -25,14 +35,16 @@ def depth_errors(
 ) -> Float[np.ndarray, " 7"]:
     """DEPTH_ERRORS of one image, metres; all NaN without a true depth strictly inside the limits.
 
-    A truth of 0 means none. The prediction is clamped to the limits, after division by its median ratio to the truth
-    where `median_scaling` asks for it; the published numbers do not.
+    A truth of 0 means none. An estimate that is no depth counts as an error (`replace_invalid`). The prediction is
+    clamped to the limits, after division by its median ratio to the truth where `median_scaling` asks for it; the
+    published numbers do not.
     """
     low, high = limits
     valid = (truth > low) & (truth < high)
     if not valid.any():
         return np.full(len(DEPTH_ERRORS), np.nan)
-    true, predicted = truth[valid].astype(np.float64), prediction[valid].astype(np.float64)
+    true = truth[valid].astype(np.float64)
+    predicted = replace_invalid(prediction[valid].astype(np.float64), true, limits)
     if median_scaling:
         predicted = predicted * (np.median(true) / np.median(predicted))
     predicted = predicted.clip(low, high)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model is measured on: data sets in the nuScenes schema or the DGP format (DDAD), and rosbags with lidar.
+
+Truth about depth comes from depth files where the data set has them, else from the lidar scan nearest in time, moved to
+each image's own time by the recorded poses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from gaussianocc_core.bags.index import find_bags
+from gaussianocc_core.data.bag import BagEntry, BagSource, open_bags
+from gaussianocc_core.data.bag_cameras import BagConfig
+from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
+from gaussianocc_core.data.ddad import DdadSource
+from gaussianocc_core.data.entries import SampleEntry
+from gaussianocc_core.data.lidar import LidarSource, draw_depth, paint_depth
+from gaussianocc_core.data.nuscenes import NuScenesSource
+from gaussianocc_core.data.nuscenes_splits import select_scenes
+from gaussianocc_core.data.sources import Entry
+from gaussianocc_core.errors import DatasetError
+from gaussianocc_core.evaluation.depth import depth_cameras, distorts, rectify_depths
+from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.metrics.depth import DDAD_RANGE, NUSCENES_RANGE
+from gaussianocc_core.types import Sample
+
+Depths = tuple[Float[np.ndarray, "_ _"], ...]
+
+
+@runtime_checkable
+class EvaluationSource(Protocol):
+    """Recorded moments and what is known about them."""
+
+    described: dict[str, str]  # what the report says of it: dataroot, version, ...
+    depth_limits: tuple[float, float]  # m, open interval of true depths that count
+
+    def scene_names(self) -> tuple[str, ...]: ...
+
+    def entries(self, scene: str, neighbours: bool) -> Sequence[Entry]:
+        """The moments of a scene in time order; neighbours: with the images before and after."""
+        ...
+
+    def may_have_depth(self, entry: Entry) -> bool:
+        """Whether there is something to make true depth from; a single scan may still be missing or damaged."""
+        ...
+
+    def true_depths(self, entry: Entry, sample: Sample, rectifier: Rectifier) -> Depths | None:
+        """z-depth per camera (m, 0 where unknown) as `depth_cameras` see it; None where there is none."""
+        ...
+
+    def lidar_places(self, scene: str, entries: Sequence[Entry]) -> Float[np.ndarray, "F 3"] | None:
+        """Where the lidar was at the labelled moments, world frame, m: RayIoU's rays start there."""
+        ...
+
+
+class TableSource:
+    """A data set with one file per image."""
+
+    def __init__(self, source: NuScenesSource | DdadSource) -> None:
+        self.source = source
+        self.described = {"dataroot": str(source.dataroot)}
+        self.depth_limits = DDAD_RANGE
+        if isinstance(source, NuScenesSource):
+            self.described["version"] = source.version
+            self.depth_limits = NUSCENES_RANGE
+        self._lidar: dict[str, bool] = {}
+
+    def scene_names(self) -> tuple[str, ...]:
+        return tuple(self.source.scene_names())
+
+    def entries(self, scene: str, neighbours: bool) -> Sequence[SampleEntry]:
+        return self.source.index(scene, depths=True, neighbours=neighbours)
+
+    def may_have_depth(self, entry: Entry) -> bool:
+        if isinstance(entry, SampleEntry) and entry.depth_paths:
+            return True
+        if entry.scene not in self._lidar:
+            self._lidar[entry.scene] = bool(self.source.rig(entry.scene).T_ego_lidar)
+        # A point would have to be bent as the lens bends; the lidar of such rigs is left to the exported files.
+        return self._lidar[entry.scene] and not any(distorts(entry.cameras, n) for n in range(len(entry.cameras)))
+
+    def true_depths(self, entry: Entry, sample: Sample, rectifier: Rectifier) -> Depths | None:
+        if sample.depths is not None:
+            return rectify_depths(sample, rectifier)
+        if not (isinstance(entry, SampleEntry) and isinstance(self.source, LidarSource) and self.may_have_depth(entry)):
+            return None
+        points = self.source.lidar_world(entry.scene, entry)
+        if points is None:
+            return None
+        T_world_cam = entry.frame.T_world_ego @ entry.cameras.T_ego_cam.double().numpy()
+        return tuple(draw_depth(points, T_world_cam[n], entry.cameras, n) for n in range(len(entry.cameras)))
+
+    def lidar_places(self, scene: str, entries: Sequence[Entry]) -> Float[np.ndarray, "F 3"] | None:
+        lidars = list(self.source.rig(scene).T_ego_lidar.values())
+        labels = [entry.T_world_labels for entry in entries if isinstance(entry, SampleEntry)]
+        poses = [pose for pose in labels if pose is not None]
+        if not lidars or not poses:
+            return None
+        return np.stack([(pose @ lidars[0])[:3, 3] for pose in poses])
+
+
+class RecordingSource:
+    """Rosbags: a scene is a bag, a moment a set of images, truth the point cloud of its time."""
+
+    def __init__(self, config: BagConfig) -> None:
+        self.described = {"bag": config.path}
+        self.depth_limits = NUSCENES_RANGE
+        self._sources = {source.index.name: source for source in open_bags(config)}
+        self._topics = {name: lidar_topics(source) for name, source in self._sources.items()}
+
+    def scene_names(self) -> tuple[str, ...]:
+        return tuple(self._sources)
+
+    def entries(self, scene: str, neighbours: bool) -> Sequence[BagEntry]:
+        found = self._sources[scene].entries(semantics=False)
+        if not found:
+            raise DatasetError(f"{self._sources[scene].index.path}: {self._sources[scene].explain_no_sets()}")
+        return found
+
+    def may_have_depth(self, entry: Entry) -> bool:
+        return bool(self._topics[entry.scene])
+
+    def true_depths(self, entry: Entry, sample: Sample, rectifier: Rectifier) -> Depths | None:
+        source, topics = self._source(entry), self._topics[entry.scene]
+        if not topics or not isinstance(entry, BagEntry):
+            return None
+        cameras = depth_cameras(sample.cameras, rectifier)
+        points = lidar_depths(source, topics[0], entry, cameras)
+        if points is None:
+            return None
+        return tuple(paint_depth(each, cameras.width[n], cameras.height[n]) for n, each in enumerate(points))
+
+    def lidar_places(self, scene: str, entries: Sequence[Entry]) -> None:
+        return None
+
+    def _source(self, entry: Entry) -> BagSource:
+        return self._sources[entry.scene]
+
+
+def open_source(
+    dataroot: str | Path | None = None,
+    *,
+    schema: str = "nuscenes",
+    version: str = "v1.0-mini",
+    bag: str | Path | BagConfig | None = None,
+) -> EvaluationSource:
+    """Of a data root (nuscenes: with its version; ddad), or of a bag, a folder of bags, or what a BagConfig says."""
+    if (dataroot is None) == (bag is None):
+        raise DatasetError("give either dataroot, a data set, or bag, a rosbag2 or a folder of them")
+    if bag is not None:
+        config = bag if isinstance(bag, BagConfig) else BagConfig(path=str(bag))
+        find_bags(config.path)  # a wrong path is said in words before anything is opened
+        return RecordingSource(config)
+    assert dataroot is not None
+    if schema == "ddad":
+        return TableSource(DdadSource(dataroot))
+    if schema != "nuscenes":
+        raise DatasetError(f"schema: expected nuscenes or ddad, got {schema!r}")
+    return TableSource(NuScenesSource(dataroot, version))
+
+
+def choose_scenes(source: EvaluationSource, scenes: Sequence[str] | None, split: str | None) -> tuple[str, ...]:
+    """The scenes that are named, those of a split, or all."""
+    known = source.scene_names()
+    if split is not None:
+        if isinstance(source, TableSource) and isinstance(source.source, NuScenesSource):
+            return tuple(select_scenes(source.source, split=split))
+        if isinstance(source, TableSource) and isinstance(source.source, DdadSource):
+            return source.source.scene_names(split)
+        raise DatasetError("split: bags have none; name them with --scene")
+    if not scenes:
+        return known
+    if isinstance(source, RecordingSource) and (absent := [name for name in scenes if name not in known]):
+        raise DatasetError(f"no bag named {', '.join(absent)}; there are {', '.join(known)}")
+    return tuple(scenes)

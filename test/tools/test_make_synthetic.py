@@ -177,7 +177,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch, capsys)
         return real(*arguments, **options)
 
     monkeypatch.setattr(writer, "render_frame", interrupted)
-    assert make(tmp_path / "data") == 230
+    assert make(tmp_path / "data") == 130
     assert "nothing was written" in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["rig.yaml"]
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_model
-from gaussianocc_core.errors import BackendError, CalibrationError
+from gaussianocc_core.errors import BackendError
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.labels import UNOBSERVED
 from gaussianocc_core.models.config import ModelConfig
@@ -100,7 +100,7 @@ class OccupancyPredictor:
 
     def use_masks(self, masks: Mapping[str, Bool[np.ndarray, "_ _"]]) -> None:
         """Camera -> true where it does not see the robot itself, at native size; others see the world everywhere."""
-        self._masks = {name: np.asarray(mask, dtype=np.uint8) for name, mask in masks.items()}
+        self._masks = {name: np.asarray(mask, dtype=np.bool_) for name, mask in masks.items()}
         self._views = []
 
     def reductions(self, cameras: Cameras) -> dict[str, int]:
@@ -221,17 +221,10 @@ class OccupancyPredictor:
 
     def _valid_mask(self, rectifier: Rectifier) -> Bool[np.ndarray, "N h w"]:
         """Pixels that have a source and do not show the robot itself."""
-        valid, source = rectifier.valid_mask.copy(), rectifier.source
-        for i, name in enumerate(source.names):
-            mask = self._masks.get(name)
-            if mask is None:
-                continue
-            if mask.shape != (source.height[i], source.width[i]):
-                raise CalibrationError(
-                    f"camera {name}: its mask has {mask.shape[1]}x{mask.shape[0]} pixels, its images "
-                    f"{source.width[i]}x{source.height[i]}; make it anew (tools/make_masks.py)"
-                )
-            valid[i] &= rectifier.rectify_labels(i, mask, 0) > 0
+        valid = rectifier.valid_mask.copy()
+        for i, name in enumerate(rectifier.source.names):
+            if (mask := self._masks.get(name)) is not None:
+                valid[i] &= rectifier.rectify_mask(i, mask)
         return valid
 
 

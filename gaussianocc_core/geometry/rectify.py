@@ -116,6 +116,9 @@ class Rectifier:
     def rectify(self, index: int, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """The image of camera `index`, rectified and resized. Its size may be any reduction of the calibrated one,
         because JPEG decoders can shrink on the way."""
+        return self._mix(index, image, cv2.BORDER_CONSTANT)
+
+    def _mix(self, index: int, image: UInt8[np.ndarray, "H W *_"], border: int) -> UInt8[np.ndarray, "h w *_"]:
         width, height = self.cameras.width[index], self.cameras.height[index]
         remap = self._remaps[index]
         if remap is None:
@@ -125,7 +128,7 @@ class Rectifier:
             return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         if (image.shape[1], image.shape[0]) != remap.reduction:
             image = cv2.resize(image, remap.reduction, interpolation=cv2.INTER_AREA)
-        return cv2.remap(image, remap.map_x, remap.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        return cv2.remap(image, remap.map_x, remap.map_y, cv2.INTER_LINEAR, borderMode=border)
 
     def reduction(self, index: int) -> int:
         """1, 2, 4 or 8: by how much a decoder may shrink images of camera `index` on the way without a loss here."""
@@ -146,6 +149,24 @@ class Rectifier:
         return cv2.remap(
             labels, remap.map_x, remap.map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=fill
         )
+
+    def rectify_mask(self, index: int, mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "h w"]:
+        """Which pixels of the output show nothing but what `mask`, at native size, is true for.
+
+        A pixel of the network's image is a mixture of many native ones. It counts only if all of them do: one that is
+        partly the robot shows a colour that nothing in the world has, at a depth that moves with the robot. A mask that
+        is true everywhere changes nothing, whatever the lens.
+        """
+        width, height = self.source.width[index], self.source.height[index]
+        if mask.shape != (height, width):
+            got = "x".join(map(str, mask.shape[::-1]))
+            raise CalibrationError(
+                f"camera {self.source.names[index]}: its mask has {got} pixels, its images {width}x{height}; "
+                "make it anew (tools/make_masks.py)"
+            )
+        pixels = np.asarray(mask, dtype=np.bool_).astype(np.uint8) * np.uint8(255)
+        # Beyond its border an image is black. A mask goes on as it ends: what has no source is `valid_mask`'s to say.
+        return self._mix(index, pixels, cv2.BORDER_REPLICATE) == 255
 
     def _check_image(self, index: int, image: Any) -> None:
         width, height = self.source.width[index], self.source.height[index]

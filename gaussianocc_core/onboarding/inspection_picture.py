@@ -33,8 +33,7 @@ def inspection_picture(
     shared = overlap_masks(large.cameras).any(dim=1).numpy()
     valid = large.valid_mask
     if sample.static_masks is not None:
-        valid = valid & np.stack([large.rectify_labels(i, m.astype(np.uint8), 0) > 0
-                                  for i, m in enumerate(sample.static_masks)])  # fmt: skip
+        valid = valid & np.stack([large.rectify_mask(i, mask) for i, mask in enumerate(sample.static_masks)])
     depths = lidar_depths(source, topics[0], entry, large.cameras) if topics else None
     columns = 3 if depths is not None else 2
     canvas = np.full(

@@ -133,8 +133,7 @@ def prepare(sample: Sample, rectifier: Rectifier) -> Batch:
     images = np.stack([rectifier(frame) for frame in frames])  # (T, N, h, w, 3)
     valid = rectifier.valid_mask
     if sample.static_masks is not None:
-        masks = [np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=-1) for mask in sample.static_masks]
-        valid = valid & (rectifier(masks)[..., 0] == 255)
+        valid = valid & np.stack([rectifier.rectify_mask(i, mask) for i, mask in enumerate(sample.static_masks)])
     cameras = rectifier.cameras
     semantics = None
     if sample.semantics is not None:

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gaussianocc_core.geometry import cameras as camera_geometry
-from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.metrics.depth import DEPTH_ERRORS, NUSCENES_RANGE, DepthScores
+from gaussianocc_core.preprocess import Lenses
 from gaussianocc_core.types import Cameras, Sample
 
 FLAT_GROUND = "flat_ground"
@@ -85,12 +85,12 @@ class DepthTable:
         return {"mean": mean, "per_camera": per_camera}
 
 
-def true_depths(sample: Sample, rectifier: Rectifier) -> tuple[Float[np.ndarray, "_ _"], ...] | None:
+def true_depths(sample: Sample, lenses: Lenses) -> tuple[Float[np.ndarray, "_ _"], ...] | None:
     """True z-depth (m, 0 where unknown) as rectified cameras see it: at native size unless the lens distorts."""
     if sample.depths is None:
         return None
     return tuple(
-        rectifier.rectify_labels(n, depth, 0) if distorts(sample.cameras, n) else depth
+        lenses.rectifier.rectify_labels(n, depth, 0) if distorts(sample.cameras, n) else depth
         for n, depth in enumerate(sample.depths)
     )
 

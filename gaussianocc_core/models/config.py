@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gaussianocc_core.geometry.rectify import DEFAULT_FISHEYE_FOV_DEG
 from gaussianocc_core.labels import CLASS_NAMES
 from gaussianocc_core.models.quirks import Quirks
 from gaussianocc_core.types import Lattice, VoxelGrid
@@ -91,7 +92,7 @@ class ModelConfig:
     # m from the ego origin, horizontally, to which what stands on the ground is claimed; beyond, its depth is too
     # uncertain for a voxel, and it is left unobserved. 0: everywhere (published).
     reach: float = 0.0
-    fisheye_fov_deg: float = 110.0  # of the rectified view of equidistant lenses
+    fisheye_fov_deg: float = DEFAULT_FISHEYE_FOV_DEG  # of the rectified view of equidistant lenses
     depth: DepthConfig = field(default_factory=DepthConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     quirks: Quirks = field(default_factory=Quirks)  # in files a section or a name: `quirks: published`

@@ -31,6 +31,7 @@ from gaussianocc_core.data.sources import open_entries
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.geometry.overlap import find_overlaps
 from gaussianocc_core.predictor import resolve_device
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.distributed import Processes, process_group
 from gaussianocc_core.training.loader import Batch, EpochSampler, TrainingSet, load_batches
@@ -70,8 +71,7 @@ class Run:
         self.resume, self.overfit_batch = resume, overfit_batch
         torch.manual_seed(config.seed)
         entries = open_entries(config.data)  # first: a mistake in the data leaves no run folder
-        size = (config.model.image_width, config.model.image_height)
-        self.data = TrainingSet(entries, config.data, size, config.model.fisheye_fov_deg, config.seed)
+        self.data = TrainingSet(entries, config.data, Preprocessor.of(config.model), config.seed)
         if config.stage == "gsp" and config.gsp.cross_weight:
             self._check_overlap()
         state = self._open_folder()
@@ -91,8 +91,9 @@ class Run:
 
     def _check_overlap(self) -> None:
         """ConfigError for a rig that cannot teach scale; a warning that names cameras that do not help."""
-        overlaps = find_overlaps(self.data.rectifier(self.data.entries[0].cameras).cameras, self.config.gsp.overlap)
-        names = self.data.entries[0].cameras.names
+        rig = self.data.entries[0].cameras
+        views = self.data.preprocess(rig).views(rig.T_ego_cam)
+        overlaps, names = find_overlaps(views, self.config.gsp.overlap), rig.names
         apart = [name for name in names if not any(name in each.names for each in overlaps)]
         if not overlaps:
             raise ConfigError(

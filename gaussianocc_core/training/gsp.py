@@ -23,6 +23,7 @@ from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.overlap import OverlapSettings, overlap_masks, overlapping_pairs
 from gaussianocc_core.models.depth_net import DepthHead, DepthNet, DepthPrediction, predict_depth
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet, camera_motions
+from gaussianocc_core.preprocess import RigCache, rig_key
 from gaussianocc_core.training.cross_view import compare_everywhere, compare_overlaps
 from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.loader import Batch
@@ -105,7 +106,7 @@ class Gsp(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.register_buffer("search_sums", torch.zeros(2, config.search_steps))  # errors and pixels by factor
         self.precision = "fp32"  # of the networks; geometry and losses are always fp32
-        self._masks: dict[bytes, Tensor] = {}
+        self._masks: RigCache[Tensor] = RigCache(CALIBRATIONS_KEPT)
 
     # ---- the method ------------------------------------------------------------------------------------------------
 
@@ -298,12 +299,7 @@ class Gsp(nn.Module):
 
     def _overlap(self, cameras: Cameras) -> Bool[Tensor, "N N H W"]:
         """Masks of this calibration; they follow from it alone, so they are made once; a mirrored rig is another."""
-        key = calibration_key(cameras)
-        if key not in self._masks:
-            if len(self._masks) >= CALIBRATIONS_KEPT:
-                self._masks.pop(next(iter(self._masks)))
-            self._masks[key] = overlap_masks(cameras, self.config.overlap)
-        return self._masks[key]
+        return self._masks.find(rig_key(cameras), lambda: overlap_masks(cameras, self.config.overlap))
 
     # ---- scale -----------------------------------------------------------------------------------------------------
 
@@ -378,11 +374,6 @@ def predict_ego_motion(
 
 def batch_element(cameras: Cameras, index: int) -> Cameras:
     return replace(cameras, intrinsics=cameras.intrinsics[index], T_ego_cam=cameras.T_ego_cam[index])
-
-
-def calibration_key(cameras: Cameras) -> bytes:
-    """Equal for equal intrinsics and extrinsics."""
-    return torch.cat([cameras.intrinsics.flatten(), cameras.T_ego_cam.flatten()]).cpu().numpy().tobytes()
 
 
 def ground_plane(

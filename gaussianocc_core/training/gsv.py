@@ -22,6 +22,7 @@ from gaussianocc_core.labels import class_weights
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.pose_net import PoseNet, camera_motions
+from gaussianocc_core.preprocess import RigCache, rig_key
 from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.rendering.geometry import SplatPlan
 from gaussianocc_core.rendering.march import MarchSettings, draw_jitter
@@ -29,7 +30,6 @@ from gaussianocc_core.rendering.volume import ray_regularizers, render_volume
 from gaussianocc_core.training.gsp import (
     CALIBRATIONS_KEPT,
     batch_element,
-    calibration_key,
     ground_plane,
     network_precision,
     predict_ego_motion,
@@ -142,7 +142,7 @@ class Gsv(nn.Module):
             model.image_encoder.project.requires_grad_(True)
         self.register_buffer("class_weights", torch.from_numpy(class_weights()), persistent=False)
         self.precision = "fp32"  # of the networks; geometry and losses are always fp32
-        self._plans: dict[bytes, _Plans] = {}
+        self._plans: RigCache[_Plans] = RigCache(CALIBRATIONS_KEPT)
 
     def train(self, mode: bool = True) -> Gsv:
         super().train(mode)
@@ -342,15 +342,13 @@ class Gsv(nn.Module):
 
     def _plan(self, batch: Batch, b: int) -> _Plans:
         cameras, valid = batch_element(batch.cameras, b), batch.valid[b]
-        key = calibration_key(cameras)
-        if key not in self._plans:
-            if len(self._plans) >= CALIBRATIONS_KEPT:
-                self._plans.pop(next(iter(self._plans)))
-            small = camera_geometry.resize(cameras, self.config.render_width, self.config.render_height)
-            on_cpu = cameras.intrinsics.device.type == "cpu" and self.config.renderer == "splat"
-            with torch.no_grad():
-                splat = self.model.plan_render(small) if on_cpu and not self.model.learns_scale else None
-                looks = self.config.surface > 0 and self.model.depth_head is not None
-                corners = plan_surfaces(cameras, self.grid, valid) if looks else None
-                self._plans[key] = _Plans(self.model.plan(cameras), splat, small, corners)
-        return self._plans[key]
+        return self._plans.find(rig_key(cameras, valid), lambda: self._make_plans(cameras, valid))
+
+    @torch.no_grad()
+    def _make_plans(self, cameras: Cameras, valid: Bool[Tensor, "N H W"]) -> _Plans:
+        small = camera_geometry.resize(cameras, self.config.render_width, self.config.render_height)
+        on_cpu = cameras.intrinsics.device.type == "cpu" and self.config.renderer == "splat"
+        splat = self.model.plan_render(small) if on_cpu and not self.model.learns_scale else None
+        looks = self.config.surface > 0 and self.model.depth_head is not None
+        corners = plan_surfaces(cameras, self.grid, valid) if looks else None
+        return _Plans(self.model.plan(cameras), splat, small, corners)

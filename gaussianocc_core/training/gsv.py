@@ -351,4 +351,4 @@ class Gsv(nn.Module):
         splat = self.model.plan_render(small) if on_cpu and not self.model.learns_scale else None
         looks = self.config.surface > 0 and self.model.depth_head is not None
         corners = plan_surfaces(cameras, self.grid, valid) if looks else None
-        return _Plans(self.model.plan(cameras), splat, small, corners)
+        return _Plans(self.model.plan(cameras, valid), splat, small, corners)

@@ -25,7 +25,7 @@ def training_pictures(stage: nn.Module, batch: Batch) -> dict[str, UInt8[np.ndar
         depth = stage.predict_depth(batch).depth[0].cpu().numpy()
         rows.append(np.stack([colorize_depth(each) for each in depth]))
     elif isinstance(stage, Gsv):
-        field = stage.model(batch.jittered()[:1, 0], [stage.model.plan(cameras)])
+        field = stage.model(batch.jittered()[:1, 0], [stage.model.plan(cameras, batch.valid[0])])
         small = camera_geometry.resize(cameras, width, height)
         views = stage.render(field, small)
         solid = (views.alpha[:, 0] > 0.5).cpu().numpy()

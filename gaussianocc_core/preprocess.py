@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from gaussianocc_core.geometry.pixel_centers import to_opencv
 from gaussianocc_core.geometry.rectify import DEFAULT_FISHEYE_FOV_DEG, Rectifier
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.types import Cameras
@@ -79,21 +80,31 @@ class Lenses:
 class Preprocessor:
     """`preprocess(cameras, masks)` -> the Lenses of a rig at the network's size, made once. Picklable, for workers."""
 
-    def __init__(self, width: int, height: int, fisheye_fov_deg: float = DEFAULT_FISHEYE_FOV_DEG) -> None:
-        """width, height: px of the network's images; fisheye_fov_deg: see `Rectifier`."""
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        fisheye_fov_deg: float = DEFAULT_FISHEYE_FOV_DEG,
+        intrinsics_as_recorded: bool = False,
+    ) -> None:
+        """width, height: px of the network's images; fisheye_fov_deg: see `Rectifier`; the last: see `Quirks`."""
         self.width, self.height, self.fisheye_fov_deg = width, height, fisheye_fov_deg
+        self.intrinsics_as_recorded = intrinsics_as_recorded
         self._lenses: RigCache[Lenses] = RigCache()
 
     @classmethod
     def of(cls, config: ModelConfig) -> Preprocessor:
         """As the networks of this configuration want it."""
-        return cls(config.image_width, config.image_height, config.fisheye_fov_deg)
+        recorded = config.quirks.intrinsics_as_recorded
+        return cls(config.image_width, config.image_height, config.fisheye_fov_deg, recorded)
 
     def __call__(self, cameras: Cameras, masks: Masks | None = None) -> Lenses:
         """CalibrationError names a camera whose calibration cannot be used or whose mask is of another size."""
         return self._lenses.find(rig_key(cameras, masks, places=False), lambda: self._make(cameras, masks))
 
     def _make(self, cameras: Cameras, masks: Masks | None) -> Lenses:
+        if self.intrinsics_as_recorded:
+            cameras = replace(cameras, intrinsics=to_opencv(cameras.intrinsics))
         rectifier = Rectifier(cameras, self.width, self.height, self.fisheye_fov_deg)
         valid = rectifier.valid_mask.copy()
         for i, mask in enumerate(masks or ()):

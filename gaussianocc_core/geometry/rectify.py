@@ -2,7 +2,7 @@
 """Any lens -> a network-size pinhole image and the mask of its valid pixels, in one remap that also resizes.
 
 Training, tools and the node share this class, so that a network never sees two kinds of preprocessing.
-Pixel centres lie at +0.5; OpenCV's maps count them from 0, hence the half pixel where a map is built.
+Pixel centres lie at +0.5; OpenCV's maps count from the first one, hence `to_opencv` where a map is built.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Num, UInt8
 
 from gaussianocc_core.errors import CalibrationError
 from gaussianocc_core.geometry.calibration import find_fault
+from gaussianocc_core.geometry.pixel_centers import PIXEL_CENTER, to_opencv
 from gaussianocc_core.types import EQUIDISTANT, Cameras
 
 DEFAULT_FISHEYE_FOV_DEG = 110.0
@@ -103,7 +104,7 @@ class Rectifier:
         K: np.ndarray, model: str, distortion: tuple[float, ...], K_new: np.ndarray, width: int, height: int
     ) -> Float[np.ndarray, "h w 2"]:
         """Where in the source image (pixel centres +0.5) each output pixel comes from."""
-        u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+        u, v = np.meshgrid(np.arange(width) + PIXEL_CENTER, np.arange(height) + PIXEL_CENTER)
         rays = np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 1, 3) @ np.linalg.inv(K_new).T
         D = np.asarray(distortion, dtype=np.float64)
         if model == EQUIDISTANT:
@@ -202,7 +203,7 @@ def _build_remap(pixels: Float[np.ndarray, "h w 2"], source_size: tuple[int, int
     factors = [max(1.0, step / _MAX_REMAP_REDUCTION) for step in (step_x, step_y)]
     reduction = (max(1, round(source_size[0] / factors[0])), max(1, round(source_size[1] / factors[1])))
     scale = np.array([reduction[0] / source_size[0], reduction[1] / source_size[1]])
-    maps = (pixels * scale - 0.5).astype(np.float32)
+    maps = to_opencv(pixels * scale).astype(np.float32)
     return _Remap(reduction, np.ascontiguousarray(maps[..., 0]), np.ascontiguousarray(maps[..., 1]))
 
 

@@ -24,10 +24,10 @@ from torch import Tensor
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.evaluation.depth import DISTANCES, true_depths
 from gaussianocc_core.evaluation.networks import CheckpointNetworks
-from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.geometry.warp import interpolate_depth
 from gaussianocc_core.metrics.depth import NUSCENES_RANGE
 from gaussianocc_core.models.depth_net import predict_depth
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.config import GspConfig
 from gaussianocc_core.training.ego import neighbour_motions, predict_ego_motion
 from gaussianocc_core.training.hints import find_hints
@@ -51,17 +51,18 @@ def main() -> None:
     options = parser.parse_args()
     networks, source = CheckpointNetworks(options.checkpoint, "cpu"), NuScenesSource(options.dataroot)
     size = networks.config.image_width, networks.config.image_height
+    preprocess = Preprocessor.of(networks.config)
     sums: dict[str, np.ndarray] = {}
     samples = 0
     for scene in source.scene_names()[:: options.every]:
         for entry in source.index(scene, depths=True, neighbours=True):
             sample = entry.load()
-            rectifier = Rectifier(sample.cameras, *size)
-            truths = true_depths(sample, rectifier)
+            lenses = preprocess(sample.cameras, sample.static_masks)
+            truths = true_depths(sample, lenses)
             if truths is None or len(sample.neighbours) < 2:
                 continue
             samples += 1
-            for motion, (depth, hints, believed) in find(networks, prepare(sample, rectifier)).items():
+            for motion, (depth, hints, believed) in find(networks, prepare(sample, lenses)).items():
                 sums.setdefault(motion, np.zeros((len(RINGS), 6)))
                 sums[motion] += count(truths, depth, hints, believed)
     results = [row for motion, total in sums.items() for row in rows(motion, total)]

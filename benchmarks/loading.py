@@ -19,6 +19,7 @@ from report import write_report
 from gaussianocc_core.bags.index import find_bags, open_index
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.sources import DataConfig, open_entries
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.loader import EpochSampler, TrainingSet, load_batches
 
 
@@ -37,7 +38,7 @@ def main() -> None:
         results.append(time_index(options.bag))
     config = DataConfig(dataroot=options.dataroot, bag=BagConfig(options.bag))
     entries = open_entries(config)
-    data = TrainingSet(entries, config, tuple(options.size), 110.0, seed=0)
+    data = TrainingSet(entries, config, Preprocessor(*options.size), seed=0)
 
     began = time.process_time()
     for entry in entries[: options.samples]:

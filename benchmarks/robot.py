@@ -31,6 +31,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from tf2_msgs.msg import TFMessage
 
 from gaussianocc_core.geometry.cameras import resize
+from gaussianocc_core.geometry.pixel_centers import to_opencv
 from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.types import Cameras
@@ -170,7 +171,7 @@ class Robot:
         return serialize_message(message)
 
     def _serialized_info(self, camera: int) -> bytes:
-        K = self.rig.intrinsics[camera].double().numpy().ravel().tolist()
+        K = to_opencv(self.rig.intrinsics[camera].double().numpy()).ravel().tolist()
         message = CameraInfo(width=self.rig.width[camera], height=self.rig.height[camera], k=K, d=[0.0] * 5)
         message.distortion_model = "plumb_bob"
         message.header.frame_id = self.rig.names[camera]

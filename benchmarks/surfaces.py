@@ -24,9 +24,9 @@ from torch import Tensor
 from gaussianocc_core.checkpoint import load_depth_net
 from gaussianocc_core.data.entries import in_label_frame
 from gaussianocc_core.data.nuscenes import NuScenesSource
-from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.labels import FREE, GROUND_CLASSES
 from gaussianocc_core.models.depth_net import predict_depth
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.config import GsvConfig
 from gaussianocc_core.training.loader import prepare
 from gaussianocc_core.training.surfaces import find_surfaces, plan_surfaces
@@ -80,15 +80,15 @@ def main() -> None:
 
 
 def true_depth(sample: Sample, size: tuple[int, ...]) -> tuple[Tensor, Cameras]:
-    rectifier = Rectifier(sample.cameras, *size)
-    images = [rectifier.rectify_labels(i, each, 0) for i, each in enumerate(sample.depths or ())]
+    lenses = Preprocessor(*size)(sample.cameras)
+    images = [lenses.rectifier.rectify_labels(i, each, 0) for i, each in enumerate(sample.depths or ())]
     depth = torch.from_numpy(np.stack(images)).float()
-    return torch.where(depth > 0, depth, FAR), placed(sample, rectifier.cameras)
+    return torch.where(depth > 0, depth, FAR), placed(sample, lenses.views(sample.cameras.T_ego_cam))
 
 
 @torch.no_grad()
 def learnt_depth(sample: Sample, size: tuple[int, ...], network: torch.nn.Module) -> tuple[Tensor, Cameras]:
-    batch = prepare(sample, Rectifier(sample.cameras, *size))
+    batch = prepare(sample, Preprocessor(*size)(sample.cameras))
     depth = predict_depth(network, batch.colours()[:, 0], batch.cameras).depth[0]
     cameras = replace(batch.cameras, intrinsics=batch.cameras.intrinsics[0], T_ego_cam=batch.cameras.T_ego_cam[0])
     return depth, placed(sample, cameras)

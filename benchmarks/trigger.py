@@ -19,7 +19,7 @@ import torch
 from report import write_report
 
 from gaussianocc_core.data.nuscenes import NuScenesSource
-from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.cross_view import compare_overlaps
 from gaussianocc_core.training.gsp import Gsp
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     source = NuScenesSource(options.dataroot)
-    stage = build_stage(TrainConfig())
+    stage, preprocess = build_stage(TrainConfig()), Preprocessor(*options.size)
     assert isinstance(stage, Gsp)
     sums = {"as calibrated": np.zeros((len(FACTORS), 2)), "placed by motion": np.zeros((len(FACTORS), 2))}
     moved, samples = [], 0
@@ -48,10 +48,10 @@ def main() -> None:
             if len(entry.neighbours) < 2 or not entry.depth_paths:
                 continue
             sample = entry.load()
-            rectifier = Rectifier(sample.cameras, *options.size)
-            batch = prepare(sample, rectifier)
+            lenses = preprocess(sample.cameras, sample.static_masks)
+            batch = prepare(sample, lenses)
             depth = torch.from_numpy(
-                np.stack([rectifier.rectify_labels(i, each, 0) for i, each in enumerate(sample.depths or ())])
+                np.stack([lenses.rectifier.rectify_labels(i, each, 0) for i, each in enumerate(sample.depths or ())])
             )
             depth = torch.where(depth > 0, depth, FAR)
             (view,) = views_of(batch, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_model
-from gaussianocc_core.errors import BackendError, CalibrationError
-from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.errors import BackendError
 from gaussianocc_core.labels import UNOBSERVED, free_label
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.observed import observed_voxels
+from gaussianocc_core.preprocess import Lenses, Preprocessor
 from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction, RenderedViews
 
 _log = logging.getLogger(__name__)
@@ -36,23 +36,15 @@ _REMEMBERED = 6  # of each: all cameras and without one that comes and goes, at 
 
 
 @dataclass(frozen=True)
-class _Lenses:
-    """What follows from the lenses alone."""
-
-    key: tuple[object, ...]
-    rectifier: Rectifier
-
-
-@dataclass(frozen=True)
 class _View:
     """What follows from lenses and poses."""
 
-    lenses: _Lenses
+    lenses: Lenses
     T_ego_cam: Tensor  # as planned
     plan: LiftPlan
     observed: np.ndarray  # (X, Y, Z) bool
 
-    def serves(self, lenses: _Lenses, T_ego_cam: Tensor, tolerance_m: float) -> bool:
+    def serves(self, lenses: Lenses, T_ego_cam: Tensor, tolerance_m: float) -> bool:
         if self.lenses is not lenses:
             return False
         moved = (T_ego_cam[:, :3, 3] - self.T_ego_cam[:, :3, 3]).abs().max()
@@ -78,8 +70,8 @@ class OccupancyPredictor:
         self.trained = provenance is not None
         self.model_name = config.name if self.trained else "untrained"
         self._beyond = columns_beyond(config.grid, config.reach)
-        self._lenses: list[_Lenses] = []  # newest first
-        self._views: list[_View] = []
+        self._preprocess = Preprocessor.of(config)
+        self._views: list[_View] = []  # newest first
         self._masks: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -100,8 +92,7 @@ class OccupancyPredictor:
 
     def use_masks(self, masks: Mapping[str, Bool[np.ndarray, "_ _"]]) -> None:
         """Camera -> true where it does not see the robot itself, at native size; others see the world everywhere."""
-        self._masks = {name: np.asarray(mask, dtype=np.uint8) for name, mask in masks.items()}
-        self._views = []
+        self._masks = {name: np.asarray(mask, dtype=np.bool_) for name, mask in masks.items()}
 
     def reductions(self, cameras: Cameras) -> dict[str, int]:
         """Camera -> 1, 2, 4 or 8: by how much its images may be shrunk while they are decoded; see `Rectifier`."""
@@ -120,7 +111,7 @@ class OccupancyPredictor:
     def predict_field(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> OccupancyField:
         """The network's logits on its lattice, before anything is decided."""
         view = self._view_of(cameras)
-        rectified = torch.from_numpy(view.lenses.rectifier(images)).to(self.device)  # (N, h, w, 3) uint8
+        rectified = torch.from_numpy(view.lenses.rectify(images)).to(self.device)  # (N, h, w, 3) uint8
         batch = rectified.permute(0, 3, 1, 2)[None].float() / 255.0  # (1, N, 3, h, w)
         return self.model(batch, [view.plan])
 
@@ -162,8 +153,7 @@ class OccupancyPredictor:
 
         Their pinhole cameras at the network's size (the `Rectifier`'s), z-depth (m, 0 where transparent), class ids.
         """
-        rectified = self._lenses_of(cameras).rectifier.cameras
-        views = replace(rectified, T_ego_cam=cameras.T_ego_cam.float())
+        views = self._lenses_of(cameras).views(cameras.T_ego_cam)
         views = views if names is None else views.select(tuple(names))
         views_here = views.to(self.device, torch.float32)
         rendered: RenderedViews = self.model.render(field, views_here, normalize_depth=True)[0]
@@ -186,22 +176,8 @@ class OccupancyPredictor:
             f"{len(self.class_names)} classes; {self.device}"
         )
 
-    def _lenses_of(self, cameras: Cameras) -> _Lenses:
-        key = (
-            cameras.names,
-            cameras.width,
-            cameras.height,
-            cameras.model,
-            cameras.distortion,
-            cameras.intrinsics.cpu().double().numpy().tobytes(),
-        )
-        found = next((lenses for lenses in self._lenses if lenses.key == key), None)
-        if found is None:
-            config = self.config
-            rectifier = Rectifier(cameras, config.image_width, config.image_height, config.fisheye_fov_deg)
-            found = _Lenses(key, rectifier)
-        self._lenses = _remember(found, self._lenses)
-        return found
+    def _lenses_of(self, cameras: Cameras) -> Lenses:
+        return self._preprocess(cameras, [self._masks.get(name) for name in cameras.names])
 
     def _view_of(self, cameras: Cameras) -> _View:
         lenses = self._lenses_of(cameras)
@@ -209,30 +185,13 @@ class OccupancyPredictor:
         tolerance_m = _MOVE_TOLERANCE * self.grid.voxel_size
         found = next((view for view in self._views if view.serves(lenses, T_ego_cam, tolerance_m)), None)
         if found is None:
-            rectifier = lenses.rectifier
-            pinhole = replace(rectifier.cameras, T_ego_cam=T_ego_cam.float()).to(self.device)
-            valid = self._valid_mask(rectifier)
-            plan = self.model.plan(pinhole, torch.from_numpy(valid).to(self.device))
-            observed = observed_voxels(pinhole, self.grid, valid)
+            pinhole = lenses.views(T_ego_cam).to(self.device)
+            plan = self.model.plan(pinhole, torch.tensor(lenses.valid_mask, device=self.device))
+            observed = observed_voxels(pinhole, self.grid, lenses.valid_mask)
             observed.setflags(write=False)  # every prediction of this view hands it out
             found = _View(lenses, T_ego_cam, plan, observed)
         self._views = _remember(found, self._views)
         return found
-
-    def _valid_mask(self, rectifier: Rectifier) -> Bool[np.ndarray, "N h w"]:
-        """Pixels that have a source and do not show the robot itself."""
-        valid, source = rectifier.valid_mask.copy(), rectifier.source
-        for i, name in enumerate(source.names):
-            mask = self._masks.get(name)
-            if mask is None:
-                continue
-            if mask.shape != (source.height[i], source.width[i]):
-                raise CalibrationError(
-                    f"camera {name}: its mask has {mask.shape[1]}x{mask.shape[0]} pixels, its images "
-                    f"{source.width[i]}x{source.height[i]}; make it anew (tools/make_masks.py)"
-                )
-            valid[i] &= rectifier.rectify_labels(i, mask, 0) > 0
-        return valid
 
 
 def _remember(newest: Any, known: list[Any]) -> list[Any]:

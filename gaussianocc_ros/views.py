@@ -13,6 +13,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from gaussianocc_core.geometry.pixel_centers import to_opencv
 from gaussianocc_core.types import Cameras
 from gaussianocc_ros.gather import Gathered
 from gaussianocc_ros.parameters import topic_token
@@ -91,8 +92,7 @@ def encode_image(pixels: np.ndarray, encoding: str, header: Header) -> Image:
 
 def encode_camera_info(cameras: Cameras, index: int, header: Header) -> CameraInfo:
     """Of a pinhole camera without distortion."""
-    K = cameras.intrinsics[index].double().cpu().numpy().copy()
-    K[:2, 2] -= 0.5  # ROS counts from the middle of the first pixel, we from its corner: half a pixel of a small image
+    K = to_opencv(cameras.intrinsics[index].double().cpu().numpy())
     return CameraInfo(
         header=header,
         width=cameras.width[index],

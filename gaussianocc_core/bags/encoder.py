@@ -43,6 +43,7 @@ from gaussianocc_core.bags.schema import (
 from gaussianocc_core.bags.typestore import OCCUPANCY_TYPE, open_typestore
 from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
 from gaussianocc_core.geometry import lens, transforms
+from gaussianocc_core.geometry.pixel_centers import to_opencv
 from gaussianocc_core.geometry.voxels import flatten
 from gaussianocc_core.labels import UNOBSERVED
 
@@ -154,7 +155,7 @@ class Encoder:
         """A camera's CameraInfo; only its stamp changes."""
         cameras = self._rig.cameras
         name = cameras.names[index]
-        intrinsics = cameras.intrinsics[index].double().numpy()
+        intrinsics = to_opencv(cameras.intrinsics[index].double().numpy())
         if not np.isfinite(intrinsics).all():
             raise CalibrationError(f"camera {name}: its intrinsics are not finite: {intrinsics.tolist()}")
         model, coefficients = lens.to_ros(cameras.model[index], cameras.distortion[index])

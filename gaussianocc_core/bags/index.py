@@ -38,7 +38,7 @@ from gaussianocc_core.errors import BagError
 from gaussianocc_core.geometry.transform_tree import TransformTree
 
 _INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
-_VERSION = 2  # of the cache file
+_VERSION = 3  # of the cache file
 _SLICE_NS = 2_000_000_000  # a stretch that cannot be read costs no more than this
 _TF, _STATIC = "/tf", "/tf_static"
 _JUMP_NS = 1_000_000_000  # a stamp that steps back farther means that the clock did

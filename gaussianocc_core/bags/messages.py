@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS, can_reduce, decode_rgb
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
 from gaussianocc_core.geometry.lens import ROS_MODELS
+from gaussianocc_core.geometry.pixel_centers import from_opencv
 from gaussianocc_core.geometry.transforms import make_transform, quat_to_matrix
 from gaussianocc_core.types import PINHOLE
 
@@ -114,7 +115,7 @@ def raw_image_to_rgb(message: Any) -> UInt8[np.ndarray, "H W 3"]:
 class Intrinsics:
     """One camera's CameraInfo in our terms (types.Cameras holds N of them with T_ego_cam)."""
 
-    matrix: tuple[float, ...]  # K, row by row, pixels of the image of this width and height
+    matrix: tuple[float, ...]  # K, row by row, pixels of the image of this width and height, centres at +0.5
     width: int
     height: int
     model: str  # types.CAMERA_MODELS
@@ -150,6 +151,7 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
     if model == PINHOLE and not any(distortion):
         distortion = ()  # four zeros are no distortion; for a fisheye they are the ideal equidistant lens
 
+    K = from_opencv(K)
     roi, binning = message.roi, (max(1, int(message.binning_x)), max(1, int(message.binning_y)))
     if roi.width and roi.height:
         K[0, 2] -= roi.x_offset

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from gaussianocc_core.errors import CalibrationError, DatasetError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.calibration import find_fault
+from gaussianocc_core.geometry.pixel_centers import from_opencv
 
 logger = logging.getLogger(__name__)
 
@@ -280,6 +281,7 @@ def read_extrinsics(scene: Scene, sensor: str) -> Float[np.ndarray, "4 4"]:
 
 
 def read_intrinsics(scene: Scene, camera: str) -> Float[np.ndarray, "3 3"]:
+    """px, pixel centres at +0.5; DGP's files count from the centre of the first pixel, as OpenCV does."""
     lens = scene.calibrations[camera].intrinsics
     where = f"calibration {scene.calibrations[camera].path}: intrinsics of {camera}"
     fx, fy, cx, cy = _numbers(lens, _LENS, where)
@@ -292,7 +294,7 @@ def read_intrinsics(scene: Scene, camera: str) -> Float[np.ndarray, "3 3"]:
         raise CalibrationError(
             f"{where}: {short(more)}: only undistorted pinhole images without skew are read; rectify them first"
         )
-    return K
+    return from_opencv(K)
 
 
 def _is_nothing(value: Any) -> bool:

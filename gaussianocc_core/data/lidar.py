@@ -13,6 +13,7 @@ from jaxtyping import Float
 from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
+from gaussianocc_core.geometry.pixel_centers import to_opencv
 from gaussianocc_core.types import Cameras
 
 
@@ -32,13 +33,13 @@ def draw_depth(
 ) -> Float[np.ndarray, "H W"]:
     """z-depth (m) at the rounded pixel of every point that the camera sees, 0 elsewhere; the last point wins.
 
-    Published that way: a nearer point does not win over a farther one that is written later, and pixel (0, 0) is
-    around K's origin. Undistorted pinhole cameras only.
+    Published that way: a nearer point does not win over a farther one that is written later. Undistorted pinhole
+    cameras only.
     """
     T_cam_world = transforms.invert_matrix(T_world_cam)
     points = torch.from_numpy(points_world @ T_cam_world[:3, :3].T + T_cam_world[:3, 3])
     pixels, depth = camera_geometry.project(
-        points, cameras.intrinsics[index : index + 1].double(), torch.eye(4, dtype=torch.float64)[None]
+        points, to_opencv(cameras.intrinsics[index : index + 1].double()), torch.eye(4, dtype=torch.float64)[None]
     )
     column, row = np.round(pixels[0].numpy()).T
     z = depth[0].numpy()

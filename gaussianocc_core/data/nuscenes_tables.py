@@ -15,6 +15,7 @@ import numpy as np
 from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.calibration import find_fault
+from gaussianocc_core.geometry.pixel_centers import from_opencv
 from gaussianocc_core.types import PINHOLE
 
 TABLES = (
@@ -124,6 +125,7 @@ def read_transform(row: dict, table: str) -> np.ndarray:
 
 
 def read_intrinsics(row: dict, camera: str) -> np.ndarray:
+    """(3, 3), px, pixel centres at +0.5; nuScenes' tables count from the first one, as OpenCV does."""
     check_fields(row, "calibrated_sensor", ("camera_intrinsic",))
     fault = find_fault(intrinsics=row["camera_intrinsic"])
     if fault is not None:
@@ -131,7 +133,7 @@ def read_intrinsics(row: dict, camera: str) -> np.ndarray:
             f"calibrated_sensor {row['token']} of {camera}: camera_intrinsic: expected a 3x3 matrix of "
             f"{fault.expected}, got {row['camera_intrinsic']}; correct the table"
         )
-    return np.array(row["camera_intrinsic"], np.float64)
+    return from_opencv(np.array(row["camera_intrinsic"], np.float64))
 
 
 def read_lens(row: dict, camera: str) -> tuple[str, tuple[float, ...]]:

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gaussianocc_core.geometry import cameras as camera_geometry
-from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.metrics.depth import DEPTH_ERRORS, NUSCENES_RANGE, DepthScores, replace_invalid
+from gaussianocc_core.preprocess import Lenses
 from gaussianocc_core.types import Cameras, Sample
 
 FLAT_GROUND = "flat_ground"
@@ -86,12 +86,12 @@ class DepthTable:
         return {"mean": mean, "per_camera": per_camera}
 
 
-def depth_cameras(cameras: Cameras, rectifier: Rectifier) -> Cameras:
+def depth_cameras(cameras: Cameras, lenses: Lenses) -> Cameras:
     """The pinholes in which depth is compared: at native size, and where the lens distorts, as the network sees."""
     bent = [distorts(cameras, n) for n in range(len(cameras))]
     if not any(bent):
         return cameras
-    seen = rectifier.cameras
+    seen = lenses.views(cameras.T_ego_cam)
     chosen = [seen if each else cameras for each in bent]
     return Cameras(
         names=cameras.names,
@@ -102,12 +102,12 @@ def depth_cameras(cameras: Cameras, rectifier: Rectifier) -> Cameras:
     )
 
 
-def rectify_depths(sample: Sample, rectifier: Rectifier) -> tuple[Float[np.ndarray, "_ _"], ...]:
+def rectify_depths(sample: Sample, lenses: Lenses) -> tuple[Float[np.ndarray, "_ _"], ...]:
     """The sample's true z-depth (m, 0 where unknown) as `depth_cameras` see it."""
     if sample.depths is None:
         raise ValueError(f"sample {sample.token}: has no true depth")
     return tuple(
-        rectifier.rectify_labels(n, depth, 0) if distorts(sample.cameras, n) else depth
+        lenses.rectifier.rectify_labels(n, depth, 0) if distorts(sample.cameras, n) else depth
         for n, depth in enumerate(sample.depths)
     )
 

@@ -23,8 +23,8 @@ from gaussianocc_core.evaluation.networks import FAR, CheckpointNetworks, Estima
 from gaussianocc_core.evaluation.occupancy import MASKS, OccupancyTable
 from gaussianocc_core.evaluation.pictures import Keyframe, PictureWriter
 from gaussianocc_core.evaluation.sources import EvaluationSource, TableSource, choose_scenes, open_source
-from gaussianocc_core.geometry.rectify import Rectifier
-from gaussianocc_core.training.loader import Batch, prepare
+from gaussianocc_core.preprocess import Lenses, Preprocessor
+from gaussianocc_core.training.loader import prepare
 from gaussianocc_core.types import Sample
 
 
@@ -86,13 +86,14 @@ def evaluate_networks(
     depth, motion = DepthTable(source.depth_limits), MotionScores()
     occupancy = OccupancyTable(networks.config.grid, ray_iou) if "occupancy" in kinds else None
     lidars = {scene: source.lidar_places(scene, indexed[scene]) for scene in scenes} if occupancy else {}
-    preparer = _Preparer(networks)
+    preprocess = Preprocessor.of(networks.config)
     for entry in tqdm(entries, desc="evaluating", unit="keyframe", disable=None):
         sample = entry.load()
-        batch, rectifier = preparer(sample)
+        lenses = preprocess(sample.cameras, sample.static_masks)
+        batch = prepare(sample, lenses)
         estimates = networks(sample, batch)
-        truths = source.true_depths(entry, sample, rectifier)
-        errors = _measure_depth(depth, sample, rectifier, estimates, truths) if truths and estimates.depths else {}
+        truths = source.true_depths(entry, sample, lenses)
+        errors = _measure_depth(depth, sample, lenses, estimates, truths) if truths and estimates.depths else {}
         if estimates.T_target_now is not None:
             truth = batch.T_target_now[0].double().numpy()
             motion.update(estimates.T_target_now, truth, _gaps(sample), estimates.network_lengths)
@@ -132,11 +133,11 @@ def where_of(source: EvaluationSource) -> str:
 
 
 def _measure_depth(
-    table: DepthTable, sample: Sample, rectifier: Rectifier, estimates: Estimates, truths: tuple[np.ndarray, ...]
+    table: DepthTable, sample: Sample, lenses: Lenses, estimates: Estimates, truths: tuple[np.ndarray, ...]
 ) -> dict[str, float]:
     """abs_rel by camera, of the first way to depth."""
     first: dict[str, float] = {}
-    cameras = depth_cameras(sample.cameras, rectifier)
+    cameras = depth_cameras(sample.cameras, lenses)
     for n, (camera, truth) in enumerate(zip(sample.cameras.names, truths, strict=True)):
         ways = {way: images[n] for way, images in estimates.depths.items()}
         ways[FLAT_GROUND] = flat_ground_depth(cameras, n, truth.shape[1], truth.shape[0], FAR)
@@ -146,20 +147,6 @@ def _measure_depth(
                 first.setdefault(camera, error)
     table.keyframes += 1
     return first
-
-
-class _Preparer:
-    """Samples at network size, as in training; a rig's remaps are made once."""
-
-    def __init__(self, networks: Networks) -> None:
-        config = networks.config
-        self.size, self.fov_deg = (config.image_width, config.image_height), config.fisheye_fov_deg
-        self._rectifier: Rectifier | None = None
-
-    def __call__(self, sample: Sample) -> tuple[Batch, Rectifier]:
-        if self._rectifier is None or self._rectifier.source is not sample.cameras:  # samples of a scene share theirs
-            self._rectifier = Rectifier(sample.cameras, *self.size, self.fov_deg)
-        return prepare(sample, self._rectifier), self._rectifier
 
 
 def _what_is_missing(entries: Sequence[Entry], kinds: Sequence[str], source: EvaluationSource) -> list[str]:

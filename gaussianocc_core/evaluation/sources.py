@@ -26,8 +26,8 @@ from gaussianocc_core.data.nuscenes_splits import select_scenes
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.evaluation.depth import depth_cameras, distorts, rectify_depths
-from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.metrics.depth import DDAD_RANGE, NUSCENES_RANGE
+from gaussianocc_core.preprocess import Lenses
 from gaussianocc_core.types import Sample
 
 Depths = tuple[Float[np.ndarray, "_ _"], ...]
@@ -50,7 +50,7 @@ class EvaluationSource(Protocol):
         """Whether there is something to make true depth from; a single scan may still be missing or damaged."""
         ...
 
-    def true_depths(self, entry: Entry, sample: Sample, rectifier: Rectifier) -> Depths | None:
+    def true_depths(self, entry: Entry, sample: Sample, lenses: Lenses) -> Depths | None:
         """z-depth per camera (m, 0 where unknown) as `depth_cameras` see it; None where there is none."""
         ...
 
@@ -85,9 +85,9 @@ class TableSource:
         # A point would have to be bent as the lens bends; the lidar of such rigs is left to the exported files.
         return self._lidar[entry.scene] and not any(distorts(entry.cameras, n) for n in range(len(entry.cameras)))
 
-    def true_depths(self, entry: Entry, sample: Sample, rectifier: Rectifier) -> Depths | None:
+    def true_depths(self, entry: Entry, sample: Sample, lenses: Lenses) -> Depths | None:
         if sample.depths is not None:
-            return rectify_depths(sample, rectifier)
+            return rectify_depths(sample, lenses)
         if not (isinstance(entry, SampleEntry) and isinstance(self.source, LidarSource) and self.may_have_depth(entry)):
             return None
         points = self.source.lidar_world(entry.scene, entry)
@@ -126,11 +126,11 @@ class RecordingSource:
     def may_have_depth(self, entry: Entry) -> bool:
         return bool(self._topics[entry.scene])
 
-    def true_depths(self, entry: Entry, sample: Sample, rectifier: Rectifier) -> Depths | None:
+    def true_depths(self, entry: Entry, sample: Sample, lenses: Lenses) -> Depths | None:
         source, topics = self._source(entry), self._topics[entry.scene]
         if not topics or not isinstance(entry, BagEntry):
             return None
-        cameras = depth_cameras(sample.cameras, rectifier)
+        cameras = depth_cameras(sample.cameras, lenses)
         points = lidar_depths(source, topics[0], entry, cameras)
         if points is None:
             return None

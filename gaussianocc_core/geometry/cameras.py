@@ -15,9 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gaussianocc_core.geometry import transforms
+from gaussianocc_core.geometry.pixel_centers import PIXEL_CENTER
 from gaussianocc_core.types import Cameras
-
-PIXEL_CENTER = 0.5  # where the centre of pixel (0, 0) lies; published code: 0 (spec section g)
 
 # Columns are the optical axes (x right, y down, z forward) of a camera that looks along ego x, in the ego frame.
 _OPTICAL_IN_EGO = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])

@@ -2,7 +2,7 @@
 """Any lens -> a network-size pinhole image and the mask of its valid pixels, in one remap that also resizes.
 
 Training, tools and the node share this class, so that a network never sees two kinds of preprocessing.
-Pixel centres lie at +0.5; OpenCV's maps count them from 0, hence the half pixel where a map is built.
+Pixel centres lie at +0.5; OpenCV's maps count from the first one, hence `to_opencv` where a map is built.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Num, UInt8
 
 from gaussianocc_core.errors import CalibrationError
 from gaussianocc_core.geometry.calibration import find_fault
+from gaussianocc_core.geometry.pixel_centers import PIXEL_CENTER, to_opencv
 from gaussianocc_core.types import EQUIDISTANT, Cameras
 
 DEFAULT_FISHEYE_FOV_DEG = 110.0
@@ -103,7 +104,7 @@ class Rectifier:
         K: np.ndarray, model: str, distortion: tuple[float, ...], K_new: np.ndarray, width: int, height: int
     ) -> Float[np.ndarray, "h w 2"]:
         """Where in the source image (pixel centres +0.5) each output pixel comes from."""
-        u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+        u, v = np.meshgrid(np.arange(width) + PIXEL_CENTER, np.arange(height) + PIXEL_CENTER)
         rays = np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 1, 3) @ np.linalg.inv(K_new).T
         D = np.asarray(distortion, dtype=np.float64)
         if model == EQUIDISTANT:
@@ -116,6 +117,9 @@ class Rectifier:
     def rectify(self, index: int, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """The image of camera `index`, rectified and resized. Its size may be any reduction of the calibrated one,
         because JPEG decoders can shrink on the way."""
+        return self._mix(index, image, cv2.BORDER_CONSTANT)
+
+    def _mix(self, index: int, image: UInt8[np.ndarray, "H W *_"], border: int) -> UInt8[np.ndarray, "h w *_"]:
         width, height = self.cameras.width[index], self.cameras.height[index]
         remap = self._remaps[index]
         if remap is None:
@@ -125,7 +129,7 @@ class Rectifier:
             return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         if (image.shape[1], image.shape[0]) != remap.reduction:
             image = cv2.resize(image, remap.reduction, interpolation=cv2.INTER_AREA)
-        return cv2.remap(image, remap.map_x, remap.map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        return cv2.remap(image, remap.map_x, remap.map_y, cv2.INTER_LINEAR, borderMode=border)
 
     def reduction(self, index: int) -> int:
         """1, 2, 4 or 8: by how much a decoder may shrink images of camera `index` on the way without a loss here."""
@@ -146,6 +150,24 @@ class Rectifier:
         return cv2.remap(
             labels, remap.map_x, remap.map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=fill
         )
+
+    def rectify_mask(self, index: int, mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "h w"]:
+        """Which pixels of the output show nothing but what `mask`, at native size, is true for.
+
+        A pixel of the network's image is a mixture of many native ones. It counts only if all of them do: one that is
+        partly the robot shows a colour that nothing in the world has, at a depth that moves with the robot. A mask that
+        is true everywhere changes nothing, whatever the lens.
+        """
+        width, height = self.source.width[index], self.source.height[index]
+        if mask.shape != (height, width):
+            got = "x".join(map(str, mask.shape[::-1]))
+            raise CalibrationError(
+                f"camera {self.source.names[index]}: its mask has {got} pixels, its images {width}x{height}; "
+                "make it anew (tools/make_masks.py)"
+            )
+        pixels = np.asarray(mask, dtype=np.bool_).astype(np.uint8) * np.uint8(255)
+        # Beyond its border an image is black. A mask goes on as it ends: what has no source is `valid_mask`'s to say.
+        return self._mix(index, pixels, cv2.BORDER_REPLICATE) == 255
 
     def _check_image(self, index: int, image: Any) -> None:
         width, height = self.source.width[index], self.source.height[index]
@@ -181,7 +203,7 @@ def _build_remap(pixels: Float[np.ndarray, "h w 2"], source_size: tuple[int, int
     factors = [max(1.0, step / _MAX_REMAP_REDUCTION) for step in (step_x, step_y)]
     reduction = (max(1, round(source_size[0] / factors[0])), max(1, round(source_size[1] / factors[1])))
     scale = np.array([reduction[0] / source_size[0], reduction[1] / source_size[1]])
-    maps = (pixels * scale - 0.5).astype(np.float32)
+    maps = to_opencv(pixels * scale).astype(np.float32)
     return _Remap(reduction, np.ascontiguousarray(maps[..., 0]), np.ascontiguousarray(maps[..., 1]))
 
 

@@ -16,6 +16,7 @@ from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.calibration import find_fault
 from gaussianocc_core.geometry.cameras import view_rotation
+from gaussianocc_core.geometry.pixel_centers import from_opencv, to_opencv
 from gaussianocc_core.types import Cameras
 
 
@@ -32,7 +33,7 @@ class _View:
 class _RigCamera:
     width: int
     height: int
-    intrinsics: tuple[float, ...]  # fx, fy, cx, cy
+    intrinsics: tuple[float, ...]  # fx, fy, cx, cy; px, from the centre of the first pixel, as calibration tools count
     translation: tuple[float, float, float]  # of the camera in the ego frame, m
     model: str = "pinhole"
     distortion: tuple[float, ...] = ()
@@ -55,7 +56,7 @@ def load_rig(path: str | Path) -> Cameras:
             rotation = transforms.quat_to_matrix(np.array(rig.rotation))
         else:
             rotation = view_rotation(rig.view.yaw, rig.view.pitch, rig.view.roll)
-        intrinsics.append(_rig_matrix(rig))
+        intrinsics.append(from_opencv(_rig_matrix(rig)))
         poses.append(transforms.make_transform(rotation, np.array(rig.translation)))
         rigs.append(rig)
     try:
@@ -98,7 +99,7 @@ def save_rig(cameras: Cameras, path: str | Path) -> None:
     """Write a rig file that `load_rig` reads back to the same cameras."""
     entries = {}
     for i, name in enumerate(cameras.names):
-        K = cameras.intrinsics[i].double().numpy()
+        K = to_opencv(cameras.intrinsics[i].double().numpy())
         T_ego_cam = cameras.T_ego_cam[i].double().numpy()
         entries[name] = {
             "width": cameras.width[i],

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from gaussianocc_core.geometry.cameras import PIXEL_CENTER
+from gaussianocc_core.geometry.pixel_centers import PIXEL_CENTER
 from gaussianocc_core.models.lifting import OUR_LIFT, PUBLISHED_LIFT, LiftConstants
 from gaussianocc_core.rendering.geometry import GSPLAT, RasterConstants
 from gaussianocc_core.rendering.geometry import PUBLISHED as PUBLISHED_RASTER
@@ -50,6 +50,9 @@ class Quirks:
     march: MarchSettings = DEFAULT_MARCH
     # Spec g.1: where the photometric warp takes pixel centres to lie; everything else has them at 0.5. Published: 0.
     warp_pixel_center: float = PIXEL_CENTER
+    # Principal points are taken as calibrations have them, counted from the centre of the first pixel, by code that has
+    # pixel centres at 0.5: half a native pixel off. Ours: converted (`geometry.pixel_centers`).
+    intrinsics_as_recorded: bool = False
     # Spec i: a voxel is occupied where any class has a higher logit than free space. That is not what rendering saw: a
     # class logit of 5 beside a free logit of 3 is a voxel of 5 % opacity. Ours: where the opacity is above one half.
     occupied_by_argmax: bool = False
@@ -81,6 +84,7 @@ PUBLISHED = Quirks(
     half_spaces=tuple(pair for names in _RING_NAMES for pair in zip(names, _RING, strict=True)),
     march=PUBLISHED_PROB,
     warp_pixel_center=0.0,
+    intrinsics_as_recorded=True,
     occupied_by_argmax=True,
     lattice_shift=True,
 )

@@ -14,7 +14,7 @@ from gaussianocc_core.data.bag import BagEntry, BagSource
 from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
 from gaussianocc_core.data.image_change import image_change
 from gaussianocc_core.geometry.overlap import Overlap, find_overlaps
-from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.types import EQUIDISTANT, Cameras
 
 NETWORK_SIZE = (176, 96)  # at which overlap and lost pixels are counted
@@ -91,24 +91,25 @@ class Inspection:
 
 def inspect(source: BagSource, entries: Sequence[BagEntry]) -> Inspection:
     """entries: `source.entries()`; a few images of them are read."""
-    cameras, rectifier = source.cameras, Rectifier(source.cameras, *NETWORK_SIZE)
+    cameras = source.cameras
+    lenses = Preprocessor(*NETWORK_SIZE)(cameras)
+    views = lenses.views(cameras.T_ego_cam)
     some = [entries[i] for i in np.unique(np.linspace(0, len(entries) - 1, 5).astype(int))] if entries else []
     greys = [[float(image.mean()) for image in entry.load().images] for entry in some]
     brightness = np.mean(greys, axis=0) if greys else np.zeros(len(cameras))
     facts = []
     for i, topics in enumerate(source.topics):
-        facts.append(
-            _camera_facts(source.index.topics[topics.images], cameras, i, rectifier.lost_share[i], float(brightness[i]))
-        )
+        images, lost = source.index.topics[topics.images], lenses.rectifier.lost_share[i]
+        facts.append(_camera_facts(images, cameras, i, lost, float(brightness[i])))
     return Inspection(
         name=source.index.name,
         seconds=(source.index.end_ns - source.index.start_ns) * 1e-9,
         cameras=tuple(facts),
         sync=_sync_facts(source, entries),
-        overlaps=find_overlaps(rectifier.cameras),
+        overlaps=find_overlaps(views),
         motion=_motion_facts(source, entries),
         change=_changes(entries),
-        lidars=tuple(_lidar_facts(source, topic, some, rectifier) for topic in lidar_topics(source)),
+        lidars=tuple(_lidar_facts(source, topic, some, views) for topic in lidar_topics(source)),
         labelled=sum(entry.labelled for entry in entries),
         samples=sum(len(entry.neighbours) == 2 for entry in entries),
         problems=source.index.problems,
@@ -193,12 +194,12 @@ def _motion_facts(source: BagSource, entries: Sequence[BagEntry]) -> MotionFacts
     )
 
 
-def _lidar_facts(source: BagSource, topic: str, some: Sequence[BagEntry], rectifier: Rectifier) -> LidarFacts:
+def _lidar_facts(source: BagSource, topic: str, some: Sequence[BagEntry], views: Cameras) -> LidarFacts:
     entry = source.index.topics[topic]
     steps = np.diff(np.unique(entry.stamps_ns)) * 1e-9
     in_view: dict[str, int] = {}
     for each in some:
-        depths = lidar_depths(source, topic, each, rectifier.cameras)
+        depths = lidar_depths(source, topic, each, views)
         if depths is not None:
             in_view = {name: len(d) for name, d in zip(each.cameras.names, depths, strict=True)}
             break

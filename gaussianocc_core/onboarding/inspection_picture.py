@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, UInt8
 from gaussianocc_core.data.bag import BagEntry, BagSource
 from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
 from gaussianocc_core.geometry.overlap import overlap_masks
-from gaussianocc_core.geometry.rectify import DEFAULT_FISHEYE_FOV_DEG, Rectifier
+from gaussianocc_core.geometry.rectify import DEFAULT_FISHEYE_FOV_DEG
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.viz.colors import colorize_depth, overlay
 from gaussianocc_core.viz.mosaic import fit
 from gaussianocc_core.viz.text import Label, draw_labels
@@ -28,14 +29,11 @@ def inspection_picture(
     """A row per camera of one sample; the lidar column only where there is one."""
     sample = entry.load()
     topics = lidar_topics(source)
-    large = Rectifier(entry.cameras, *_CELL, fisheye_fov_deg)
-    images = large(sample.images)
-    shared = overlap_masks(large.cameras).any(dim=1).numpy()
-    valid = large.valid_mask
-    if sample.static_masks is not None:
-        valid = valid & np.stack([large.rectify_labels(i, m.astype(np.uint8), 0) > 0
-                                  for i, m in enumerate(sample.static_masks)])  # fmt: skip
-    depths = lidar_depths(source, topics[0], entry, large.cameras) if topics else None
+    large = Preprocessor(*_CELL, fisheye_fov_deg)(entry.cameras, sample.static_masks)
+    images, valid = large.rectify(sample.images), large.valid_mask
+    views = large.views(entry.cameras.T_ego_cam)
+    shared = overlap_masks(views).any(dim=1).numpy()
+    depths = lidar_depths(source, topics[0], entry, views) if topics else None
     columns = 3 if depths is not None else 2
     canvas = np.full(
         (_HEAD + len(images) * (_CELL[1] + _GAP), columns * (_CELL[0] + _GAP), 3), (13, 16, 22), dtype=np.uint8

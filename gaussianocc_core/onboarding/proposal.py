@@ -19,6 +19,7 @@ from gaussianocc_core.files import write_file
 from gaussianocc_core.geometry.rig_file import save_rig
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.onboarding.inspection import Inspection
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.config import GsvConfig, TrainConfig
 from gaussianocc_core.training.hints import HintSettings
 from gaussianocc_core.training.loader import TrainingSet
@@ -115,8 +116,7 @@ def measure_step(proposal: Proposal, entry: BagEntry) -> float:
     """Seconds of one training step of stage 1 on this machine, on CPU or GPU; the second step is measured."""
     config = from_dict(TrainConfig, proposal.stage1, "proposal")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = (config.model.image_width, config.model.image_height)
-    data = TrainingSet([entry], replace(config.data, on_bad_sample="stop"), size, config.model.fisheye_fov_deg, 0)
+    data = TrainingSet([entry], replace(config.data, on_bad_sample="stop"), Preprocessor.of(config.model), 0)
     stage = build_stage(config).to(device).train()
     took = 0.0
     for _ in range(2):

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gaussianocc_core.data.nuscenes_tables import TABLES
+from gaussianocc_core.geometry.pixel_centers import to_opencv
 from gaussianocc_core.geometry.transforms import matrix_to_quat
 from gaussianocc_core.synthetic.rig import Lidar
 from gaussianocc_core.synthetic.world import Annotation
@@ -61,7 +62,7 @@ class Tables:
             self.add("visibility", {"token": level_token, "level": level, "description": ""})
         for index, name in enumerate(cameras.names):
             self._add_sensor(name, "camera", cameras.T_ego_cam[index].double().numpy(), {
-                "camera_intrinsic": cameras.intrinsics[index].double().numpy().tolist(),
+                "camera_intrinsic": to_opencv(cameras.intrinsics[index].double().numpy()).tolist(),
                 # Beyond the schema: nuScenes images are undistorted, other rigs need not be.
                 "camera_model": cameras.model[index],
                 "camera_distortion": list(cameras.distortion[index]),

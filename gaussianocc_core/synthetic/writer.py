@@ -27,6 +27,7 @@ from jaxtyping import Float
 from gaussianocc_core import __version__
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.files import make_hidden_folder, replace_folder
+from gaussianocc_core.geometry.pixel_centers import to_opencv
 from gaussianocc_core.labels import occ3d_to_generator
 from gaussianocc_core.synthetic.rig import Lidar, default_rig
 from gaussianocc_core.synthetic.tables import Tables, token
@@ -227,7 +228,7 @@ def _write_notes(
     rig = {
         name: {
             "width": cameras.width[i], "height": cameras.height[i], "model": cameras.model[i],
-            "distortion": list(cameras.distortion[i]), "intrinsics": cameras.intrinsics[i].tolist(),
+            "distortion": list(cameras.distortion[i]), "intrinsics": to_opencv(cameras.intrinsics[i]).tolist(),
             "T_ego_cam": cameras.T_ego_cam[i].tolist(),
         }
         for i, name in enumerate(cameras.names)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from gaussianocc_core.data.sources import open_entries
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.predictor import resolve_device
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.distributed import Processes, process_group
 from gaussianocc_core.training.interrupt import Interrupt
@@ -62,11 +63,10 @@ class Run:
         self.folder = RunFolder(config, self.per_step)
         torch.manual_seed(config.seed)
         entries = open_entries(config.data)  # first: a mistake in the data leaves no run folder
-        size = (config.model.image_width, config.model.image_height)
-        self.data = TrainingSet(entries, config.data, size, config.model.fisheye_fov_deg, config.seed)
+        self.data = TrainingSet(entries, config.data, Preprocessor.of(config.model), config.seed)
         if config.stage == "gsp" and config.gsp.cross_weight:
-            cameras = self.data.rectifier(self.data.entries[0].cameras).cameras
-            check_overlap(cameras, config.gsp.overlap, log=processes.first)
+            rig = self.data.entries[0].cameras
+            check_overlap(self.data.preprocess(rig).views(rig.T_ego_cam), config.gsp.overlap, log=processes.first)
         state = None
         if resume:
             state = self.folder.load()

@@ -23,6 +23,7 @@ from gaussianocc_core.geometry.overlap import overlap_masks, overlapping_pairs
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, predict_depth
 from gaussianocc_core.models.pose_net import PoseNet
+from gaussianocc_core.preprocess import RigCache, rig_key
 from gaussianocc_core.training.config import GspConfig
 from gaussianocc_core.training.cross_view import compare_everywhere, compare_overlaps
 from gaussianocc_core.training.ego import neighbour_motions, place_cameras, predict_ego_motion
@@ -30,7 +31,6 @@ from gaussianocc_core.training.ground import plane_depth
 from gaussianocc_core.training.hints import find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.motion_search import Guess, length_error, scale_length, search_length
-from gaussianocc_core.training.per_rig import PerRig
 from gaussianocc_core.training.phases import Phase, phase_at, scale_search_began
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.training.precision import network_precision
@@ -62,7 +62,7 @@ class Gsp(Stage):
         # Depth and translation share it, so the temporal loss does not resist when the cross-view loss moves the scale.
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.register_buffer("search_sums", torch.zeros(2, CANDIDATES))  # errors and pixels by factor
-        self._overlaps: PerRig[Tensor] = PerRig()
+        self._overlaps: RigCache[Tensor] = RigCache()
 
     # ---- the method ------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Gsp(Stage):
 
     def overlap(self, cameras: Cameras) -> Bool[Tensor, "N N H W"]:
         """Masks of this calibration: pixels of the first camera that the second sees too."""
-        return self._overlaps.get(cameras, lambda: overlap_masks(cameras, self.config.overlap))
+        return self._overlaps.find(rig_key(cameras), lambda: overlap_masks(cameras, self.config.overlap))
 
     # ---- scale -----------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.pose_net import PoseNet
+from gaussianocc_core.preprocess import RigCache, rig_key
 from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.rendering.geometry import SplatPlan
 from gaussianocc_core.rendering.march import MarchSettings, draw_jitter
@@ -31,7 +32,6 @@ from gaussianocc_core.training.ego import neighbour_motions, predict_ego_motion
 from gaussianocc_core.training.hints import find_hints, hint_error
 from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.motion_search import Guess, as_long_as_depth_says
-from gaussianocc_core.training.per_rig import PerRig
 from gaussianocc_core.training.photometric import temporal_error
 from gaussianocc_core.training.precision import network_precision
 from gaussianocc_core.training.stage import Look, Networks, Stage, mean_losses, total_loss
@@ -45,12 +45,13 @@ _TERMS = (
     "surface",
 )  # fmt: skip
 _OCCUPIED_WEIGHT = 1.5  # of an occupied voxel in the surface term, of which there are one in twenty
+_RIGS_PLANNED = 8  # one rig, and its mirror image, in a few data sets; a plan holds tens of megabytes
 _BACKGROUND_LOGIT = 5.0  # of free space beyond the lattice: a probability of 0.9 among the 18 classes
 
 
 @dataclass(frozen=True)
 class _Plans:
-    """What follows from a calibration alone."""
+    """What follows from a calibration and its valid pixels alone."""
 
     lift: LiftPlan
     splat: SplatPlan | None
@@ -92,7 +93,7 @@ class Gsv(Stage):
                 module.requires_grad_(False)
             model.image_encoder.project.requires_grad_(True)
         self.register_buffer("class_weights", torch.from_numpy(class_weights()), persistent=False)
-        self._plans: PerRig[_Plans] = PerRig()
+        self._plans: RigCache[_Plans] = RigCache(_RIGS_PLANNED)
 
     def train(self, mode: bool = True) -> Gsv:
         super().train(mode)
@@ -193,7 +194,7 @@ class Gsv(Stage):
         return sorted(torch.randperm(count)[:wanted].tolist()) if 0 < wanted < count else list(range(count))
 
     def _plan(self, view: View) -> _Plans:
-        return self._plans.get(view.cameras, lambda: self._make_plan(view))
+        return self._plans.find(rig_key(view.cameras, view.valid), lambda: self._make_plan(view))
 
     @torch.no_grad()
     def _make_plan(self, view: View) -> _Plans:
@@ -203,7 +204,7 @@ class Gsv(Stage):
         splat = self.model.plan_render(small) if on_cpu and not self.model.learns_scale else None
         looks = self.config.surface > 0 and self.model.depth_head is not None
         corners = plan_surfaces(cameras, self.grid, view.valid) if looks else None
-        return _Plans(self.model.plan(cameras), splat, small, corners)
+        return _Plans(self.model.plan(cameras, view.valid), splat, small, corners)
 
     # ---- rendering -------------------------------------------------------------------------------------------------
 
@@ -327,7 +328,7 @@ class Gsv(Stage):
         """Rendered at the size of the images, where more than half of a pixel is covered."""
         cameras = batch_element(batch.cameras, 0)
         height, width = batch.images.shape[-2:]
-        field = self.model(batch.jittered()[:1, 0], [self.model.plan(cameras)])
+        field = self.model(batch.jittered()[:1, 0], [self.model.plan(cameras, batch.valid[0])])
         rendered = self.render(field, camera_geometry.resize(cameras, width, height))
         solid = rendered.alpha[:, 0] > 0.5
         depth = rendered.depth[:, 0] / rendered.alpha[:, 0].clamp(min=1e-6)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gaussianocc_core.data.sources import DataConfig, Entry
 from gaussianocc_core.errors import BagError, DatasetError, GaussianOccError
-from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.labels import IGNORE
+from gaussianocc_core.preprocess import Lenses, Preprocessor
 from gaussianocc_core.types import Cameras, Sample
 
 _MAX_SUBSTITUTES = 10
@@ -85,14 +84,11 @@ class TrainingSet(Dataset):
         self,
         entries: Sequence[Entry],
         config: DataConfig,
-        size: tuple[int, int],
-        fisheye_fov_deg: float,
+        preprocess: Preprocessor,
         seed: int,
     ) -> None:
-        """size: (width, height) of the network's images."""
         self.entries = tuple(entries)
-        self.config, self.size, self.fisheye_fov_deg, self.seed = config, size, fisheye_fov_deg, seed
-        self._rectifiers: dict[Any, Rectifier] = {}
+        self.config, self.preprocess, self.seed = config, preprocess, seed
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -113,38 +109,29 @@ class TrainingSet(Dataset):
             for path, count in sample.meta.get("unknown_label_pixels", {}).items():
                 problems.append(f"2D labels {path}: {count} pixels of unknown ids are ignored")
             random = np.random.default_rng([self.seed, epoch, place])
-            batch = prepare(sample, self.rectifier(sample.cameras))
+            batch = prepare(sample, self.preprocess(sample.cameras, sample.static_masks))
             batch = replace(batch, problems=tuple(problems), jitter=(_draw_jitter(random, self.config.jitter),))
             return mirror(batch) if random.random() < self.config.mirror else batch
         raise DatasetError(f"{_MAX_SUBSTITUTES} samples in a row cannot be read; the last: {problems[-1]}")
 
-    def rectifier(self, cameras: Cameras) -> Rectifier:
-        """Of a rig, to the network's size; made once."""
-        key = (cameras.names, cameras.width, cameras.height, cameras.model, cameras.distortion,
-               cameras.intrinsics.numpy().tobytes(), cameras.T_ego_cam.numpy().tobytes())  # fmt: skip
-        if key not in self._rectifiers:
-            self._rectifiers[key] = Rectifier(cameras, *self.size, self.fisheye_fov_deg)
-        return self._rectifiers[key]
 
+def prepare(sample: Sample, lenses: Lenses) -> Batch:
+    """A batch of one: images rectified and resized, labels and masks brought to the same pixels.
 
-def prepare(sample: Sample, rectifier: Rectifier) -> Batch:
-    """A batch of one: images rectified and resized, labels and masks brought to the same pixels."""
+    lenses: the preprocessor's of the sample's cameras and masks.
+    """
     frames = [sample.images, *(neighbour.images for neighbour in sample.neighbours)]
-    images = np.stack([rectifier(frame) for frame in frames])  # (T, N, h, w, 3)
-    valid = rectifier.valid_mask
-    if sample.static_masks is not None:
-        masks = [np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=-1) for mask in sample.static_masks]
-        valid = valid & (rectifier(masks)[..., 0] == 255)
-    cameras = rectifier.cameras
+    images = np.stack([lenses.rectify(frame) for frame in frames])  # (T, N, h, w, 3)
+    cameras = lenses.views(sample.cameras.T_ego_cam)
     semantics = None
     if sample.semantics is not None:
-        semantics = torch.from_numpy(np.stack([rectifier.rectify_labels(i, each, IGNORE)
+        semantics = torch.from_numpy(np.stack([lenses.rectifier.rectify_labels(i, each, IGNORE)
                                                for i, each in enumerate(sample.semantics)]))[None]  # fmt: skip
     return Batch(
         tokens=(sample.token,),
         images=torch.from_numpy(images).permute(0, 1, 4, 2, 3)[None],
         cameras=replace(cameras, intrinsics=cameras.intrinsics[None], T_ego_cam=cameras.T_ego_cam[None]),
-        valid=torch.from_numpy(valid)[None],
+        valid=torch.tensor(lenses.valid_mask)[None],
         T_target_now=_sensor_motion(sample)[None],
         semantics=semantics,
         jitter=(ColourJitter(),),

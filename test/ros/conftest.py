@@ -158,7 +158,7 @@ def camera_info(stamp_ns, camera, focal=60.0):
         height=HEIGHT,
         distortion_model="plumb_bob",
         d=[0.0] * 5,
-        k=[focal, 0.0, WIDTH / 2, 0.0, focal, HEIGHT / 2, 0.0, 0.0, 1.0],
+        k=[focal, 0.0, (WIDTH - 1) / 2, 0.0, focal, (HEIGHT - 1) / 2, 0.0, 0.0, 1.0],
     )
 
 

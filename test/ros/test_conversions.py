@@ -193,7 +193,7 @@ def info(**changes):
 def test_camera_info_gives_lens_model_and_distortion(model, d, expected):
     decoded = decode_camera_info(info(distortion_model=model, d=d), "front")
     assert (decoded.model, decoded.distortion) == expected
-    assert decoded.matrix == (500, 0, 320, 0, 510, 240, 0, 0, 1)
+    assert decoded.matrix == (500, 0, 320.5, 0, 510, 240.5, 0, 0, 1)  # pixel centres at +0.5
     assert (decoded.width, decoded.height, decoded.frame_id) == (640, 480, "front_optical")
 
 
@@ -201,7 +201,7 @@ def test_binning_and_region_of_interest_move_the_intrinsics():
     message = info(binning_x=2, binning_y=2)
     message.roi.x_offset, message.roi.y_offset, message.roi.width, message.roi.height = 100, 40, 400, 200
     decoded = decode_camera_info(message, "front")
-    assert decoded.matrix == (250, 0, 110, 0, 255, 100, 0, 0, 1)
+    assert decoded.matrix == (250, 0, 110.25, 0, 255, 100.25, 0, 0, 1)
     assert (decoded.width, decoded.height) == (200, 100)
 
 

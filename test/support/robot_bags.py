@@ -54,7 +54,8 @@ def raw(stamp_ns: int, frame_id: str, image: np.ndarray, encoding: str) -> Any:
 
 def camera_info(stamp_ns: int, frame_id: str, size: tuple[int, int], focal: float, model: str = "plumb_bob",
                 distortion: tuple[float, ...] = (0.0,) * 5) -> Any:  # fmt: skip
-    K = np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1.0]])
+    """Of a lens over the middle of its image; counted from the centre of the first pixel."""
+    K = np.array([[focal, 0, (size[0] - 1) / 2], [0, focal, (size[1] - 1) / 2], [0, 0, 1.0]])
     region = message("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
     return message(
         "sensor_msgs/msg/CameraInfo", header=header(stamp_ns, frame_id), height=size[1], width=size[0],

@@ -21,7 +21,7 @@ def expected(points_world, T_world_cam, K, width, height):
         x, y, z = np.linalg.inv(T_world_cam)[:3] @ [*point, 1.0]
         if z <= 0:
             continue
-        u, v = round(K[0, 0] * x / z + K[0, 2]), round(K[1, 1] * y / z + K[1, 2])
+        u, v = round(K[0, 0] * x / z + K[0, 2] - 0.5), round(K[1, 1] * y / z + K[1, 2] - 0.5)  # pixel centres at +0.5
         if 0 <= u < width and 0 <= v < height:
             image[v, u] = z
     return image

@@ -10,6 +10,7 @@ from support.synthetic_bags import FISHEYES as RIG
 from support.synthetic_bags import SCENE, convert, lidar_points, make_dataset, read_bag
 
 from gaussianocc_core.data.nuscenes import NuScenesSource
+from gaussianocc_core.geometry.pixel_centers import to_opencv
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.synthetic import render_frame
 from gaussianocc_core.synthetic.rig import pixel_directions
@@ -44,7 +45,7 @@ def true_depths(dataroot):
 
 
 def project(info, points_cam):
-    """Pixels by the CameraInfo's own numbers and OpenCV's lens model."""
+    """Pixels by the CameraInfo's own numbers and OpenCV's lens model, which count from the first pixel's centre."""
     zero = np.zeros(3)
     return cv2.fisheye.projectPoints(points_cam[:, None], zero, zero, info.k.reshape(3, 3), info.d)[0][:, 0]
 
@@ -54,7 +55,7 @@ def test_camera_info_in_the_bag_is_equidistant_with_the_rigs_numbers(bag):
         ((_, info),) = bag.topics[f"/{name}/camera_info"]
         assert info.distortion_model == "equidistant"
         np.testing.assert_allclose(info.d, RIG.distortion[index], rtol=1e-6)
-        np.testing.assert_allclose(info.k.reshape(3, 3), RIG.intrinsics[index], rtol=1e-6)
+        np.testing.assert_allclose(info.k.reshape(3, 3), to_opencv(RIG.intrinsics[index]), rtol=1e-6)
         assert (info.width, info.height) == (200, 150)
 
 
@@ -65,7 +66,7 @@ def test_a_point_of_the_true_depth_projects_to_the_pixel_that_shows_it(bag, data
         points = (rays * (depth / rays[..., 2])[..., None])[shown]
         ((_, info),) = bag.topics[f"/{name}/camera_info"]
         row, column = np.nonzero(shown)
-        np.testing.assert_allclose(project(info, points), np.column_stack([column, row]) + 0.5, atol=1e-3)
+        np.testing.assert_allclose(project(info, points), np.column_stack([column, row]), atol=1e-3)
         np.testing.assert_allclose(bag.T_base(name), RIG.T_ego_cam[index], atol=1e-6)
 
 
@@ -84,7 +85,7 @@ def test_lidar_points_of_the_bag_fall_on_pixels_of_their_depth(bag, dataroot):
 
 def depth_error(info, points_cam, depth):
     """Median relative difference between the points' z and the depth image where they fall."""
-    column, row = np.floor(project(info, points_cam)).astype(int).T
+    column, row = np.round(project(info, points_cam)).astype(int).T
     inside = (column >= 0) & (column < info.width) & (row >= 0) & (row < info.height)
     found, z = depth[row[inside], column[inside]], points_cam[inside, 2]
     assert (found > 0).sum() > 500

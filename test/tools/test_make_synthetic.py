@@ -117,7 +117,7 @@ def test_occ3d_labels_agree_with_the_depth_maps(nusc, folder):
         depth = np.load(folder / "depth_full" / row["filename"].replace(".jpg", ".npy"))
         static = depth > 0
         v, u = np.nonzero(static)
-        rays = np.linalg.inv(sensor["camera_intrinsic"]) @ np.stack([u + 0.5, v + 0.5, np.ones(len(u))])
+        rays = np.linalg.inv(sensor["camera_intrinsic"]) @ np.stack([u, v, np.ones(len(u))])  # as OpenCV counts
         points = Quaternion(sensor["rotation"]).rotation_matrix @ (rays * depth[v, u])
         points = points.T + sensor["translation"]
         points = points @ Quaternion(pose["rotation"]).rotation_matrix.T + pose["translation"]

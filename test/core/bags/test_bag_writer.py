@@ -170,9 +170,9 @@ def test_camera_info_carries_the_lens(tmp_path, model, distortion, ros_model, co
     (info,) = [m for topic, _, m in read(tmp_path / "bag") if topic.endswith("camera_info")]
     assert (info.width, info.height, info.distortion_model) == (64, 36, ros_model)
     assert info.d.tolist() == coefficients
-    assert info.k.tolist() == [50, 0, 32.5, 0, 51, 17.5, 0, 0, 1]
+    assert info.k.tolist() == [50, 0, 32, 0, 51, 17, 0, 0, 1]  # from the first pixel's centre; ours: from its corner
     assert info.r.tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 1]
-    assert info.p.tolist() == [50, 0, 32.5, 0, 0, 51, 17.5, 0, 0, 0, 1, 0]
+    assert info.p.tolist() == [50, 0, 32, 0, 0, 51, 17, 0, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize(("columns", "step"), [(4, 16), (5, 20)])

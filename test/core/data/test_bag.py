@@ -32,6 +32,7 @@ from gaussianocc_core.data.sources import DataConfig, open_entries
 from gaussianocc_core.errors import BagError, ConfigError, DatasetError
 from gaussianocc_core.geometry.rig_file import save_rig
 from gaussianocc_core.labels import CLASS_ID, FREE, IGNORE
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.engine import train
 from gaussianocc_core.training.loader import TrainingSet
@@ -106,7 +107,7 @@ def test_lenses_and_mounting_are_those_of_camera_info_and_tf(tmp_path, model, di
     for i, name in enumerate(cameras.names):
         np.testing.assert_allclose(cameras.T_ego_cam[i], robot.T_ego_cam[name], atol=1e-9)
     data = DataConfig(bag=BagConfig(str(tmp_path / "bag")), mirror=0.0, jitter=0.0)
-    batch = TrainingSet(open_entries(data), data, (32, 16), 110.0, seed=0)[(0, 0)]
+    batch = TrainingSet(open_entries(data), data, Preprocessor(32, 16), seed=0)[(0, 0)]
     assert batch.images.shape == (1, 3, 2, 3, 16, 32)
 
 
@@ -123,7 +124,7 @@ def test_without_odometry_there_is_no_pose_and_training_still_works(tmp_path):
     path = RobotBag(odometry="").write(tmp_path / "bag")
     assert source(path).entries()[2].load().T_world_ego is None
     config = DataConfig(bag=BagConfig(str(path)))
-    assert TrainingSet(open_entries(config), config, (32, 16), 110.0, 0)[(0, 0)].T_target_now.isnan().all()
+    assert TrainingSet(open_entries(config), config, Preprocessor(32, 16), 0)[(0, 0)].T_target_now.isnan().all()
 
 
 def test_a_robot_that_stands_still_teaches_nothing(tmp_path):
@@ -272,7 +273,7 @@ def test_an_image_that_only_decoding_shows_to_be_damaged_is_replaced_in_training
     victim.data[start + 9] = 0  # of zero components; complete from the first byte to the last
     config = DataConfig(bag=BagConfig(str(robot.write(tmp_path / "bag"))), mirror=0.0)
     entries = open_entries(config)  # of images 1, 2, 3: each has the third image or has it beside it
-    batch = TrainingSet((*entries, *_unharmed(tmp_path)), config, (32, 16), 110.0, 0)[(0, 0)]
+    batch = TrainingSet((*entries, *_unharmed(tmp_path)), config, Preprocessor(32, 16), 0)[(0, 0)]
     assert batch.tokens[0].startswith("other/")
     assert len(batch.problems) == 3
     assert all(f"/left/image_raw/compressed at {robot.stamp(2, 1)} ns" in problem for problem in batch.problems)

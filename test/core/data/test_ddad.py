@@ -174,7 +174,7 @@ def test_every_scene_has_its_own_calibration(two):
         rig = source.rig(scene.name)
         for i, name in enumerate(rig.cameras.names):
             lens = scene.lens(name)
-            K = [[lens["fx"], 0, lens["cx"]], [0, lens["fy"], lens["cy"]], [0, 0, 1]]
+            K = [[lens["fx"], 0, lens["cx"] + 0.5], [0, lens["fy"], lens["cy"] + 0.5], [0, 0, 1]]
             assert rig.cameras.intrinsics[i].tolist() == K
             assert K[0][0] != K[1][1]
             np.testing.assert_allclose(rig.cameras.T_ego_cam[i], scene.T_ego_sensor(name), atol=1e-12)

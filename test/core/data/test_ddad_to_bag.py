@@ -125,7 +125,8 @@ def test_every_image_has_its_camera_info_with_the_files_intrinsics(converted):
         assert [t for t, _ in infos] == [t for t, _ in converted.rows[camera]]
         lens = converted.intrinsics[camera]
         for (_, info), (_, row) in zip(infos, converted.rows[camera], strict=True):
-            assert info.k.tolist() == [lens["fx"], 0, lens["cx"], 0, lens["fy"], lens["cy"], 0, 0, 1]
+            K = [lens["fx"], 0, lens["cx"], 0, lens["fy"], lens["cy"], 0, 0, 1]
+            np.testing.assert_allclose(info.k, K, rtol=0, atol=1e-12)
             assert (info.width, info.height) == (row["width"], row["height"])
             assert (info.distortion_model, info.d.tolist()) == ("plumb_bob", [0.0] * 5)
 

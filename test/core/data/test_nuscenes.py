@@ -53,7 +53,9 @@ def check_against_tables(root, sample):
         row = rows[name]
         calibration, pose = calibrations[row["calibrated_sensor_token"]], poses[row["ego_pose_token"]]
         assert sample.camera_stamps_ns[i] == row["timestamp"] * 1000
-        assert sample.cameras.intrinsics[i].tolist() == calibration["camera_intrinsic"]
+        half_a_pixel = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # the table counts from the first pixel's centre
+        K = np.array(calibration["camera_intrinsic"]) + half_a_pixel
+        np.testing.assert_array_equal(sample.cameras.intrinsics[i], K)
         T_ego_cam = sample.cameras.T_ego_cam[i].numpy()
         assert T_ego_cam[:3, 3].tolist() == calibration["translation"]
         np.testing.assert_allclose(T_ego_cam[:3, :3], transforms.quat_to_matrix(np.array(calibration["rotation"])))

@@ -102,7 +102,8 @@ def test_every_image_has_its_camera_info_with_the_tables_intrinsics(converted):
         for (t, info), row in zip(infos, converted.rows[camera], strict=True):
             assert info.header.stamp.sec * 10**9 + info.header.stamp.nanosec == t
             assert info.header.frame_id == camera
-            assert info.k.reshape(3, 3).tolist() == converted.calibrations[camera]["camera_intrinsic"]
+            K = converted.calibrations[camera]["camera_intrinsic"]
+            np.testing.assert_allclose(info.k.reshape(3, 3), K, rtol=0, atol=1e-12)
             assert (info.width, info.height) == (row["width"], row["height"])
             assert (info.distortion_model, info.d.tolist()) == ("plumb_bob", [0.0] * 5)
 

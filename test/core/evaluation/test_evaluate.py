@@ -19,19 +19,22 @@ from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.evaluation import evaluate, evaluate_networks, format_report
 from gaussianocc_core.evaluation.depth import DepthTable, flat_ground_depth, rectify_depths
 from gaussianocc_core.evaluation.ego_motion import MotionScores, rotation_angle
-from gaussianocc_core.evaluation.networks import FAR, Estimates, _as_long_as_depth_says, _motion, _see_occupancy
+from gaussianocc_core.evaluation.networks import FAR, Estimates, _see_occupancy
 from gaussianocc_core.evaluation.sources import TableSource
 from gaussianocc_core.geometry.cameras import resize
-from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.labels import UNOBSERVED
 from gaussianocc_core.models.config import GaussianConfig
 from gaussianocc_core.models.gaussianocc import build_depth_net, build_model, build_pose_net
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet
 from gaussianocc_core.predictor import OccupancyPredictor
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.synthetic.rig import default_rig
 from gaussianocc_core.synthetic.writer import write_dataset
+from gaussianocc_core.training.ego import motion_to
 from gaussianocc_core.training.loader import prepare
+from gaussianocc_core.training.motion_search import Guess, MotionSearch, as_long_as_depth_says
+from gaussianocc_core.training.view import batch_element
 from gaussianocc_core.types import Lattice, OccupancyField, RenderedViews, Sample, VoxelGrid
 from gaussianocc_core.viz.keyframe import KeyframePicture, compose_keyframe
 
@@ -169,12 +172,12 @@ def test_true_depth_of_a_lens_with_distortion_is_rectified_as_the_images_are():
     lens = replace(plain, distortion=((), (-0.2, 0.05, 0.0, 0.0)))
     columns = np.tile(np.arange(160, dtype=np.float32) + 0.5, (90, 1))  # a depth that names its source column
     sample = Sample("", "", 0, (), lens, np.eye(4), depths=(columns, columns))
-    rectifier = Rectifier(lens, 80, 45)
-    straight, bent = rectify_depths(sample, rectifier)
+    lenses = Preprocessor(80, 45)(lens)
+    straight, bent = rectify_depths(sample, lenses)
     assert straight is columns
     image = np.repeat(columns[..., None], 3, axis=-1).astype(np.uint8)
-    shown = rectifier.rectify(1, image)[..., 0].astype(float)
-    inside = rectifier.valid_mask[1]
+    shown = lenses.rectifier.rectify(1, image)[..., 0].astype(float)
+    inside = lenses.valid_mask[1]
     assert bent.shape == (45, 80) and np.abs(bent - shown)[inside].max() <= 1.5  # px
     assert abs(bent[22, 5] - 11) > 3  # without distortion it would be column 11
 
@@ -210,7 +213,7 @@ def test_ego_motion_network_sees_frames_in_temporal_order_and_the_past_is_its_in
 
     pose_net = Scripted("resnet18", width=0.125, channels=8)
     images = torch.stack([torch.full((2, 3, 4, 4), value) for value in (0.5, 0.4, 0.6)])[None]  # now, before, after
-    before, after = _motion(pose_net, images, 0, -1), _motion(pose_net, images, 1, 1)
+    before, after = (motion_to(pose_net, images[:, 0], images[:, k], step)[0] for k, step in ((1, -1), (2, 1)))
     assert np.round(seen, 2).tolist() == [[0.4, 0.5], [0.5, 0.6]]
     assert before[0, 3] == 1.0 and after[0, 3] == -1.0
 
@@ -219,14 +222,17 @@ def test_ego_motion_network_sees_frames_in_temporal_order_and_the_past_is_its_in
 def test_learnt_motion_is_as_long_as_the_depth_network_says(street):
     entry = NuScenesSource(street).index("synthetic-0001", depths=True, neighbours=True)[0]
     sample = entry.load()
-    rectifier = Rectifier(sample.cameras, 160, 90)
-    batch = prepare(sample, rectifier)
+    lenses = Preprocessor(160, 90)(sample.cameras)
+    batch = prepare(sample, lenses)
     truth = batch.T_target_now[0]  # one neighbour: the scene begins here
-    depth = torch.from_numpy(np.stack(rectify_depths(sample, rectifier)))
+    depth = torch.from_numpy(np.stack(rectify_depths(sample, lenses)))
     depth = torch.where(depth > 0, depth, FAR).float()
     wrong = truth.clone()
     wrong[:, :3, 3] *= 0.8
-    found = _as_long_as_depth_says(wrong, batch, depth)
+    colours = batch.colours()[0, : 1 + len(wrong)]
+    found = as_long_as_depth_says(
+        colours, Guess(depth, batch.valid[0]), batch_element(batch.cameras, 0), wrong, MotionSearch()
+    )
     assert float(found[0, :3, 3].norm() / truth[0, :3, 3].norm()) == pytest.approx(1.0, abs=0.05)
 
 
@@ -260,7 +266,7 @@ def test_true_labels_rendered_are_about_the_true_depth(street):
     logits = (20.0 * torch.nn.functional.one_hot(labels, 18) - 10.0).permute(3, 0, 1, 2)[None].contiguous()
     seen_from = []
     predictor.predict_field = lambda images, cameras: (seen_from.append(cameras), OccupancyField(logits))[1]
-    batch = prepare(sample, Rectifier(sample.cameras, 160, 96))
+    batch = prepare(sample, Preprocessor(160, 96)(sample.cameras))
     depths, occupancy = _see_occupancy(predictor, sample, batch)
     assert (occupancy == sample.occupancy.semantics)[occupancy != 255].all()
     moved = (seen_from[0].T_ego_cam - sample.cameras.T_ego_cam)[:, :3, 3].norm(dim=-1)

@@ -22,9 +22,9 @@ from gaussianocc_core.evaluation.depth import DepthTable
 from gaussianocc_core.evaluation.networks import FAR, Estimates
 from gaussianocc_core.evaluation.sources import open_source
 from gaussianocc_core.geometry.cameras import resize
-from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.metrics.depth import depth_errors
 from gaussianocc_core.models.gaussianocc import build_depth_net, build_pose_net
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.synthetic.rig import default_rig
 from gaussianocc_core.types import VoxelGrid
 
@@ -65,9 +65,9 @@ def test_lidar_of_a_bag_is_the_true_depth_of_its_pixels(drive):
         sample = entry.load()
         if sample.stamp_ns not in truth:
             continue
-        rectifier = Rectifier(sample.cameras, CONFIG.image_width, CONFIG.image_height, CONFIG.fisheye_fov_deg)
-        exact = tables.true_depths(truth[sample.stamp_ns], truth[sample.stamp_ns].load(), rectifier)
-        drawn = recording.true_depths(entry, sample, rectifier)
+        lenses = Preprocessor.of(CONFIG)(sample.cameras)
+        exact = tables.true_depths(truth[sample.stamp_ns], truth[sample.stamp_ns].load(), lenses)
+        drawn = recording.true_depths(entry, sample, lenses)
         for one, other in zip(drawn, exact, strict=True):
             assert one.shape == other.shape
             both = (one > 0) & (other > 0)

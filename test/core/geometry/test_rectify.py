@@ -142,3 +142,38 @@ def test_a_large_share_of_lost_pixels_is_logged_once_per_camera(caplog, model, d
     assert [record.levelname for record in records] == ([level] if level else [])
     for record in records:
         assert "camera CAM_0: " in record.message and f"{100 * rectifier.lost_share[0]:.0f} %" in record.message
+
+
+def lenses():
+    """A pinhole, one with barrel distortion whose corners have no source, and a fisheye."""
+    rig = ring(yaws=(0.0, 90.0, 180.0), width=320, height=240)
+    return replace(
+        rig,
+        model=("pinhole", "pinhole", "equidistant"),
+        distortion=((), (0.3, 0.1, 0.0, 0.0), (0.02, -0.005, 0.001, 0.0)),
+    )
+
+
+def test_a_mask_that_is_true_everywhere_changes_nothing():
+    rectifier = Rectifier(lenses(), 112, 80, 130.0)
+    assert all(rectifier.rectify_mask(i, np.ones((240, 320), dtype=bool)).all() for i in range(3))
+    assert not any(rectifier.rectify_mask(i, np.zeros((240, 320), dtype=bool)).any() for i in range(3))
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_pixel_counts_only_if_all_that_it_mixes_does(index):
+    """What a mask leaves in has the same colour whatever the masked pixels have."""
+    rectifier, random = Rectifier(lenses(), 112, 80, 130.0), np.random.default_rng(0)
+    mask = np.ones((240, 320), dtype=bool)
+    mask[150:, 90:201] = False
+    image = random.integers(0, 255, (240, 320, 3), dtype=np.uint8)
+    kept = rectifier.rectify_mask(index, mask)
+    black, white = (rectifier.rectify(index, np.where(mask[..., None], image, np.uint8(robot))) for robot in (0, 255))
+    same = (black == white).all(axis=-1)
+    assert same[kept].all() and 0.4 < kept.mean() < 0.97
+    assert (same & ~kept & rectifier.valid_mask[index]).mean() < 1e-3  # and hardly a pixel more is taken out
+
+
+def test_a_mask_of_another_size_is_refused():
+    with pytest.raises(CalibrationError, match="camera CAM_1: its mask has 320x4 pixels, its images 320x240"):
+        Rectifier(lenses(), 112, 80).rectify_mask(1, np.ones((4, 320), dtype=bool))

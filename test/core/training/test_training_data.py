@@ -18,6 +18,7 @@ from gaussianocc_core.geometry import lattice
 from gaussianocc_core.geometry.cameras import project
 from gaussianocc_core.labels import CLASS_ID, IGNORE
 from gaussianocc_core.models.lifting import lift_features, plan_lift
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.loader import (
     ColourJitter,
     EpochSampler,
@@ -40,7 +41,7 @@ def root(tmp_path_factory):
 
 def opened(root, **settings) -> TrainingSet:
     config = DataConfig(dataroot=str(root), **{"jitter": 0.0, "mirror": 0.0, **settings})
-    return TrainingSet(open_entries(config), config, SIZE, 110.0, seed=0)
+    return TrainingSet(open_entries(config), config, Preprocessor(*SIZE), seed=0)
 
 
 # ---- the source ----------------------------------------------------------------------------------------------------
@@ -290,7 +291,7 @@ def test_samples_of_different_cameras_cannot_share_a_batch(root, tmp_path):
     whole, entry = data[(0, 0)], data.entries[0]
     pair = entry.cameras.names[:2]
     few = NuScenesSource(root, cameras=pair).index(SCENE, neighbours=True, sweeps=True)
-    other = TrainingSet([e for e in few if len(e.neighbours) == 2], data.config, SIZE, 110.0, seed=0)[(0, 0)]
+    other = TrainingSet([e for e in few if len(e.neighbours) == 2], data.config, Preprocessor(*SIZE), seed=0)[(0, 0)]
     assert len(other.cameras) == 2
     with pytest.raises(DatasetError, match="cannot share a batch"):
         collate([whole, other])

@@ -12,6 +12,7 @@ from gaussianocc_core.evaluation.depth import flat_ground_depth
 from gaussianocc_core.geometry.warp import reproject, sample_pixels
 from gaussianocc_core.losses import photometric_error
 from gaussianocc_core.models.pose_net import camera_motions
+from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.engine import train
 from gaussianocc_core.training.hints import HintSettings
 from gaussianocc_core.training.loader import TrainingSet
@@ -32,7 +33,7 @@ def test_real_keyframes_are_samples_whose_gap_is_half_a_second(real):
 
 def test_the_true_motion_carries_the_road_over_and_standing_still_does_not(real):
     config = DataConfig(dataroot=str(real), jitter=0.0, mirror=0.0)
-    data = TrainingSet(open_entries(config), config, (400, 225), 110.0, seed=0)
+    data = TrainingSet(open_entries(config), config, Preprocessor(400, 225), seed=0)
     warped, unmoved = [], []
     for index in range(len(data)):
         batch = data[(0, index)]

@@ -170,7 +170,7 @@ def time_renderers(
 
 
 def time_training(report: Report, cameras: Cameras, repeats: int) -> None:
-    """A step of the published network (spec sections a-e) on random images, with either renderer."""
+    """A step of the published network (docs/method.md#a to #e) on random images, with either renderer."""
     lattice = Lattice((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), (300, 300, 24), 0.66667)
     points = lattice_geometry.points(lattice)
     torch.manual_seed(0)

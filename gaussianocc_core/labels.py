@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Occ3D-nuScenes class ids 0..17 (spec section j).
+# Occ3D-nuScenes class ids 0..17 (docs/method.md#j).
 CLASS_NAMES = (
     "others",
     "barrier",
@@ -60,7 +60,7 @@ PALETTE = np.array(
     dtype=np.uint8,
 )
 
-# Voxels (or labelled pixels) per class that the published class weights are computed from (spec section g.3).
+# Voxels (or labelled pixels) per class that the published class weights are computed from (docs/method.md#g.3).
 CLASS_FREQUENCIES = np.array(
     [
         0,
@@ -85,7 +85,7 @@ CLASS_FREQUENCIES = np.array(
     dtype=np.float64,
 )
 
-# Ids of the published 2D pseudo-label files `*_mask.bin` (spec section j): Occ3D id per generator id 0..16.
+# Ids of the published 2D pseudo-label files `*_mask.bin` (docs/method.md#j): Occ3D id per generator id 0..16.
 # 0 is never written; -1 in a file means undetected.
 GENERATOR_TO_OCC3D = np.array([0, 4, 11, 3, 10, 14, 16, 13, 2, 1, 7, 15, 6, 5, 9, 8, 17], dtype=np.uint8)
 GENERATOR_UNDETECTED = -1
@@ -103,7 +103,7 @@ def count_unknown(labels: np.ndarray) -> int:
 
 
 def class_weights(frequencies: np.ndarray = CLASS_FREQUENCIES) -> np.ndarray:
-    """float32 cross-entropy weights 1/sqrt(frequency), mean 1; a class without any weighs 0 (spec section g.3)."""
+    """float32 cross-entropy weights 1/sqrt(frequency), mean 1; a class without any weighs 0 (docs/method.md#g.3)."""
     weights = np.zeros(len(frequencies), dtype=np.float32)
     occurs = frequencies > 0
     weights[occurs] = 1.0 / np.sqrt(frequencies[occurs].astype(np.float32))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses as pure functions: unreduced maps; reduction and weights belong to the training step (spec section g).
+"""Losses as pure functions: unreduced maps; reduction and weights belong to the training step (docs/method.md#g).
 
 The warp that the photometric error compares with is `geometry.warp`. Images are RGB 0-1.
 """
@@ -14,11 +14,11 @@ from torch import Tensor
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2  # for images of range 1
 _INV_DEPTH_OFFSET = 1e-7
 _LOG_OFFSET = 1e-8
-IDENTITY_NOISE = 1e-5  # standard deviation that breaks ties in `least_error` (spec section g.1)
+IDENTITY_NOISE = 1e-5  # standard deviation that breaks ties in `least_error` (docs/method.md#g.1)
 
 
 def structural_dissimilarity(a: Float[Tensor, "N C H W"], b: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-    """(1 - SSIM) / 2 clamped to 0-1, over 3x3 windows of the images reflected at their borders (spec section g.1)."""
+    """(1 - SSIM) / 2 clamped to 0-1, over 3x3 windows of the images reflected at their borders (docs/method.md#g.1)."""
     a, b = F.pad(a, (1, 1, 1, 1), mode="reflect"), F.pad(b, (1, 1, 1, 1), mode="reflect")
     mean_a, mean_b = _mean_3x3(a), _mean_3x3(b)
     variance_a = _mean_3x3(a * a) - mean_a * mean_a
@@ -41,7 +41,8 @@ def photometric_error(
     ssim_weight: float = 0.85,
     l1_weight: float = 0.15,
 ) -> Float[Tensor, "N H W"]:
-    """Weighted SSIM term plus absolute difference, mean over colours; stage 1 weighs 1 and 0.15 (spec section f)."""
+    """Weighted SSIM term plus absolute difference, mean over colours; stage 1 weighs 1 and 0.15
+    (docs/method.md#f.6)."""
     dissimilarity = structural_dissimilarity(image, target).mean(dim=1)
     return ssim_weight * dissimilarity + l1_weight * (image - target).abs().mean(dim=1)
 
@@ -65,7 +66,8 @@ def least_error(
 def smoothness(
     depth: Float[Tensor, "N H W"], images: Float[Tensor, "N C H W"]
 ) -> tuple[Float[Tensor, "N H W-1"], Float[Tensor, "N H-1 W"]]:
-    """Differences along x and y of inverse depth over its image mean, less where the image changes (spec g.2).
+    """Differences along x and y of inverse depth over its image mean, less where the image changes
+    (docs/method.md#g.2).
 
     The published scalar is the mean of the one plus the mean of the other: `sum_of_means`.
     """
@@ -79,7 +81,8 @@ def smoothness(
 def semantic_cross_entropy(
     logits: Float[Tensor, "B K *shape"], labels: Int64[Tensor, " B *shape"], class_weights: Float[Tensor, " K"]
 ) -> tuple[Float[Tensor, " B *shape"], Float[Tensor, " B *shape"]]:
-    """Cross-entropy per element times its class weight, and that weight: reduce by `weighted_mean` (spec g.3).
+    """Cross-entropy per element times its class weight, and that weight: reduce by `weighted_mean`
+    (docs/method.md#g.3).
 
     The published weights are `data.labels.class_weights()`. Labels that are no class (-1, 255) weigh nothing.
     """
@@ -90,7 +93,7 @@ def semantic_cross_entropy(
 
 
 def resize_labels(labels: Int[Tensor, "*batch H W"], height: int, width: int) -> Int[Tensor, "*batch height width"]:
-    """Nearest label, source index floor(index * old / new) as published (spec section g.3)."""
+    """Nearest label, source index floor(index * old / new) as published (docs/method.md#g.3)."""
     rows = torch.arange(height, device=labels.device) * labels.shape[-2] // height
     columns = torch.arange(width, device=labels.device) * labels.shape[-1] // width
     return labels[..., rows[:, None], columns]
@@ -99,7 +102,7 @@ def resize_labels(labels: Int[Tensor, "*batch H W"], height: int, width: int) ->
 def opacity_cross_entropy(
     free_logits: Float[Tensor, " P"], labels: Int64[Tensor, " P"], free: int
 ) -> Float[Tensor, " P"]:
-    """Binary cross-entropy of the Gaussians' opacity 1 - sigmoid(free logit) (spec section e) against occupancy.
+    """Binary cross-entropy of the Gaussians' opacity 1 - sigmoid(free logit) (docs/method.md#e) against occupancy.
 
     The softmax alone fixes logits only up to a constant, so without this term the opacity would mean nothing.
     """
@@ -107,14 +110,14 @@ def opacity_cross_entropy(
 
 
 def opacity_entropy(opacities: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """-o ln(o + 1e-8): pushes every Gaussian towards 0 or 1 (spec section g.4)."""
+    """-o ln(o + 1e-8): pushes every Gaussian towards 0 or 1 (docs/method.md#g.4)."""
     return -opacities * torch.log(opacities + _LOG_OFFSET)
 
 
 def total_variation(
     volume: Float[Tensor, "*batch X Y Z"],
 ) -> tuple[Float[Tensor, "*batch X-1 Y Z"], Float[Tensor, "*batch X Y-1 Z"], Float[Tensor, "*batch X Y Z-1"]]:
-    """Absolute differences of neighbours along x, y and z, in lattice steps (spec section g.5).
+    """Absolute differences of neighbours along x, y and z, in lattice steps (docs/method.md#g.5).
 
     The published scalar is a third of the sum of their means, over all logits: `sum_of_means(...) / 3`.
     """
@@ -124,7 +127,8 @@ def total_variation(
 def distortion(
     weights: Float[Tensor, "*rays S"], distances: Float[Tensor, "*rays S"], intervals: Float[Tensor, "*rays S"]
 ) -> Float[Tensor, "*rays"]:
-    """How far a ray's weight is spread: sum d w^2 / 3 + 2 sum_(i>j) w_i w_j (z_i - z_j), in metres (spec e.7).
+    """How far a ray's weight is spread: sum d w^2 / 3 + 2 sum_(i>j) w_i w_j (z_i - z_j), in metres
+    (docs/method.md#e.14).
 
     S samples in ascending `distances` z (m); `intervals` d (m) to the next sample. Sums over pairs in linear time.
     """

@@ -108,7 +108,7 @@ class Lattice:
     """The sample points of the network's volume in the ego frame; arrays over it are (X, Y, Z).
 
     Without `contraction` the points are the centres of equal cells between `low` and `high`. With it they are the
-    vertices of the published contracted lattice (spec section b): the inner share `contraction` of each axis maps
+    vertices of the published contracted lattice (docs/method.md#b.1): the inner share `contraction` of each axis maps
     linearly onto low..high, the rest reaches out towards infinity.
     """
 
@@ -128,7 +128,7 @@ class Lattice:
 
 @dataclass(frozen=True)
 class OccupancyField:
-    """What the network says on its lattice; the last class is free space (spec section c)."""
+    """What the network says on its lattice; the last class is free space (docs/method.md#c)."""
 
     logits: Float[Tensor, "B K X Y Z"]  # before softmax, K classes, index K-1 is free
     inv_depth: Float[Tensor, "B N h w"] | None = None  # 1/m per camera, where the network has a depth head
@@ -171,7 +171,7 @@ class RenderedViews:
 
 @dataclass(frozen=True)
 class OccupancyLabels:
-    """Occ3D ground truth of one keyframe over a VoxelGrid (spec section i)."""
+    """Occ3D ground truth of one keyframe over a VoxelGrid (docs/method.md#i.2)."""
 
     semantics: UInt8[np.ndarray, "X Y Z"]  # class ids, 17 is free
     mask_camera: Bool[np.ndarray, "X Y Z"]  # true where some camera sees the voxel

@@ -264,7 +264,7 @@ class DdadSource:
         return None
 
     def depth_path(self, scene: str, entry: SampleEntry, camera: int) -> Path:
-        """Of the published depth file of an image, below the data root (spec section j)."""
+        """Of the published depth file of an image, below the data root (docs/method.md#j)."""
         name = f"{entry.frame.image_paths[camera].stem}.npy"
         return Path("depth") / scene / "depth" / entry.cameras.names[camera] / name
 

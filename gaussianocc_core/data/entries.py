@@ -196,7 +196,7 @@ def mask_paths(folder: str | Path | None, names: Sequence[str]) -> tuple[Path, .
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Bool[np.ndarray, "H W"]:
-    """True where the first channel is not zero, resized to (width, height) if need be (spec section j)."""
+    """True where the first channel is not zero, resized to (width, height) if need be (docs/method.md#j)."""
     import cv2
 
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)

@@ -307,7 +307,7 @@ class NuScenesSource:
         return None
 
     def depth_path(self, scene: str, entry: SampleEntry, camera: int) -> Path:
-        """Of the published depth file of an image, below the data root (spec section j)."""
+        """Of the published depth file of an image, below the data root (docs/method.md#j)."""
         return Path("depth_full") / entry.frame.image_paths[camera].relative_to(self.dataroot).with_suffix(".npy")
 
     # ---- tables ----------------------------------------------------------------------------------------------------

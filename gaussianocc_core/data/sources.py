@@ -40,7 +40,7 @@ class DataConfig:
     semantics: bool = True  # 2D labels, where the data set has them
     undetected: str = "ignore"  # pixels without a label: "ignore", or "free" as published
     masks: str = ""  # folder of <camera>_mask.png, zero where the camera sees the robot itself
-    jitter: float = 0.5  # probability of a colour change, the same for all images of a sample (spec section h)
+    jitter: float = 0.5  # probability of a colour change, the same for all images of a sample (docs/method.md#h)
     mirror: float = 0.5  # probability of left and right exchanged; published: 0
     workers: int = 0  # processes that load; 0: the training process itself
     on_bad_sample: str = "skip"  # "skip": another takes its place and the log names it; "stop"

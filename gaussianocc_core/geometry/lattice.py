@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the network's volume is sampled, and how to read it at metric points (spec sections b and d).
+"""Where the network's volume is sampled, and how to read it at metric points (docs/method.md#b.1, #d).
 
 Both kinds of lattice are separable: along one axis, metres <-> index is a monotone function of that axis alone.
 That makes resampling onto a voxel grid three one-dimensional interpolations instead of a 3D gather.
@@ -19,14 +19,14 @@ from torch import Tensor
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.types import Lattice, VoxelGrid
 
-# The published lattice moves its border vertices inwards so that none lies at infinity (spec section b): 0.5 of an
+# The published lattice moves its border vertices inwards so that none lies at infinity (docs/method.md#b.1): 0.5 of an
 # index in x and y, 0.05 in z.
 _BORDER_INSET = (0.5, 0.5, 0.05)
 
 
 def _ratio(lattice: Lattice) -> float:
     assert lattice.contraction is not None
-    return lattice.contraction / (1.0 - lattice.contraction)  # t of the spec
+    return lattice.contraction / (1.0 - lattice.contraction)  # t of docs/method.md#b.1
 
 
 def axis_coordinates(lattice: Lattice, axis: int, precision: type = np.float64) -> Float[np.ndarray, " n"]:
@@ -57,7 +57,7 @@ def fractional_index(lattice: Lattice, coordinates: Float[np.ndarray, " n"], axi
 
 
 def mean_cell_size(lattice: Lattice) -> float:
-    """Edge of the cube (m) that fills low..high as many times as there are lattice points inside (spec section e.1).
+    """Edge of the cube (m) that fills low..high as many times as there are lattice points inside (docs/method.md#e.8).
 
     The published code takes it for the voxel size: 0.399998 m for the default lattice. The count is rounded down.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pixels neighbouring cameras share, from calibration alone (spec section f, overlap mask).
+"""Which pixels neighbouring cameras share, from calibration alone (docs/method.md#f.5, overlap mask).
 
 The only source of metric scale in self-supervised training is that two cameras a known distance apart see the same
 thing at the same time. Where that can be is known before any image is.

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-PIXEL_CENTER = 0.5  # px, of pixel (0, 0); published code: 0 (spec section g)
+PIXEL_CENTER = 0.5  # px, of pixel (0, 0); published code: 0 (docs/method.md#g)
 
 _Values = TypeVar("_Values", Tensor, np.ndarray)
 

@@ -2,7 +2,7 @@
 """Seeing another image from this camera's place, given this camera's depth: the warp of the photometric loss.
 
 Cameras are pinholes. Where pixel centres lie is a value: `cameras.PIXEL_CENTER` (0.5) is this project's, with 0 the
-functions below are those of the published code (spec section g.1).
+functions below are those of the published code (docs/method.md#g.1).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from torch import Tensor
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry.cameras import PIXEL_CENTER
 
-_Z_OFFSET = 1e-7  # m, added to z before dividing (spec section g.1)
+_Z_OFFSET = 1e-7  # m, added to z before dividing (docs/method.md#g.1)
 
 
 def resize_depth(depth: Float[Tensor, "N H W"], height: int, width: int) -> Float[Tensor, "N height width"]:
-    """Bilinear, half-pixel centres, edges repeated: for the losses (spec section g.1) and evaluation (section i)."""
+    """Bilinear, half-pixel centres, edges repeated: for the losses (docs/method.md#g.1) and evaluation
+    (docs/method.md#i.1)."""
     return F.interpolate(depth[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics: accumulate, pool over processes, summarise (spec section i).
+"""Metrics: accumulate, pool over processes, summarise (docs/method.md#i).
 
 Each kind has a class with `update` (one sample), `reduce` (sums over all processes) and `summary` (plain floats).
 """

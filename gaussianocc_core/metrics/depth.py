@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of rendered z-depth against sparse lidar depth (spec section i)."""
+"""Errors of rendered z-depth against sparse lidar depth (docs/method.md#i.1)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def depth_errors(
 
 
 class DepthScores:
-    """Mean errors per camera over the images that have a true depth, then over the cameras (spec section i)."""
+    """Mean errors per camera over the images that have a true depth, then over the cameras (docs/method.md#i.1)."""
 
     def __init__(
         self,

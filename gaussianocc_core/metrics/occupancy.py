@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Occupancy metrics: accumulate a confusion matrix, reduce once (spec section i)."""
+"""Occupancy metrics: accumulate a confusion matrix, reduce once (docs/method.md#i.2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, GROUND_CLASSES
 from gaussianocc_core.metrics.pooling import sum_over_processes
 from gaussianocc_core.types import OccupancyLabels, VoxelGrid
 
-# Paper mIoU* leaves out the two classes that self-supervision never sees (spec section i).
+# Paper mIoU* leaves out the two classes that self-supervision never sees (docs/method.md#i.2).
 UNSUPERVISED_CLASSES = (CLASS_ID["others"], CLASS_ID["other_flat"])
 STAR_CLASSES = tuple(k for k in range(FREE) if k not in UNSUPERVISED_CLASSES)
 VOXEL_MASKS = ("camera", "lidar", "camera_and_lidar", "none")
@@ -63,7 +63,7 @@ def group_iou(confusion: Int64[np.ndarray, "K K"], group: tuple[int, ...]) -> fl
 def mean_iou(iou: Float[np.ndarray, " K"], classes: Sequence[int], skip_absent: bool = True) -> float:
     """Mean over some classes. One that occurs nowhere (NaN) is left out, or else makes the mean NaN.
 
-    Published (spec section i): miou over 0..16 skips, miou_star over STAR_CLASSES does not.
+    Published (docs/method.md#i.2): miou over 0..16 skips, miou_star over STAR_CLASSES does not.
     """
     values = iou[list(classes)]
     if skip_absent:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RayIoU: what lidar-like rays from places along the drive meet, in the labels and in the prediction (spec section i).
+"""RayIoU: what lidar-like rays from places along the drive meet, in the labels and in the prediction
+(docs/method.md#i.3).
 
 It scores surfaces as a moving robot meets them; thick or floating predictions, which voxel IoU rewards, cost here.
 """

@@ -15,7 +15,7 @@ from gaussianocc_core.types import Lattice, VoxelGrid
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """2D image encoder (spec section a)."""
+    """2D image encoder (docs/method.md#a)."""
 
     backbone: str = "resnet18"  # resnet18, resnet34, resnet50 or resnet101; layer4 is never used
     width: float = 0.5  # factor on the backbone's channel counts
@@ -27,7 +27,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """From lifted features to logits (spec section c)."""
+    """From lifted features to logits (docs/method.md#c)."""
 
     kind: str = "bev"  # "hourglass": 3D, as published; "bev": 2D over the ground plan with height in channels
     surface: bool = True  # a depth head tells the decoder where each camera sees a surface; published: False
@@ -39,7 +39,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class GaussianConfig:
-    """Voxels to Gaussians (spec section e)."""
+    """Voxels to Gaussians (docs/method.md#e)."""
 
     scale: tuple[float, float, float] = (0.3, 0.3, 0.15)  # standard deviations at a lattice point, m; published: 0.2
     learned: bool = False  # one factor on all of them is learnt (the paper's "learnable" is per voxel and unreleased)
@@ -50,7 +50,7 @@ class GaussianConfig:
 
 @dataclass(frozen=True)
 class DepthConfig:
-    """Depth and Gaussian scale per pixel (spec section f); needed in the first stage only."""
+    """Depth and Gaussian scale per pixel (docs/method.md#f.4); needed in the first stage only."""
 
     near: float = 0.5  # m
     # m; well beyond what counts: near its limits a sigmoid hardly moves. Published: 80.
@@ -69,7 +69,7 @@ class DepthConfig:
 
 @dataclass(frozen=True)
 class PoseConfig:
-    """Network for the ego motion between two frames (spec section f); needed in training only."""
+    """Network for the ego motion between two frames (docs/method.md#f); needed in training only."""
 
     backbone: str = "plain"  # plain (convolutions without norms), resnet18 or resnet34; published: resnet34
     width: float = 0.75  # factor on the backbone's channel counts; published: 1

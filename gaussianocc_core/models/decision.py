@@ -26,8 +26,8 @@ def decide_labels(
 ) -> tuple[Int64[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """Class ids and their probabilities 0-1; the last class is free.
 
-    by_argmax: softmax over all classes, as published. Otherwise a voxel is occupied with its opacity (spec section e),
-    and then of a class by the softmax over the others.
+    by_argmax: softmax over all classes, as published. Otherwise a voxel is occupied with its opacity
+    (docs/method.md#o.8), and then of a class by the softmax over the others.
     """
     if by_argmax:
         best, labels = logits.max(dim=0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth and Gaussian scale of every pixel, for the first training stage (spec section f, GSP).
+"""Depth and Gaussian scale of every pixel, for the first training stage (docs/method.md#f.4, GSP).
 
 The paper's depth network (New-CRFs on a Swin backbone) is not within reach of a package without downloads; this one is
 the image encoder of the occupancy network with a small head, so that the second stage can start from what it learnt.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Voxels to Gaussians: every lattice point becomes one Gaussian of fixed size (spec section e)."""
+"""Voxels to Gaussians: every lattice point becomes one Gaussian of fixed size (docs/method.md#e)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.types import Gaussians, OccupancyField, VoxelGrid
 
-# Spec section e, as published; both the lattice and what may be known of it are coarse out there.
+# docs/method.md#e, as published; both the lattice and what may be known of it are coarse out there.
 FAR_FACTOR = (4.0, 8.0)
 
 
@@ -59,7 +59,7 @@ def label_gaussians(labels: UInt8[np.ndarray, "X Y Z"], grid: VoxelGrid, classes
     """One opaque Gaussian per occupied voxel of a published grid (ego frame, m), features one-hot over the classes.
 
     The last class is free; values beyond the classes (unobserved) are left out. The standard deviation is half a voxel,
-    as for the published lattice (spec section e: 0.2 m at 0.4 m).
+    as for the published lattice (docs/method.md#e: 0.2 m at 0.4 m).
     """
     index = np.argwhere(labels < classes - 1)
     means = torch.from_numpy(voxels.index_centers(grid, index)).float()

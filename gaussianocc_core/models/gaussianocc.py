@@ -132,7 +132,7 @@ class GaussianOcc(nn.Module):
         return [render_gaussians(each, cameras, self.quirks, normalize, plan) for each in self.gaussian_head(field)]
 
     def sample_grid(self, field: OccupancyField, grid: VoxelGrid) -> Float[Tensor, "B K X2 Y2 Z2"]:
-        """Logits at the voxels of a published grid (spec sections d and i)."""
+        """Logits at the voxels of a published grid (docs/method.md#d, #i.2)."""
         if self.quirks.lattice_shift:
             grid = lattice_geometry.shifted_grid(grid, 0.5 * lattice_geometry.mean_cell_size(self.lattice))
         return lattice_geometry.resample(field.logits, self.lattice, grid)

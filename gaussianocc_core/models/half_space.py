@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Gaussians a camera draws where each draws one half of space only (spec section e, per-camera filter)."""
+"""Which Gaussians a camera draws where each draws one half of space only (docs/method.md#e, per-camera filter)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""2D image encoder: a ResNet without its last stage and a two-step decoder to stride 4 (spec section a).
+"""2D image encoder: a ResNet without its last stage and a two-step decoder to stride 4 (docs/method.md#a).
 
 The ResNet is written out because torchvision has no CPU build for every platform we run on.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lift image features onto lattice points by projection (spec section b).
+"""Lift image features onto lattice points by projection (docs/method.md#b.2).
 
 A point's feature is the mean over the cameras that see it of the bilinearly sampled feature map; zero where none does.
 Only about a sixth of all (camera, point) pairs are visible, so the visible ones are found once per calibration
@@ -58,8 +58,8 @@ class LiftConstants:
 
 
 OUR_LIFT = LiftConstants()
-# Spec section b: valid strictly within -0.5..w-0.5 of the feature map; normalised as if -1 and 1 were the centres of
-# its outer pixels, sampled as if they were its edges: u lands on u w / (w - 1) - 0.5 instead of u - 0.5.
+# docs/method.md#b.2: valid strictly within -0.5..w-0.5 of the feature map; normalised as if -1 and 1 were the centres
+# of its outer pixels, sampled as if they were its edges: u lands on u w / (w - 1) - 0.5 instead of u - 0.5.
 PUBLISHED_LIFT = LiftConstants(
     near=0.0, view_shift=2.0, stretch=4.0, padding="zeros", mean_of_nonzero=True, count_epsilon=1e-6
 )
@@ -175,7 +175,8 @@ def surface_features(inv_depth: Float[Tensor, "N h w"], plan: LiftPlan) -> Float
 
 
 def _lift_nonzero(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Float[Tensor, "C ..."]:
-    """Per channel, the sum over cameras / (epsilon + number of cameras whose sample is not zero) (spec section b)."""
+    """Per channel, the sum over cameras / (epsilon + number of cameras whose sample is not zero)
+    (docs/method.md#b.2)."""
     total = features.new_zeros(plan.weight.numel(), features.shape[1])
     count = torch.zeros(total.shape, dtype=torch.uint8, device=features.device)
     for n, index in enumerate(plan.points):

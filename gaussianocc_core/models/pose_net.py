@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ego motion of a camera rig between two frames, one motion for all cameras (spec section f)."""
+"""Ego motion of a camera rig between two frames, one motion for all cameras (docs/method.md#f.3)."""
 
 from __future__ import annotations
 

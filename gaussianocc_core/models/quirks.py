@@ -6,7 +6,7 @@ holds one, so a checkpoint always runs the way it was trained; functions take th
 
 Not here, because they are settings elsewhere: the contracted lattice with its moved border (`types.Lattice`), the fixed
 scales (`config.GaussianConfig`) and the position channels (`config.DecoderConfig.position`). Not reproduced at all:
-what went wrong around the networks (spec section m), such as batch norms of frozen pose networks that keep changing.
+what went wrong around the networks (docs/method.md#m), such as batch norms of frozen pose networks that keep changing.
 """
 
 from __future__ import annotations
@@ -29,34 +29,42 @@ HALF_SPACES = ("+x", "-x", "+y", "-y")
 
 @dataclass(frozen=True)
 class Quirks:
-    """Oddities of the published code (spec section m and where each is described). Defaults: ours."""
+    """Oddities of the published code (docs/method.md#m and where each is described). Defaults: ours."""
 
     NAMED: ClassVar[Mapping[str, Quirks]] = {}  # for configuration files: `quirks: published`
 
-    # Spec b: sampling misaligned by up to half a feature pixel, zero padding, camera mean per channel over non-zeros.
+    # docs/method.md#b.2: sampling misaligned by up to half a feature pixel, zero padding, camera mean per
+    # channel over non-zeros.
     lift: LiftConstants = OUR_LIFT
-    # Spec e: vertical size of footprints from the horizontal field of view, and where that rasteriser is not gsplat.
+    # docs/method.md#e.4, #e.5: vertical size of footprints from the horizontal field of view, and where that
+    # rasteriser is not gsplat.
     raster: RasterConstants = OUR_RASTER
-    # Spec c.3: only the first so many hourglasses add the skip from the input; None: all. Published: 2 of 3.
+    # docs/method.md#c.3: only the first so many hourglasses add the skip from the input; None: all. Published: 2 of 3.
     skipping_hourglasses: int | None = None
-    # Spec e.7: rendered depth divided by alpha; published: accumulated only, so too near where a surface is thin.
+    # docs/method.md#e.7: rendered depth divided by alpha; published: accumulated only, so too near where a
+    # surface is thin.
     normalize_depth: bool = True
-    # Spec e: rendered depth is clamped to this, m; None: not at all. Published: (0.1, 80), also for DDAD's 200 m.
+    # docs/method.md#e: rendered depth is clamped to this, m; None: not at all. Published: (0.1, 80), also
+    # for DDAD's 200 m.
     depth_range: tuple[float, float] | None = None
-    # Spec e: Gaussians a camera draws, as camera name -> half space of the ego frame beyond the camera's centre ("+x":
-    # x greater). Cameras of other names draw the half space that they look into most. (): every camera draws all.
+    # docs/method.md#e: Gaussians a camera draws, as camera name -> half space of the ego frame beyond the camera's
+    # centre ("+x": x greater). Cameras of other names draw the half space that they look into most. (): every
+    # camera draws all.
     half_spaces: tuple[tuple[str, str], ...] = ()
-    # Spec e, volume rendering: rays that end at a wall, dropped samples that read ones.
+    # docs/method.md#e.11, #e.12, volume rendering: rays that end at a wall, dropped samples that read ones.
     march: MarchSettings = DEFAULT_MARCH
-    # Spec g.1: where the photometric warp takes pixel centres to lie; everything else has them at 0.5. Published: 0.
+    # docs/method.md#g.1: where the photometric warp takes pixel centres to lie; everything else has them at
+    # 0.5. Published: 0.
     warp_pixel_center: float = PIXEL_CENTER
     # Principal points are taken as calibrations have them, counted from the centre of the first pixel, by code that has
     # pixel centres at 0.5: half a native pixel off. Ours: converted (`geometry.pixel_centers`).
     intrinsics_as_recorded: bool = False
-    # Spec i: a voxel is occupied where any class has a higher logit than free space. That is not what rendering saw: a
-    # class logit of 5 beside a free logit of 3 is a voxel of 5 % opacity. Ours: where the opacity is above one half.
+    # docs/method.md#i.2: a voxel is occupied where any class has a higher logit than free space. That is not what
+    # rendering saw: a class logit of 5 beside a free logit of 3 is a voxel of 5 % opacity. Ours: where the opacity
+    # is above one half.
     occupied_by_argmax: bool = False
-    # Spec i: the occupancy query stands half a mean lattice cell above a voxel's low corner, whatever the voxel size.
+    # docs/method.md#i.2: the occupancy query stands half a mean lattice cell above a voxel's low corner,
+    # whatever the voxel size.
     lattice_shift: bool = False
 
     def __post_init__(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lift as one sparse matrix per calibration, applied on the CPU (spec section b).
+"""The lift as one sparse matrix per calibration, applied on the CPU (docs/method.md#b.2).
 
 For each (camera, point) pair that sees, the matrix holds four pixels of the feature map and their bilinear weights,
 already divided by the number of cameras. Each camera lists its points in ascending order, so a block of points is a

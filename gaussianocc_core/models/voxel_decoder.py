@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""3D stacked-hourglass network over the lifted volume (spec section c, PSMNet's shape)."""
+"""3D stacked-hourglass network over the lifted volume (docs/method.md#c, PSMNet's shape)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class VoxelDecoder(nn.Module):
         classes: int,
         skipping: int | None = None,
     ) -> None:
-        """skipping: only the first so many hourglasses add the skip from the input; None: all (spec section c.3)."""
+        """skipping: only the first so many hourglasses add the skip from the input; None: all (docs/method.md#c.3)."""
         super().__init__()
         self.skipping = hourglasses if skipping is None else skipping
         self.dres0 = nn.Sequential(_conv_bn(channels_in, channels), nn.ReLU(), _conv_bn(channels, channels), nn.ReLU())

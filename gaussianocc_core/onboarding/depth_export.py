@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lidar as depth images, in the published format (spec section j): what evaluation compares with, never trained on."""
+"""Lidar as depth images, in the published format (docs/method.md#j): what evaluation compares with,
+never trained on."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which released tensor is which of ours (spec section l): the one table of names.
+"""Which released tensor is which of ours (docs/method.md#l): the one table of names.
 
 A release has four state dicts, `NETWORKS`. Our occupancy network takes `encoder` and `depth`, our `PoseNet` takes
 `pose_encoder` and `pose`. Names differ in their beginnings only.
@@ -41,7 +41,8 @@ _TABLE = (
     ("pose", "net.", "head."),
 )
 
-# What releases carry and no code uses (spec sections a, c, f, l): buffers of the geometry, unused heads, image sizes.
+# What releases carry and no code uses (docs/method.md#a, #c, #f, #l): buffers of the geometry, unused
+# heads, image sizes.
 _DEAD = (
     ("encoder", r"height|width"),
     ("depth", r"xyz_min|xyz_max|Zval|scene_centroid|(gs_)?vox_util\.posfreq"),

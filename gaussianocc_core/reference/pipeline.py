@@ -40,7 +40,7 @@ class Pipeline:
         low, high = config.range_xyz[0::2], config.range_xyz[1::2]
         Z, Y, X = config.grid_zyx
         self.lattice = Lattice(low, high, (X, Y, Z), config.contraction_ratio)
-        self.far_radius = (1.5 * high[0], config.max_depth)  # spec section e: 60 and 80 m
+        self.far_radius = (1.5 * high[0], config.max_depth)  # docs/method.md#e: 60 and 80 m
         self.config = replace(
             reference,
             image_height=config.image_hw[0],

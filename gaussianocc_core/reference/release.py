@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a released weights folder into our networks: strict but for the entries known to be dead (spec section l)."""
+"""Read a released weights folder into our networks: strict but for the entries known to be dead (docs/method.md#l)."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.rendering.volume import render_volume
 from gaussianocc_core.types import Cameras, Gaussians, OccupancyField
 
-NEAR = 0.2  # m, where the published rasteriser drops Gaussians (spec section e.1)
+NEAR = 0.2  # m, where the published rasteriser drops Gaussians (docs/method.md#e.1)
 _LEAST_SHARE = 0.998  # of pixels within tolerance: rounding flips a contribution of 1/255 here and there
 _FEATURE_TOLERANCE, _DEPTH_TOLERANCE = 1e-3, 5e-3  # m for depth
 _CHANNEL_STEP = 6  # of the recorded logits of views without the field-of-view quirk
-_VOLUME_RANGE = (0.1, 200.0)  # m, to which volume-rendered depth is clamped (spec section e.4)
+_VOLUME_RANGE = (0.1, 200.0)  # m, to which volume-rendered depth is clamped (docs/method.md#e.11)
 _FAR_SHIFT = 6.0  # on the free logit, so that rays reach far (golden README)
 _FULL_TAGS = ("s02", "s10", "s10_fovyfixed")
 
@@ -124,7 +124,7 @@ def volume(run: Pipeline) -> Iterator[Row]:
         relative=True,
     )
 
-    # The first file was recorded in float16 (spec section e.6), the second in float32.
+    # The first file was recorded in float16 (docs/method.md#e.13), the second in float32.
     for stride, ratio in ((1, "full"), (4, "ratio025")):
         yield from _marched(run, "volume_render_prob", ratio, stride, 0.0, 0.06, 0.02)
     for stride, ratio in ((1, "full"), (4, "ratio025")):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parity of the metrics, on recorded predictions (spec section i)."""
+"""Parity of the metrics, on recorded predictions (docs/method.md#i)."""
 
 from __future__ import annotations
 

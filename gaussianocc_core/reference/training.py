@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parity of the photometric chain and of every loss of the second stage (spec section g)."""
+"""Parity of the photometric chain and of every loss of the second stage (docs/method.md#g)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gaussianocc_core.reference.pipeline import NEIGHBOURS, Pipeline
 from gaussianocc_core.reference.report import Row, compare
 
 _SCALE = 1.0  # m, base scale of the views that the recorded losses are of
-_SMOOTHNESS, _SEMANTICS, _ENTROPY, _VARIATION = 0.001, 0.02, 0.1, 0.1  # weights of the losses (spec section k)
+_SMOOTHNESS, _SEMANTICS, _ENTROPY, _VARIATION = 0.001, 0.02, 0.1, 0.1  # weights of the losses (docs/method.md#k)
 
 
 class LossChain:

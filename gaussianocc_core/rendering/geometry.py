@@ -26,7 +26,7 @@ TILE = 16  # pixels along a tile's side
 class RasterConstants:
     """Every number in which splatting rasterisers differ. Defaults: gsplat 1.5.
 
-    `PUBLISHED` holds the values of the rasteriser behind the released weights (spec section e).
+    `PUBLISHED` holds the values of the rasteriser behind the released weights (docs/method.md#e).
     """
 
     blur: float = 0.3  # added to both diagonal entries of the image covariance, px^2 (gsplat eps2d)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from gaussianocc_core.types import Lattice
 
-LAST_GAP = 1e4  # m that the last sample of a ray stands for (spec section e.7)
+LAST_GAP = 1e4  # m that the last sample of a ray stands for (docs/method.md#e.14)
 LEAST_TRANSMITTANCE = 1e-5  # floor of 1 - alpha in `density`
 
 
 @dataclass(frozen=True)
 class MarchSettings:
-    """Where rays are sampled and what a sample weighs (spec section e).
+    """Where rays are sampled and what a sample weighs (docs/method.md#e.9, #e.11).
 
     "prob": a sample weighs 1 - sigmoid(free logit), and the weights of a ray stop adding up at 1.
     "density": alpha = 1 - exp(-relu(last channel) x distance to the next sample), composited front to back.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volume rendering of an occupancy field along pixel rays: the baseline that splatting is measured against.
 
-The published alternative renderer (spec section e, "Volume-rendering alternative", render types `prob` and
+The published alternative renderer (docs/method.md#e.8 to #e.14; render types `prob` and
 `density`), on contracted and on uniform lattices. Rays run through the pixel centres with camera z = 1, so that the
 parameter of a ray is z-depth in metres. Two implementations give the same images: torch, on any device and
 differentiable in the cameras as well, and compiled kernels for the CPU (`volume_cpu`).
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RayRegularizers:
-    """Unweighted means over all rays (spec section e.7)."""
+    """Unweighted means over all rays (docs/method.md#e.14)."""
 
     entropy: Float[Tensor, ""]  # of the summed weight of a ray, nats
     distortion: Float[Tensor, ""]  # m

@@ -67,7 +67,7 @@ class _Fixed:
     jitter: Float[np.ndarray, "N H W"]  # m
     depths: Float[np.ndarray, " S"]  # m
     region: Float[np.ndarray, "3 3"]  # low corner, high corner, shape of the lattice
-    contraction: np.float32  # t of the spec; 0 for a uniform lattice
+    contraction: np.float32  # t of docs/method.md#b.1; 0 for a uniform lattice
     settings: MarchSettings
 
     def kernel_arguments(self, volume: Float[np.ndarray, "V K"], free: Float[np.ndarray, " V"]) -> tuple:

@@ -68,7 +68,7 @@ class GspConfig:
 
 @dataclass(frozen=True)
 class GsvConfig:
-    """Stage 2; defaults are ours for `tiny`. Published weights (spec k): config/train/gsv_published.yaml."""
+    """Stage 2; defaults are ours for `tiny`. Published weights (docs/method.md#k): config/train/gsv_published.yaml."""
 
     ego_motion: str = "learned"  # by the frozen first stage; "sensor": poses of the data set; "joint": learnt along
     renderer: str = "splat"  # or "volume": ray marching, the published `render_type: prob`

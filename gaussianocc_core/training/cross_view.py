@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What adjacent cameras of a rig draw of each other: the cross-view loss of stage 1 (spec section f).
+"""What adjacent cameras of a rig draw of each other: the cross-view loss of stage 1 (docs/method.md#f.6).
 
 Every pixel becomes a Gaussian at its predicted depth. Those in the region that two cameras share are splatted into the
 other one, and only at the true scale do they land where that camera sees them.
@@ -76,7 +76,7 @@ def compare_everywhere(
 def pixel_gaussians(
     points: Float[Tensor, "M 3"], colours: Float[Tensor, "M 3"], scale: Float[Tensor, " M"]
 ) -> Gaussians:
-    """Opaque isotropic Gaussians in the colour of their pixels (spec section f)."""
+    """Opaque isotropic Gaussians in the colour of their pixels (docs/method.md#f.4)."""
     count = len(points)
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0], device=points.device).expand(count, 4)
     return Gaussians(points, quats, scale[:, None].expand(count, 3), torch.ones_like(scale), colours)

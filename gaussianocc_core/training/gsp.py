@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 1, Gaussian Splatting for Projection: depth and ego motion with metric scale from the rig alone (spec f).
+"""Stage 1, Gaussian Splatting for Projection: depth and ego motion with metric scale from the rig alone
+(docs/method.md#f, #n).
 
 Two constraints meet in one depth map. Over time, the right depth and motion explain each camera's neighbouring frames,
 up to one common factor. Across cameras, every pixel becomes a Gaussian; those in the region that an adjacent camera

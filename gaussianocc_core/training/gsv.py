@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 2, Gaussian Splatting from Voxels: occupancy that, rendered, explains images and 2D labels (spec e, g).
+"""Stage 2, Gaussian Splatting from Voxels: occupancy that, rendered, explains images and 2D labels
+(docs/method.md#e, #g).
 
 Without any true pose, depth or occupancy: the rendered depth must carry each camera's neighbouring frames over, with
 the ego motion of the first stage, and the rendered classes must be those of the 2D labels where there are any.
@@ -107,7 +108,7 @@ class Gsv(Stage):
     # ---- the method ------------------------------------------------------------------------------------------------
 
     def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
-        """The names are those of spec section g."""
+        """The names are those of docs/method.md#g."""
         views = views_of(batch, self.model.depth_head if self._hints_head else None)
         plans = [self._plan(view) for view in views]
         frames = batch.jittered()  # (B, T, N, 3, H, W): what networks see
@@ -283,7 +284,8 @@ class Gsv(Stage):
         valid: Bool[Tensor, "N H W"],
         inside: Bool[Tensor, "N h w"],
     ) -> Float[Tensor, ""]:
-        """Cross-entropy of the rendered logits (spec g.3); sky counts everywhere, the rest where the lattice is."""
+        """Cross-entropy of the rendered logits (docs/method.md#g.3); sky counts everywhere, the rest where
+        the lattice is."""
         height, width = rendered.depth.shape[-2:]
         small = losses.resize_labels(labels.long(), height, width)
         shown = losses.resize_labels(valid.long(), height, width) > 0
@@ -304,7 +306,7 @@ class Gsv(Stage):
         }
 
     def _regularize_rays(self, field: OccupancyField, cameras: Cameras) -> dict[str, Tensor]:
-        """Spec section e.7, of volume rendering."""
+        """docs/method.md#e.14, of volume rendering."""
         config, settings = self.config, self.model.quirks.march
         if config.renderer != "volume" or not (config.ray_entropy or config.ray_distortion):
             return {}

@@ -277,7 +277,7 @@ _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115,
 
 
 def _draw_jitter(random: np.random.Generator, probability: float) -> ColourJitter:
-    """Brightness, contrast, saturation +-0.2, hue +-0.1 with the given probability (spec section h)."""
+    """Brightness, contrast, saturation +-0.2, hue +-0.1 with the given probability (docs/method.md#h)."""
     values = random.uniform(-1, 1, 4)
     if random.random() >= probability:
         return ColourJitter()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The temporal photometric loss of both stages: a pyramid of warps with auto-masking (spec sections f and g.1)."""
+"""The temporal photometric loss of both stages: a pyramid of warps with auto-masking (docs/method.md#f, #g.1)."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.preprocess import Preprocessor, RigCache, rig_key
 from gaussianocc_core.training.gsv import Gsv, GsvConfig
 from gaussianocc_core.training.loader import Batch, TrainingSet
+from gaussianocc_core.training.view import views_of
 from gaussianocc_core.types import Cameras
 
 
@@ -68,7 +69,7 @@ def test_training_and_prediction_see_the_same_of_a_masked_sample_that_its_lenses
     entry = recorded(tmp_path, rig, masks)
     batch = training_batch(entry)
     gsv = Gsv(build_model(SMALL), None, GsvConfig(ego_motion="sensor"), SMALL.grid)
-    trained = gsv._plan(batch, 0).lift
+    trained = gsv._plan(views_of(batch, None)[0]).lift
 
     predictor = OccupancyPredictor.untrained(SMALL, device="cpu")
     predictor.use_masks(dict(zip(rig.names, masks, strict=True)))
@@ -99,7 +100,7 @@ def test_training_and_prediction_see_the_same_of_a_masked_sample_that_its_lenses
 def test_a_plan_is_not_shared_by_rigs_that_differ_in_their_masks_alone(tmp_path):
     gsv = Gsv(build_model(SMALL), None, GsvConfig(ego_motion="sensor"), SMALL.grid)
     data = [training_batch(recorded(tmp_path, lenses(), masks)) for masks in (None, robot_masks(lenses()))]
-    whole, masked, again = (gsv._plan(batch, 0).lift for batch in (*data, data[0]))
+    whole, masked, again = (gsv._plan(views_of(batch, None)[0]).lift for batch in (*data, data[0]))
     assert int((masked.weight > 0).sum()) < int((whole.weight > 0).sum()) and again is whole
 
 

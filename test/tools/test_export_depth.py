@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lidar as depth images: the formula of the spec, worked out from the tables alone, on made-up and on real data."""
+"""Lidar as depth images: the formula of docs/method.md#j, worked out from the tables alone, on made-up and
+on real data."""
 
 import shutil
 

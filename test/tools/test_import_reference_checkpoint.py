@@ -210,7 +210,7 @@ def test_wrong_arguments_are_one_line(tmp_path, capsys, config_file):
 def test_every_name_of_the_published_layout_is_ours_or_known_to_be_dead():
     layout = json.loads((ROOT / "test/data/golden/state_dict_layout_nusc-sem-gs.json").read_text())
     sources = [Source(network, name) for network, entries in layout.items() for name, _, _ in entries]
-    assert len(sources) == 570 + 222 + 218 + 24  # spec section l
+    assert len(sources) == 570 + 222 + 218 + 24  # docs/method.md#l
     for source in sources:
         assert (our_name(source) is not None) != is_dead(source), source
 

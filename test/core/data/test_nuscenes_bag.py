@@ -357,7 +357,7 @@ def test_the_published_masks_are_read(shared_data, tmp_path):
     root = join_real_full_size_keyframe(shared_data, tmp_path / "db")
     path = write_scene_bag(NuScenesSource(root), "scene-0061", tmp_path / "bag", masks=masks).path
     hidden = {camera: (read_topic(path, f"/{camera}/mask")[0][1].data == 0).mean() for camera in RING}
-    assert hidden.pop("CAM_BACK") == pytest.approx(0.032, abs=0.001)  # the share that the spec states
+    assert hidden.pop("CAM_BACK") == pytest.approx(0.032, abs=0.001)  # the share of docs/method.md#j
     assert set(hidden.values()) == {0.0}
 
 

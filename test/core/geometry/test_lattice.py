@@ -17,7 +17,8 @@ def test_uniform_points_are_cell_centres():
 def test_contracted_axis_has_the_published_coordinates():
     x = lattice.axis_coordinates(PUBLISHED, 0)
     z = lattice.axis_coordinates(PUBLISHED, 2)
-    np.testing.assert_allclose(x[-4:], [352.21, 518.32, 1016.65, 2013.27], atol=0.02)  # spec section b; float32 there
+    # docs/method.md#b.1; float32 there
+    np.testing.assert_allclose(x[-4:], [352.21, 518.32, 1016.65, 2013.27], atol=0.02)
     np.testing.assert_allclose(x[150] - x[149], 0.4013, atol=1e-4)
     np.testing.assert_allclose(z[:6], [-122.06, -5.533, -2.467, -1.444, -0.930, -0.513], atol=0.01)
     assert np.count_nonzero(np.abs(x) < 40) == 200

@@ -85,7 +85,7 @@ def test_golden_miou_is_reproduced(shared_data):
 
 def test_published_class_weights():
     golden = [0, 0.350, 1.741, 0.976, 0.450, 2.372, 1.866, 1.849, 4.360, 1.503, 0.552, 0.227, 0, 0.488, 0.483, 0.208]
-    np.testing.assert_allclose(class_weights()[:16], golden, atol=6e-4)  # spec section g.3, three decimals
+    np.testing.assert_allclose(class_weights()[:16], golden, atol=6e-4)  # docs/method.md#g.3, three decimals
 
 
 def test_label_files_round_trip_and_undetected_is_ignored():

@@ -87,8 +87,8 @@ def test_published_encoder_and_decoder_have_the_published_sizes():
         config.encoder.backbone, config.encoder.width, config.encoder.up_channels, config.encoder.feature_channels
     )
     decoder = VoxelDecoder(64, config.decoder.channels, config.decoder.hourglasses, config.decoder.head_blocks, 18)
-    assert sum(p.numel() for p in encoder.parameters()) == 38_758_528  # spec section a
-    # Spec section c gives 2,123,372 for the module, of which the unused heads are 111,714 and 85,734.
+    assert sum(p.numel() for p in encoder.parameters()) == 38_758_528  # docs/method.md#a
+    # docs/method.md#c.4 gives 2,123,372 for the module, of which the unused heads are 111,714 and 85,734.
     assert sum(p.numel() for p in decoder.parameters()) == 2_123_372 - 111_714 - 85_734
 
 

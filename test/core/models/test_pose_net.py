@@ -62,7 +62,7 @@ def test_the_motion_to_the_past_is_the_inverse():
     T = motion.T_later_earlier()[0]
     expected = torch.eye(4, dtype=torch.float64)
     expected[:3, :3] = T[:3, :3].T
-    expected[:3, 3] = -T[:3, :3].T @ torch.tensor([1.0, 2, 3]).double()  # Rot^T Trans(-t), spec f
+    expected[:3, 3] = -T[:3, :3].T @ torch.tensor([1.0, 2, 3]).double()  # Rot^T Trans(-t), docs/method.md#f.3
     torch.testing.assert_close(transforms.invert(T), expected)
 
 
@@ -72,7 +72,8 @@ def test_only_shallow_backbones():
 
 
 def test_the_published_network_has_the_published_size():
-    # Spec l: pose_encoder without its unused classifier (512 x 1000 + 1000), pose without refine_mlp and finial_conv.
+    # docs/method.md#l: pose_encoder without its unused classifier (512 x 1000 + 1000), pose without refine_mlp
+    # and finial_conv.
     net = PoseNet("resnet34", 1.0, 256)
     resnet34 = 21_797_672 - 513_000 + 64 * 3 * 49  # torchvision's count, and three more input channels
     head = 512 * 256 + 256 + 2 * (256 * 256 * 9 + 256) + 256 * 12 + 12

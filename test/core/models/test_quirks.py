@@ -43,7 +43,8 @@ def test_lifting_samples_the_pixel_or_the_stretched_one():
     ours = lift_features(columns(), plan_lift(rig, point))
     theirs = lift_features(columns(), plan_lift(rig, point, constants=PUBLISHED_LIFT))
     assert ours.item() == pytest.approx(100 / 4 - 0.5 + 1)
-    assert theirs.item() == pytest.approx((100 / 4) * 40 / 39 - 0.5 + 1, rel=1e-5)  # spec b: u w / (w - 1) - 0.5
+    # docs/method.md#b.2: u w / (w - 1) - 0.5
+    assert theirs.item() == pytest.approx((100 / 4) * 40 / 39 - 0.5 + 1, rel=1e-5)
 
 
 def test_lifting_repeats_the_edge_or_fades_to_zero():
@@ -246,7 +247,7 @@ def test_the_photometric_warp_takes_pixel_centres_at_a_half_or_at_integers():
 
 def test_the_published_shift_of_the_default_lattice_is_a_fifth_of_a_metre():
     config = load_config(REFERENCE, ModelConfig)
-    assert 0.5 * lattice.mean_cell_size(config.lattice) == pytest.approx(0.199999, abs=1e-6)  # spec i
+    assert 0.5 * lattice.mean_cell_size(config.lattice) == pytest.approx(0.199999, abs=1e-6)  # docs/method.md#i.2
 
 
 def test_contracted_points_are_the_published_ones_to_the_last_bit(shared_data):

@@ -93,7 +93,7 @@ def test_published_sample_depths(published):
     full = Lattice((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), (300, 300, 24), 0.66667)
     depths = sample_depths(full)
     assert len(depths) == 424
-    # Spec section e.2.
+    # docs/method.md#e.9.
     assert depths[[1, 2, -3, -2, -1]].tolist() == pytest.approx([0.401, 0.802, 3014, 4747, 11388], rel=1e-3)
 
 
@@ -245,7 +245,7 @@ def test_regularizers_equal_the_double_sum():
 
 
 def ray_weights(field, cameras, row, column):
-    """Weights of the samples of one ray by the rules 3 and 4 of spec section e."""
+    """Weights of the samples of one ray by docs/method.md#e.10 and #e.11."""
     K, T = cameras.intrinsics[0], cameras.T_ego_cam[0]
     ray = T[:3, :3] @ torch.linalg.inv(K) @ torch.tensor([column + 0.5, row + 0.5, 1.0])
     points = T[:3, 3] + ray * (sample_depths(CONTRACTED) + 0.1)[:, None]

@@ -190,6 +190,8 @@ def _project(
     low_shift, high_shift = numbers[8], numbers[9]
     focal_x, focal_y = lens[0], lens[1]
     columns, rows = np.ceil(width / _TILE), np.ceil(height / _TILE)
+    # As in geometry._candidates: without opacity_extent, the last tiles' part beyond the image counts.
+    right_end, low_end = (width, height) if opacity_extent else (columns * _TILE, rows * _TILE)
     steepest = max(max(abs(lens[2]), abs(lens[3])), max(abs(lens[4]), abs(lens[5])))
     stretch = max(focal_x, focal_y) * np.sqrt(_ONE + _TWO * steepest * steepest)
     extent = min(_standard_deviations(_ONE, min_alpha), max_extent) if opacity_extent else max_extent
@@ -211,7 +213,7 @@ def _project(
         size = max(abs(scales[g, 0]), max(abs(scales[g, 1]), abs(scales[g, 2])))
         bound = stretch * size / z
         bound = max_extent * np.sqrt(bound * bound + blur + _ONE) + _TWO
-        if u <= -bound or u >= width + bound or v <= -bound or v >= height + bound:
+        if u <= -bound or u >= right_end + bound or v <= -bound or v >= low_end + bound:
             continue
 
         qw, qx, qy, qz = quats[g, 0], quats[g, 1], quats[g, 2], quats[g, 3]

@@ -259,6 +259,9 @@ def _candidates(
     active = torch.nonzero(gaussians.opacities >= constants.min_alpha)[:, 0]
     means = gaussians.means[active]
     size = gaussians.scales[active].abs().amax(dim=-1)
+    if not constants.opacity_extent:
+        # The extent says nothing of what a pixel sees: what touches only the last tiles' part beyond the image counts.
+        width, height = (TILE * math.ceil(side / TILE) for side in (width, height))
     cameras, indices = [], []
     for camera in range(len(intrinsics)):
         x, y, z = (means @ T_cam_ego[camera, :3, :3].T + T_cam_ego[camera, :3, 3]).unbind(-1)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import subprocess
 import sys
 
@@ -171,3 +172,56 @@ def test_published_constants_give_the_published_images(shared_data, tag, horizon
     footprints = project_gaussians(gaussians, cameras.intrinsics, cameras.T_ego_cam, 64, 48, 0.2, constants)
     visible = (golden[f"radii_{tag}"] > 0) & (gaussians.opacities >= 1 / 255)  # the reference keeps transparent ones
     assert torch.equal(footprints.gaussian.sort().values, torch.nonzero(visible)[:, 0])
+
+
+def visible_by_the_published_rule(gaussians: Gaussians, cameras: Cameras, horizontal_focal: bool):
+    """(camera, Gaussian) pairs whose rectangle of tiles is not empty, one by one in float64 (spec section e, 1 to 5),
+    and those of them that touch nothing but the part of the last tiles beyond the image."""
+    visible, beyond = set(), set()
+    for n in range(len(cameras)):
+        K, T_cam_ego = cameras.intrinsics[n].double().numpy(), np.linalg.inv(cameras.T_ego_cam[n].double().numpy())
+        width, height, fx = cameras.width[n], cameras.height[n], K[0, 0]
+        tan_x = width / (2 * fx)
+        tan_y = tan_x if horizontal_focal else height / (2 * K[1, 1])
+        for g in range(len(gaussians)):
+            x, y, z = T_cam_ego[:3, :3] @ gaussians.means[g].double().numpy() + T_cam_ego[:3, 3]
+            if z <= 0.2:
+                continue
+            u = fx * x / (z + 1e-7) + K[0, 2] - 0.5
+            v = K[1, 1] * y / (z + 1e-7) + K[1, 2] - 0.5
+            qw, *q = (gaussians.quats[g].double() / gaussians.quats[g].double().norm()).tolist()
+            cross = np.array([[0, -q[2], q[1]], [q[2], 0, -q[0]], [-q[1], q[0], 0]])
+            axes = (np.eye(3) + 2 * qw * cross + 2 * cross @ cross) * gaussians.scales[g].double().numpy()
+            tx, ty = np.clip(x / z, -1.3 * tan_x, 1.3 * tan_x), np.clip(y / z, -1.3 * tan_y, 1.3 * tan_y)
+            focal_y = height / (2 * tan_y)
+            J = np.array([[fx / z, 0, -fx * tx / z], [0, focal_y / z, -focal_y * ty / z]])
+            in_image = J @ T_cam_ego[:3, :3] @ axes
+            covariance = in_image @ in_image.T + 0.3 * np.eye(2)
+            determinant, middle = np.linalg.det(covariance), np.trace(covariance) / 2
+            if determinant == 0:
+                continue
+            radius = math.ceil(3 * math.sqrt(middle + math.sqrt(max(0.1, middle**2 - determinant))))
+            spans = []
+            for at, size in ((u, width), (v, height)):
+                ends = int((at - radius) / 16), int((at + radius + 15) / 16)
+                spans.append([min(max(end, 0), math.ceil(size / 16)) for end in ends])
+            if all(end > first for first, end in spans):
+                visible.add((n, g))
+                if u - radius > width or v - radius > height:
+                    beyond.add((n, g))
+    return visible, beyond
+
+
+@pytest.mark.parametrize("horizontal_focal", [True, False])
+@pytest.mark.parametrize(("width", "height"), [(77, 45), (33, 19), (64, 37), (64, 48)])
+def test_published_constants_count_what_the_published_rule_calls_visible(width, height, horizontal_focal):
+    gaussians = dataclasses.replace(cloud(count=1500, seed=11), opacities=torch.ones(1500))
+    gaussians = dataclasses.replace(gaussians, scales=0.1 * gaussians.scales)
+    cameras = join(*(looking_forward(width, height, 0.6 * width, yaw=yaw) for yaw in (0.0, 1.6, -2.0)))
+    expected, beyond = visible_by_the_published_rule(gaussians, cameras, horizontal_focal)
+    assert len(expected) > 300 and bool(beyond) == (width % 16 > 0 or height % 16 > 0)
+    constants = dataclasses.replace(PUBLISHED, horizontal_focal=horizontal_focal)
+    arguments = (gaussians, cameras.intrinsics, cameras.T_ego_cam, width, height, 0.2, constants)
+    for project in (project_gaussians, cpu_projection.project_gaussians):
+        found = project(*arguments)
+        assert set(zip(found.camera.tolist(), found.gaussian.tolist(), strict=True)) == expected

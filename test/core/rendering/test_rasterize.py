@@ -175,7 +175,7 @@ def test_published_constants_give_the_published_images(shared_data, tag, horizon
 
 
 def visible_by_the_published_rule(gaussians: Gaussians, cameras: Cameras, horizontal_focal: bool):
-    """(camera, Gaussian) pairs whose rectangle of tiles is not empty, one by one in float64 (spec section e, 1 to 5),
+    """(camera, Gaussian) pairs whose rectangle of tiles is not empty, one by one in float64 (docs/method.md#e, 1 to 5),
     and those of them that touch nothing but the part of the last tiles beyond the image."""
     visible, beyond = set(), set()
     for n in range(len(cameras)):

@@ -274,8 +274,7 @@ class OccupancyNode(LifecycleNode):
         reporter, predictor, outputs = self._reporter, self._predictor, self._outputs
         pixels, cameras = self._gather(newest)
         with reporter.statistics.timed("predict"):
-            field = predictor.predict_field(pixels, cameras)
-            prediction = predictor.decide(field, cameras)
+            prediction = seen = predictor(pixels, cameras)
         if self._fusion is not None:
             with reporter.statistics.timed("fuse"):
                 prediction = self._fuse(prediction, newest.stamp_ns)
@@ -285,8 +284,7 @@ class OccupancyNode(LifecycleNode):
             outputs.publish(prediction, newest.stamp_ns)
         reporter.set_published(newest.stamp_ns, completed)
         began = time.perf_counter()
-        render = partial(predictor.render, field, cameras)
-        if outputs.publish_views(cameras.names, render, newest.stamps_ns, self._rig.frames):
+        if outputs.publish_views(cameras.names, seen.render, newest.stamps_ns, self._rig.frames):
             reporter.statistics.record("render", time.perf_counter() - began)
         if outputs.problem:
             reporter.warn("output", outputs.problem)

@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,6 +51,42 @@ class _View:
         moved = (T_ego_cam[:, :3, 3] - self.T_ego_cam[:, :3, 3]).abs().max()
         turned = (T_ego_cam[:, :3, :3] - self.T_ego_cam[:, :3, :3]).abs().max()
         return bool(moved <= tolerance_m and turned <= _TURN_TOLERANCE_RAD)
+
+
+class Rendered(NamedTuple):
+    """What an occupancy looks like from N cameras."""
+
+    cameras: Cameras  # pinholes at the network's size
+    depth: Float[np.ndarray, "N h w"]  # z-depth, m, 0 where transparent
+    classes: UInt8[np.ndarray, "N h w"]  # ids; free where transparent
+
+
+@dataclass(frozen=True)
+class Prediction(OccupancyPrediction):
+    """What the predictor returns: an OccupancyPrediction that keeps what it was decided from, and so can be rendered.
+
+    The field stays on the predictor's device as long as the prediction lives: 12 MB of the shipped model. A copy with
+    other labels (`dataclasses.replace`) still renders what the network said.
+    """
+
+    field: OccupancyField  # the network's logits on its lattice, before anything was decided
+    views: Cameras  # pinholes of the images as the network saw them, where each camera was; float32
+    _network: GaussianOcc = dataclass_field(repr=False, compare=False)
+
+    @torch.inference_mode()
+    def render(self, names: Sequence[str] | None = None) -> Rendered:
+        """What the field looks like from some of the cameras (None: all), in this order; KeyError names one that is
+        absent."""
+        views = self.views if names is None else self.views.select(tuple(names))
+        views_here = views.to(self.field.logits.device, torch.float32)
+        rendered: RenderedViews = self._network.render(self.field, views_here, normalize_depth=True)[0]
+        solid = rendered.alpha[:, 0] > 0.5
+        free = free_label(self.class_names)
+        # Composited logits name the surface; the free logit of a surface voxel says nothing about the pixel.
+        classes = rendered.features[:, :free].argmax(dim=1)
+        depth = torch.where(solid, rendered.depth[:, 0], 0.0)
+        labels = torch.where(solid, classes, free).to(torch.uint8)
+        return Rendered(views, depth.cpu().numpy(), labels.cpu().numpy())
 
 
 class OccupancyPredictor:
@@ -100,26 +137,36 @@ class OccupancyPredictor:
         return {name: rectifier.reduction(i) for i, name in enumerate(cameras.names)}
 
     @torch.inference_mode()
-    def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> OccupancyPrediction:
+    def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> Prediction:
         """images: RGB at native size, one per camera, sizes may differ; cameras: their calibration, ego frame.
 
         An image may also come shrunk by its `reductions`; `cameras` speaks of the native size all the same.
         """
-        return self.decide(self.predict_field(images, cameras), cameras)
-
-    @torch.inference_mode()
-    def predict_field(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> OccupancyField:
-        """The network's logits on its lattice, before anything is decided."""
-        view = self._view_of(cameras)
-        rectified = torch.from_numpy(view.lenses.rectify(images)).to(self.device)  # (N, h, w, 3) uint8
+        lenses = self._lenses_of(cameras)
+        view = self._view_of(lenses, cameras)
+        rectified = torch.from_numpy(lenses.rectify(images)).to(self.device)  # (N, h, w, 3) uint8
         batch = rectified.permute(0, 3, 1, 2)[None].float() / 255.0  # (1, N, 3, h, w)
-        return self.model(batch, [view.plan])
+        field = self.model(batch, [view.plan])
+        labels, confidence, observed = self._decide(field, view.observed)
+        return Prediction(
+            labels=labels,
+            confidence=confidence,
+            observed=observed,
+            grid=self.grid,
+            class_names=self.class_names,
+            trained=self.trained,
+            cameras=cameras.names,
+            model=self.model_name,
+            field=field,
+            views=lenses.views(cameras.T_ego_cam),
+            _network=self.model,
+        )
 
-    @torch.inference_mode()
-    def decide(self, field: OccupancyField, cameras: Cameras) -> OccupancyPrediction:
+    def _decide(
+        self, field: OccupancyField, observed: Bool[np.ndarray, "X Y Z"]
+    ) -> tuple[UInt8[np.ndarray, "X Y Z"], Float[np.ndarray, "X Y Z"], Bool[np.ndarray, "X Y Z"]]:
         """The class of every voxel of the published grid, or free; unobserved where no camera looks, and where what one
         sees stands too far away to be placed (`ModelConfig.reach`)."""
-        observed = self._view_of(cameras).observed
         quirks = self.model.quirks
         if self.device.type == "cpu" and not (quirks.occupied_by_argmax or quirks.lattice_shift):
             labels_array, confidence_array = decide_on_grid(
@@ -134,35 +181,7 @@ class OccupancyPredictor:
             observed = observed & ~find_unplaced(labels_array, self._beyond, self.class_names)
         labels_array[~observed] = UNOBSERVED
         confidence_array[~observed] = 0.0
-        return OccupancyPrediction(
-            labels=labels_array,
-            confidence=confidence_array,
-            observed=observed,
-            grid=self.grid,
-            class_names=self.class_names,
-            trained=self.trained,
-            cameras=cameras.names,
-            model=self.model_name,
-        )
-
-    @torch.inference_mode()
-    def render(
-        self, field: OccupancyField, cameras: Cameras, names: Sequence[str] | None = None
-    ) -> tuple[Cameras, Float[np.ndarray, "N h w"], UInt8[np.ndarray, "N h w"]]:
-        """What the field looks like from some of the cameras (None: all), as the network sees through them.
-
-        Their pinhole cameras at the network's size (the `Rectifier`'s), z-depth (m, 0 where transparent), class ids.
-        """
-        views = self._lenses_of(cameras).views(cameras.T_ego_cam)
-        views = views if names is None else views.select(tuple(names))
-        views_here = views.to(self.device, torch.float32)
-        rendered: RenderedViews = self.model.render(field, views_here, normalize_depth=True)[0]
-        solid = rendered.alpha[:, 0] > 0.5
-        free = free_label(self.class_names)
-        # Composited logits name the surface; the free logit of a surface voxel says nothing about the pixel.
-        classes = rendered.features[:, :free].argmax(dim=1)
-        depth = torch.where(solid, rendered.depth[:, 0], 0.0)
-        return views, depth.cpu().numpy(), torch.where(solid, classes, free).to(torch.uint8).cpu().numpy()
+        return labels_array, confidence_array, observed
 
     @property
     def summary(self) -> str:
@@ -179,8 +198,7 @@ class OccupancyPredictor:
     def _lenses_of(self, cameras: Cameras) -> Lenses:
         return self._preprocess(cameras, [self._masks.get(name) for name in cameras.names])
 
-    def _view_of(self, cameras: Cameras) -> _View:
-        lenses = self._lenses_of(cameras)
+    def _view_of(self, lenses: Lenses, cameras: Cameras) -> _View:
         T_ego_cam = cameras.T_ego_cam.cpu().double()
         tolerance_m = _MOVE_TOLERANCE * self.grid.voxel_size
         found = next((view for view in self._views if view.serves(lenses, T_ego_cam, tolerance_m)), None)

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 from rclpy.executors import ExternalShutdownException
@@ -122,11 +121,8 @@ class Inference:
         reporter, predictor, outputs = self._reporter, self.predictor, self._outputs
         gathered = self._gatherer.gather(newest)
         reporter.set_gathered(gathered)
-        cameras = gathered.cameras
         with reporter.statistics.timed("predict"):
-            field = predictor.predict_field(gathered.images, cameras)
-            prediction = predictor.decide(field, cameras)
-        render = partial(predictor.render, field, cameras)
+            prediction = seen = predictor(gathered.images, gathered.cameras)
         if self._fusion is not None:
             with reporter.statistics.timed("fuse"):
                 prediction = self._fuse(self._fusion, prediction, gathered)
@@ -136,7 +132,7 @@ class Inference:
             outputs.publish(prediction, gathered.stamp_ns)
         reporter.set_published(gathered.stamp_ns, completed)
         began = time.perf_counter()
-        if outputs.publish_views(gathered, render):
+        if outputs.publish_views(gathered, seen.render):
             reporter.statistics.record("render", time.perf_counter() - began)
         if outputs.problem:
             reporter.warn("output", outputs.problem)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -78,7 +78,7 @@ class CheckpointNetworks:
         depths: dict[str, Tensor] = {}
         occupancy = motions = said = None
         if self.predictor is not None:
-            depths, occupancy = _see_occupancy(self.predictor, sample, batch)
+            depths, occupancy = _see_occupancy(self.predictor, sample)
         if self.depth_net is not None:
             depths["depth_network"] = predict_depth(self.depth_net, images[:, 0], batch.cameras).depth[0]
         if self.pose_net is not None:
@@ -99,22 +99,17 @@ class CheckpointNetworks:
 
 
 def _see_occupancy(
-    predictor: OccupancyPredictor, sample: Sample, batch: Batch
+    predictor: OccupancyPredictor, sample: Sample
 ) -> tuple[dict[str, Tensor], UInt8[np.ndarray, "X Y Z"]]:
     """As the node would: cameras where they were at their own image times, in the ego frame of the labels."""
     cameras = in_label_frame(sample)
-    predicted = predictor.predict_field(sample.images, cameras)
-    labels = predictor.decide(predicted, cameras).labels
-    pinhole = replace(
-        batch.cameras,
-        intrinsics=batch.cameras.intrinsics[0],
-        T_ego_cam=cameras.T_ego_cam.to(predictor.device, torch.float32),
-    )
-    model = predictor.model
-    views = model.render(predicted, pinhole, normalize_depth=False)[0]
-    head_depth = None if predicted.inv_depth is None else 1.0 / predicted.inv_depth[0]
+    predictor.use_masks(dict(zip(cameras.names, sample.static_masks or (), strict=bool(sample.static_masks))))
+    prediction = predictor(sample.images, cameras)
+    field, model, pinhole = prediction.field, predictor.model, prediction.views.to(predictor.device)
+    views = model.render(field, pinhole, normalize_depth=False)[0]
+    head_depth = None if field.inv_depth is None else 1.0 / field.inv_depth[0]
     _, background = find_background(views, pinhole, model.lattice, head_depth, FAR)
     depths = {"rendered": compose_depth(views, background)}
-    if predicted.inv_depth is not None:
-        depths["depth_head"] = 1.0 / resize_depth(predicted.inv_depth[0], *views.depth.shape[-2:])
-    return depths, labels
+    if field.inv_depth is not None:
+        depths["depth_head"] = 1.0 / resize_depth(field.inv_depth[0], *views.depth.shape[-2:])
+    return depths, prediction.labels

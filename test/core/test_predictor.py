@@ -49,14 +49,13 @@ def test_observed_means_that_the_centre_is_in_a_used_cameras_view(predictor):
 
 def test_published_models_decide_by_the_softmax_of_the_resampled_logits(predictor):
     rig = ring()
-    field = predictor.predict_field(pictures(rig), rig)
+    prediction = predictor(pictures(rig), rig)
     positions = voxels.centers(SMALL.grid)[5, 20, 3].view(1, 3)
     from gaussianocc_core.geometry import lattice
 
-    logits = lattice.sample(field.logits, SMALL.lattice, positions)[0, :, 0]
+    logits = lattice.sample(prediction.field.logits, SMALL.lattice, positions)[0, :, 0]
     label, confidence = decide_labels(logits, by_argmax=True)
     assert label == int(logits.argmax()) and confidence == pytest.approx(float(logits.softmax(0).max()), abs=1e-5)
-    prediction = predictor.decide(field, rig)
     label, confidence = decide_labels(logits, by_argmax=False)
     assert prediction.labels[5, 20, 3] == int(label)
     assert prediction.confidence[5, 20, 3] == pytest.approx(float(confidence), abs=1e-4)
@@ -139,14 +138,29 @@ def test_wrong_number_of_images_is_refused(predictor):
 
 def test_render_gives_depth_and_classes_of_the_network_s_views(predictor):
     rig = ring()
-    field = predictor.predict_field(pictures(rig), rig)
-    views, depth, classes = predictor.render(field, rig)
+    prediction = predictor(pictures(rig), rig)
+    views, depth, classes = prediction.render()
     size = (predictor.config.image_height, predictor.config.image_width)
     assert depth.shape == classes.shape == (6, *size) and views.names == rig.names
-    some, least, _ = predictor.render(field, rig, rig.names[4:2:-1])
+    some, least, _ = prediction.render(rig.names[4:2:-1])
     assert some.names == rig.names[4:2:-1]
     np.testing.assert_allclose(least, depth[[4, 3]], atol=1e-4)
     assert classes.max() <= 17 and np.isfinite(depth).all() and (depth >= 0).all()
+
+
+def test_a_call_looks_its_lenses_up_once_and_rendering_does_not(predictor, monkeypatch):
+    rig, images, looked = ring(), pictures(ring()), []
+    inner = predictor._preprocess
+    monkeypatch.setattr(predictor, "_preprocess", lambda *rig: looked.append(rig) or inner(*rig))
+    prediction = predictor(images, rig)
+    assert len(looked) == 1
+    elsewhere = replace(rig, T_ego_cam=rig.T_ego_cam.flip(0))
+    predictor(images, elsewhere)
+    first, again = prediction.render(rig.names[:2]), prediction.render(rig.names[:2])
+    assert len(looked) == 2 and torch.equal(first.cameras.T_ego_cam, rig.T_ego_cam[:2].float())
+    assert np.array_equal(first.depth, again.depth)  # its own views, whatever was predicted since
+    with pytest.raises(KeyError, match="nobody"):
+        prediction.render(["nobody"])
 
 
 def test_impossible_device_is_one_clear_line():

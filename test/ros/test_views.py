@@ -11,6 +11,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 
 from gaussianocc_core.labels import PALETTE
+from gaussianocc_core.predictor import Prediction
 from gaussianocc_ros.ros_compat import decode_image
 from gaussianocc_ros.stamps import stamp_ns
 
@@ -32,22 +33,22 @@ def test_a_view_is_rendered_where_somebody_looks_at_its_own_image_time(rig, make
     rig = rig().start()
     rig.place()
     asked, predictor = [], rig.node._predictor
-    inner = predictor.render
+    inner = Prediction.render
 
-    def render(*arguments):
-        views, depth, classes = inner(*arguments)
+    def render(prediction, names):
+        views, depth, classes = inner(prediction, names)
         depth[:, :20] = 0.0  # random weights fill all of the view; a real one has sky
-        asked.append((arguments, (views, depth, classes)))
+        asked.append((names, (views, depth, classes)))
         return views, depth, classes
 
-    monkeypatch.setattr(predictor, "render", render)
+    monkeypatch.setattr(Prediction, "render", render)
     rig.send(0)
     rig.outputs(1)
     assert asked == []
     topics = listen(rig, "left")
     rig.send(100)
     rig.graph.until(lambda: all(topics.values()), what="views")
-    ((_, _, names), (views, depth, classes)) = asked[0]
+    (names, (views, depth, classes)) = asked[0]
     assert names == ("left",)
     for (message,) in topics.values():
         assert (stamp_ns(message.header), message.header.frame_id) == (make.START_NS + 105 * MS, "left")

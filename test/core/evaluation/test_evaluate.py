@@ -15,6 +15,7 @@ from support.small_model import SMALL
 
 from gaussianocc_core import evaluate as command
 from gaussianocc_core.checkpoint import Provenance, save_model
+from gaussianocc_core.data.entries import in_label_frame
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.evaluation import evaluate, evaluate_networks, format_report
 from gaussianocc_core.evaluation.depth import DepthTable, flat_ground_depth, rectify_depths
@@ -264,12 +265,11 @@ def test_true_labels_rendered_are_about_the_true_depth(street):
     predictor = OccupancyPredictor.untrained(config, device="cpu")
     labels = torch.from_numpy(sample.occupancy.semantics).long()
     logits = (20.0 * torch.nn.functional.one_hot(labels, 18) - 10.0).permute(3, 0, 1, 2)[None].contiguous()
-    seen_from = []
-    predictor.predict_field = lambda images, cameras: (seen_from.append(cameras), OccupancyField(logits))[1]
-    batch = prepare(sample, Preprocessor(160, 96)(sample.cameras))
-    depths, occupancy = _see_occupancy(predictor, sample, batch)
+    predictor.model.forward = lambda images, plans: OccupancyField(logits)
+    seen_from = predictor(sample.images, in_label_frame(sample)).views
+    depths, occupancy = _see_occupancy(predictor, sample)
     assert (occupancy == sample.occupancy.semantics)[occupancy != 255].all()
-    moved = (seen_from[0].T_ego_cam - sample.cameras.T_ego_cam)[:, :3, 3].norm(dim=-1)
+    moved = (seen_from.T_ego_cam - sample.cameras.T_ego_cam)[:, :3, 3].norm(dim=-1)
     assert 0.1 < moved.max() < 0.5  # m that the street's car drives in 43 ms, the spread of the cameras
     table = DepthTable(limits=(0.1, 20.0))
     for n, (camera, truth) in enumerate(zip(sample.cameras.names, sample.depths, strict=True)):

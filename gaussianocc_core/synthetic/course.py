@@ -109,11 +109,12 @@ def _smoothed(rows: Float[np.ndarray, "n 3"]) -> Path:
     return Path(x, y, yaw)
 
 
-def draw_speed(rng, vehicle: Vehicle, duration: float) -> Float[np.ndarray, " ticks"]:
+def draw_speed(rng, vehicle: Vehicle, duration: float, limit: float = math.inf) -> Float[np.ndarray, " ticks"]:
     """Metres along the path every `TICK` s from `EARLIEST` on, 0 at time 0: cruising, slowing, stops, reversing."""
     count = int((duration - EARLIEST + 2.0) / TICK) + 1
     # Slow drives are as frequent as fast ones in the logarithm: what is near needs many of them.
-    cruise = math.exp(rng.uniform(math.log(vehicle.slow), math.log(vehicle.fast)))
+    slow, fast = min(vehicle.slow, 0.5 * limit), min(vehicle.fast, limit)
+    cruise = math.exp(rng.uniform(math.log(slow), math.log(fast)))
     target, n = np.empty(count), 0
     reverses = rng.random() < 0.12
     while n < count:
@@ -180,6 +181,10 @@ class Course:
         u = min(max((time - EARLIEST) / TICK, 0.0), len(self.along) - 1.0)
         k = min(int(u), len(self.along) - 2)
         return float(self.along[k] + (u - k) * (self.along[k + 1] - self.along[k]))
+
+    def travelled(self) -> tuple[float, float]:
+        """From where to where on the path the origin goes, m."""
+        return self.start() + min(float(self.along.min()), 0.0), self.start() + max(float(self.along.max()), 0.0)
 
     def start(self) -> float:
         """s of the path at time 0: as far in as the vehicle goes back behind it."""

@@ -25,7 +25,7 @@ from gaussianocc_core.synthetic.sensor import Optics
 from gaussianocc_core.synthetic.world import EDGES, FULL, NONE, Frame, World, camera_rays, cast_camera
 from gaussianocc_core.types import Cameras
 
-WORLDS = ("street", "mixed")
+WORLDS = ("street", "yard", "hall", "park", "mixed")
 _ANTIALIAS = {"none": NONE, "edges": EDGES, "full": FULL}
 
 
@@ -130,7 +130,11 @@ def random_scene(
     `world` is one of WORLDS ("mixed": drawn). `rig` is "random", a `Rig`, or cameras, which get a vehicle that suits
     their height. `duration` in seconds. Raises ValueError for anything else.
     """
+    # Numba is imported on first use of a world, never with the package.
+    from gaussianocc_core.synthetic.places.hall import build_hall
+    from gaussianocc_core.synthetic.places.park import build_park
     from gaussianocc_core.synthetic.places.town import build_street
+    from gaussianocc_core.synthetic.places.yard import build_yard
 
     if world not in WORLDS:
         raise ValueError(f"world: expected one of {', '.join(WORLDS)}, got {world!r}")
@@ -149,7 +153,7 @@ def random_scene(
     rng = np.random.default_rng([20261203, seed])
     places = [name for name in WORLDS if name != "mixed"]
     place = str(rng.choice(places)) if world == "mixed" else world
-    build = {"street": build_street}[place]
+    build = {"street": build_street, "yard": build_yard, "hall": build_hall, "park": build_park}[place]
     site = build(rng, chosen.vehicle, duration, int(rng.integers(1 << 30)))
     optics = Optics.draw(rng, len(chosen.cameras), site.dark)
     return RandomScene(seed, place, chosen, World(seed, duration, site), optics)

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from gaussianocc_core.geometry import raymarch
 from gaussianocc_core.kernels import cached_kernel, inner
 from gaussianocc_core.labels import FREE
-from gaussianocc_core.synthetic import ground, intersect, materials, noise, shading, shapes, trace
+from gaussianocc_core.synthetic import ground, intersect, materials, noise, patterns, shading, shapes, trace
 from gaussianocc_core.synthetic import scene as scene_module
 from gaussianocc_core.synthetic.scene import EXPOSURE, HORIZON_B, SUN_Z, ZENITH_R, Scene
 from gaussianocc_core.synthetic.shading import shade
@@ -25,7 +25,7 @@ from gaussianocc_core.synthetic.shapes import FOLIAGE, MATERIAL
 from gaussianocc_core.synthetic.trace import GROUND, SKY, cast
 
 _BLIND = -1000  # identity of a pixel whose lens sees nothing
-_SOURCES = (raymarch, ground, intersect, materials, noise, scene_module, shading, shapes, trace)
+_SOURCES = (raymarch, ground, intersect, materials, noise, patterns, scene_module, shading, shapes, trace)
 
 
 @inner

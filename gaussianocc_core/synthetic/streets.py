@@ -21,7 +21,7 @@ class Street:
 
     segments: Float[np.ndarray, "S 7"]
     crosses: Float[np.ndarray, "X 7"]
-    ground: Float[np.ndarray, " 20"]
+    ground: Float[np.ndarray, " parameters"]
 
     def at(self, s: float, d: float) -> tuple[float, float, float]:
         """World x, y and heading of the point s metres along and d metres left of the centre line."""
@@ -122,7 +122,7 @@ def draw_segments(rng, kind: str, length: float) -> Float[np.ndarray, "S 7"]:
     return np.array(rows, dtype=np.float64)
 
 
-def draw_ground(rng, seed: int, sides: tuple[str, str]) -> Float[np.ndarray, " 20"]:
+def draw_ground(rng, seed: int, sides: tuple[str, str]) -> Float[np.ndarray, " parameters"]:
     """Cross-section of the street; `sides` says what lies left and right: urban, suburban or park."""
     g = np.zeros(gr.PARAMETERS)
     g[gr.LANE] = rng.uniform(3.2, 3.7)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # Where several classes touch one voxel, the one further right gets it: ground yields to everything that stands on it,
 # big and common things yield to small and rare ones, so that a person beside a wall or a cone on the road survives.
 PRIORITY = (
-    "free", "others", "driveable_surface", "other_flat", "terrain", "sidewalk", "vegetation", "manmade", "trailer",
+    "free", "driveable_surface", "other_flat", "terrain", "sidewalk", "vegetation", "manmade", "others", "trailer",
     "truck", "bus", "construction_vehicle", "car", "barrier", "motorcycle", "bicycle", "traffic_cone", "pedestrian",
 )  # fmt: skip
 
@@ -246,12 +246,12 @@ def occupancy(
     grid, lidar = grid or VoxelGrid(), lidar or Lidar()
     cameras = default_rig() if cameras is None else cameras
     T_world_ego = world.T_world_ego(time)
-    yaw = math.atan2(T_world_ego[1, 0], T_world_ego[0, 0])
-    corner = T_world_ego[:3, :3] @ np.array(grid.origin) + T_world_ego[:3, 3]
+    T_world_corner = T_world_ego.copy()
+    T_world_corner[:3, 3] = T_world_ego[:3, :3] @ np.array(grid.origin) + T_world_ego[:3, 3]
     rank = np.empty(len(PRIORITY), dtype=np.int64)
     for place, name in enumerate(PRIORITY):
         rank[CLASS_ID[name]] = place
-    semantics = voxelize(world.scene(time), corner, yaw, grid.voxel_size, grid.shape, rank)
+    semantics = voxelize(world.scene(time), T_world_corner, grid.voxel_size, grid.shape, rank)
 
     T_ego_world = invert_matrix(T_world_ego)
     mask_camera = np.zeros(grid.shape, dtype=bool)

@@ -55,3 +55,22 @@ def draw_daylight(
     e[scene.CLOUDS], e[scene.HAZE], e[scene.EXPOSURE] = clouds, haze, exposure * float(rng.uniform(0.8, 1.2))
     e[scene.SKY_SEED] = float(seed % 65521)
     return e, dark
+
+
+def draw_lamplight(rng: np.random.Generator, seed: int) -> tuple[Float[np.ndarray, " 16"], float]:
+    """The light of a hall: lamps above as one soft key light, walls and ceiling as the rest; bright to badly lit."""
+    e = np.zeros(16)
+    azimuth, elevation = float(rng.uniform(-math.pi, math.pi)), math.radians(float(rng.uniform(50.0, 88.0)))
+    e[scene.SUN_X : scene.SUN_Z + 1] = (
+        math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation),
+    )  # fmt: skip
+    tint = np.array([(1.0, 0.97, 0.90), (0.92, 1.0, 0.97), (1.0, 0.86, 0.66)][rng.integers(3)])
+    ambient = float(np.exp(rng.uniform(math.log(0.12), math.log(0.7))))
+    e[scene.SUN_R : scene.SUN_B + 1] = rng.uniform(0.3, 1.6) * tint
+    e[scene.ZENITH_R : scene.ZENITH_B + 1] = ambient * tint
+    e[scene.HORIZON_R : scene.HORIZON_B + 1] = ambient * rng.uniform(0.8, 1.3) * tint
+    e[scene.HAZE] = 1.0 / rng.uniform(400, 3000)
+    # The camera adapts to part of the darkness.
+    e[scene.EXPOSURE] = float(rng.uniform(0.8, 1.2)) * 0.9 / (0.35 + ambient) ** 0.6
+    e[scene.SKY_SEED] = float(seed % 65521)
+    return e, float(np.clip(0.6 - ambient, 0.0, 0.5))

@@ -20,7 +20,9 @@ import numpy as np
 from jaxtyping import Float
 
 from gaussianocc_core.geometry.rectify import DEFAULT_FISHEYE_FOV_DEG, Rectifier
+from gaussianocc_core.labels import FREE
 from gaussianocc_core.synthetic.fleet import Rig, draw_rig, rig_of
+from gaussianocc_core.synthetic.own_body import OwnBody
 from gaussianocc_core.synthetic.sensor import Optics
 from gaussianocc_core.synthetic.world import EDGES, FULL, NONE, Frame, World, camera_rays, cast_camera
 from gaussianocc_core.types import Cameras
@@ -38,6 +40,7 @@ class RandomScene:
     rig: Rig
     world: World
     optics: Optics
+    _own: OwnBody | None = None
 
     @property
     def cameras(self) -> Cameras:
@@ -83,21 +86,28 @@ class RandomScene:
             raise ValueError(f"antialias: expected one of {', '.join(_ANTIALIAS)}, got {antialias!r}")
         cameras = self.cameras if cameras is None else cameras
         times = [time] * len(cameras) if camera_times is None else list(camera_times)
-        images, depths, labels = [], [], []
+        images, depths, labels, bodies = [], [], [], []
         for index in range(len(cameras)):
             at = times[index]
             colour, depth, label = cast_camera(
                 self.world, cameras, index, at, self.T_world_ego(at), _ANTIALIAS[antialias]
             )
+            if self._own is not None:
+                own, body = self._own.seen_by(cameras, index)
+                colour, depth = np.where(body[..., None], own, colour), np.where(body, np.float32(0.0), depth)
+                label = np.where(body, np.uint8(FREE), label)
+                bodies.append(body)
             if effects:
                 flow = self._flow(cameras, index, at, depth) if self.optics.shutter > 0.0 else None
+                if flow is not None and bodies:
+                    flow[bodies[-1]] = 0.0
                 image = self.optics.expose(index % len(self.cameras), colour, flow, round(at * 1e6) % (1 << 40))
             else:
                 image = np.clip(colour + 0.5, 0, 255).astype(np.uint8)
             images.append(image)
             depths.append(depth)
             labels.append(label)
-        return Frame(tuple(images), tuple(depths), tuple(labels))
+        return Frame(tuple(images), tuple(depths), tuple(labels), tuple(bodies))
 
     def _flow(
         self, cameras: Cameras, index: int, time: float, depth: Float[np.ndarray, "H W"]
@@ -156,4 +166,5 @@ def random_scene(
     build = {"street": build_street, "yard": build_yard, "hall": build_hall, "park": build_park}[place]
     site = build(rng, chosen.vehicle, duration, int(rng.integers(1 << 30)))
     optics = Optics.draw(rng, len(chosen.cameras), site.dark)
-    return RandomScene(seed, place, chosen, World(seed, duration, site), optics)
+    own = OwnBody(chosen.body, site) if chosen.body is not None else None
+    return RandomScene(seed, place, chosen, World(seed, duration, site), optics, own)

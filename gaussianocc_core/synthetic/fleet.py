@@ -16,6 +16,10 @@ import torch
 
 from gaussianocc_core.geometry.cameras import view_rotation
 from gaussianocc_core.geometry.transforms import make_transform
+from gaussianocc_core.labels import CLASS_ID
+from gaussianocc_core.synthetic import patterns
+from gaussianocc_core.synthetic.shapes import CAR_CABIN, METAL, TEXTURE, PrimitiveTable, Shapes
+from gaussianocc_core.synthetic.things import any_colour, any_finish
 from gaussianocc_core.types import EQUIDISTANT, PINHOLE, Cameras
 
 LOWEST, HIGHEST = 0.3, 2.5  # m above the ground
@@ -57,6 +61,7 @@ class Rig:
     cameras: Cameras
     vehicle: Vehicle
     layout: str  # one of LAYOUTS, or "given"
+    body: PrimitiveTable | None = None  # what the cameras can see of the vehicle, ego frame
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def draw_rig(seed: int, kind: str | None = None) -> Rig:
         model=tuple(models),
         distortion=tuple(distortions),
     )
-    return Rig(cameras, vehicle, layout)
+    return Rig(cameras, vehicle, layout, _body(rng, vehicle, eyes) if vehicle.has_body else None)
 
 
 def rig_of(cameras: Cameras, seed: int = 0) -> Rig:
@@ -146,6 +151,58 @@ def rig_of(cameras: Cameras, seed: int = 0) -> Rig:
     height, extent = float(positions[:, 2].mean()), float(np.ptp(positions[:, 0])) if len(positions) > 1 else 0.0
     kind = "robot" if height < 0.9 else ("car" if extent > 1.3 or height < 1.7 else "forklift")
     return Rig(cameras, draw_vehicle(rng, kind, has_body=False), "given")
+
+
+# ---- the vehicle itself ----------------------------------------------------------------------------------------------
+
+
+def _body(rng, vehicle: Vehicle, eyes: list[_Eye]) -> PrimitiveTable:
+    """A hull of the vehicle's size with what belongs to its kind; nothing of it encloses a camera."""
+    shapes = Shapes(label=CLASS_ID["others"], seed=int(rng.integers(1 << 30)))
+    colour, finish = any_colour(rng), any_finish(rng, 1.0)
+    material, m = finish if rng.random() < 0.5 else (METAL, (0.0, 0.0, 0.0))
+    length, width, height = vehicle.length, vehicle.width, vehicle.height
+    middle, front = 0.5 * length - vehicle.rear, length - vehicle.rear
+    radius = min(0.4, 0.45 * height)
+    if vehicle.kind in ("car", "lorry"):
+        belt = height * float(rng.uniform(0.5, 0.7))
+        shapes.box((middle, 0, 0.5 * (belt + 0.2)), (length, width, belt - 0.2), colour, METAL, lean=(0.08, 0.04, 0.03))
+        cabin = length * (float(rng.uniform(0.45, 0.7)) if vehicle.kind == "car" else 0.25)
+        back = -vehicle.rear + 0.15 if vehicle.kind == "car" else front - cabin - 0.1
+        shapes.box((back + 0.5 * cabin, 0, 0.5 * (belt + height)), (cabin, 0.92 * width, height - belt), colour, CAR_CABIN,
+                   lean=(float(rng.uniform(0.1, 0.9)), 0.2, 0.2), m=(0.0,))  # fmt: skip
+        for side in (1, -1):
+            shapes.box((back + cabin, side * (0.5 * width + 0.1), belt + 0.1), (0.14, 0.2, 0.14), colour)
+        if rng.random() < 0.4:  # a rack
+            for x in (back + 0.3 * cabin, back + 0.7 * cabin):
+                shapes.box((x, 0, height + 0.04), (0.06, 0.9 * width, 0.05), (0.05, 0.05, 0.05))
+    else:
+        shapes.box((middle, 0, 0.5 * (height + 0.06)), (length, width, height - 0.06), colour, material, m=m)
+        shapes.box((middle, 0, 0.6 * height), (length + 0.02, width + 0.02, 0.12 * height), any_colour(rng), TEXTURE,
+                   m=(float(patterns.HAZARD), 0.08, 1.0))  # fmt: skip
+        if rng.random() < 0.5:  # bumper
+            shapes.box((front + 0.06, 0, 0.12), (0.12, width, 0.1), (0.03, 0.03, 0.03))
+        if rng.random() < 0.5:  # mast or antenna
+            shapes.cone((middle - 0.3 * length, 0.3 * width * float(rng.uniform(-1, 1)), height),
+                        float(rng.uniform(0.2, 1.2)), 0.02, (0.05, 0.05, 0.05))  # fmt: skip
+    for x in (0.0, max(0.0, front - 1.2 * radius)):
+        for y in (0.5 * width, -0.5 * width):
+            shapes.wheel((x, y, radius), radius, 0.14, (0.02, 0.02, 0.022), m=(radius,))
+    if vehicle.kind == "forklift":
+        spread, reach = float(rng.uniform(0.2, 0.4)), float(rng.uniform(0.7, 1.2))
+        top = float(rng.uniform(1.6, 2.4))
+        for y in (spread, -spread):
+            shapes.box((front + 0.2, y, 0.5 * top), (0.08, 0.07, top), (0.05, 0.05, 0.05), METAL)
+            shapes.box((front + 0.25 + 0.5 * reach, y, 0.12), (reach, 0.11, 0.05), (0.06, 0.06, 0.06), METAL)
+        for z in (0.5, top):
+            shapes.box((front + 0.2, 0, z), (0.06, 2 * spread, 0.1), (0.05, 0.05, 0.05), METAL)
+    table = shapes.table()
+    lows, highs = table.bounds()
+    kept = np.ones(len(table), dtype=bool)
+    for eye in eyes:
+        at = np.array(eye.position)
+        kept &= ~((at > lows - 0.02) & (at < highs + 0.02)).all(axis=1)
+    return PrimitiveTable(table.floats[kept], table.ints[kept])
 
 
 # ---- where cameras sit ---------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from gaussianocc_core.synthetic.noise import (
     smoothstep,
     stretched2,
 )  # fmt: skip
-from gaussianocc_core.synthetic.patterns import pattern, second_colour
+from gaussianocc_core.synthetic.patterns import pattern
 
 # Columns of a row of centre-line segments (lines and arcs).
 X0, Y0, COS0, SIN0, CURVATURE, LENGTH, S0 = range(7)
@@ -367,9 +367,9 @@ def _open_surface(at, x, y, ax, ay, length, fp, g):
     tone += g[DIRT] * (0.5 * octave2(x, y, 2.3, wide, seed + 5) + 0.35 * octave2(x, y, 0.6, wide, seed + 6))
     tone -= g[DIRT] * 0.9 * smoothstep(0.45, 0.7, noise2(x / 1.7, y / 1.7, seed + 7))  # stains
     shade = max(0.12, 1.0 + contrast * tone)
-    r2, g2, b2 = second_colour(r, gr, b, seed)
+    dim = 0.35 if hash01(7, 1, seed) < 0.6 else 1.5  # grounds have one hue
     share = contrast * blend
-    return mix(r, r2, share) * shade, mix(gr, g2, share) * shade, mix(b, b2, share) * shade
+    return mix(r, dim * r, share) * shade, mix(gr, dim * gr, share) * shade, mix(b, dim * b, share) * shade
 
 
 @inner

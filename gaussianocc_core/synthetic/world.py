@@ -139,14 +139,18 @@ class _ByContent:
 
 def camera_rays(cameras: Cameras, index: int) -> Float[np.ndarray, "H W 3"]:
     """Unit rays of one camera's pixels in its own frame, remembered between frames."""
-    content = (
+    return _cached_directions((_ByContent(cameras, camera_key(cameras, index)), index))
+
+
+def camera_key(cameras: Cameras, index: int) -> bytes:
+    """What a camera's rays depend on."""
+    return (
         cameras.intrinsics[..., index, :, :].double().numpy().tobytes()
         + repr((cameras.width[index], cameras.height[index], cameras.model[index], cameras.distortion[index])).encode()
     )
-    return _cached_directions((_ByContent(cameras, content), index))
 
 
-def _rotate(T_a_b: Float[np.ndarray, "4 4"], rays_b: Float[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape 3"]:
+def rotate(T_a_b: Float[np.ndarray, "4 4"], rays_b: Float[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape 3"]:
     """Directions of frame b in frame a. Not `@`: beside busy processes, BLAS threads wait 100 ms for each other."""
     x, y, z = rays_b[..., 0], rays_b[..., 1], rays_b[..., 2]
     return np.stack([row[0] * x + row[1] * y + row[2] * z for row in T_a_b[:3, :3]], axis=-1)
@@ -168,7 +172,7 @@ def cast_camera(
     T_world_cam = T_world_ego @ cameras.T_ego_cam[index].double().numpy()
     rays = camera_rays(cameras, index)
     colour, ray_length, label = raycast.render(
-        world.scene(time), T_world_cam[:3, 3], _rotate(T_world_cam, rays), antialias
+        world.scene(time), T_world_cam[:3, 3], rotate(T_world_cam, rays), antialias
     )  # fmt: skip
     z = ray_length * rays[..., 2]  # unit rays: z-depth per metre of ray is the ray's own z
     return colour, np.where(np.isfinite(z) & (z > 0), z, 0.0).astype(np.float32), label
@@ -220,7 +224,7 @@ def scan_lidar(world: World, time: float, lidar: Lidar | None = None) -> Float[n
     rays, ring = lidar.directions()
     shape = (lidar.columns, lidar.rings)
     ray_length, _, intensity = raycast.scan(
-        world.scene(time), T_world_lidar[:3, 3], (_rotate(T_world_lidar, rays)).reshape(*shape, 3)
+        world.scene(time), T_world_lidar[:3, 3], (rotate(T_world_lidar, rays)).reshape(*shape, 3)
     )
     ray_length, intensity = ray_length.ravel(), intensity.ravel()
     kept = ray_length < lidar.max_range
@@ -263,8 +267,8 @@ def occupancy(
         step = max(1, cameras.width[index] // 400)
         rays = rays[::step, ::step].reshape(-1, 3)
         rays = rays[np.isfinite(rays[:, 0])]
-        mask_camera |= march_labels(T_ego_cam[:3, 3], _rotate(T_ego_cam, rays), semantics, grid).visited
+        mask_camera |= march_labels(T_ego_cam[:3, 3], rotate(T_ego_cam, rays), semantics, grid).visited
     T_ego_lidar = lidar.T_ego_lidar
     rays, _ = lidar.directions()
-    mask_lidar = march_labels(T_ego_lidar[:3, 3], _rotate(T_ego_lidar, rays), semantics, grid).visited
+    mask_lidar = march_labels(T_ego_lidar[:3, 3], rotate(T_ego_lidar, rays), semantics, grid).visited
     return OccupancyLabels(semantics=semantics, mask_camera=mask_camera, mask_lidar=mask_lidar)

@@ -17,15 +17,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
-from gaussianocc_core.geometry.rectify import DEFAULT_FISHEYE_FOV_DEG, Rectifier
+from gaussianocc_core.geometry.cameras import scale_intrinsics
+from gaussianocc_core.geometry.rectify import DEFAULT_FISHEYE_FOV_DEG
 from gaussianocc_core.labels import FREE
 from gaussianocc_core.synthetic.fleet import Rig, draw_rig, rig_of
 from gaussianocc_core.synthetic.own_body import OwnBody
 from gaussianocc_core.synthetic.sensor import Optics
 from gaussianocc_core.synthetic.world import EDGES, FULL, NONE, Frame, World, camera_rays, cast_camera
-from gaussianocc_core.types import Cameras
+from gaussianocc_core.types import EQUIDISTANT, Cameras
 
 WORLDS = ("street", "yard", "hall", "park", "mixed")
 _ANTIALIAS = {"none": NONE, "edges": EDGES, "full": FULL}
@@ -53,8 +55,27 @@ class RandomScene:
         return self.world.duration
 
     def cameras_at(self, width: int, height: int, fisheye_fov_deg: float = DEFAULT_FISHEYE_FOV_DEG) -> Cameras:
-        """The pinhole cameras that `Rectifier` makes of this rig: what a network of this input size is given."""
-        return Rectifier(self.cameras, width, height, fisheye_fov_deg).cameras
+        """The pinhole cameras that `Rectifier` makes of this rig: what a network of this input size is given.
+
+        Rendered with them, every pixel has a source, also where the native image would end.
+        """
+        native = self.cameras
+        rows = []
+        for index, model in enumerate(native.model):
+            if model == EQUIDISTANT:
+                focal = 0.5 * width / math.tan(math.radians(0.5 * fisheye_fov_deg))
+                rows.append(torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]))
+            else:
+                K = native.intrinsics[index].float()
+                rows.append(scale_intrinsics(K, width / native.width[index], height / native.height[index]))
+        count = len(native)
+        return Cameras(
+            native.names, torch.stack(rows), native.T_ego_cam.float(), (width,) * count, (height,) * count
+        )  # fmt: skip
+
+    def camera_times(self, time: float) -> list[float]:
+        """When each camera takes its picture of the set at `time`; not all rigs fire at once."""
+        return [time + offset for offset in self.rig.offsets]
 
     def T_world_ego(self, time: float) -> Float[np.ndarray, "4 4"]:
         """The ego's pose at a time, metres, with the roll and pitch that ground and speed give it."""
@@ -76,7 +97,7 @@ class RandomScene:
         antialias: str = "full",
         effects: bool = True,
     ) -> Frame:
-        """What each camera sees at `time`, or at its own entry of `camera_times`.
+        """What each camera sees at `time`, or at its own entry of `camera_times` (for example those of the method).
 
         `cameras` may be any views of this rig in its order: `cameras_at(...)`, resized ones, or (default) the native
         ones. `antialias`: "full" four rays a pixel, "edges" four at outlines (half the time), "none" one. `effects`

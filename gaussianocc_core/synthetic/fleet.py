@@ -17,7 +17,8 @@ import torch
 from gaussianocc_core.geometry.cameras import view_rotation
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.labels import CLASS_ID
-from gaussianocc_core.synthetic import patterns
+from gaussianocc_core.synthetic import textures
+from gaussianocc_core.synthetic.rig import camera_offsets
 from gaussianocc_core.synthetic.shapes import CAR_CABIN, METAL, TEXTURE, PrimitiveTable, Shapes
 from gaussianocc_core.synthetic.things import any_colour, any_finish
 from gaussianocc_core.types import EQUIDISTANT, PINHOLE, Cameras
@@ -61,6 +62,7 @@ class Rig:
     cameras: Cameras
     vehicle: Vehicle
     layout: str  # one of LAYOUTS, or "given"
+    offsets: tuple[float, ...]  # s by which each camera fires after the moment that a set belongs to
     body: PrimitiveTable | None = None  # what the cameras can see of the vehicle, ego frame
 
 
@@ -141,7 +143,10 @@ def draw_rig(seed: int, kind: str | None = None) -> Rig:
         model=tuple(models),
         distortion=tuple(distortions),
     )
-    return Rig(cameras, vehicle, layout, _body(rng, vehicle, eyes) if vehicle.has_body else None)
+    # Some rigs fire in turn, as round a spinning lidar; the rest all at once, and so do stereo pairs.
+    in_turn = layout in ("ring", "fisheyes") and rng.random() < 0.5
+    offsets = tuple(camera_offsets(cameras)) if in_turn else (0.0,) * len(eyes)
+    return Rig(cameras, vehicle, layout, offsets, _body(rng, vehicle, eyes) if vehicle.has_body else None)
 
 
 def rig_of(cameras: Cameras, seed: int = 0) -> Rig:
@@ -150,7 +155,7 @@ def rig_of(cameras: Cameras, seed: int = 0) -> Rig:
     positions = cameras.T_ego_cam[:, :3, 3].double().numpy()
     height, extent = float(positions[:, 2].mean()), float(np.ptp(positions[:, 0])) if len(positions) > 1 else 0.0
     kind = "robot" if height < 0.9 else ("car" if extent > 1.3 or height < 1.7 else "forklift")
-    return Rig(cameras, draw_vehicle(rng, kind, has_body=False), "given")
+    return Rig(cameras, draw_vehicle(rng, kind, has_body=False), "given", tuple(camera_offsets(cameras)))
 
 
 # ---- the vehicle itself ----------------------------------------------------------------------------------------------
@@ -169,8 +174,11 @@ def _body(rng, vehicle: Vehicle, eyes: list[_Eye]) -> PrimitiveTable:
         shapes.box((middle, 0, 0.5 * (belt + 0.2)), (length, width, belt - 0.2), colour, METAL, lean=(0.08, 0.04, 0.03))
         cabin = length * (float(rng.uniform(0.45, 0.7)) if vehicle.kind == "car" else 0.25)
         back = -vehicle.rear + 0.15 if vehicle.kind == "car" else front - cabin - 0.1
-        shapes.box((back + 0.5 * cabin, 0, 0.5 * (belt + height)), (cabin, 0.92 * width, height - belt), colour, CAR_CABIN,
-                   lean=(float(rng.uniform(0.1, 0.9)), 0.2, 0.2), m=(0.0,))  # fmt: skip
+        lean = (float(rng.uniform(0.1, 0.9)), 0.2, 0.2)
+        middle_z, tall = 0.5 * (belt + height), height - belt
+        shapes.box(
+            (back + 0.5 * cabin, 0, middle_z), (cabin, 0.92 * width, tall), colour, CAR_CABIN, lean=lean, m=(0.0,)
+        )
         for side in (1, -1):
             shapes.box((back + cabin, side * (0.5 * width + 0.1), belt + 0.1), (0.14, 0.2, 0.14), colour)
         if rng.random() < 0.4:  # a rack
@@ -179,7 +187,7 @@ def _body(rng, vehicle: Vehicle, eyes: list[_Eye]) -> PrimitiveTable:
     else:
         shapes.box((middle, 0, 0.5 * (height + 0.06)), (length, width, height - 0.06), colour, material, m=m)
         shapes.box((middle, 0, 0.6 * height), (length + 0.02, width + 0.02, 0.12 * height), any_colour(rng), TEXTURE,
-                   m=(float(patterns.HAZARD), 0.08, 1.0))  # fmt: skip
+                   m=(float(textures.HAZARD), 0.08, 1.0))  # fmt: skip
         if rng.random() < 0.5:  # bumper
             shapes.box((front + 0.06, 0, 0.12), (0.12, width, 0.1), (0.03, 0.03, 0.03))
         if rng.random() < 0.5:  # mast or antenna

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from gaussianocc_core.labels import CLASS_ID
-from gaussianocc_core.synthetic.places.site import Site
 from gaussianocc_core.synthetic.shapes import CLASS, PrimitiveTable
 from gaussianocc_core.synthetic.world import FULL, camera_key, camera_rays, rotate
 from gaussianocc_core.types import Cameras
+
+if TYPE_CHECKING:
+    from gaussianocc_core.synthetic.places.site import Site
 
 _MARK = CLASS_ID["others"]  # the ground around the body has another class, so this one tells the body
 

@@ -8,9 +8,9 @@ import math
 from gaussianocc_core.kernels import inner
 from gaussianocc_core.synthetic.noise import band, clamp, fade, hash01, mix, noise2, octave2, pulse, smoothstep
 
-(BLANK, SPECKLE, CHECKER, STRIPE, BRICKS, CELLS, PRINT, PLANKS, GRIME, DOTS, CORRUGATED, HAZARD, COBBLES, GROUT,
- POSTER) = range(15)  # fmt: skip
-STYLES = 15
+from gaussianocc_core.synthetic.textures import (  # isort: skip
+    BLANK, BRICKS, CELLS, CHECKER, COBBLES, CORRUGATED, DOTS, GRIME, GROUT, HAZARD, PLANKS, PRINT, SPECKLE, STRIPE,
+)  # fmt: skip
 
 
 @inner

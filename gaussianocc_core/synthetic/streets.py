@@ -109,7 +109,12 @@ def draw_segments(rng, kind: str, length: float) -> Float[np.ndarray, "S 7"]:
             (START + rng.uniform(2, 12), 0.0), (arc, turn / radius), (rng.uniform(10, 25), 0.0),
             (arc, -turn / radius), (length, 0.0),
         ]  # fmt: skip
-    rows, x, y, heading, s = [], 0.0, 0.0, float(rng.uniform(-math.pi, math.pi)), 0.0
+    return chain(pieces, float(rng.uniform(-math.pi, math.pi)))
+
+
+def chain(pieces: list[tuple[float, float]], heading: float) -> Float[np.ndarray, "S 7"]:
+    """Rows of lines and arcs of these lengths (m) and curvatures (1/m), tangent to each other, from the origin on."""
+    rows, x, y, s = [], 0.0, 0.0, 0.0
     for piece, kappa in pieces:
         rows.append((x, y, math.cos(heading), math.sin(heading), kappa, piece, s))
         turned = heading + kappa * piece

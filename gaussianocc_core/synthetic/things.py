@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from gaussianocc_core.labels import CLASS_ID
-from gaussianocc_core.synthetic import patterns
+from gaussianocc_core.synthetic import textures
 from gaussianocc_core.synthetic.shapes import BARK, FOLIAGE, LAMP, METAL, PANEL, PLAIN, TEXTURE, Colour, Shapes
 
 MANMADE, OTHERS = CLASS_ID["manmade"], CLASS_ID["others"]
@@ -48,8 +48,8 @@ def any_colour(rng) -> Colour:
 def any_finish(rng, size: float = 1.0) -> Finish:
     """A texture at random for a surface of about this size (m); a sixth of them are nearly blank."""
     if rng.random() < 0.17:
-        return TEXTURE, (float(patterns.BLANK), 0.5, float(rng.uniform(0.05, 0.5)))
-    style = float(rng.integers(1, patterns.STYLES))
+        return TEXTURE, (float(textures.BLANK), 0.5, float(rng.uniform(0.05, 0.5)))
+    style = float(rng.integers(1, textures.STYLES))
     scale = float(np.exp(rng.uniform(math.log(0.015), math.log(0.25)))) * max(0.4, min(size, 3.0)) ** 0.5
     return TEXTURE, (style, scale, float(rng.uniform(0.35, 1.0)))
 
@@ -60,19 +60,19 @@ def wall_finish(rng) -> tuple[Colour, Finish]:
     grey = float(rng.uniform(0.2, 0.6))
     if draw == 0:
         return ((0.33, 0.14, 0.09), (0.44, 0.30, 0.19), (0.5, 0.45, 0.38))[rng.integers(3)], (
-            TEXTURE, (float(patterns.BRICKS), float(rng.uniform(0.2, 0.5)), float(rng.uniform(0.3, 0.6))))  # fmt: skip
+            TEXTURE, (float(textures.BRICKS), float(rng.uniform(0.2, 0.5)), float(rng.uniform(0.3, 0.6))))  # fmt: skip
     if draw == 1:
         return (grey, 0.98 * grey, 0.93 * grey), (
-            TEXTURE, (float(patterns.GRIME), float(rng.uniform(0.1, 0.5)), float(rng.uniform(0.2, 0.7))))  # fmt: skip
+            TEXTURE, (float(textures.GRIME), float(rng.uniform(0.1, 0.5)), float(rng.uniform(0.2, 0.7))))  # fmt: skip
     if draw == 2:
         return any_colour(rng), (
-            TEXTURE, (float(patterns.CORRUGATED), float(rng.uniform(0.12, 0.4)), float(rng.uniform(0.3, 0.8))),
+            TEXTURE, (float(textures.CORRUGATED), float(rng.uniform(0.12, 0.4)), float(rng.uniform(0.3, 0.8))),
         )  # fmt: skip
     if draw == 3:
         return any_colour(rng), (PANEL, (float(rng.uniform(0.8, 3.0)), float(rng.uniform(0.3, 1.5)), 0.0))
     if draw == 4:
         return (grey, grey, grey), (
-            TEXTURE, (float(patterns.GROUT), float(rng.uniform(0.3, 1.5)), float(rng.uniform(0.3, 0.9))))  # fmt: skip
+            TEXTURE, (float(textures.GROUT), float(rng.uniform(0.3, 1.5)), float(rng.uniform(0.3, 0.9))))  # fmt: skip
     return any_colour(rng), any_finish(rng, 4.0)
 
 
@@ -126,14 +126,14 @@ def container(rng, floors: int = 1) -> Shapes:
         shapes.seed += 7
         colour = any_colour(rng)
         shapes.box((rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03), 2.59 * k + 1.33), (length, 2.44, 2.52), colour,
-                   TEXTURE, m=(float(patterns.CORRUGATED), 0.28, float(rng.uniform(0.5, 0.9))))  # fmt: skip
+                   TEXTURE, m=(float(textures.CORRUGATED), 0.28, float(rng.uniform(0.5, 0.9))))  # fmt: skip
         shapes.box((0, 0, 2.59 * k + 0.05), (length + 0.02, 2.46, 0.1), dimmed(colour, 0.6), METAL)
         for side in (1, -1):
             shapes.box((side * (0.5 * length - 0.05), 0, 2.59 * k + 1.3), (0.14, 2.46, 2.55),
                        dimmed(colour, 0.7), PANEL, m=(2.6, 0.6))  # fmt: skip
         if rng.random() < 0.6:  # the owner's name
             shapes.box((0.0, 1.235, 2.59 * k + 1.7), (2.4, 0.01, 0.7), (0.7, 0.7, 0.68), TEXTURE,
-                       m=(float(patterns.PRINT), 0.34, 0.9))  # fmt: skip
+                       m=(float(textures.PRINT), 0.34, 0.9))  # fmt: skip
     return shapes
 
 
@@ -141,8 +141,8 @@ def pallet(rng, height: float | None = None) -> Shapes:
     """A pallet of 1.2 x 0.8 m with what it carries; height 0: nothing."""
     shapes = seeded(rng, MANMADE)
     for y in (-0.35, 0.0, 0.35):
-        shapes.box((0, y, 0.05), (1.2, 0.1, 0.1), WOOD, TEXTURE, m=(float(patterns.PLANKS), 0.1, 0.7))
-    shapes.box((0, 0, 0.125), (1.2, 0.8, 0.04), WOOD, TEXTURE, m=(float(patterns.STRIPE), 0.16, 0.8))
+        shapes.box((0, y, 0.05), (1.2, 0.1, 0.1), WOOD, TEXTURE, m=(float(textures.PLANKS), 0.1, 0.7))
+    shapes.box((0, 0, 0.125), (1.2, 0.8, 0.04), WOOD, TEXTURE, m=(float(textures.STRIPE), 0.16, 0.8))
     height = float(rng.uniform(0.3, 1.6)) if height is None else height
     if height <= 0.0:
         return shapes
@@ -158,7 +158,7 @@ def pallet(rng, height: float | None = None) -> Shapes:
                     shapes.seed += 1
                     x, y = (i + 0.5) * 1.16 / columns - 0.58, (j + 0.5) * 0.78 / rows - 0.39
                     tint = rng.uniform(0.8, 1.2)
-                    material, m = (TEXTURE, (float(patterns.PRINT), 0.05, 0.8)) if rng.random() < 0.4 else (PLAIN, ())
+                    material, m = (TEXTURE, (float(textures.PRINT), 0.05, 0.8)) if rng.random() < 0.4 else (PLAIN, ())
                     shapes.box((x, y, low + (k + 0.5) * layer), (1.12 / columns, 0.75 / rows, 0.97 * layer),
                                dimmed(CARDBOARD, tint), material, yaw=rng.normal(0, 0.02), m=m)  # fmt: skip
     elif draw < 0.65:  # wrapped goods
@@ -168,7 +168,7 @@ def pallet(rng, height: float | None = None) -> Shapes:
             shapes.seed += 1
             x = 0.26 if k % 2 else -0.26
             shapes.ellipsoid((x, rng.uniform(-0.1, 0.1), low + 0.18 * (k // 2) + 0.1), (0.34, 0.36, 0.13),
-                             (0.5, 0.47, 0.4), TEXTURE, m=(float(patterns.SPECKLE), 0.06, 0.4))  # fmt: skip
+                             (0.5, 0.47, 0.4), TEXTURE, m=(float(textures.SPECKLE), 0.06, 0.4))  # fmt: skip
     else:  # drums
         for x in (-0.29, 0.29):
             for y in (-0.2, 0.2):
@@ -202,7 +202,7 @@ def drum(rng) -> Shapes:
     for k in range(int(rng.integers(1, 4))):
         shapes.seed += 1
         x, y = 0.62 * math.cos(2.1 * k) * (k > 0), 0.62 * math.sin(2.1 * k) * (k > 0)
-        style = float(rng.choice([patterns.STRIPE, patterns.GRIME, patterns.BLANK]))
+        style = float(rng.choice([textures.STRIPE, textures.GRIME, textures.BLANK]))
         shapes.cone((x, y, 0), 0.88, 0.29, any_colour(rng), TEXTURE, m=(style, 0.29, 0.6))
     return shapes
 
@@ -212,9 +212,9 @@ def reel(rng) -> Shapes:
     shapes = seeded(rng, MANMADE)
     radius = float(rng.uniform(0.4, 1.1))
     for y in (-0.45, 0.45):
-        shapes.wheel((0, y, radius), radius, 0.07, WOOD, TEXTURE, m=(float(patterns.PLANKS), 0.14, 0.8))
+        shapes.wheel((0, y, radius), radius, 0.07, WOOD, TEXTURE, m=(float(textures.PLANKS), 0.14, 0.8))
     shapes.wheel(
-        (0, 0, radius), 0.62 * radius, 0.84, (0.03, 0.03, 0.035), TEXTURE, m=(float(patterns.STRIPE), 0.05, 0.6)
+        (0, 0, radius), 0.62 * radius, 0.84, (0.03, 0.03, 0.035), TEXTURE, m=(float(textures.STRIPE), 0.05, 0.6)
     )
     return shapes
 
@@ -241,7 +241,7 @@ def heap(rng) -> Shapes:
     shapes = seeded(rng, TERRAIN)
     radius = float(rng.uniform(0.8, 3.0))
     colour = ((0.32, 0.27, 0.20), (0.28, 0.27, 0.26), (0.16, 0.11, 0.07))[rng.integers(3)]
-    m = (float(patterns.SPECKLE), float(rng.uniform(0.05, 0.15)), 0.6)
+    m = (float(textures.SPECKLE), float(rng.uniform(0.05, 0.15)), 0.6)
     for _ in range(int(rng.integers(1, 4))):
         shapes.seed += 1
         x, y = rng.uniform(-0.5, 0.5, 2) * radius
@@ -268,7 +268,7 @@ def wall(rng, length: float, height: float, thick: float = 0.3) -> Shapes:
             w, h = rng.uniform(0.4, 2.0), rng.uniform(0.2, 0.8) * min(height, 2.0)
             x = rng.uniform(-0.5, 0.5) * max(length - w, 0.1)
             z = rng.uniform(0.5 * h, height - 0.5 * h)
-            style = float(rng.choice([patterns.POSTER, patterns.PRINT, patterns.HAZARD, patterns.CHECKER]))
+            style = float(rng.choice([textures.POSTER, textures.PRINT, textures.HAZARD, textures.CHECKER]))
             shapes.box((x, 0, z), (w, thick + 0.04, h), any_colour(rng), TEXTURE,
                        m=(style, float(rng.uniform(0.06, 0.2)), 0.9))  # fmt: skip
     return shapes
@@ -289,7 +289,7 @@ def pole(rng) -> Shapes:
     """A bare pole, sometimes striped, sometimes with a box on it."""
     shapes = seeded(rng, MANMADE)
     height, radius = float(rng.uniform(1.0, 6.0)), float(np.exp(rng.uniform(math.log(0.02), math.log(0.14))))
-    material, m = (TEXTURE, (float(patterns.STRIPE), float(rng.uniform(0.2, 0.8)), 0.9)) if rng.random() < 0.4 else (
+    material, m = (TEXTURE, (float(textures.STRIPE), float(rng.uniform(0.2, 0.8)), 0.9)) if rng.random() < 0.4 else (
         METAL, ())  # fmt: skip
     shapes.cone((0, 0, 0), height, radius, any_colour(rng), material, m=m)
     if rng.random() < 0.5:
@@ -310,7 +310,7 @@ def rack(rng, length: float, depth: float, height: float, fill: float) -> Shapes
     for i in range(bays + 1):
         x = -0.5 * length + i * bay
         for y in (-0.5 * depth + 0.05, 0.5 * depth - 0.05):
-            shapes.box((x, y, 0.5 * height), (0.1, 0.08, height), blue, TEXTURE, m=(float(patterns.DOTS), 0.05, 0.7))
+            shapes.box((x, y, 0.5 * height), (0.1, 0.08, height), blue, TEXTURE, m=(float(textures.DOTS), 0.05, 0.7))
         for k in range(floors):  # bracing
             a, b = (-0.5, 0.5) if k % 2 else (0.5, -0.5)
             shapes.capsule((x, a * depth, k * storey + 0.1), (x, b * depth, (k + 1) * storey - 0.05), 0.02, blue, METAL)
@@ -345,7 +345,7 @@ def workbench(rng) -> Shapes:
     """A table along y with things on it."""
     shapes = seeded(rng, MANMADE)
     length = float(rng.uniform(1.0, 2.4))
-    shapes.box((0, 0, 0.85), (0.8, length, 0.06), WOOD, TEXTURE, m=(float(patterns.PLANKS), 0.12, 0.6))
+    shapes.box((0, 0, 0.85), (0.8, length, 0.06), WOOD, TEXTURE, m=(float(textures.PLANKS), 0.12, 0.6))
     for x in (-0.34, 0.34):
         for y in (-0.5 * length + 0.06, 0.5 * length - 0.06):
             shapes.box((x, y, 0.42), (0.06, 0.06, 0.84), STEEL, METAL)
@@ -363,10 +363,10 @@ def machine(rng) -> Shapes:
     a, b, c = rng.uniform(1.0, 3.0), rng.uniform(0.8, 2.0), rng.uniform(1.0, 2.4)
     colour = any_colour(rng)
     shapes.box(
-        (0, 0, 0.5 * c), (a, b, c), colour, TEXTURE, m=(float(patterns.GRIME), 0.2, float(rng.uniform(0.1, 0.5)))
+        (0, 0, 0.5 * c), (a, b, c), colour, TEXTURE, m=(float(textures.GRIME), 0.2, float(rng.uniform(0.1, 0.5)))
     )
     shapes.box(
-        (0, 0, 0.15), (a + 0.04, b + 0.04, 0.2), (0.55, 0.42, 0.03), TEXTURE, m=(float(patterns.HAZARD), 0.12, 1.0)
+        (0, 0, 0.15), (a + 0.04, b + 0.04, 0.2), (0.55, 0.42, 0.03), TEXTURE, m=(float(textures.HAZARD), 0.12, 1.0)
     )
     for _ in range(int(rng.integers(2, 6))):
         shapes.seed += 1
@@ -392,7 +392,7 @@ def boulder(rng) -> Shapes:
         a, b, c = size * rng.uniform(0.5, 1.0, 3)
         x, y = (0.0, 0.0) if k == 0 else rng.uniform(-0.6, 0.6, 2) * size
         shapes.ellipsoid((x, y, 0.3 * c), (a, b, 0.8 * c), (grey, 0.97 * grey, 0.9 * grey), TEXTURE,
-                         yaw=rng.uniform(0, 3.1), m=(float(patterns.SPECKLE), 0.12 * size, 0.6))  # fmt: skip
+                         yaw=rng.uniform(0, 3.1), m=(float(textures.SPECKLE), 0.12 * size, 0.6))  # fmt: skip
     return shapes
 
 

@@ -239,10 +239,12 @@ def occupancy(
     cameras: Cameras | None = None,
     camera_times: Sequence[float] | None = None,
     lidar: Lidar | None = None,
+    bodies: Sequence[Bool[np.ndarray, "H W"]] = (),
 ) -> OccupancyLabels:
     """Occ3D labels over a grid in the ego frame at `time`, and which voxels the cameras and the lidar see.
 
-    A voxel is visible if a ray passes it up to and including the first occupied one. Shared voxels: see PRIORITY.
+    A voxel is visible if a ray passes it up to and including the first occupied one; rays that meet the own vehicle
+    (`bodies`, see `Frame`) see nothing. Shared voxels: see PRIORITY.
     """
     from gaussianocc_core.geometry.raymarch import march_labels
     from gaussianocc_core.synthetic.voxelize import voxelize
@@ -263,6 +265,8 @@ def occupancy(
         at = time if camera_times is None else camera_times[index]
         T_ego_cam = T_ego_world @ world.T_world_ego(at) @ cameras.T_ego_cam[index].double().numpy()
         rays = camera_rays(cameras, index)
+        if len(bodies):
+            rays = np.where(bodies[index][..., None], np.nan, rays)
         # A third of a voxel between rays at the far end is dense enough: thin out what is finer.
         step = max(1, cameras.width[index] // 400)
         rays = rays[::step, ::step].reshape(-1, 3)

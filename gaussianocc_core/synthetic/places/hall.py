@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from gaussianocc_core.labels import CLASS_ID
-from gaussianocc_core.synthetic import furniture, patterns, things
+from gaussianocc_core.synthetic import furniture, textures, things
 from gaussianocc_core.synthetic import ground as gr
 from gaussianocc_core.synthetic.course import LEAD, Course, Path, Wobble, draw_speed, follow, wander
 from gaussianocc_core.synthetic.fleet import Vehicle
@@ -71,8 +71,8 @@ def build_hall(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
 def _floor(rng, g) -> None:
     grey = float(rng.uniform(0.12, 0.5))
     colour = (grey, grey, 0.97 * grey) if rng.random() < 0.7 else (0.12, float(rng.uniform(0.16, 0.3)), 0.17)
-    style = int(rng.choice([gr.TARMAC, patterns.BLANK, patterns.GROUT, patterns.GRIME, patterns.CHECKER]))
-    scale = {gr.TARMAC: 0.05, patterns.GROUT: 2.0, patterns.CHECKER: 0.5}.get(style, 0.4) * float(rng.uniform(0.6, 1.6))
+    style = int(rng.choice([gr.TARMAC, textures.BLANK, textures.GROUT, textures.GRIME, textures.CHECKER]))
+    scale = {gr.TARMAC: 0.05, textures.GROUT: 2.0, textures.CHECKER: 0.5}.get(style, 0.4) * float(rng.uniform(0.6, 1.6))
     set_surface(g, gr.BASE, style, scale, float(rng.uniform(0.15, 0.7)), colour, CLASS_ID["driveable_surface"])
     g[gr.DIRT] = float(rng.uniform(0.0, 0.8))
     if rng.random() < 0.6:
@@ -110,12 +110,12 @@ def _shell(rng, lot: Lot, half_x: float, half_y: float, height: float) -> None:
                 shapes.box(c, size, things.any_colour(rng), material, m=m)
     roof = float(rng.uniform(0.1, 0.6))
     shapes.box((0, 0, height + 0.1), (2 * half_x + 0.6, 2 * half_y + 0.6, 0.2), (roof, roof, roof), CEILING,
-               m=(float(rng.choice([patterns.CORRUGATED, patterns.GROUT, patterns.BLANK, patterns.PLANKS])),
+               m=(float(rng.choice([textures.CORRUGATED, textures.GROUT, textures.BLANK, textures.PLANKS])),
                   float(rng.uniform(0.2, 1.2)), 0.6))  # fmt: skip
     step = float(rng.uniform(3.0, 7.0))
     steel = things.any_colour(rng)
     for x in np.arange(-half_x + 0.5 * step, half_x, step):
-        shapes.box((x, 0, height - 0.25), (0.2, 2 * half_y, 0.4), steel, CEILING, m=(float(patterns.BLANK), 1.0, 0.2))
+        shapes.box((x, 0, height - 0.25), (0.2, 2 * half_y, 0.4), steel, CEILING, m=(float(textures.BLANK), 1.0, 0.2))
         for y in np.arange(-half_y + 1.5, half_y, float(rng.uniform(2.5, 6.0))):
             on = rng.random() < 0.9
             shapes.box(
@@ -141,7 +141,7 @@ def _shell(rng, lot: Lot, half_x: float, half_y: float, height: float) -> None:
             column.box((0, 0, 0.5 * height), (0.35, 0.35, height), colour, PANEL, m=(9.0, 9.0))
             if striped:
                 column.box((0, 0, 0.6), (0.39, 0.39, 1.2), (0.55, 0.42, 0.03), things.TEXTURE,
-                           m=(float(patterns.HAZARD), 0.15, 1.0))  # fmt: skip
+                           m=(float(textures.HAZARD), 0.15, 1.0))  # fmt: skip
             lot.put(column, float(x), float(y), 0.0, 0.02)
 
 

@@ -49,7 +49,7 @@ def draw_daylight(
         dark = 1.0
         sun, colour = rng.uniform(0.15, 0.5), (1.0, 0.80 - 0.1 * warm, 0.55 - 0.2 * warm)
         zenith, horizon = np.array([0.015, 0.02, 0.04]), np.array([0.07, 0.065, 0.08]) * rng.uniform(0.6, 1.5)
-        clouds, haze, exposure = 0.0, 1.0 / rng.uniform(200, 900), rng.uniform(1.8, 3.2)
+        clouds, haze, exposure = 0.0, 1.0 / rng.uniform(200, 900), rng.uniform(0.8, 3.0)
     e[scene.SUN_R : scene.SUN_B + 1] = sun * np.array(colour)
     e[scene.ZENITH_R : scene.ZENITH_B + 1], e[scene.HORIZON_R : scene.HORIZON_B + 1] = zenith, horizon
     e[scene.CLOUDS], e[scene.HAZE], e[scene.EXPOSURE] = clouds, haze, exposure * float(rng.uniform(0.8, 1.2))

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from gaussianocc_core.labels import CLASS_ID
-from gaussianocc_core.synthetic import furniture, patterns, things
+from gaussianocc_core.synthetic import furniture, textures, things
 from gaussianocc_core.synthetic import ground as gr
 from gaussianocc_core.synthetic.course import LEAD, Course, Wobble, draw_speed, follow, wander
 from gaussianocc_core.synthetic.fleet import Vehicle
@@ -16,7 +16,7 @@ from gaussianocc_core.synthetic.places.light import draw_daylight
 from gaussianocc_core.synthetic.places.lot import Lot, open_ground, set_surface
 from gaussianocc_core.synthetic.places.site import Site
 from gaussianocc_core.synthetic.shapes import PrimitiveTable
-from gaussianocc_core.synthetic.streets import Street
+from gaussianocc_core.synthetic.streets import Street, chain
 
 _BEFORE = 30.0  # m of way behind the start
 
@@ -96,18 +96,18 @@ def _surfaces(rng, g, width: float) -> None:
     if rng.random() < 0.75:
         set_surface(g, gr.BASE, gr.LAWN, 1.0, 1.0, (0.1, 0.15, 0.05), terrain)
     else:  # a wood's floor
-        set_surface(g, gr.BASE, patterns.SPECKLE, float(rng.uniform(0.08, 0.3)), 0.9, (0.17, 0.12, 0.07), terrain)
+        set_surface(g, gr.BASE, textures.SPECKLE, float(rng.uniform(0.08, 0.3)), 0.9, (0.17, 0.12, 0.07), terrain)
     g[gr.DIRT] = float(rng.uniform(0.1, 0.8))
     g[gr.PATH_HALF] = width
     kind = int(rng.integers(0, 4))
     if kind == 0:
-        set_surface(g, gr.PATH, patterns.SPECKLE, float(rng.uniform(0.04, 0.12)), 0.6, (0.38, 0.32, 0.24), walk)
+        set_surface(g, gr.PATH, textures.SPECKLE, float(rng.uniform(0.04, 0.12)), 0.6, (0.38, 0.32, 0.24), walk)
     elif kind == 1:
         set_surface(g, gr.PATH, gr.TARMAC, 0.06, 0.8, (0.16, 0.16, 0.155), walk)
     elif kind == 2:
-        set_surface(g, gr.PATH, patterns.BRICKS, float(rng.uniform(0.15, 0.6)), 0.6, (0.38, 0.30, 0.26), walk)
+        set_surface(g, gr.PATH, textures.BRICKS, float(rng.uniform(0.15, 0.6)), 0.6, (0.38, 0.30, 0.26), walk)
     else:
-        set_surface(g, gr.PATH, patterns.COBBLES, float(rng.uniform(0.1, 0.3)), 0.7, (0.3, 0.29, 0.27), walk)
+        set_surface(g, gr.PATH, textures.COBBLES, float(rng.uniform(0.1, 0.3)), 0.7, (0.3, 0.29, 0.27), walk)
 
 
 def _waves(rng, g) -> None:
@@ -125,7 +125,6 @@ def _waves(rng, g) -> None:
 
 def _winding(rng, length: float, radius: float) -> np.ndarray:
     """Rows of lines and arcs, tangent to each other (see ground.py)."""
-    rows, x, y, heading, s = [], 0.0, 0.0, float(rng.uniform(-math.pi, math.pi)), 0.0
     pieces = [(_BEFORE - 8.0, 0.0)]
     turned = 0.0
     while sum(p for p, _ in pieces) < length:
@@ -134,16 +133,7 @@ def _winding(rng, length: float, radius: float) -> np.ndarray:
         angle = float(rng.uniform(0.3, 1.2))
         turned += sign * angle
         pieces += [(bend * angle, sign / bend), (float(rng.uniform(2.0, 10.0)), 0.0)]
-    for piece, kappa in pieces:
-        rows.append((x, y, math.cos(heading), math.sin(heading), kappa, piece, s))
-        end = heading + kappa * piece
-        if kappa == 0.0:
-            x, y = x + piece * math.cos(heading), y + piece * math.sin(heading)
-        else:
-            x += (math.sin(end) - math.sin(heading)) / kappa
-            y += (math.cos(heading) - math.cos(end)) / kappa
-        heading, s = end, s + piece
-    return np.array(rows, dtype=np.float64)
+    return chain(pieces, float(rng.uniform(-math.pi, math.pi)))
 
 
 def _horizon(rng, lot: Lot) -> None:

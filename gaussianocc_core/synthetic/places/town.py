@@ -17,7 +17,7 @@ from gaussianocc_core.synthetic.layout import Layout
 from gaussianocc_core.synthetic.places.light import draw_daylight
 from gaussianocc_core.synthetic.places.site import Site
 from gaussianocc_core.synthetic.shapes import PrimitiveTable
-from gaussianocc_core.synthetic.streets import START, Street, draw_ground, draw_segments
+from gaussianocc_core.synthetic.streets import START, Street, chain, draw_ground
 
 _BEHIND = LEAD + 2.0  # m of way behind the start
 
@@ -83,16 +83,16 @@ class _VariedLayout(Layout):
 
 
 def build_street(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed: int) -> Site:
-    """A street for this vehicle: cars keep to the lane and may turn off to the right, robots mostly use the pavement."""
-    shape = str(rng.choice(["straight", "bend", "s-bend"], p=[0.5, 0.28, 0.22]))
+    """A street for this vehicle: cars keep to the lane and may turn off, robots mostly use the pavement."""
     left, right = (str(rng.choice(["urban", "suburban", "park"], p=[0.45, 0.35, 0.2])) for _ in range(2))
     along = draw_speed(rng, vehicle, duration)
     reach = float(np.ptp(along)) + 2.0 * LEAD
-    segments = draw_segments(rng, shape, reach + 270.0)
+    straight = rng.random() < 0.4
+    segments = chain(_course(rng, reach, straight), float(rng.uniform(-math.pi, math.pi)))
     ground = draw_ground(rng, seed, (left, right))
     _vary(rng, ground)
     street = Street(segments, np.zeros((0, 7)), ground)
-    if shape == "straight":
+    if straight:
         street = Street(segments, _crossings(rng, street, reach), ground)
     on_walk = vehicle.kind == "robot" and rng.random() < 0.75
     d = -0.5 * float(ground[gr.LANE])
@@ -128,6 +128,22 @@ def build_street(rng: np.random.Generator, vehicle: Vehicle, duration: float, se
     )  # fmt: skip
 
 
+def _course(rng, reach: float, straight: bool) -> list[tuple[float, float]]:
+    """Lengths and curvatures of the street's pieces, with bends where the ego will be during the drive."""
+    if straight:
+        return [(START + reach + 270.0, 0.0)]
+    pieces, left = [(START + float(rng.uniform(-12.0, 0.4 * reach)), 0.0)], reach + 30.0
+    turned = 0.0
+    while left > 0.0:
+        radius, angle = float(rng.uniform(24.0, 80.0)), float(rng.uniform(0.3, 1.2))
+        # Against the last bend where the street has turned far, so that it does not meet itself.
+        sign = -math.copysign(1.0, turned) if abs(turned) > 0.7 else (1.0 if rng.random() < 0.5 else -1.0)
+        turned += sign * angle
+        pieces += [(radius * angle, sign / radius), (float(rng.uniform(8.0, 30.0)), 0.0)]
+        left -= pieces[-2][0] + pieces[-1][0]
+    return [*pieces[:-1], (250.0, 0.0)]
+
+
 def _vary(rng, g: Float[np.ndarray, " parameters"]) -> None:
     """Narrow lanes to wide roads, thin pavements to wide ones, dark to bleached surfaces."""
     lane = float(g[gr.LANE])
@@ -152,7 +168,7 @@ def _crossings(rng, street: Street, reach: float) -> Float[np.ndarray, "X 7"]:
 
 def _lane(rng, street: Street, d: float, reach: float, turns: bool, sway: float) -> Float[np.ndarray, "P 2"]:
     """The line to follow: swaying within the lane, and if it turns, to the right into the first crossing street."""
-    sway, period, phase = rng.uniform(0.05, sway), rng.uniform(8.0, 30.0), rng.uniform(0, 2 * math.pi)
+    sway, period, phase = rng.uniform(0.05, sway), rng.uniform(2.5, 20.0), rng.uniform(0, 2 * math.pi)
     steps = np.arange(-_BEHIND, reach + 40.0, 0.5)
     line = np.array([street.at(START + s, d + sway * math.sin(s / period + phase))[:2] for s in steps])
     if not turns:

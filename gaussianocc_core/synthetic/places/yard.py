@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from gaussianocc_core.labels import CLASS_ID
-from gaussianocc_core.synthetic import furniture, patterns, things, vehicles
+from gaussianocc_core.synthetic import furniture, textures, things, vehicles
 from gaussianocc_core.synthetic import ground as gr
 from gaussianocc_core.synthetic.course import LEAD, Course, Wobble, draw_speed, wander
 from gaussianocc_core.synthetic.fleet import Vehicle
@@ -32,17 +32,17 @@ def draw_floor(rng, g) -> None:
     elif kind == 2:
         colour = (1.3 * grey, 1.27 * grey, 1.2 * grey)
         set_surface(
-            g, gr.BASE, patterns.GROUT, float(rng.uniform(0.5, 4.0)), float(rng.uniform(0.3, 0.8)), colour, road
+            g, gr.BASE, textures.GROUT, float(rng.uniform(0.5, 4.0)), float(rng.uniform(0.3, 0.8)), colour, road
         )
     elif kind == 3:
         colour = (grey, 0.95 * grey, 0.88 * grey)
-        set_surface(g, gr.BASE, patterns.COBBLES, float(rng.uniform(0.1, 0.25)), 0.7, colour, road)
+        set_surface(g, gr.BASE, textures.COBBLES, float(rng.uniform(0.1, 0.25)), 0.7, colour, road)
     elif kind == 4:
         colour = (0.36, 0.33, 0.29)
-        set_surface(g, gr.BASE, patterns.SPECKLE, float(rng.uniform(0.05, 0.15)), 0.6, colour, terrain)
+        set_surface(g, gr.BASE, textures.SPECKLE, float(rng.uniform(0.05, 0.15)), 0.6, colour, terrain)
     else:
         colour = (0.24, 0.17, 0.11)
-        set_surface(g, gr.BASE, patterns.GRIME, float(rng.uniform(0.15, 0.6)), 0.7, colour, terrain)
+        set_surface(g, gr.BASE, textures.GRIME, float(rng.uniform(0.15, 0.6)), 0.7, colour, terrain)
     g[gr.DIRT] = float(rng.uniform(0.0, 1.0))
     if kind <= 2 and rng.random() < 0.6:
         draw_lines(rng, g, (2.5, 6.0))

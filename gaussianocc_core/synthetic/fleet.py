@@ -232,9 +232,9 @@ def _mount(vehicle: Vehicle, on_top: bool, height: float) -> _Mount:
     return place
 
 
-def _tilt(rng) -> tuple[float, float]:
+def _tilt(rng, lowest: float = -28.0) -> tuple[float, float]:
     """Pitch and roll: mostly nearly level, sometimes far down, sometimes crooked."""
-    pitch = rng.uniform(-6.0, 4.0) if rng.random() < 0.6 else rng.uniform(-28.0, 8.0)
+    pitch = rng.uniform(-6.0, 4.0) if rng.random() < 0.6 else rng.uniform(lowest, 8.0)
     roll = rng.normal(0.0, 1.0) if rng.random() < 0.85 else rng.uniform(-12.0, 12.0)
     return float(pitch), float(np.clip(roll, -12.0, 12.0))
 
@@ -276,7 +276,7 @@ def _ring(rng, mount: _Mount) -> list[_Eye]:
     """3 to 8 cameras all round, evenly but for some degrees, with views that mostly overlap."""
     count = int(rng.integers(3, 9))
     fov = 360.0 / count * rng.uniform(0.95, 1.5)
-    tilt = _tilt(rng)
+    tilt = _tilt(rng, lowest=-14.0)
     names = ["cam_front"] + [f"cam_ring_{k}" for k in range(1, count)]
     turned = [0.0] + [-360.0 / count * k + float(rng.normal(0.0, 4.0)) for k in range(1, count)]
     return [

@@ -41,7 +41,8 @@ CX, CY, CUX, CUY, C_HALF, C_REACH, C_S = range(7)
  PATH_R, PATH_G, PATH_B, PATH_CLASS, LINE_X, LINE_Y, LINE_WIDTH, LINE_COS, LINE_SIN, LINE_R, LINE_G, LINE_B, DIRT,
  WAVES, WAVE) = range(20, 47)  # fmt: skip
 MOST_WAVES = 4
-PARAMETERS = WAVE + 4 * MOST_WAVES
+FINE = WAVE + 4 * MOST_WAVES  # strength of the grain that only cameras close to a street's ground see
+PARAMETERS = FINE + 1
 LAWN, TARMAC = 100, 101  # ground styles beside those of patterns.py
 
 ROAD = CLASS_ID["driveable_surface"]
@@ -116,6 +117,15 @@ def relief(x, y, g):
     return z, zx, zy
 
 
+@inner
+def _relief_height(x, y, g):
+    z = 0.0
+    for k in range(int(g[WAVES])):
+        at = WAVE + 4 * k
+        z += g[at] * math.sin(g[at + 1] * x + g[at + 2] * y + g[at + 3])
+    return z
+
+
 @cached_kernel(noise)
 def relief_at(x, y, g):
     """Height of an open place's ground, for Python."""
@@ -151,15 +161,27 @@ def _cast_open(ox, oy, oz, dx, dy, dz, g):
     level = slope * math.sqrt(dx * dx + dy * dy)
     if dz >= level:  # rises faster than any slope
         return 1e30
+    if dz >= 0.0 and oz > top:
+        return 1e30
     t = max(0.0, (top - oz) / dz) if dz < 0.0 and oz > top else 0.0
     for _ in range(160):  # no step can pass the surface: the gap closes by at most level - dz a metre
-        z, zx, zy = relief(ox + t * dx, oy + t * dy, g)
-        gap = oz + t * dz - z
-        if gap < 2e-4 + 2e-5 * t:
-            closing = zx * dx + zy * dy - dz
-            return t + (gap / closing if closing > 1e-3 else 0.0)
+        gap = oz + t * dz - _relief_height(ox + t * dx, oy + t * dy, g)
+        if gap < 0.02 + 0.002 * t:
+            at = t
+            for _ in range(3):  # Newton from close above; back to marching where the ray only grazes
+                z, zx, zy = relief(ox + at * dx, oy + at * dy, g)
+                closing = zx * dx + zy * dy - dz
+                if closing < 0.02:
+                    break
+                gap = oz + at * dz - z
+                at += gap / closing
+                if abs(gap) < 2e-4 + 2e-5 * at:
+                    return max(at, 0.0)
+            gap = oz + t * dz - _relief_height(ox + t * dx, oy + t * dy, g)
+            if gap < 2e-4 + 2e-5 * t:
+                return t
         t += gap / (level - dz)
-        if t > 500.0 or (dz >= 0.0 and gap > 2.0 * top):
+        if t > 500.0 or (dz >= 0.0 and oz + t * dz > top):
             return 1e30
     return t
 
@@ -400,6 +422,13 @@ def _open_colour(x, y, ax, ay, fp_along, fp, e, g):
 
 
 @inner
+def _fine_grain(x, y, ax, ay, length, fp, g):
+    seed = int(g[GROUND_SEED])
+    grain = 0.26 * octave2(x, y, 0.012, fp, seed + 80) + 0.22 * stretched2(x, y, ax, ay, length, 0.027, fp, seed + 81)
+    return max(0.3, 1.0 + g[FINE] * grain)
+
+
+@inner
 def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
     """Linear albedo and class of a ground point; the pixel is `fp_along` metres long towards (ax, ay)."""
     e, s, d, near, s2, d2 = kerb_distance(x, y, segments, crosses, g)
@@ -439,11 +468,17 @@ def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
             white, yellow = white * wear, yellow * wear
             r, gr, b = mix(r, 0.62, white), mix(gr, 0.62, white), mix(b, 0.60, white)
             r, gr, b = mix(r, 0.60, yellow), mix(gr, 0.42, yellow), mix(b, 0.07, yellow)
+        if g[FINE] > 0.0:
+            fine = _fine_grain(x, y, ax, ay, fp_along, fp, g)
+            r, gr, b = r * fine, gr * fine, b * fine
         return r, gr, b, label
     if label == WALK:
         r, gr, b = _pavement(x, y, s, d, ax, ay, fp_along, fp, g)
-        return r, gr, b, label
-    r, gr, b = _grass(x, y, ax, ay, fp_along, fp, g)
+    else:
+        r, gr, b = _grass(x, y, ax, ay, fp_along, fp, g)
+    if g[FINE] > 0.0:
+        fine = _fine_grain(x, y, ax, ay, fp_along, fp, g)
+        r, gr, b = r * fine, gr * fine, b * fine
     return r, gr, b, label
 
 

@@ -154,6 +154,7 @@ def _vary(rng, g: Float[np.ndarray, " parameters"]) -> None:
     g[gr.TONE] *= float(rng.uniform(0.6, 1.8))
     g[gr.PAVER] = float(rng.uniform(0.2, 1.2))
     g[gr.GRASS] = float(rng.uniform(0.0, 0.8))
+    g[gr.FINE] = float(rng.uniform(0.4, 1.2))
 
 
 def _crossings(rng, street: Street, reach: float) -> Float[np.ndarray, "X 7"]:

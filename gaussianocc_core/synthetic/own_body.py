@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic.shapes import CLASS, PrimitiveTable
-from gaussianocc_core.synthetic.world import FULL, camera_key, camera_rays, rotate
+from gaussianocc_core.synthetic.world import NONE, camera_key, camera_rays, rotate
 from gaussianocc_core.types import Cameras
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class OwnBody:
         key = camera_key(cameras, index) + T_ego_cam.tobytes()
         if key not in self._seen:
             rays = rotate(T_ego_cam, camera_rays(cameras, index))
-            colour, _, label = raycast.render(self._scene, T_ego_cam[:3, 3], rays, FULL)
+            colour, _, label = raycast.render(
+                self._scene, T_ego_cam[:3, 3], rays, NONE
+            )  # a smooth outline would blend with nothing
             self._seen[key] = colour, label == _MARK
         return self._seen[key]

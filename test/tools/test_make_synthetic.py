@@ -230,8 +230,8 @@ def test_another_world_on_a_random_rig_is_a_data_set_like_any_other(tmp_path):
 
 
 def test_a_world_that_is_none_and_a_rig_that_is_no_file_are_named(tmp_path, capsys):
-    assert tool.main(["--output", str(tmp_path / "a"), "--world", "moon"]) == 1
-    assert tool.main(["--output", str(tmp_path / "a"), "--rig", "randm"]) == 1
+    assert tool.main(["--output", str(tmp_path / "a"), "--world", "moon"]) == 2
+    assert tool.main(["--output", str(tmp_path / "a"), "--rig", "randm"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[0] == "error: world: expected one of classic, street, yard, hall, park, mixed, got 'moon'"
     assert "randm" in lines[1] and len(lines) == 2 and not (tmp_path / "a").exists()

@@ -190,3 +190,16 @@ def open_ground(seed: int) -> Float[np.ndarray, " parameters"]:
 def set_surface(g, at: int, style: int, scale: float, contrast: float, colour, label: int) -> None:
     """Describe the surface at gr.BASE or gr.PATH."""
     g[at : at + 7] = (style, scale, contrast, *colour, label)
+
+
+def draw_relief(rng, g, steepest: float) -> None:
+    """Hills of some ten metres and bumps of some metres; none of the up to four waves is steeper than this."""
+    count = int(rng.integers(1, gr.MOST_WAVES + 1))
+    g[gr.WAVES] = count
+    for k in range(count):
+        length = float(np.exp(rng.uniform(math.log(6.0), math.log(70.0))))
+        slope = float(rng.uniform(0.1, 1.0)) * steepest * min(1.0, length / 15.0)
+        angle = float(rng.uniform(-math.pi, math.pi))
+        number = 2.0 * math.pi / length
+        wave = (slope / number, number * math.cos(angle), number * math.sin(angle), rng.uniform(-math.pi, math.pi))
+        g[gr.WAVE + 4 * k : gr.WAVE + 4 * k + 4] = wave

@@ -13,7 +13,7 @@ from gaussianocc_core.synthetic import ground as gr
 from gaussianocc_core.synthetic.course import LEAD, Course, Wobble, draw_speed, follow, wander
 from gaussianocc_core.synthetic.fleet import Vehicle
 from gaussianocc_core.synthetic.places.light import draw_daylight
-from gaussianocc_core.synthetic.places.lot import Lot, open_ground, set_surface
+from gaussianocc_core.synthetic.places.lot import Lot, draw_relief, open_ground, set_surface
 from gaussianocc_core.synthetic.places.site import Site
 from gaussianocc_core.synthetic.shapes import PrimitiveTable
 from gaussianocc_core.synthetic.streets import Street, chain
@@ -29,7 +29,7 @@ def build_park(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
     width = max(vehicle.clearance + 0.1, float(rng.uniform(0.7, 2.2)))
     _surfaces(rng, g, width)
     if rng.random() < 0.75:
-        _waves(rng, g)
+        draw_relief(rng, g, 0.10)
     segments = _winding(rng, _BEFORE + reach + 60.0, max(7.0, 1.3 * vehicle.turning_radius))
     way = Street(segments, np.zeros((0, 7)), g)
     x0, y0, heading = way.at(_BEFORE, 0.0)
@@ -108,19 +108,6 @@ def _surfaces(rng, g, width: float) -> None:
         set_surface(g, gr.PATH, textures.BRICKS, float(rng.uniform(0.15, 0.6)), 0.6, (0.38, 0.30, 0.26), walk)
     else:
         set_surface(g, gr.PATH, textures.COBBLES, float(rng.uniform(0.1, 0.3)), 0.7, (0.3, 0.29, 0.27), walk)
-
-
-def _waves(rng, g) -> None:
-    """Hills of some ten metres and bumps of some metres, none steeper than one in ten or so."""
-    count = int(rng.integers(1, gr.MOST_WAVES + 1))
-    g[gr.WAVES] = count
-    for k in range(count):
-        length = float(np.exp(rng.uniform(math.log(6.0), math.log(70.0))))
-        slope = float(rng.uniform(0.01, 0.10)) * min(1.0, length / 15.0)
-        angle = float(rng.uniform(-math.pi, math.pi))
-        number = 2.0 * math.pi / length
-        wave = (slope / number, number * math.cos(angle), number * math.sin(angle), rng.uniform(-math.pi, math.pi))
-        g[gr.WAVE + 4 * k : gr.WAVE + 4 * k + 4] = wave
 
 
 def _winding(rng, length: float, radius: float) -> np.ndarray:

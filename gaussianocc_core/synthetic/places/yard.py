@@ -13,7 +13,7 @@ from gaussianocc_core.synthetic import ground as gr
 from gaussianocc_core.synthetic.course import LEAD, Course, Wobble, draw_speed, wander
 from gaussianocc_core.synthetic.fleet import Vehicle
 from gaussianocc_core.synthetic.places.light import draw_daylight
-from gaussianocc_core.synthetic.places.lot import Lot, open_ground, set_surface
+from gaussianocc_core.synthetic.places.lot import Lot, draw_relief, open_ground, set_surface
 from gaussianocc_core.synthetic.places.site import Site
 from gaussianocc_core.synthetic.shapes import PrimitiveTable
 
@@ -64,10 +64,13 @@ def build_yard(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
     path = wander(
         rng, vehicle.turning_radius, float(np.ptp(along)) + 3.0 * LEAD, (-0.7 * extent,) * 2 + (0.7 * extent,) * 2
     )
-    course = Course(path, along, Wobble.draw(rng, vehicle), max(0.3, 0.6 * vehicle.length))
     g = open_ground(seed)
     draw_floor(rng, g)
+    if rng.random() < 0.4:  # worn hollows and a slope
+        draw_relief(rng, g, 0.04)
     lot = Lot(rng, (0.0, 0.0), extent + 14.0, g)
+    height = lot.height if g[gr.WAVES] > 0 else None
+    course = Course(path, along, Wobble.draw(rng, vehicle), max(0.3, 0.6 * vehicle.length), height)
     lot.keep_clear(course, vehicle, float(rng.uniform(0.5, 6.0)))
     _surround(rng, lot, extent)
     busy = float(rng.uniform(0.3, 1.0))

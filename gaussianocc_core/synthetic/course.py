@@ -167,6 +167,32 @@ class Wobble:
 
 
 @dataclass(frozen=True)
+class Glance:
+    """A turn on the spot while the vehicle stands, and back again: motion without any parallax of the ground."""
+
+    begin: float  # s
+    duration: float  # s
+    angle: float  # rad, half-way
+
+    def at(self, time: float) -> float:
+        share = min(max((time - self.begin) / self.duration, 0.0), 1.0)
+        return self.angle * math.sin(math.pi * share) ** 2
+
+
+def _draw_glances(rng, along: Float[np.ndarray, " ticks"]) -> tuple[Glance, ...]:
+    """In two thirds of the stops that are long enough."""
+    standing = np.abs(np.diff(along)) < 1e-3 * TICK
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], standing.astype(int), [0]])))
+    glances = []
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        begin, span = EARLIEST + TICK * float(first), TICK * float(last - first)
+        if span > 1.0 and rng.random() < 0.67:
+            fastest = 1.4 * span / math.pi  # rad/s of 1.4 at most
+            glances.append(Glance(begin, span, float(rng.uniform(-1.0, 1.0)) * min(fastest, 2.5)))
+    return tuple(glances)
+
+
+@dataclass(frozen=True)
 class Course:
     """Where the ego is at any time."""
 
@@ -175,6 +201,16 @@ class Course:
     wobble: Wobble
     base: float  # m between the axles, for the slope under the vehicle
     height: Height | None = None  # None: the ground is z = 0
+    glances: tuple[Glance, ...] = ()
+
+    @staticmethod
+    def draw(
+        rng: np.random.Generator, vehicle: Vehicle, path: Path, along: Float[np.ndarray, " ticks"],
+        height: Height | None = None,
+    ) -> Course:  # fmt: skip
+        """The course of a vehicle whose speed is drawn already (`draw_speed`)."""
+        glances = _draw_glances(rng, along) if vehicle.turns_on_the_spot else ()
+        return Course(path, along, Wobble.draw(rng, vehicle), max(0.3, 0.6 * vehicle.length), height, glances)
 
     def distance(self, time: float) -> float:
         """Metres along the path since time 0; negative behind it."""
@@ -192,7 +228,8 @@ class Course:
 
     def planar(self, time: float) -> tuple[float, float, float]:
         """x, y, yaw."""
-        return self.path.at(self.start() + self.distance(time))
+        x, y, yaw = self.path.at(self.start() + self.distance(time))
+        return x, y, yaw + sum(glance.at(time) for glance in self.glances)
 
     def pose(self, time: float) -> Float[np.ndarray, "4 4"]:
         """T_world_ego: on the ground's slope, with the body's wobble."""

@@ -50,6 +50,10 @@ class Vehicle:
     has_body: bool  # whether the cameras see it
 
     @property
+    def turns_on_the_spot(self) -> bool:
+        return self.kind == "robot"
+
+    @property
     def clearance(self) -> float:
         """Metres to each side of its course that must stay free."""
         return 0.5 * self.width + (0.12 if self.kind == "robot" else 0.3)

@@ -380,6 +380,33 @@ def machine(rng) -> Shapes:
     return shapes
 
 
+def forklift(rng) -> Shapes:
+    """A forklift truck, x forward, sometimes with a pallet on its forks."""
+    shapes = Shapes(label=CLASS_ID["construction_vehicle"], seed=int(rng.integers(1 << 30)))
+    paint = ((0.70, 0.30, 0.02), (0.62, 0.42, 0.03), (0.45, 0.04, 0.03), (0.10, 0.12, 0.13))[rng.integers(4)]
+    dark: Colour = (0.03, 0.03, 0.03)
+    shapes.box((-0.3, 0, 0.55), (1.7, 1.1, 0.8), paint, PLAIN, lean=(0.1, 0.05, 0.02))
+    shapes.box((-0.85, 0, 1.0), (0.6, 1.0, 0.35), paint, PLAIN)
+    for x in (-0.75, 0.35):
+        for y in (-0.48, 0.48):
+            shapes.capsule((x, y, 0.9), (0.8 * x, y, 2.05), 0.035, dark, METAL)
+    shapes.box((-0.2, 0, 2.08), (1.1, 1.06, 0.08), dark)
+    lift = float(rng.uniform(0.08, 1.6))
+    for y in (-0.3, 0.3):
+        shapes.box((0.72, y, 1.1), (0.1, 0.08, 2.1), dark, METAL)
+        shapes.box((1.3, 0.8 * y, lift), (1.1, 0.11, 0.05), dark, METAL)
+    shapes.box((0.78, 0, lift + 0.3), (0.06, 0.9, 0.5), dark, METAL)
+    for x, radius in ((0.35, 0.32), (-0.8, 0.26)):
+        for y in (-0.5, 0.5):
+            shapes.wheel((x, y, radius), radius, 0.2, dark, m=(radius,))
+    if rng.random() < 0.5:
+        load = pallet(rng, float(rng.uniform(0.3, 1.2)))
+        load.floats = [[*row[:2], row[2] + lift + 0.03, *row[3:]] for row in load.floats]
+        load.floats = [[row[0] + 1.35, *row[1:]] for row in load.floats]
+        shapes.extend(load)
+    return shapes
+
+
 # ---- parks -----------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic import furniture, textures, things
 from gaussianocc_core.synthetic import ground as gr
-from gaussianocc_core.synthetic.course import LEAD, Course, Path, Wobble, draw_speed, follow, wander
+from gaussianocc_core.synthetic.course import LEAD, Course, Path, draw_speed, follow, wander
 from gaussianocc_core.synthetic.fleet import Vehicle
 from gaussianocc_core.synthetic.places.light import draw_lamplight
 from gaussianocc_core.synthetic.places.lot import Lot, open_ground, set_surface
@@ -33,7 +33,7 @@ def build_hall(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
     else:
         racked = False
         path = wander(rng, vehicle.turning_radius, length, (-half_x + 3.0, -half_y + 3.0, half_x - 3.0, half_y - 3.0))
-    course = Course(path, along, Wobble.draw(rng, vehicle), max(0.3, 0.6 * vehicle.length))
+    course = Course.draw(rng, vehicle, path, along)
     g = open_ground(seed)
     _floor(rng, g)
     lot = Lot(rng, (0.0, 0.0), max(half_x, half_y) + 1.0, g)
@@ -58,6 +58,7 @@ def build_hall(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
         lot.line(path, large, half, 4.0 / busy, (0.0, 2.0), turned=True)
         lot.scatter(large, int(30 * busy))
     lot.line(path, small, half, (4.0 if racked else 2.0) / busy, (0.0, 0.6))
+    lot.traffic([(lambda: things.forklift(rng), "vehicle.construction")], int(rng.integers(0, 4)), half_y - 2.0)
     lot.people(course, int(rng.integers(0, 5)), min(half_x, half_y) - 1.5, half)
     lot.scatter(small, int(60 * busy))
     light, dark = draw_lamplight(rng, seed)

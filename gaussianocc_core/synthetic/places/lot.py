@@ -67,6 +67,9 @@ class Lot:
         for s in np.arange(low, high + ahead, 0.2):
             x, y, yaw = course.path.at(float(s))
             self.claim(x + middle * math.cos(yaw), y + middle * math.sin(yaw), hx, hy, yaw, force=True)
+        for glance in course.glances:
+            x, y, _ = course.planar(glance.begin)
+            self.claim(x, y, hx + abs(middle), hx + abs(middle), 0.0, force=True)
 
     # ---- things ----
 
@@ -145,7 +148,21 @@ class Lot:
             reach, pace = float(rng.uniform(2.0, 8.0)), float(rng.uniform(0.6, 1.6))
             if not self.claim(float(x), float(y), reach + 0.4, 0.45, heading):
                 continue
-            self.actors.append(_walker(self, looks, (float(x), float(y)), heading, reach, pace, phase))
+            self.actors.append(_walker(looks, _Shuttle(self, (float(x), float(y)), heading, reach, pace, phase)))
+
+    def traffic(self, makers: Iterable[tuple[Callable[[], Shapes], str]], count: int, bounds: float) -> None:
+        """Vehicles that shuttle up and down straight lines off the ego's way."""
+        rng, makers = self.rng, list(makers)
+        for _ in range(count):
+            make, category = makers[rng.integers(len(makers))]
+            table = make().table()
+            size = _size(table)
+            x, y = (float(v) for v in np.array(self.centre) + rng.uniform(-1, 1, 2) * bounds)
+            heading, reach = float(rng.uniform(-math.pi, math.pi)), float(rng.uniform(3.0, 12.0))
+            if self.claim(x, y, reach + 0.5 * size[0] + 0.3, 0.5 * size[1] + 0.3, heading):
+                line = _Shuttle(self, (x, y), heading, reach, float(rng.uniform(0.5, 4.0)), float(rng.uniform(0, 6.28)))
+                shapes = _always(table)
+                self.actors.append(Actor(category, "vehicle.moving", size, line.backing_up, shapes, True))
 
     def vehicles(self, makers: Iterable[tuple[Callable[[], Shapes], str]], count: int, bounds: float) -> None:
         """Parked ones at random places."""
@@ -157,20 +174,42 @@ class Lot:
             self.put_annotated(make(), category, "vehicle.parked", float(x), float(y), yaw)
 
 
-def _walker(lot: Lot, looks: people.Looks, centre, heading: float, reach: float, pace: float, phase: float) -> Actor:
-    def along(time: float) -> float:  # up and down, slowing at the turns
-        return reach * math.sin(pace / reach * time + phase)
+@dataclass(frozen=True)
+class _Shuttle:
+    """Up and down a line, slowing at its ends."""
 
-    def placement(time: float) -> tuple[float, float, float, float]:
-        u = along(time)
-        x, y = centre[0] + u * math.cos(heading), centre[1] + u * math.sin(heading)
-        forward = math.cos(pace / reach * time + phase) >= 0.0
-        return x, y, lot.height(x, y), heading + (0.0 if forward else math.pi)
+    lot: Lot
+    centre: tuple[float, float]
+    heading: float
+    reach: float  # m to each side
+    pace: float  # m/s in the middle
+    phase: float
 
+    def along(self, time: float) -> float:
+        return self.reach * math.sin(self.pace / self.reach * time + self.phase)
+
+    def backing_up(self, time: float) -> tuple[float, float, float, float]:
+        """Placement of what does not turn round at the ends."""
+        u = self.along(time)
+        x, y = self.centre[0] + u * math.cos(self.heading), self.centre[1] + u * math.sin(self.heading)
+        return x, y, self.lot.height(x, y), self.heading
+
+    def turning(self, time: float) -> tuple[float, float, float, float]:
+        """Placement of what looks where it goes."""
+        forward = math.cos(self.pace / self.reach * time + self.phase) >= 0.0
+        x, y, z, heading = self.backing_up(time)
+        return x, y, z, heading + (0.0 if forward else math.pi)
+
+
+def _walker(looks: people.Looks, line: _Shuttle) -> Actor:
     def shapes(time: float) -> PrimitiveTable:
-        return people.pedestrian(looks, phase + 4.6 * abs(along(time) - along(0.0))).table()
+        return people.pedestrian(looks, line.phase + 4.6 * abs(line.along(time) - line.along(0.0))).table()
 
-    return Actor("human.pedestrian.adult", "pedestrian.moving", (0.7, 0.65, looks.height), placement, shapes, True)
+    return Actor("human.pedestrian.adult", "pedestrian.moving", (0.7, 0.65, looks.height), line.turning, shapes, True)
+
+
+def _always(table: PrimitiveTable) -> Callable[[float], PrimitiveTable]:
+    return lambda _: table
 
 
 def _size(table: PrimitiveTable) -> tuple[float, float, float]:

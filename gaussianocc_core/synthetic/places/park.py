@@ -10,7 +10,7 @@ import numpy as np
 from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic import furniture, textures, things
 from gaussianocc_core.synthetic import ground as gr
-from gaussianocc_core.synthetic.course import LEAD, Course, Wobble, draw_speed, follow, wander
+from gaussianocc_core.synthetic.course import LEAD, Course, draw_speed, follow, wander
 from gaussianocc_core.synthetic.fleet import Vehicle
 from gaussianocc_core.synthetic.places.light import draw_daylight
 from gaussianocc_core.synthetic.places.lot import Lot, draw_relief, open_ground, set_surface
@@ -44,8 +44,7 @@ def build_park(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
         bounds = (middle[0] - extent, middle[1] - extent, middle[0] + extent, middle[1] + extent)
         path = wander(rng, vehicle.turning_radius, reach, bounds, (x0, y0, heading + float(rng.uniform(-0.7, 0.7))))
     lot = Lot(rng, (float(middle[0]), float(middle[1])), extent, g)
-    course = Course(path, along, Wobble.draw(rng, vehicle), max(0.3, 0.6 * vehicle.length),
-                    lot.height if g[gr.WAVES] > 0 else None)  # fmt: skip
+    course = Course.draw(rng, vehicle, path, along, lot.height if g[gr.WAVES] > 0 else None)
     lot.keep_clear(course, vehicle, float(rng.uniform(0.5, 6.0)))
     half = max(width, vehicle.clearance) if on_way else vehicle.clearance
     for s in np.arange(_BEFORE - 20.0, _BEFORE + reach + 20.0, 0.5):  # no trees on the way either

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from gaussianocc_core.synthetic import furniture, people, things
 from gaussianocc_core.synthetic import ground as gr
-from gaussianocc_core.synthetic.course import LEAD, Course, Wobble, draw_speed, follow
+from gaussianocc_core.synthetic.course import LEAD, Course, draw_speed, follow
 from gaussianocc_core.synthetic.fleet import Vehicle
 from gaussianocc_core.synthetic.layout import Layout
 from gaussianocc_core.synthetic.places.light import draw_daylight
@@ -101,7 +101,7 @@ def build_street(rng: np.random.Generator, vehicle: Vehicle, duration: float, se
     turns = not on_walk and len(street.crosses) > 0 and rng.random() < 0.5
     line = _lane(rng, street, d, reach, turns, 0.25 if on_walk else 0.35)
     path = follow(line, vehicle.turning_radius, reach + 30.0)
-    course = Course(path, along, Wobble.draw(rng, vehicle), max(0.3, 0.6 * vehicle.length))
+    course = Course.draw(rng, vehicle, path, along)
     speed = max(float(np.ptp(along)) / duration, 0.5)
     layout = _VariedLayout(
         street, _OnCourse(course, speed), rng, line=d, clearance=vehicle.clearance if on_walk else 0.0

@@ -10,7 +10,7 @@ import numpy as np
 from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic import furniture, textures, things, vehicles
 from gaussianocc_core.synthetic import ground as gr
-from gaussianocc_core.synthetic.course import LEAD, Course, Wobble, draw_speed, wander
+from gaussianocc_core.synthetic.course import LEAD, Course, draw_speed, wander
 from gaussianocc_core.synthetic.fleet import Vehicle
 from gaussianocc_core.synthetic.places.light import draw_daylight
 from gaussianocc_core.synthetic.places.lot import Lot, draw_relief, open_ground, set_surface
@@ -70,7 +70,7 @@ def build_yard(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
         draw_relief(rng, g, 0.04)
     lot = Lot(rng, (0.0, 0.0), extent + 14.0, g)
     height = lot.height if g[gr.WAVES] > 0 else None
-    course = Course(path, along, Wobble.draw(rng, vehicle), max(0.3, 0.6 * vehicle.length), height)
+    course = Course.draw(rng, vehicle, path, along, height)
     lot.keep_clear(course, vehicle, float(rng.uniform(0.5, 6.0)))
     _surround(rng, lot, extent)
     busy = float(rng.uniform(0.3, 1.0))
@@ -88,9 +88,15 @@ def build_yard(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
     lot.line(path, near, half, 1.6 / busy, (0.0, 1.2))
     lot.line(path, near, half, 2.5 / busy, (0.5, 4.0), turned=True)
     lot.scatter([lambda: things.container(rng, int(rng.integers(1, 4)))], int(8 * busy))
+    on_the_move = [
+        (lambda: things.forklift(rng), "vehicle.construction"), (lambda: vehicles.car(rng, "van"), "vehicle.car"),
+        (lambda: vehicles.truck(rng), "vehicle.truck"),
+    ]  # fmt: skip
+    lot.traffic(on_the_move, int(rng.integers(0, 5)), 0.8 * extent)
     lot.vehicles(
         [
             (lambda: vehicles.truck(rng), "vehicle.truck"), (lambda: vehicles.trailer(rng), "vehicle.trailer"),
+            (lambda: things.forklift(rng), "vehicle.construction"),
             (lambda: vehicles.excavator(rng), "vehicle.construction"),
             (lambda: vehicles.car(rng, ("sedan", "suv", "hatchback", "van")[rng.integers(4)]), "vehicle.car"),
         ], int(rng.integers(1, 9)), extent,

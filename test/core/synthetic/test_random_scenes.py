@@ -151,6 +151,21 @@ def test_the_ego_turns_wobbles_and_never_jumps(place, small):
     assert max(turned) > 0.2 and 0.05 < max(tilted) < 15.0
 
 
+def test_small_robots_look_around_where_they_stand():
+    looking = 0
+    for seed in range(60):
+        if draw_rig(seed).vehicle.kind != "robot":
+            continue
+        scene = random_scene(seed, "yard")
+        times = np.arange(-1.0, scene.duration, 1.0 / 12.0)
+        poses = np.array([scene.T_world_ego(t) for t in times])
+        steps = np.linalg.norm(np.diff(poses[:, :2, 3], axis=0), axis=1)
+        turns = np.abs(np.diff(np.unwrap(np.arctan2(poses[:, 1, 0], poses[:, 0, 0]))))
+        assert turns.max() * 12.0 < 1.5 + steps.max() * 12.0 / 0.8 + 0.3
+        looking += ((steps < 1e-4) & (turns > 0.02)).any()
+    assert looking >= 3
+
+
 # ---- scenes ----------------------------------------------------------------------------------------------------------
 
 

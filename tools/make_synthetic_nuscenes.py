@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Make synthetic street scenes as a nuScenes-format data set. No ROS, no GPU, no downloads."""
+"""Make synthetic scenes as a nuScenes-format data set: streets, yards, halls, parks. No ROS, no GPU, no downloads."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ EXAMPLES = """examples:
   # another rig: four fisheyes; keyframes only
   python tools/make_synthetic_nuscenes.py --output data/fisheye --rig config/rig/surround_fisheye.yaml --no-sweeps
 
+  # another place and another light in every scene, a rig and a vehicle drawn by the seed
+  python tools/make_synthetic_nuscenes.py --output data/any --world mixed --rig random --scenes 4 --seed 7
+
   # then, for example
   python -c "from nuscenes import NuScenes; NuScenes('v1.0-mini', 'data/synthetic').list_scenes()"
 
@@ -35,13 +38,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make; must not exist")
     parser.add_argument(
-        "--scenes", type=int, default=1, metavar="N", help="number of scenes, each another street (default 1)"
+        "--scenes", type=int, default=1, metavar="N", help="number of scenes, each another place (default 1)"
     )
     parser.add_argument("--frames", type=int, default=10, metavar="N", help="keyframes per scene, at 2 Hz (default 10)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="what to draw (default 0)")
     parser.add_argument(
-        "--rig", type=Path, metavar="FILE", help="camera rig as YAML, see config/rig/ (default: six cameras, 400x225)"
-    )
+        "--world", default="classic", metavar="PLACE",
+        help="classic (default): the streets that published figures refer to; street, yard, hall, park: places of any "
+        "light, texture, blur and noise, and drives that turn, stop and reverse; mixed: another of these per scene",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rig", metavar="FILE|random", help="camera rig as YAML, see config/rig/, or random: 1 to 8 cameras, 0.3 to "
+        "2.5 m high, 50 to 190 degrees, on a robot, forklift, car or lorry (default: six cameras, 400x225)",
+    )  # fmt: skip
     parser.add_argument(
         "--no-sweeps", dest="sweeps", action="store_false", help="keyframe images only: six times faster"
     )
@@ -56,14 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
     from gaussianocc_core.synthetic.writer import write_dataset
 
     try:
-        cameras = None
-        if options.rig is not None:
+        cameras = options.rig
+        if options.rig not in (None, "random"):
             from gaussianocc_core.geometry.rig_file import load_rig
 
             cameras = load_rig(options.rig)
         folder = write_dataset(
             options.output, options.scenes, options.frames, options.seed, cameras, options.sweeps, options.overwrite,
-            progress=not options.quiet,
+            progress=not options.quiet, world=options.world,
         )  # fmt: skip
     except GaussianOccError as error:
         print(f"error: {error}", file=sys.stderr)

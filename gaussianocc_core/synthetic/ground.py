@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ground: where road, kerb, pavement and grass are, and how they look. All analytic, no rasters.
 
-Every ground point has road coordinates: s along the centre line and d to its left. The height is 0 on the road and
-`KERB_HEIGHT` elsewhere, with upright kerb faces between; the same street continues to infinity.
+Every ground point has road coordinates: s along the centre line and d to its left. On a street the height is 0 on the
+road and `KERB_HEIGHT` elsewhere, with upright kerb faces between; the same street continues to infinity. An open place
+(yard, hall, park) has one surface with, if wanted, a path of another along the centre line, and a relief of waves.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from gaussianocc_core.synthetic.noise import (
     smoothstep,
     stretched2,
 )  # fmt: skip
+from gaussianocc_core.synthetic.patterns import pattern
 
 # Columns of a row of centre-line segments (lines and arcs).
 X0, Y0, COS0, SIN0, CURVATURE, LENGTH, S0 = range(7)
@@ -32,7 +34,16 @@ CX, CY, CUX, CUY, C_HALF, C_REACH, C_S = range(7)
 # Entries of the parameter vector.
 (HALF_L, HALF_R, LANE, KERB_HEIGHT, FILLET, VERGE_L, WALK_L, VERGE_R, WALK_R, PARKING_L, PARKING_R, KERB_STYLE, TONE,
  CENTRE_STYLE, PLAZA_L, PLAZA_R, PAVER, GRASS, GROUND_SEED, ZEBRA) = range(20)  # fmt: skip
-PARAMETERS = 20
+# Of an open place (OPEN 1): its surface as style (patterns.py, or LAWN, TARMAC), size, contrast, colour and class; the
+# same for the path of half width PATH_HALF (0: none); painted lines every LINE_X by LINE_Y metres (0: none), turned;
+# dirt; and up to four waves of the relief, each amplitude (m), wave vector (1/m, two) and phase.
+(OPEN, BASE, BASE_SCALE, BASE_CONTRAST, BASE_R, BASE_G, BASE_B, BASE_CLASS, PATH_HALF, PATH, PATH_SCALE, PATH_CONTRAST,
+ PATH_R, PATH_G, PATH_B, PATH_CLASS, LINE_X, LINE_Y, LINE_WIDTH, LINE_COS, LINE_SIN, LINE_R, LINE_G, LINE_B, DIRT,
+ WAVES, WAVE) = range(20, 47)  # fmt: skip
+MOST_WAVES = 4
+FINE = WAVE + 4 * MOST_WAVES  # strength of the grain that only cameras close to a street's ground see
+PARAMETERS = FINE + 1
+LAWN, TARMAC = 100, 101  # ground styles beside those of patterns.py
 
 ROAD = CLASS_ID["driveable_surface"]
 WALK = CLASS_ID["sidewalk"]
@@ -67,6 +78,8 @@ def road_frame(x, y, segments):
 def kerb_distance(x, y, segments, crosses, g):
     """Metres outside the kerb (negative on the road), s, d; index of the crossing street near (-1: none), s2, d2."""
     s, d = road_frame(x, y, segments)
+    if g[OPEN] > 0.0:  # the path takes the place of the road
+        return (abs(d) - g[PATH_HALF] if g[PATH_HALF] > 0.0 else 1e9), s, d, -1, 0.0, 1e9
     e = d - g[HALF_L] if d > 0.0 else -d - g[HALF_R]
     near, near_s, near_d = -1, 0.0, 1e9
     for k in range(crosses.shape[0]):
@@ -92,7 +105,91 @@ def kerb_distance_at(x, y, segments, crosses, g):
 
 
 @inner
+def relief(x, y, g):
+    """Height of an open place's ground and its slope along x and y."""
+    z, zx, zy = 0.0, 0.0, 0.0
+    for k in range(int(g[WAVES])):
+        at = WAVE + 4 * k
+        angle = g[at + 1] * x + g[at + 2] * y + g[at + 3]
+        z += g[at] * math.sin(angle)
+        slope = g[at] * math.cos(angle)
+        zx, zy = zx + slope * g[at + 1], zy + slope * g[at + 2]
+    return z, zx, zy
+
+
+@inner
+def _relief_height(x, y, g):
+    z = 0.0
+    for k in range(int(g[WAVES])):
+        at = WAVE + 4 * k
+        z += g[at] * math.sin(g[at + 1] * x + g[at + 2] * y + g[at + 3])
+    return z
+
+
+@cached_kernel(noise)
+def relief_at(x, y, g):
+    """Height of an open place's ground, for Python."""
+    return relief(x, y, g)[0]
+
+
+@inner
+def steepest(g):
+    """Bounds of the relief: greatest height above 0 (and depth below), and greatest slope."""
+    height, slope = 0.0, 0.0
+    for k in range(int(g[WAVES])):
+        at = WAVE + 4 * k
+        height += abs(g[at])
+        slope += abs(g[at]) * math.sqrt(g[at + 1] ** 2 + g[at + 2] ** 2)
+    return height, slope
+
+
+@inner
+def ground_height(e, x, y, g):
+    """Height at a point whose kerb distance is e."""
+    if g[OPEN] > 0.0:
+        z, _, _ = relief(x, y, g)
+        return z
+    return 0.0 if e < 0.0 else g[KERB_HEIGHT]
+
+
+@inner
+def _cast_open(ox, oy, oz, dx, dy, dz, g):
+    """Distance to an open place's ground along a ray that starts above it, 1e30: never."""
+    top, slope = steepest(g)
+    if top == 0.0:
+        return -oz / dz if dz < -1e-6 and oz > 0.0 else 1e30
+    level = slope * math.sqrt(dx * dx + dy * dy)
+    if dz >= level:  # rises faster than any slope
+        return 1e30
+    if dz >= 0.0 and oz > top:
+        return 1e30
+    t = max(0.0, (top - oz) / dz) if dz < 0.0 and oz > top else 0.0
+    for _ in range(160):  # no step can pass the surface: the gap closes by at most level - dz a metre
+        gap = oz + t * dz - _relief_height(ox + t * dx, oy + t * dy, g)
+        if gap < 0.02 + 0.002 * t:
+            at = t
+            for _ in range(3):  # Newton from close above; back to marching where the ray only grazes
+                z, zx, zy = relief(ox + at * dx, oy + at * dy, g)
+                closing = zx * dx + zy * dy - dz
+                if closing < 0.02:
+                    break
+                gap = oz + at * dz - z
+                at += gap / closing
+                if abs(gap) < 2e-4 + 2e-5 * at:
+                    return max(at, 0.0)
+            gap = oz + t * dz - _relief_height(ox + t * dx, oy + t * dy, g)
+            if gap < 2e-4 + 2e-5 * t:
+                return t
+        t += gap / (level - dz)
+        if t > 500.0 or (dz >= 0.0 and oz + t * dz > top):
+            return 1e30
+    return t
+
+
+@inner
 def ground_class(e, d, g):
+    if g[OPEN] > 0.0:
+        return int(g[PATH_CLASS] if e < 0.0 else g[BASE_CLASS])
     verge, walk, plaza = g[VERGE_R], g[WALK_R], g[PLAZA_R]
     if d > 0.0:
         verge, walk, plaza = g[VERGE_L], g[WALK_L], g[PLAZA_L]
@@ -110,6 +207,8 @@ def ground_class(e, d, g):
 @inner
 def cast_ground(ox, oy, oz, dx, dy, dz, segments, crosses, g):
     """Distance to the ground along a ray that starts above it, and whether that is a kerb face; 1e30: never."""
+    if g[OPEN] > 0.0:
+        return _cast_open(ox, oy, oz, dx, dy, dz, g), False
     if dz > -1e-6:
         return 1e30, False
     height = g[KERB_HEIGHT]
@@ -269,10 +368,74 @@ def _grass(x, y, ax, ay, length, fp, g):
 
 
 @inner
+def _open_surface(at, x, y, ax, ay, length, fp, g):
+    """Colour of the surface whose description starts at g[at]: `BASE` or `PATH`."""
+    style, scale, contrast = int(g[at]), g[at + 1], g[at + 2]
+    r, gr, b = g[at + 3], g[at + 4], g[at + 5]
+    seed = int(g[GROUND_SEED]) + at
+    if style == LAWN:
+        return _grass(x, y, ax, ay, length, fp, g)
+    # Tiles and cobbles would alias along a pixel that is stretched by a grazing view.
+    wide = min(max(fp, 0.55 * length), 4.0 * fp + 0.4 * length)
+    if style == TARMAC:
+        grain = 0.35 * stretched2(x, y, ax, ay, length, scale, fp, seed)
+        grain += 0.22 * stretched2(x, y, ax, ay, length, 3.0 * scale, fp, seed + 1)
+        grain += 0.16 * stretched2(x, y, ax, ay, length, 11.0 * scale, fp, seed + 2)
+        tone, blend = grain + 0.13 * noise2(x / 7.0, y / 7.0, seed + 3), 0.0
+    else:
+        tone, blend = pattern(style, x, y, scale, wide, seed)
+        tone += 0.25 * stretched2(x, y, ax, ay, length, 0.06, fp, seed + 1)
+    tone += 0.22 * octave2(x, y, 0.012, fp, seed + 8) + 0.20 * stretched2(x, y, ax, ay, length, 0.028, fp, seed + 9)
+    tone += g[DIRT] * (0.5 * octave2(x, y, 2.3, wide, seed + 5) + 0.35 * octave2(x, y, 0.6, wide, seed + 6))
+    tone -= g[DIRT] * 0.9 * smoothstep(0.45, 0.7, noise2(x / 1.7, y / 1.7, seed + 7))  # stains
+    shade = max(0.12, 1.0 + contrast * tone)
+    dim = 0.35 if hash01(7, 1, seed) < 0.6 else 1.5  # grounds have one hue
+    share = contrast * blend
+    return mix(r, dim * r, share) * shade, mix(gr, dim * gr, share) * shade, mix(b, dim * b, share) * shade
+
+
+@inner
+def _open_colour(x, y, ax, ay, fp_along, fp, e, g):
+    """Linear albedo of an open place's ground."""
+    seed = int(g[GROUND_SEED])
+    on = 0.0
+    if g[PATH_HALF] > 0.0:
+        on = clamp(0.5 - e / max(0.6 * fp + 0.2 * fp_along, 0.03), 0.0, 1.0)
+    r, gr, b = 0.0, 0.0, 0.0
+    if on < 1.0:
+        r, gr, b = _open_surface(BASE, x, y, ax, ay, fp_along, fp, g)
+    if on > 0.0:
+        r2, g2, b2 = _open_surface(PATH, x, y, ax, ay, fp_along, fp, g)
+        r, gr, b = mix(r, r2, on), mix(gr, g2, on), mix(b, b2, on)
+    if g[LINE_X] > 0.0:
+        u, v = g[LINE_COS] * x + g[LINE_SIN] * y, -g[LINE_SIN] * x + g[LINE_COS] * y
+        au, av = abs(g[LINE_COS] * ax + g[LINE_SIN] * ay), abs(-g[LINE_SIN] * ax + g[LINE_COS] * ay)
+        fu, fv = au * fp_along + av * fp, av * fp_along + au * fp
+        white = pulse(u / g[LINE_X], g[LINE_WIDTH] / g[LINE_X], fu / g[LINE_X])
+        white = max(white, pulse(v / g[LINE_Y], g[LINE_WIDTH] / g[LINE_Y], fv / g[LINE_Y]))
+        white *= clamp(0.75 + 0.6 * noise2(x / 0.7, y / 0.7, seed + 71), 0.1, 1.0)
+        # Only some of the bays are painted.
+        i, j = int(math.floor(u / (3.0 * g[LINE_X]))), int(math.floor(v / (2.0 * g[LINE_Y])))
+        white *= 1.0 if hash01(i, j, seed + 72) < 0.6 else 0.0
+        r, gr, b = mix(r, g[LINE_R], white), mix(gr, g[LINE_G], white), mix(b, g[LINE_B], white)
+    return r, gr, b
+
+
+@inner
+def _fine_grain(x, y, ax, ay, length, fp, g):
+    seed = int(g[GROUND_SEED])
+    grain = 0.26 * octave2(x, y, 0.012, fp, seed + 80) + 0.22 * stretched2(x, y, ax, ay, length, 0.027, fp, seed + 81)
+    return max(0.3, 1.0 + g[FINE] * grain)
+
+
+@inner
 def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
     """Linear albedo and class of a ground point; the pixel is `fp_along` metres long towards (ax, ay)."""
     e, s, d, near, s2, d2 = kerb_distance(x, y, segments, crosses, g)
     label = ground_class(e, d, g)
+    if g[OPEN] > 0.0:
+        r, gr, b = _open_colour(x, y, ax, ay, fp_along, fp, e, g)
+        return r, gr, b, label
     seed = int(g[GROUND_SEED])
     if kerb_face:
         label = WALK
@@ -305,11 +468,17 @@ def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
             white, yellow = white * wear, yellow * wear
             r, gr, b = mix(r, 0.62, white), mix(gr, 0.62, white), mix(b, 0.60, white)
             r, gr, b = mix(r, 0.60, yellow), mix(gr, 0.42, yellow), mix(b, 0.07, yellow)
+        if g[FINE] > 0.0:
+            fine = _fine_grain(x, y, ax, ay, fp_along, fp, g)
+            r, gr, b = r * fine, gr * fine, b * fine
         return r, gr, b, label
     if label == WALK:
         r, gr, b = _pavement(x, y, s, d, ax, ay, fp_along, fp, g)
-        return r, gr, b, label
-    r, gr, b = _grass(x, y, ax, ay, fp_along, fp, g)
+    else:
+        r, gr, b = _grass(x, y, ax, ay, fp_along, fp, g)
+    if g[FINE] > 0.0:
+        fine = _fine_grain(x, y, ax, ay, fp_along, fp, g)
+        r, gr, b = r * fine, gr * fine, b * fine
     return r, gr, b, label
 
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from gaussianocc_core.synthetic import furniture, people, vehicles
 from gaussianocc_core.synthetic import ground as gr
 from gaussianocc_core.synthetic.shapes import PrimitiveTable, Shapes
-from gaussianocc_core.synthetic.streets import START, Drive, Street
+from gaussianocc_core.synthetic.streets import START, Street
 
 Placement = tuple[float, float, float, float]  # x, y, z (m) and yaw (rad) in the world frame
 
@@ -29,12 +30,26 @@ class Actor:
     moves: bool
 
 
+@runtime_checkable
+class Traveller(Protocol):
+    """The ego as the traffic sees it."""
+
+    @property
+    def speed(self) -> float:
+        """Mean, m/s."""
+        ...
+
+    def along(self, time: float) -> float:
+        """s on the street, m."""
+        ...
+
+
 @dataclass
 class Layout:
     """Everything that stands in a street, under construction."""
 
     street: Street
-    drive: Drive
+    drive: Traveller
     rng: np.random.Generator
     static: list[PrimitiveTable] = field(default_factory=list)
     actors: list[Actor] = field(default_factory=list)
@@ -419,7 +434,7 @@ def _always(value):
     return lambda _: value
 
 
-def _ahead(drive: Drive, gap: float) -> Callable[[float], float]:
+def _ahead(drive: Traveller, gap: float) -> Callable[[float], float]:
     return lambda time: drive.along(time) + gap
 
 

@@ -9,16 +9,23 @@ from numba import njit
 
 from gaussianocc_core.kernels import inner
 from gaussianocc_core.synthetic.noise import band, clamp, fade, hash01, mix, noise2, octave2, octave3, pulse, smoothstep
+from gaussianocc_core.synthetic.patterns import pattern, second_colour
 from gaussianocc_core.synthetic.shapes import (
     BARK,
     BLUE,
     BUS_SIDE,
+    CAPSULE,
     CAR_BODY,
     CAR_CABIN,
+    CEILING,
     CLOTH,
+    CONE,
+    ELLIPSOID,
     FACADE,
     FOLIAGE,
     GREEN,
+    K0,
+    KIND,
     LAMP,
     M0,
     M1,
@@ -31,6 +38,7 @@ from gaussianocc_core.synthetic.shapes import (
     SEED,
     SIGN,
     STRIPES,
+    TEXTURE,
     TYRE,
     A,
     B,
@@ -359,6 +367,25 @@ def albedo(f, i, p, x, y, z, nx, ny, nz, lx, ly, rz, face, fp):
         tile = hash01(int(math.floor((lx + ly) / 0.25)), int(row), seed) - 0.5
         shade *= 1.0 + 0.4 * tile * fade(fp, 0.22)
         return r * shade, g * shade, b * shade, 0.0, 0.0
+    if material in (TEXTURE, CEILING):  # M0 style (patterns.py), M1 size of its elements (m), M2 contrast
+        kind = i[p, KIND]
+        if kind >= CAPSULE:  # along the rod and around it; on the flat ends what they give
+            u, v = lx, (ly * f[p, K0] if face == 0 else ly)
+        elif face >= 4:
+            u, v = lx, ly
+        elif kind == CONE:
+            u, v = math.atan2(ly, lx) * 0.5 * (f[p, A] + f[p, B]), rz
+        elif kind == ELLIPSOID:
+            u, v = math.atan2(ly, lx) * 0.5 * (f[p, A] + f[p, B]), rz
+            if abs(rz) > 0.8 * f[p, C]:  # around the poles the angle runs away
+                u, v = lx, ly
+        else:
+            u, v = (ly if face < 2 else lx), rz
+        tone, blend = pattern(int(f[p, M0]), u, v, f[p, M1], fp, seed)
+        shade = max(0.04, 1.0 + f[p, M2] * tone)
+        r2, g2, b2 = second_colour(r, g, b, seed)
+        share = f[p, M2] * blend
+        return mix(r, r2, share) * shade, mix(g, g2, share) * shade, mix(b, b2, share) * shade, 0.0, 0.0
     if material == METAL:
         shade = 1.0 + 0.10 * octave2(lx + ly, rz, 0.2, fp, seed)
         return r * shade, g * shade, b * shade, 0.15, 0.0

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from gaussianocc_core.geometry import raymarch
 from gaussianocc_core.kernels import cached_kernel, inner
 from gaussianocc_core.labels import FREE
-from gaussianocc_core.synthetic import ground, intersect, materials, noise, shading, shapes, trace
+from gaussianocc_core.synthetic import ground, intersect, materials, noise, patterns, shading, shapes, trace
 from gaussianocc_core.synthetic import scene as scene_module
 from gaussianocc_core.synthetic.scene import EXPOSURE, HORIZON_B, SUN_Z, ZENITH_R, Scene
 from gaussianocc_core.synthetic.shading import shade
@@ -25,7 +25,7 @@ from gaussianocc_core.synthetic.shapes import FOLIAGE, MATERIAL
 from gaussianocc_core.synthetic.trace import GROUND, SKY, cast
 
 _BLIND = -1000  # identity of a pixel whose lens sees nothing
-_SOURCES = (raymarch, ground, intersect, materials, noise, scene_module, shading, shapes, trace)
+_SOURCES = (raymarch, ground, intersect, materials, noise, patterns, scene_module, shading, shapes, trace)
 
 
 @inner
@@ -43,7 +43,8 @@ def _is_edge(identity, row, column):
 
 @cached_kernel(*_SOURCES, error_model="numpy", nogil=True, _nrt=False)  # as `inner`
 def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, label, colour, identity):
-    """One ray per pixel of some rows; when `smoothing`, three more where `identity` shows an outline or shadow.
+    """One ray per pixel of some rows; when `smoothing` is 1, three more where `identity` shows an outline or shadow;
+    when it is 2, three more everywhere.
 
     Rows are shared out by Python threads: that compiles in half the time of prange and survives a fork.
     """
@@ -55,7 +56,7 @@ def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, 
             if math.isnan(x):  # NaN: the lens sees nothing here
                 identity[row, column] = _BLIND
                 continue
-            if smoothing and (identity[row, column] == _BLIND or not _is_edge(identity, row, column)):
+            if smoothing == 1 and (identity[row, column] == _BLIND or not _is_edge(identity, row, column)):
                 continue
             # How the direction changes per column and per row; the last ones look backwards.
             c, cs = (column + 1, 1.0) if column + 1 < width else (column - 1, -1.0)
@@ -66,11 +67,11 @@ def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, 
             if not (footprint < 1.0 and rx == rx):  # beside a blind pixel
                 cx, cy, cz, rx, ry, rz, footprint = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.004
             red, green, blue = 0.0, 0.0, 0.0
-            if smoothing:  # the ray through the centre counts, too
+            if smoothing > 0:  # the ray through the centre counts, too
                 red, green, blue = colour[row, column, 0], colour[row, column, 1], colour[row, column, 2]
-            for k in range(3 if smoothing else 1):
+            for k in range(3 if smoothing > 0 else 1):
                 dx, dy, dz = x, y, z
-                if smoothing:  # a triangle of rays around the centre
+                if smoothing > 0:  # a triangle of rays around the centre
                     u = cs * (-0.36 if k == 0 else (0.28 if k == 1 else 0.08))
                     v = rs * (-0.10 if k == 0 else (-0.28 if k == 1 else 0.38))
                     dx, dy, dz = x + u * cx + v * rx, y + u * cy + v * ry, z + u * cz + v * rz
@@ -79,7 +80,7 @@ def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, 
                 t, p, kerb = cast(scene, ox, oy, oz, dx, dy, dz, footprint)
                 a, b, c_, what, lit = shade(scene, ox, oy, oz, dx, dy, dz, t, p, kerb, footprint)
                 red, green, blue = red + a, green + b, blue + c_
-                if not smoothing:
+                if smoothing == 0:
                     label[row, column] = what
                     ray_length[row, column] = t if p != SKY else np.inf
                     part = p
@@ -88,7 +89,7 @@ def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, 
                     elif p >= 0 and scene[1][p, MATERIAL] == FOLIAGE:
                         part = -5  # leaf against leaf is texture, not an outline
                     identity[row, column] = 2 * part + int(lit > 0.0)
-            share = 0.25 if smoothing else 1.0
+            share = 0.25 if smoothing > 0 else 1.0
             colour[row, column, 0], colour[row, column, 1], colour[row, column, 2] = (
                 red * share,
                 green * share,
@@ -104,11 +105,12 @@ def render(
     scene: Scene,
     origin: Float[np.ndarray, " 3"],
     directions: Float[np.ndarray, "H W 3"],
-    smooth: bool = True,
+    smooth: int = 1,
 ) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
     """Colour 0-255, ray length (m, inf in the sky) and Occ3D class (17 in the sky) of an image.
 
-    `directions` are unit vectors in the world frame, NaN where the lens sees nothing. `smooth` supersamples outlines.
+    `directions` are unit vectors in the world frame, NaN where the lens sees nothing. `smooth` 1 supersamples
+    outlines, 2 everything.
     """
     height, width = directions.shape[:2]
     ray_length = np.full((height, width), np.inf, dtype=np.float64)
@@ -119,12 +121,12 @@ def render(
     origin = np.ascontiguousarray(origin, dtype=np.float64)
     arguments = scene.arguments
 
-    def rows(first: int, smoothing: bool) -> None:
+    def rows(first: int, smoothing: int) -> None:
         last = min(first + _ROWS, height)
         _render_rows(arguments, origin, directions, first, last, smoothing, ray_length, label, colour, identity)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for smoothing in (False, True) if smooth else (False,):
+        for smoothing in (0, int(smooth)) if smooth else (0,):
             list(pool.map(lambda first, s=smoothing: rows(first, s), range(0, height, _ROWS)))
     return colour, ray_length, label
 
@@ -140,5 +142,5 @@ def scan(
     light[SUN_Z] = -1.0
     light[ZENITH_R : HORIZON_B + 1] = 1.0
     light[EXPOSURE] = 1.0
-    colour, ray_length, label = render(replace(scene, light=light), origin, directions, smooth=False)
+    colour, ray_length, label = render(replace(scene, light=light), origin, directions, smooth=0)
     return ray_length, label, colour.mean(axis=-1)

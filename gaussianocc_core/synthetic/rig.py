@@ -48,6 +48,16 @@ def default_rig() -> Cameras:
     return _cameras(rows, 400, 225, PINHOLE)
 
 
+SPREAD = 0.043  # s between the first and the last camera of one turn, as on the nuScenes car
+
+
+def camera_offsets(cameras: Cameras) -> list[float]:
+    """Seconds by which each camera fires before the lidar's stamp: clockwise from the front left, within `SPREAD`."""
+    axes = cameras.T_ego_cam[:, :3, 2].double().numpy()  # optical axes
+    turned = np.round(np.degrees(np.radians(60) - np.arctan2(axes[:, 1], axes[:, 0])) % 360.0, 3)
+    return [float(SPREAD * (angle / max(turned.max(), 1.0) - 1.0)) for angle in turned]
+
+
 def fisheye_rig() -> Cameras:
     """Four surround-view fisheyes (Kannala-Brandt, 190 degrees), tilted down as such cameras are mounted."""
     rows = (

@@ -35,7 +35,7 @@ class Scene:
     shape: Int64[np.ndarray, " 3"]
     segments: Float[np.ndarray, "S 7"]
     crosses: Float[np.ndarray, "X 7"]
-    ground: Float[np.ndarray, " 20"]
+    ground: Float[np.ndarray, " parameters"]
     light: Float[np.ndarray, " 16"]
 
     @property
@@ -94,7 +94,7 @@ class Caster:
         self._rest = (segments, crosses, ground, light)
         lows, highs = static.bounds()
         self._low = np.floor(lows.min(axis=0)) - 1.0
-        self._low[2] = -0.5
+        self._low[2] = min(-0.5, np.floor(lows[:, 2].min() + 0.5) - 0.5)  # deeper only in a relief
         extent = highs.max(axis=0) + 1.0 - self._low
         self._shape = np.ceil(extent / np.array(CELL)).astype(np.int64)
         self._high = self._low + self._shape * np.array(CELL)

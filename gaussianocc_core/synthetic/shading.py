@@ -9,7 +9,7 @@ from numba import njit
 
 from gaussianocc_core.kernels import inner
 from gaussianocc_core.labels import FREE
-from gaussianocc_core.synthetic.ground import ground_colour
+from gaussianocc_core.synthetic.ground import WAVES, ground_colour, relief
 from gaussianocc_core.synthetic.intersect import surface
 from gaussianocc_core.synthetic.materials import albedo
 from gaussianocc_core.synthetic.noise import clamp, mix, noise2, noise3, smoothstep
@@ -61,7 +61,7 @@ def _ground_occlusion(scene, x, y, z):
     floats, ints, start, items, low, shape = scene[0], scene[1], scene[2], scene[3], scene[4], scene[6]
     i0, i1 = int((x - _OCCLUSION_REACH - low[0]) / CELL[0]), int((x + _OCCLUSION_REACH - low[0]) / CELL[0])
     j0, j1 = int((y - _OCCLUSION_REACH - low[1]) / CELL[1]), int((y + _OCCLUSION_REACH - low[1]) / CELL[1])
-    k = int((z - low[2]) / CELL[2])
+    k = min(max(int((z - low[2]) / CELL[2]), 0), shape[2] - 1)
     dark = 0.0
     for i in range(max(i0, 0), min(i1, shape[0] - 1) + 1):
         for j in range(max(j0, 0), min(j1, shape[1] - 1) + 1):
@@ -131,11 +131,25 @@ def shade(scene, ox, oy, oz, dx, dy, dz, t, p, kerb, footprint):
     mirror, glow, occlusion = 0.0, 0.0, 1.0
     if p == GROUND:
         nx, ny, nz = 0.0, 0.0, 1.0
+        if ground[WAVES] > 0.0:
+            _, zx, zy = relief(x, y, ground)
+            nz = 1.0 / math.sqrt(1.0 + zx * zx + zy * zy)
+            nx, ny = -zx * nz, -zy * nz
+        facing = -dz if kerb else -(nx * dx + ny * dy + nz * dz)
         flat = math.sqrt(dx * dx + dy * dy)
         if kerb:  # its normal is not worth a gradient: it faces the viewer
             nx, ny, nz = -dx / flat, -dy / flat, 0.0
         r, g, b, label = ground_colour(
-            x, y, dx / max(flat, 1e-9), dy / max(flat, 1e-9), fp / max(-dz, 0.01), fp, kerb, segments, crosses, ground
+            x,
+            y,
+            dx / max(flat, 1e-9),
+            dy / max(flat, 1e-9),
+            fp / max(facing, 0.01),
+            fp,
+            kerb,
+            segments,
+            crosses,
+            ground,
         )
         occlusion = _ground_occlusion(scene, x, y, z)
     else:
@@ -155,7 +169,11 @@ def shade(scene, ox, oy, oz, dx, dy, dz, t, p, kerb, footprint):
             nx, ny, nz = nx * norm, ny * norm, nz * norm
             occlusion = 0.55 + 0.45 * clamp(0.5 + 0.5 * rz / floats[p, C], 0.0, 1.0)
         else:
-            occlusion = 0.62 + 0.38 * smoothstep(0.0, 1.8, z)
+            above = z
+            if ground[WAVES] > 0.0:
+                below, _, _ = relief(x, y, ground)
+                above = z - below
+            occlusion = 0.62 + 0.38 * smoothstep(0.0, 1.8, above)
             if nz < -0.5:
                 occlusion *= 0.5
     sun = nx * light[SUN_X] + ny * light[SUN_Y] + nz * light[SUN_Z]

@@ -28,9 +28,8 @@ COLUMNS = 18
 KIND, MATERIAL, CLASS, OBJECT = range(4)
 
 # Materials; see materials.py for what M0..M2 mean to each.
-PLAIN, FACADE, CAR_BODY, CAR_CABIN, TYRE, FOLIAGE, BARK, CLOTH, LAMP, SIGN, STRIPES, PANEL, METAL, ROOF, BUS_SIDE = (
-    range(15)
-)
+(PLAIN, FACADE, CAR_BODY, CAR_CABIN, TYRE, FOLIAGE, BARK, CLOTH, LAMP, SIGN, STRIPES, PANEL, METAL, ROOF, BUS_SIDE,
+ TEXTURE, CEILING) = range(17)  # fmt: skip
 
 Colour = tuple[float, float, float]
 

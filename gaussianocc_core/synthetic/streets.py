@@ -21,7 +21,7 @@ class Street:
 
     segments: Float[np.ndarray, "S 7"]
     crosses: Float[np.ndarray, "X 7"]
-    ground: Float[np.ndarray, " 20"]
+    ground: Float[np.ndarray, " parameters"]
 
     def at(self, s: float, d: float) -> tuple[float, float, float]:
         """World x, y and heading of the point s metres along and d metres left of the centre line."""
@@ -109,7 +109,12 @@ def draw_segments(rng, kind: str, length: float) -> Float[np.ndarray, "S 7"]:
             (START + rng.uniform(2, 12), 0.0), (arc, turn / radius), (rng.uniform(10, 25), 0.0),
             (arc, -turn / radius), (length, 0.0),
         ]  # fmt: skip
-    rows, x, y, heading, s = [], 0.0, 0.0, float(rng.uniform(-math.pi, math.pi)), 0.0
+    return chain(pieces, float(rng.uniform(-math.pi, math.pi)))
+
+
+def chain(pieces: list[tuple[float, float]], heading: float) -> Float[np.ndarray, "S 7"]:
+    """Rows of lines and arcs of these lengths (m) and curvatures (1/m), tangent to each other, from the origin on."""
+    rows, x, y, s = [], 0.0, 0.0, 0.0
     for piece, kappa in pieces:
         rows.append((x, y, math.cos(heading), math.sin(heading), kappa, piece, s))
         turned = heading + kappa * piece
@@ -122,7 +127,7 @@ def draw_segments(rng, kind: str, length: float) -> Float[np.ndarray, "S 7"]:
     return np.array(rows, dtype=np.float64)
 
 
-def draw_ground(rng, seed: int, sides: tuple[str, str]) -> Float[np.ndarray, " 20"]:
+def draw_ground(rng, seed: int, sides: tuple[str, str]) -> Float[np.ndarray, " parameters"]:
     """Cross-section of the street; `sides` says what lies left and right: urban, suburban or park."""
     g = np.zeros(gr.PARAMETERS)
     g[gr.LANE] = rng.uniform(3.2, 3.7)

@@ -9,7 +9,7 @@ from gaussianocc_core.synthetic.ground import cast_ground
 from gaussianocc_core.synthetic.intersect import MISS, intersect
 from gaussianocc_core.synthetic.noise import mix, noise3, smoothstep
 from gaussianocc_core.synthetic.scene import CELL
-from gaussianocc_core.synthetic.shapes import FOLIAGE, MATERIAL
+from gaussianocc_core.synthetic.shapes import CEILING, FOLIAGE, MATERIAL
 
 MAX_RANGE = 400.0  # m; beyond is sky
 SKY, GROUND = -2, -1  # in place of a primitive's index
@@ -51,6 +51,8 @@ def cast_shadow(scene, ox, oy, oz, dx, dy, dz):
         t_next = min(borders)
         for n in range(start[at], start[at + 1]):
             p = items[n]
+            if ints[p, MATERIAL] == CEILING:  # the light in a hall comes from lamps below it
+                continue
             hit = intersect(floats, ints, p, ox, oy, oz, dx, dy, dz, 1.0)
             if hit < MISS:
                 if ints[p, MATERIAL] != FOLIAGE:

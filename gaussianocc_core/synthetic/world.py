@@ -14,19 +14,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
-from gaussianocc_core.geometry.transforms import invert_matrix, make_transform
+from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic.rig import Lidar, default_rig, pixel_directions
 from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid
 
+if TYPE_CHECKING:
+    from gaussianocc_core.synthetic.places.site import Site
+
 # Where several classes touch one voxel, the one further right gets it: ground yields to everything that stands on it,
 # big and common things yield to small and rare ones, so that a person beside a wall or a cone on the road survives.
 PRIORITY = (
-    "free", "others", "driveable_surface", "other_flat", "terrain", "sidewalk", "vegetation", "manmade", "trailer",
+    "free", "driveable_surface", "other_flat", "terrain", "sidewalk", "vegetation", "manmade", "others", "trailer",
     "truck", "bus", "construction_vehicle", "car", "barrier", "motorcycle", "bicycle", "traffic_cone", "pedestrian",
 )  # fmt: skip
 
@@ -38,6 +42,7 @@ class Frame:
     images: tuple[UInt8[np.ndarray, "H W 3"], ...]  # RGB
     depths: tuple[Float[np.ndarray, "H W"], ...]  # true z-depth, m, float32; 0: sky, or behind the image plane
     labels: tuple[UInt8[np.ndarray, "H W"], ...]  # Occ3D ids; 17 (free) is sky
+    bodies: tuple[Bool[np.ndarray, "H W"], ...] = ()  # true where the own vehicle is seen (depth 0, free); (): nowhere
 
 
 @dataclass(frozen=True)
@@ -53,62 +58,27 @@ class Annotation:
 
 
 class World:
-    """A procedural street scene. The ego drives for at least `duration` seconds past things to see."""
+    """A place that exists at every moment. The ego drives for at least `duration` seconds past things to see.
 
-    def __init__(self, seed: int = 0, duration: float = 20.0) -> None:
+    Without a `site` it is the street of this seed, the one that published figures refer to.
+    """
+
+    def __init__(self, seed: int = 0, duration: float = 20.0, site: Site | None = None) -> None:
         # Numba is imported on first use of a world, never with the package.
-        from gaussianocc_core.synthetic.ground import LANE
-        from gaussianocc_core.synthetic.layout import Layout
+        from gaussianocc_core.synthetic.places.classic import build_street
         from gaussianocc_core.synthetic.scene import Caster
-        from gaussianocc_core.synthetic.shapes import PrimitiveTable
-        from gaussianocc_core.synthetic.streets import (
-            START,
-            Drive,
-            Street,
-            draw_crosses,
-            draw_ground,
-            draw_light,
-            draw_segments,
-        )  # fmt: skip
 
         self.seed, self.duration = seed, duration
-        rng = np.random.default_rng([20240822, seed])
-        style = _STYLES[seed % len(_STYLES)]
-        speed = float(rng.uniform(4.5, 9.5))
-        length = speed * duration + 20.0
-        segments = draw_segments(rng, style.course, length + 250.0)
-        ground = draw_ground(rng, seed * 31 + 7, style.sides)
-        street = Street(segments, np.zeros((0, 7)), ground)
-        street = Street(segments, draw_crosses(rng, street, style.crossings), ground)
-        lane_offset = -0.5 * float(ground[LANE])
-        self._street = street
-        self._drive = Drive(
-            speed=speed,
-            swing=float(rng.uniform(0.05, 0.2)),
-            period=float(rng.uniform(6, 12)),
-            slow_start=float(rng.uniform(0.55, 0.8)) if rng.random() < 0.25 else 0.0,
-            lane_offset=lane_offset,
-            wander=float(rng.uniform(0.05, 0.2)),
-            nodes=Drive.lane_nodes(street, lane_offset),
-        )
-        layout = Layout(street, self._drive, rng)
-        layout.build(style.sides, length, busy=style.busy)
-        self._actors = tuple(layout.actors)
-        light = draw_light(rng, seed * 17 + 3, street.at(START, 0.0)[2])
-        static = PrimitiveTable.concatenate(layout.static)
-        self._caster = Caster(static, segments, street.crosses, ground, light)
+        self.site = build_street(seed, duration) if site is None else site
+        self._actors = self.site.actors
+        self._caster = Caster(
+            self.site.static, self.site.segments, self.site.crosses, self.site.ground, self.site.light
+        )  # fmt: skip
         self._moments: dict[float, object] = {}
 
     def T_world_ego(self, time: float) -> Float[np.ndarray, "4 4"]:
-        """Pose of the ego's rear axle on the ground, x forward."""
-        s = self._drive.along(time)
-        d, slope = self._drive.lateral(s)
-        x, y, _ = self._street.at(s, d)
-        x2, y2, _ = self._street.at(s + 0.05, d + 0.05 * slope)
-        x1, y1, _ = self._street.at(s - 0.05, d - 0.05 * slope)
-        yaw = math.atan2(y2 - y1, x2 - x1)
-        c, sn = math.cos(yaw), math.sin(yaw)
-        return make_transform(np.array([[c, -sn, 0.0], [sn, c, 0.0], [0.0, 0.0, 1.0]]), np.array([x, y, 0.0]))
+        """Pose of the ego's origin (on the ground under it), x forward."""
+        return self.site.pose(time)
 
     def scene(self, time: float):
         """Everything that a ray can meet at this time (scene.Scene)."""
@@ -141,27 +111,6 @@ class World:
         return boxes
 
 
-@dataclass(frozen=True)
-class _Style:
-    course: str
-    sides: tuple[str, str]  # left, right
-    crossings: int
-    busy: float  # 0-1
-
-
-# Consecutive seeds differ in kind, so that even a handful of scenes covers curves, crossings and both town and suburb.
-_STYLES = (
-    _Style("straight", ("urban", "urban"), 1, 0.8),
-    _Style("bend", ("suburban", "park"), 0, 0.4),
-    _Style("s-bend", ("urban", "suburban"), 0, 0.6),
-    _Style("straight", ("park", "urban"), 2, 0.7),
-    _Style("bend", ("urban", "urban"), 0, 1.0),
-    _Style("straight", ("suburban", "suburban"), 1, 0.3),
-    _Style("s-bend", ("park", "suburban"), 0, 0.5),
-    _Style("bend", ("urban", "park"), 0, 0.9),
-)
-
-
 @lru_cache(maxsize=1)
 def _grain() -> Float[np.ndarray, " values"]:
     """Normal deviates to cut sensor noise from: drawing them anew would cost a tenth of a frame."""
@@ -190,17 +139,43 @@ class _ByContent:
 
 def camera_rays(cameras: Cameras, index: int) -> Float[np.ndarray, "H W 3"]:
     """Unit rays of one camera's pixels in its own frame, remembered between frames."""
-    content = (
+    return _cached_directions((_ByContent(cameras, camera_key(cameras, index)), index))
+
+
+def camera_key(cameras: Cameras, index: int) -> bytes:
+    """What a camera's rays depend on."""
+    return (
         cameras.intrinsics[..., index, :, :].double().numpy().tobytes()
         + repr((cameras.width[index], cameras.height[index], cameras.model[index], cameras.distortion[index])).encode()
     )
-    return _cached_directions((_ByContent(cameras, content), index))
 
 
-def _rotate(T_a_b: Float[np.ndarray, "4 4"], rays_b: Float[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape 3"]:
+def rotate(T_a_b: Float[np.ndarray, "4 4"], rays_b: Float[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape 3"]:
     """Directions of frame b in frame a. Not `@`: beside busy processes, BLAS threads wait 100 ms for each other."""
     x, y, z = rays_b[..., 0], rays_b[..., 1], rays_b[..., 2]
     return np.stack([row[0] * x + row[1] * y + row[2] * z for row in T_a_b[:3, :3]], axis=-1)
+
+
+# How many rays a pixel gets: one; four where it shows an outline or the edge of a shadow; four everywhere.
+NONE, EDGES, FULL = range(3)
+
+
+def cast_camera(
+    world: World, cameras: Cameras, index: int, time: float, T_world_ego: Float[np.ndarray, "4 4"], antialias: int
+) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
+    """What one camera sees before its sensor: colour 0-255 as displayed, true z-depth and labels as in `Frame`.
+
+    Depth and label are those of the ray through the pixel's centre; `antialias` (NONE, EDGES, FULL) is about colour.
+    """
+    from gaussianocc_core.synthetic import raycast
+
+    T_world_cam = T_world_ego @ cameras.T_ego_cam[index].double().numpy()
+    rays = camera_rays(cameras, index)
+    colour, ray_length, label = raycast.render(
+        world.scene(time), T_world_cam[:3, 3], rotate(T_world_cam, rays), antialias
+    )  # fmt: skip
+    z = ray_length * rays[..., 2]  # unit rays: z-depth per metre of ray is the ray's own z
+    return colour, np.where(np.isfinite(z) & (z > 0), z, 0.0).astype(np.float32), label
 
 
 def render_frame(
@@ -219,18 +194,12 @@ def render_frame(
     `T_world_ego` puts the ego elsewhere (the world's own clock still moves the traffic). `exposure_spread` is the
     relative difference between cameras, `noise` the sensor's standard deviation in grey levels; the world seeds both.
     """
-    from gaussianocc_core.synthetic import raycast
-
     cameras = default_rig() if cameras is None else cameras
     times = [time] * len(cameras) if camera_times is None else list(camera_times)
     images, depths, labels = [], [], []
     for index in range(len(cameras)):
         pose = world.T_world_ego(times[index]) if T_world_ego is None else np.asarray(T_world_ego, dtype=np.float64)
-        T_world_cam = pose @ cameras.T_ego_cam[index].double().numpy()
-        rays = camera_rays(cameras, index)
-        colour, ray_length, label = raycast.render(
-            world.scene(times[index]), T_world_cam[:3, 3], _rotate(T_world_cam, rays), smooth
-        )
+        colour, depth, label = cast_camera(world, cameras, index, times[index], pose, EDGES if smooth else NONE)
         gain = 1.0 + exposure_spread * np.random.default_rng([world.seed, index]).standard_normal()
         colour *= np.float32(gain)
         if noise > 0:
@@ -241,8 +210,7 @@ def render_frame(
                 colour.shape
             ) * np.float32(noise)
         images.append(np.clip(colour + 0.5, 0, 255).astype(np.uint8))
-        z = ray_length * rays[..., 2]  # unit rays: z-depth per metre of ray is the ray's own z
-        depths.append(np.where(np.isfinite(z) & (z > 0), z, 0.0).astype(np.float32))
+        depths.append(depth)
         labels.append(label)
     return Frame(tuple(images), tuple(depths), tuple(labels))
 
@@ -256,7 +224,7 @@ def scan_lidar(world: World, time: float, lidar: Lidar | None = None) -> Float[n
     rays, ring = lidar.directions()
     shape = (lidar.columns, lidar.rings)
     ray_length, _, intensity = raycast.scan(
-        world.scene(time), T_world_lidar[:3, 3], (_rotate(T_world_lidar, rays)).reshape(*shape, 3)
+        world.scene(time), T_world_lidar[:3, 3], (rotate(T_world_lidar, rays)).reshape(*shape, 3)
     )
     ray_length, intensity = ray_length.ravel(), intensity.ravel()
     kept = ray_length < lidar.max_range
@@ -271,10 +239,12 @@ def occupancy(
     cameras: Cameras | None = None,
     camera_times: Sequence[float] | None = None,
     lidar: Lidar | None = None,
+    bodies: Sequence[Bool[np.ndarray, "H W"]] = (),
 ) -> OccupancyLabels:
     """Occ3D labels over a grid in the ego frame at `time`, and which voxels the cameras and the lidar see.
 
-    A voxel is visible if a ray passes it up to and including the first occupied one. Shared voxels: see PRIORITY.
+    A voxel is visible if a ray passes it up to and including the first occupied one; rays that meet the own vehicle
+    (`bodies`, see `Frame`) see nothing. Shared voxels: see PRIORITY.
     """
     from gaussianocc_core.geometry.raymarch import march_labels
     from gaussianocc_core.synthetic.voxelize import voxelize
@@ -282,12 +252,12 @@ def occupancy(
     grid, lidar = grid or VoxelGrid(), lidar or Lidar()
     cameras = default_rig() if cameras is None else cameras
     T_world_ego = world.T_world_ego(time)
-    yaw = math.atan2(T_world_ego[1, 0], T_world_ego[0, 0])
-    corner = T_world_ego[:3, :3] @ np.array(grid.origin) + T_world_ego[:3, 3]
+    T_world_corner = T_world_ego.copy()
+    T_world_corner[:3, 3] = T_world_ego[:3, :3] @ np.array(grid.origin) + T_world_ego[:3, 3]
     rank = np.empty(len(PRIORITY), dtype=np.int64)
     for place, name in enumerate(PRIORITY):
         rank[CLASS_ID[name]] = place
-    semantics = voxelize(world.scene(time), corner, yaw, grid.voxel_size, grid.shape, rank)
+    semantics = voxelize(world.scene(time), T_world_corner, grid.voxel_size, grid.shape, rank)
 
     T_ego_world = invert_matrix(T_world_ego)
     mask_camera = np.zeros(grid.shape, dtype=bool)
@@ -295,12 +265,14 @@ def occupancy(
         at = time if camera_times is None else camera_times[index]
         T_ego_cam = T_ego_world @ world.T_world_ego(at) @ cameras.T_ego_cam[index].double().numpy()
         rays = camera_rays(cameras, index)
+        if len(bodies):
+            rays = np.where(bodies[index][..., None], np.nan, rays)
         # A third of a voxel between rays at the far end is dense enough: thin out what is finer.
         step = max(1, cameras.width[index] // 400)
         rays = rays[::step, ::step].reshape(-1, 3)
         rays = rays[np.isfinite(rays[:, 0])]
-        mask_camera |= march_labels(T_ego_cam[:3, 3], _rotate(T_ego_cam, rays), semantics, grid).visited
+        mask_camera |= march_labels(T_ego_cam[:3, 3], rotate(T_ego_cam, rays), semantics, grid).visited
     T_ego_lidar = lidar.T_ego_lidar
     rays, _ = lidar.directions()
-    mask_lidar = march_labels(T_ego_lidar[:3, 3], _rotate(T_ego_lidar, rays), semantics, grid).visited
+    mask_lidar = march_labels(T_ego_lidar[:3, 3], rotate(T_ego_lidar, rays), semantics, grid).visited
     return OccupancyLabels(semantics=semantics, mask_camera=mask_camera, mask_lidar=mask_lidar)

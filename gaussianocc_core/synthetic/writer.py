@@ -29,25 +29,19 @@ from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.files import make_hidden_folder, replace_folder
 from gaussianocc_core.geometry.pixel_centers import to_opencv
 from gaussianocc_core.labels import occ3d_to_generator
-from gaussianocc_core.synthetic.rig import Lidar, default_rig
+from gaussianocc_core.synthetic.draw import WORLDS, RandomScene, random_scene
+from gaussianocc_core.synthetic.fleet import Rig, draw_rig
+from gaussianocc_core.synthetic.rig import Lidar, camera_offsets, default_rig
 from gaussianocc_core.synthetic.tables import Tables, token
-from gaussianocc_core.synthetic.world import Annotation, World, occupancy, render_frame, scan_lidar
+from gaussianocc_core.synthetic.world import Annotation, Frame, World, occupancy, render_frame, scan_lidar
 from gaussianocc_core.types import Cameras, VoxelGrid
 
 VERSION = "v1.0-mini"  # the version name under which the devkit finds the tables
 MARKER = "synthetic.json"  # says how the data set was made; its presence allows --overwrite
 KEYFRAME_RATE, CAMERA_RATE = 2, 12  # Hz
 EPOCH = 1_767_225_600_000_000  # us; 2026-01-01 00:00 UTC, so that the same seed gives the same bytes
-SPREAD = 0.043  # s between the first and the last camera of one turn, as on the nuScenes car
 JPEG_QUALITY = 92
 MAX_DEPTH = 200.0  # m; what lies beyond counts as none
-
-
-def camera_offsets(cameras: Cameras) -> list[float]:
-    """Seconds by which each camera fires before the lidar's stamp: clockwise from the front left, within `SPREAD`."""
-    axes = cameras.T_ego_cam[:, :3, 2].double().numpy()  # optical axes
-    turned = np.round(np.degrees(np.radians(60) - np.arctan2(axes[:, 1], axes[:, 0])) % 360.0, 3)
-    return [float(SPREAD * (angle / max(turned.max(), 1.0) - 1.0)) for angle in turned]
 
 
 def scene_world(seed: int, index: int, frames: int) -> World:
@@ -55,21 +49,31 @@ def scene_world(seed: int, index: int, frames: int) -> World:
     return World(seed * 1000 + index, duration=0.5 * frames + 1.0)
 
 
+CLASSIC = "classic"  # the streets of `World(seed)`; the other worlds are those of draw.py
+
+
 def write_dataset(
     output: str | Path,
     scenes: int = 1,
     frames: int = 10,
     seed: int = 0,
-    cameras: Cameras | None = None,
+    cameras: Cameras | str | None = None,
     sweeps: bool = True,
     overwrite: bool = False,
     progress: bool = True,
+    world: str = CLASSIC,
 ) -> Path:
     """Write `scenes` scenes of `frames` keyframes (2 Hz) each and return the folder.
 
-    The folder appears only when it is complete. Scene i of seed S is always World(S * 1000 + i), so different seeds
-    share no scene. Raises DatasetError if the folder exists and `overwrite` is not set, or holds something else.
+    The folder appears only when it is complete. Scene i of seed S is always World(S * 1000 + i), or
+    random_scene(S * 1000 + i) where `world` is one of draw.WORLDS, so different seeds share no scene. `cameras`:
+    "random" draws one rig for the whole data set by its seed; None: the default rig. Raises DatasetError if the folder
+    exists and `overwrite` is not set, or holds something else, or if an argument is none of these.
     """
+    if world not in (CLASSIC, *WORLDS):
+        raise DatasetError(f"world: expected one of {', '.join((CLASSIC, *WORLDS))}, got {world!r}")
+    if isinstance(cameras, str) and cameras != "random":
+        raise DatasetError(f"cameras: expected a rig or 'random', got {cameras!r}")
     if scenes < 1 or frames < 1 or scenes > 1000:
         raise DatasetError(
             f"scenes and frames: expected 1 to 1000 scenes of at least one keyframe, got {scenes} x {frames}"
@@ -77,33 +81,60 @@ def write_dataset(
     if seed < 0:
         raise DatasetError(f"seed: expected 0 or more, got {seed}")
     output = Path(output)
-    cameras = default_rig() if cameras is None else cameras
+    drawn = draw_rig(seed) if isinstance(cameras, str) else None
+    given = default_rig() if cameras is None else cameras
+    rig = drawn or given
+    assert not isinstance(rig, str)
     with _complete_or_nothing(output, overwrite) as folder:
-        writer = _SceneWriter(folder, seed, cameras, Lidar(), sweeps)
-        writer.tables.add_fixed(cameras, writer.lidar)
+        writer = _SceneWriter(folder, seed, rig, sweeps)
+        writer.tables.add_fixed(writer.cameras, writer.lidar)
         names = [f"synthetic-{number:04d}" for number in range(1, scenes + 1)]
         images = (frames - 1) * (CAMERA_RATE // KEYFRAME_RATE) + 1 if sweeps else frames
         with _progress(scenes * images, progress) as tick:
             for index, name in enumerate(names):
-                writer.write_scene(name, scene_world(seed, index, frames), frames, index, tick)
+                writer.write_scene(name, _scene(world, seed, index, frames, rig), frames, index, tick)
         (folder / "maps").mkdir()
         _write_image(folder / "maps" / "blank.png", np.full((16, 16), 255, dtype=np.uint8))
         writer.tables.write(folder / VERSION, "maps/blank.png")
-        _write_notes(folder, names, frames, seed, cameras, writer.lidar, sweeps)
+        _write_notes(folder, names, frames, seed, writer.cameras, writer.lidar, sweeps, world, drawn is not None)
     return output
+
+
+def _scene(world: str, seed: int, index: int, frames: int, rig: Rig | Cameras) -> World | RandomScene:
+    if world == CLASSIC:
+        return scene_world(seed, index, frames)
+    return random_scene(seed * 1000 + index, world, rig, duration=0.5 * frames + 1.0)
+
+
+def _lidar_of(rig: Rig | Cameras) -> Lidar:
+    """Where it sits: on a drawn vehicle above all else, on others as on the default car."""
+    if not isinstance(rig, Rig):
+        return Lidar()
+    vehicle = rig.vehicle
+    top = max(vehicle.height, float(rig.cameras.T_ego_cam[:, 2, 3].max())) + 0.2
+    return Lidar(translation=(round(0.5 * vehicle.length - vehicle.rear, 3), 0.0, round(top, 3)))
 
 
 class _SceneWriter:
     """Renders scenes and files what it sees; `tables` collects the rows."""
 
-    def __init__(self, folder: Path, seed: int, cameras: Cameras, lidar: Lidar, sweeps: bool) -> None:
-        self.folder, self.seed, self.cameras, self.lidar, self.sweeps = folder, seed, cameras, lidar, sweeps
+    def __init__(self, folder: Path, seed: int, rig: Rig | Cameras, sweeps: bool) -> None:
+        self.folder, self.seed, self.sweeps = folder, seed, sweeps
+        self.cameras = rig.cameras if isinstance(rig, Rig) else rig
+        self.lidar = _lidar_of(rig)
         self.tables = Tables(seed)
         self.grid = VoxelGrid()
         self._generator_ids = occ3d_to_generator()
-        self._offsets = camera_offsets(cameras)
+        self._offsets = list(rig.offsets) if isinstance(rig, Rig) else camera_offsets(rig)
+        self._bodies: tuple[np.ndarray, ...] = ()  # where the cameras see their own vehicle, once a frame told it
 
-    def write_scene(self, scene: str, world: World, frames: int, index: int, tick) -> None:
+    def _look(self, scene: World | RandomScene, times: list[float]) -> Frame:
+        if isinstance(scene, World):
+            return render_frame(scene, self.cameras, camera_times=times)
+        return scene.render(camera_times=times)
+
+    def write_scene(self, scene: str, take: World | RandomScene, frames: int, index: int, tick) -> None:
+        world = take if isinstance(take, World) else take.world
         start = EPOCH + index * 3_600_000_000
         self.tables.open_scene()
         samples = [
@@ -115,31 +146,36 @@ class _SceneWriter:
                 at = k / KEYFRAME_RATE + sweep / CAMERA_RATE
                 # A sweep belongs to the keyframe that is nearest in time.
                 owner = samples[k + 1][0] if 2 * sweep > per_keyframe else sample
-                self._write_images(scene, world, at, start, owner, key_frame=sweep == 0)
+                self._write_images(scene, take, at, start, owner, key_frame=sweep == 0)
                 tick()
             self._write_keyframe(scene, world, k / KEYFRAME_RATE, stamp, sample)
         style = "sweeps at 12 Hz" if self.sweeps else "keyframes only"
         self.tables.close_scene(
             scene,
-            f"Procedural street, world seed {world.seed}, {style}",
+            f"{world.site.description}, {style}",
             samples,
             "2026-01-01",
             f"synthetic-{world.seed}",
         )
 
-    def _write_images(self, scene: str, world: World, at: float, start: int, sample: str, key_frame: bool) -> None:
+    def _write_images(
+        self, scene: str, take: World | RandomScene, at: float, start: int, sample: str, key_frame: bool
+    ) -> None:  # fmt: skip
         # Whole microseconds, so that the tables and the renderer agree on the moment exactly.
         stamps = [round((at + offset) * 1e6) for offset in self._offsets]
-        frame = render_frame(world, self.cameras, camera_times=[stamp * 1e-6 for stamp in stamps])
+        frame = self._look(take, [stamp * 1e-6 for stamp in stamps])
+        self._bodies = frame.bodies
         kind = "samples" if key_frame else "sweeps"
         for index, camera in enumerate(self.cameras.names):
             stem = f"{kind}/{camera}/{scene}__{camera}__{start + stamps[index]}"
             self.tables.add_sensor_data(
                 scene, sample, camera, start + stamps[index], f"{stem}.jpg", key_frame,
-                world.T_world_ego(stamps[index] * 1e-6), self.cameras.width[index], self.cameras.height[index],
+                take.T_world_ego(stamps[index] * 1e-6), self.cameras.width[index], self.cameras.height[index],
             )  # fmt: skip
             _write_image(self._path(f"{stem}.jpg"), frame.images[index][..., ::-1])
             mask = self._generator_ids[frame.labels[index]]
+            if frame.bodies:
+                mask[frame.bodies[index]] = -1
             self._path(f"nuscenes_semantic/{stem}_mask.bin").write_bytes(mask.tobytes())
             if key_frame:
                 depth = frame.depths[index]
@@ -152,7 +188,7 @@ class _SceneWriter:
         T_world_ego = world.T_world_ego(at)
         self.tables.add_sensor_data(scene, sample, self.lidar.name, stamp, filename, True, T_world_ego)
         times = [round((at + offset) * 1e6) * 1e-6 for offset in self._offsets]
-        truth = occupancy(world, at, self.grid, self.cameras, times, self.lidar)
+        truth = occupancy(world, at, self.grid, self.cameras, times, self.lidar, self._bodies)
         np.savez_compressed(
             self._path(f"gts/{scene}/{sample}/labels.npz"),
             semantics=truth.semantics,
@@ -223,7 +259,15 @@ def _progress(total: int, show: bool):
 
 
 def _write_notes(
-    folder: Path, names: list[str], frames: int, seed: int, cameras: Cameras, lidar: Lidar, sweeps: bool
+    folder: Path,
+    names: list[str],
+    frames: int,
+    seed: int,
+    cameras: Cameras,
+    lidar: Lidar,
+    sweeps: bool,
+    world: str,
+    drawn: bool,
 ) -> None:
     rig = {
         name: {
@@ -236,10 +280,18 @@ def _write_notes(
     notes = {
         "generator": "gaussianocc_core.synthetic", "generator_version": __version__, "seed": seed, "scenes": names,
         "keyframes_per_scene": frames, "sweeps": sweeps, "lidar": asdict(lidar), "cameras": rig,
-        "licence": "Apache-2.0",
+        "licence": "Apache-2.0", "world": world, "rig": "random" if drawn else "given",
     }  # fmt: skip
     (folder / MARKER).write_text(json.dumps(notes, indent=1))
-    (folder / "README.md").write_text(_README.format(scenes=len(names), frames=frames, seed=seed, version=__version__))
+    (folder / "README.md").write_text(
+        _README.format(
+            scenes=len(names),
+            frames=frames,
+            seed=seed,
+            version=__version__,
+            options="" if world == CLASSIC and not drawn else f" --world {world}" + (" --rig random" if drawn else ""),
+        )
+    )
 
 
 _README = """# Synthetic street scenes
@@ -248,7 +300,7 @@ _README = """# Synthetic street scenes
 computed, nothing was recorded. Licence: Apache-2.0, like the generator. The same generator version, rig and seed give
 the same bytes:
 
-    python tools/make_synthetic_nuscenes.py --output DIR --scenes {scenes} --frames {frames} --seed {seed}
+    python tools/make_synthetic_nuscenes.py --output DIR --scenes {scenes} --frames {frames} --seed {seed}{options}
 
 nuScenes v1.0 schema; nuscenes-devkit 1.2.0 loads it: `NuScenes("v1.0-mini", DIR)`. Ego frame: x forward, y left, z up,
 origin on the ground under the rear axle. Images are 12 Hz, each cast at its own time with its own ego pose; keyframes
@@ -259,8 +311,8 @@ and lidar are 2 Hz.
 | `v1.0-mini/` | tables, with 3D boxes of vehicles, people, cones and barriers that the lidar hits |
 | `samples/`, `sweeps/` | JPEG images; `samples/LIDAR_TOP`: float32 x y z intensity ring |
 | `gts/<scene>/<sample token>/labels.npz` | Occ3D: semantics, mask_camera, mask_lidar; uint8 [x, y, z], 0.4 m |
-| `nuscenes_semantic/**/*_mask.bin` | raw int8 at image size: 1 sedan, 2 highway, ... 16 sky, -1 none |
-| `depth_full/samples/**/*.npy` | float32 z-depth in metres at image size, 0 = sky or beyond 200 m |
+| `nuscenes_semantic/**/*_mask.bin` | raw int8 at image size: 1 sedan, ... 16 sky, -1 none, as the own body |
+| `depth_full/samples/**/*.npy` | float32 z-depth in metres at image size, 0 = sky, own body or beyond 200 m |
 | `synthetic.json` | seed, generator version, rig |
 
 A voxel is occupied if the ground's surface or any solid touches it. Where classes share a voxel, small and rare ones

@@ -14,7 +14,7 @@ from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.geometry.rig_file import save_rig
 from gaussianocc_core.geometry.voxels import locate
 from gaussianocc_core.labels import FREE, generator_to_occ3d
-from gaussianocc_core.synthetic import World, default_rig, render_frame, writer
+from gaussianocc_core.synthetic import World, default_rig, draw_rig, random_scene, render_frame, writer
 from gaussianocc_core.types import VoxelGrid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,6 +208,33 @@ def test_user_mistakes_are_one_line_and_an_exit_code(tmp_path, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[2] == "error: seed: expected 0 or more, got -1"
     assert len(lines) == 3 and all(line.startswith("error: ") for line in lines) and not (tmp_path / "b").exists()
+
+
+def test_another_world_on_a_random_rig_is_a_data_set_like_any_other(tmp_path):
+    arguments = ["--frames", "1", "--no-sweeps", "--seed", "4", "--world", "mixed", "--rig", "random", "--quiet"]
+    assert tool.main(["--output", str(tmp_path / "a"), *arguments]) == 0
+    assert tool.main(["--output", str(tmp_path / "b"), *arguments]) == 0
+    assert tree_hash(tmp_path / "a") == tree_hash(tmp_path / "b")
+    notes = json.loads((tmp_path / "a" / "synthetic.json").read_text())
+    assert notes["world"] == "mixed" and notes["rig"] == "random"
+    assert "--world mixed --rig random" in (tmp_path / "a" / "README.md").read_text()
+    rig = draw_rig(4)
+    assert tuple(notes["cameras"]) == rig.cameras.names
+    from nuscenes import NuScenes
+
+    found = NuScenes("v1.0-mini", str(tmp_path / "a"), verbose=False)
+    assert rig.vehicle.kind in found.scene[0]["description"]
+    pose = found.get("ego_pose", found.get("sample_data", found.sample[0]["data"]["LIDAR_TOP"])["ego_pose_token"])
+    T = random_scene(4000, "mixed", rig, duration=1.5).T_world_ego(0.0)
+    assert np.abs(np.array(pose["translation"]) - T[:3, 3]).max() < 1e-6
+
+
+def test_a_world_that_is_none_and_a_rig_that_is_no_file_are_named(tmp_path, capsys):
+    assert tool.main(["--output", str(tmp_path / "a"), "--world", "moon"]) == 2
+    assert tool.main(["--output", str(tmp_path / "a"), "--rig", "randm"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[0] == "error: world: expected one of classic, street, yard, hall, park, mixed, got 'moon'"
+    assert "randm" in lines[1] and len(lines) == 2 and not (tmp_path / "a").exists()
 
 
 def test_the_help_text_shows_how_to_start(capsys):

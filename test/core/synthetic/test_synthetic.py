@@ -16,6 +16,7 @@ from gaussianocc_core.geometry.voxels import index_centers, locate
 from gaussianocc_core.labels import CLASS_ID, FREE
 from gaussianocc_core.synthetic import Lidar, World, default_rig, fisheye_rig, occupancy, render_frame, scan_lidar
 from gaussianocc_core.synthetic.rig import pixel_directions
+from gaussianocc_core.synthetic.streets import Street
 from gaussianocc_core.types import EQUIDISTANT, PINHOLE, Cameras, VoxelGrid
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -237,7 +238,8 @@ def test_the_ego_drives_smoothly_and_stays_on_the_road(seed):
     forward = poses[:-1, :3, 0]
     course = np.diff(poses[:, :3, 3], axis=0) / (speed * 0.05)[:, None]
     assert (forward * course).sum(axis=1).min() > 0.999  # looks where it goes
-    assert all(world._street.kerb_distance(*pose[:2, 3]) < -0.8 for pose in poses[::10])
+    street = Street(world.site.segments, world.site.crosses, world.site.ground)
+    assert all(street.kerb_distance(*pose[:2, 3]) < -0.8 for pose in poses[::10])
 
 
 def test_moving_things_are_annotated_where_the_cameras_see_them(world):

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.models.image_encoder import ImageEncoder
+from gaussianocc_core.models.matching import NO_PAIRS, Pairs, plane_inv_depths, sweep_planes
+from gaussianocc_core.models.matching_net import VIEW_STRIDES, HeadOutput, MatchingHead, lens_maps, reference_features
 from gaussianocc_core.types import Cameras
 
 DEPTH_STRIDE = 2  # of the predicted maps
@@ -84,10 +86,13 @@ class DepthHead(nn.Module):
         return inv_depth, self.max_scale * torch.sigmoid(raw[:, 1])
 
 
+MatchedDepth = HeadOutput
+
+
 class DepthNet(nn.Module):
     """Image encoder and depth head: (B, N, 3, H, W) RGB 0-1 -> DepthPrediction."""
 
-    def __init__(self, image_encoder: ImageEncoder, head: DepthHead) -> None:
+    def __init__(self, image_encoder: ImageEncoder, head: DepthHead | MatchingHead) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.head = head
@@ -109,6 +114,33 @@ class DepthNet(nn.Module):
         # Inverse depth is what is linear in the image over a plane.
         depth, scale = 1.0 / resize(inv_depth), resize(scale)
         return DepthPrediction(depth.unflatten(0, images.shape[:2]), scale.unflatten(0, images.shape[:2]))
+
+
+    def match(
+        self,
+        images: Float[Tensor, "S 3 H W"],
+        reference: Int[Tensor, " R"],
+        pairs: Pairs,
+        intrinsics: Float[Tensor, "R 3 3"],
+        T_ego_cam: Float[Tensor, "R 4 4"],
+    ) -> MatchedDepth:
+        """Depth of some of the images (`reference`) that are matched with others by `pairs`; RGB 0-1."""
+        encoder, head = self.image_encoder, self.head
+        stride2, stride4 = encoder.stem(images)
+        return match_maps(encoder, head, stride4[reference], encoder.features(stride2, stride4), reference, pairs,
+                          intrinsics, T_ego_cam, images.shape[-2:])  # fmt: skip
+
+
+def match_maps(encoder, head, stride4, features, reference, pairs, intrinsics, T_ego_cam, size):
+    height, width = size
+    rays = camera_geometry.ego_rays(intrinsics[None], T_ego_cam[None], width, height, stride=4)[0]
+    ground = camera_geometry.ground_inv_depth(intrinsics[None], T_ego_cam[None], width, height, stride=2)[0]
+    inv = plane_inv_depths(head.config, head.far)
+    volume, seen = sweep_planes(reference_features(features[reference]), features, pairs, inv, VIEW_STRIDES)
+    joint, fused = encoder.fusion(volume, seen, stride4)
+    maps = encoder.decode(fused, rays, joint)
+    lens = lens_maps(intrinsics[None], width, height)
+    return head(maps, joint, volume, seen, lens, ground)
 
 
 def predict_depth(depth_net: DepthNet, images: Float[Tensor, "B N 3 H W"], cameras: Cameras) -> DepthPrediction:

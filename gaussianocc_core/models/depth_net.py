@@ -140,7 +140,7 @@ def match_maps(encoder, head, stride4, features, reference, pairs, intrinsics, T
     joint, fused = encoder.fusion(volume, seen, stride4)
     maps = encoder.decode(fused, rays, joint)
     lens = lens_maps(intrinsics[None], width, height)
-    return head(maps, joint, volume, seen, lens, ground)
+    return head(maps, joint, volume, seen, features[reference], lens, ground)
 
 
 def predict_depth(depth_net: DepthNet, images: Float[Tensor, "B N 3 H W"], cameras: Cameras) -> DepthPrediction:

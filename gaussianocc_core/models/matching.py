@@ -31,7 +31,7 @@ class MatchingConfig:
     enabled: bool = True
     depths: int = 48  # planes, from `DepthConfig.far` to `nearest`
     nearest: float = 0.5  # m
-    spacing: float = 1.5  # power: near, planes shift a view by about equal steps; far, they lie closer
+    spacing: float = 2.0  # power: far away, where a plane's step is a large share of the depth, they lie closer
     channels: int = 16  # of the matching features
     hidden: int = 48  # of the volume when it joins the image's features
 

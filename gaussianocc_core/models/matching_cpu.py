@@ -44,6 +44,8 @@ class _Sweep(torch.autograd.Function):
         reference, source, group = (as_array(each, np.int64)[order] for each in pairs)
         starts = np.searchsorted(reference, np.arange(count + 1)).astype(np.int64)
         matrix, inverse = as_array(matrices)[order], as_array(inv_depths)
+        if min(sources.shape[2:]) < 2:
+            raise ValueError(f"sources: expected maps of at least 2 x 2 cells, got {tuple(sources.shape[2:])}")
         left, right = _pixels_first(references), _pixels_first(sources)
         volume = np.zeros((count * height * width, groups * len(inverse)), dtype=np.float32)
         seen = np.zeros_like(volume)
@@ -103,54 +105,63 @@ def _pixels_first(maps: Float[Tensor, "N C h w"]) -> Float[np.ndarray, "P C"]:
     return as_array(maps.permute(0, 2, 3, 1)).reshape(-1, maps.shape[1])
 
 
+@numba.njit(inline="always", error_model="numpy")
+def _place(u, v, matrix, inverse, width, height, xs, ys):
+    """Where the reference cell (u, v) lies in a source map at each inverse depth: xs, ys count from the centre of the
+    first cell, within the map; xs is -1 where the source does not see it.
+
+    A loop of its own, without a branch, so that the planes fill vector registers: half the time of the sweep.
+    """
+    x0 = matrix[0, 0] * u + matrix[0, 1] * v + matrix[0, 2]
+    y0 = matrix[1, 0] * u + matrix[1, 1] * v + matrix[1, 2]
+    z0 = matrix[2, 0] * u + matrix[2, 1] * v + matrix[2, 2]
+    dx, dy, dz = matrix[0, 3], matrix[1, 3], matrix[2, 3]
+    limit_x, limit_y = np.float32(width), np.float32(height)
+    last_x, last_y = np.float32(width - 1), np.float32(height - 1)
+    for d in range(inverse.shape[0]):
+        z = z0 + dz * inverse[d]
+        scale = _ONE / z
+        x, y = (x0 + dx * inverse[d]) * scale, (y0 + dy * inverse[d]) * scale
+        sees = (z > _NEAREST_RATIO) & (x >= _ZERO) & (x < limit_x) & (y >= _ZERO) & (y < limit_y)
+        xs[d] = min(max(x - _HALF, _ZERO), last_x) if sees else -_ONE
+        ys[d] = min(max(y - _HALF, _ZERO), last_y)
+
+
 @numba.njit(**JIT)
 def _sweep_rows(first, end, size, starts, source, group, matrix, inverse, left, right, volume, seen):
     """Rows first to end of all reference maps, counted through; volume and seen (pixels, groups * depths) are added to.
 
-    left (R h w, C), right (S H W, C); size: h, w, H, W; pairs of reference r: starts[r] : starts[r + 1].
+    left (R h w, C), right (S H W, C); size: h, w, H, W, the last two at least 2; pairs of reference r:
+    starts[r] : starts[r + 1].
     """
     height, width, source_height, source_width = size[0], size[1], size[2], size[3]
     depths, channels = inverse.shape[0], left.shape[1]
-    limit_x, limit_y = np.float32(source_width), np.float32(source_height)
-    last_x, last_y = np.float32(source_width - 1), np.float32(source_height - 1)
-    down = source_width if source_height > 1 else 0
-    aside = 1 if source_width > 1 else 0
+    xs, ys = np.empty(depths, dtype=np.float32), np.empty(depths, dtype=np.float32)
     for row in range(first, end):
-        r, i = row // height, row % height
+        r, v = row // height, np.float32(row % height) + _HALF
         for pair in range(starts[r], starts[r + 1]):
-            offset = source[pair] * source_height * source_width
-            m = matrix[pair]
-            shift = group[pair] * depths
-            v = np.float32(i) + _HALF
+            offset, shift = source[pair] * source_height * source_width, group[pair] * depths
             for j in range(width):
-                u = np.float32(j) + _HALF
-                x0, y0 = m[0, 0] * u + m[0, 1] * v + m[0, 2], m[1, 0] * u + m[1, 1] * v + m[1, 2]
-                z0 = m[2, 0] * u + m[2, 1] * v + m[2, 2]
+                _place(np.float32(j) + _HALF, v, matrix[pair], inverse, source_width, source_height, xs, ys)
                 pixel = row * width + j
                 here, out, count = left[pixel], volume[pixel], seen[pixel]
                 for d in range(depths):
-                    z = z0 + m[2, 3] * inverse[d]
-                    if not z > _NEAREST_RATIO:
+                    x, y = xs[d], ys[d]
+                    if x < _ZERO:
                         continue
-                    scale = _ONE / z
-                    x, y = (x0 + m[0, 3] * inverse[d]) * scale, (y0 + m[1, 3] * inverse[d]) * scale
-                    if not (x >= _ZERO and x < limit_x and y >= _ZERO and y < limit_y):
-                        continue
-                    x, y = min(max(x - _HALF, _ZERO), last_x), min(max(y - _HALF, _ZERO), last_y)
-                    column, line = min(int(x), source_width - 1 - aside), min(int(y), source_height - 1)
-                    if down:
-                        line = min(line, source_height - 2)
+                    column, line = min(np.int64(x), source_width - 2), min(np.int64(y), source_height - 2)
                     fx, fy = x - np.float32(column), y - np.float32(line)
                     corner = offset + line * source_width + column
-                    p00, p01 = right[corner], right[corner + aside]
-                    p10, p11 = right[corner + down], right[corner + down + aside]
+                    p00, p01 = right[corner], right[corner + 1]
+                    p10, p11 = right[corner + source_width], right[corner + source_width + 1]
                     w11 = fx * fy
                     w01, w10 = fx - w11, fy - w11
                     w00 = _ONE - fx - w10
                     total = _ZERO
-                    for block in range(0, channels, LANES):
-                        for c in range(block, block + LANES):
-                            total += here[c] * (w00 * p00[c] + w01 * p01[c] + w10 * p10[c] + w11 * p11[c])
+                    for k in range(LANES):  # of a length that the compiler knows
+                        total += here[k] * (w00 * p00[k] + w01 * p01[k] + w10 * p10[k] + w11 * p11[k])
+                    for k in range(LANES, channels):
+                        total += here[k] * (w00 * p00[k] + w01 * p01[k] + w10 * p10[k] + w11 * p11[k])
                     out[shift + d] += total
                     count[shift + d] += _ONE
 
@@ -160,51 +171,37 @@ def _backward_pair(size, reference, group, matrix, inverse, left, right, grad, g
     """Adds one pair's part of the gradients; right and grad_right (H W, C) are those of its source map."""
     height, width, source_height, source_width = size[0], size[1], size[2], size[3]
     depths, channels = inverse.shape[0], left.shape[1]
-    limit_x, limit_y = np.float32(source_width), np.float32(source_height)
-    last_x, last_y = np.float32(source_width - 1), np.float32(source_height - 1)
-    down = source_width if source_height > 1 else 0
-    aside = 1 if source_width > 1 else 0
-    shift, m = group * depths, matrix
+    xs, ys = np.empty(depths, dtype=np.float32), np.empty(depths, dtype=np.float32)
+    shift = group * depths
     for i in range(height):
-        v = np.float32(i) + _HALF
         for j in range(width):
-            u = np.float32(j) + _HALF
-            x0, y0 = m[0, 0] * u + m[0, 1] * v + m[0, 2], m[1, 0] * u + m[1, 1] * v + m[1, 2]
-            z0 = m[2, 0] * u + m[2, 1] * v + m[2, 2]
+            _place(np.float32(j) + _HALF, np.float32(i) + _HALF, matrix, inverse, source_width, source_height, xs, ys)
             pixel = (reference * height + i) * width + j
             here, grad_here, given = left[pixel], grad_left[pixel], grad[pixel]
             for d in range(depths):
-                g = given[shift + d]
-                z = z0 + m[2, 3] * inverse[d]
-                if g == _ZERO or not z > _NEAREST_RATIO:
+                g, x, y = given[shift + d], xs[d], ys[d]
+                if x < _ZERO or g == _ZERO:
                     continue
-                scale = _ONE / z
-                x, y = (x0 + m[0, 3] * inverse[d]) * scale, (y0 + m[1, 3] * inverse[d]) * scale
-                if not (x >= _ZERO and x < limit_x and y >= _ZERO and y < limit_y):
-                    continue
-                x, y = min(max(x - _HALF, _ZERO), last_x), min(max(y - _HALF, _ZERO), last_y)
-                column, line = min(int(x), source_width - 1 - aside), min(int(y), source_height - 1)
-                if down:
-                    line = min(line, source_height - 2)
+                column, line = min(np.int64(x), source_width - 2), min(np.int64(y), source_height - 2)
                 fx, fy = x - np.float32(column), y - np.float32(line)
                 corner = line * source_width + column
-                p00, p01 = right[corner], right[corner + aside]
-                p10, p11 = right[corner + down], right[corner + down + aside]
-                g00, g01 = grad_right[corner], grad_right[corner + aside]
-                g10, g11 = grad_right[corner + down], grad_right[corner + down + aside]
+                p00, p01 = right[corner], right[corner + 1]
+                p10, p11 = right[corner + source_width], right[corner + source_width + 1]
+                g00, g01 = grad_right[corner], grad_right[corner + 1]
+                g10, g11 = grad_right[corner + source_width], grad_right[corner + source_width + 1]
                 w11 = fx * fy
                 w01, w10 = fx - w11, fy - w11
                 w00 = _ONE - fx - w10
+                for k in range(channels):
+                    grad_here[k] += g * (w00 * p00[k] + w01 * p01[k] + w10 * p10[k] + w11 * p11[k])
                 for block in range(0, channels, LANES):
-                    for c in range(block, block + LANES):
-                        grad_here[c] += g * (w00 * p00[c] + w01 * p01[c] + w10 * p10[c] + w11 * p11[c])
-                for block in range(0, channels, LANES):
-                    for c in range(block, block + LANES):
-                        k = g * here[c]
-                        g00[c] += w00 * k
-                        g01[c] += w01 * k
-                        g10[c] += w10 * k
-                        g11[c] += w11 * k
+                    for c in range(LANES):
+                        k = block + c
+                        each = g * here[k]
+                        g00[k] += w00 * each
+                        g01[k] += w01 * each
+                        g10[k] += w10 * each
+                        g11[k] += w11 * each
 
 
 __all__ = ["LANES", "sweep"]

@@ -27,6 +27,7 @@ VIEW_STRIDES = (4, 2)  # image pixels per cell of the maps that are swept: of th
 LENS_CHANNELS = 4
 WITHIN = 1.25  # factor: confidence is the probability that depth is right to within it
 _FOCAL = 100.0  # px
+_FINE = 16  # channels of the head at stride 2
 _FRESH_GROUND = 5.0
 _FRESH_EVIDENCE = 6.0  # of a product of features of unit length
 _LEAST_SHARE = 1e-6
@@ -125,7 +126,9 @@ class MatchingHead(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.planes = nn.Conv2d(width, config.depths, 1)
         self.evidence = nn.Conv2d(GROUPS * (config.depths + 1), config.depths, 1, bias=False)
-        self.fine = nn.Conv2d(width + 2, 4 * 3, 3, padding=1)
+        self.spread = nn.Conv2d(width + 2, 4 * _FINE, 1)
+        self.guided = nn.Conv2d(_FINE + config.channels, _FINE + 8, 3, padding=1)
+        self.fine = nn.Conv2d(_FINE + 8, 3, 3, padding=1)
         self.grounded = nn.Conv2d(width, 1, 1)  # logit of the share on the ground
         nn.init.normal_(self.planes.weight, std=1e-3)
         nn.init.normal_(self.fine.weight, std=1e-3)
@@ -139,7 +142,7 @@ class MatchingHead(nn.Module):
         for group in range(GROUPS):
             nn.init.eye_(self.evidence.weight.data[:, group * config.depths : (group + 1) * config.depths, 0, 0])
         self.evidence.weight.data *= _FRESH_EVIDENCE
-        self.fine.bias.data[4:8] = math.log(0.3)  # of log depth
+        self.fine.bias.data[1] = math.log(0.3)  # of log depth
         self.register_buffer("coordinates", torch.arange(config.depths).float().view(1, -1, 1, 1), persistent=False)
         self.coordinates: Tensor
 
@@ -149,10 +152,12 @@ class MatchingHead(nn.Module):
         joint: Float[Tensor, "N K h w"],
         volume: Float[Tensor, "N GD h w"],
         seen: Float[Tensor, "N G h w"],
+        features: Float[Tensor, "N F h2 w2"],
         lens: Float[Tensor, "N L h w"],
         ground: Float[Tensor, "N h2 w2"] | None,
     ) -> HeadOutput:
-        """joint: of `VolumeFusion`; lens: `lens_maps`; ground: inverse depth of the ground's plane at stride 2."""
+        """joint: of `VolumeFusion`; features: `MatchingFeatures` of the same images, at stride 2, which show where
+        things end; lens: `lens_maps`; ground: inverse depth of the ground's plane at stride 2."""
         first = torch.full_like(lens[:, :1], self.first_inv_depth)
         if ground is not None and self.ground:
             # The cell's own plane: inverse depth is linear over it.
@@ -168,9 +173,9 @@ class MatchingHead(nn.Module):
         log_planes = (share + _LEAST_SHARE).log()
         mean = (share * self.coordinates).sum(dim=1, keepdim=True)
         spread = (share * (self.coordinates - mean) ** 2).sum(dim=1, keepdim=True).sqrt()
-        fine = F.pixel_shuffle(
-            self.fine(torch.cat([x, mean / self.config.depths, spread / 8.0], dim=1)), 2
-        ).float()  # (N, 3, 2h, 2w)
+        finer = F.pixel_shuffle(self.spread(torch.cat([x, mean / self.config.depths, spread / 8.0], dim=1)), 2)
+        finer = F.relu(self.guided(torch.cat([F.relu(finer), features], dim=1)))
+        fine = self.fine(finer).float()  # (N, 3, 2h, 2w)
         coarse = coordinate_inv_depth(mean, self.config, self.far)
         coarse = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)[:, 0]
         low, high = self.limits

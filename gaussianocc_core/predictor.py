@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
@@ -22,7 +23,10 @@ from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
+from gaussianocc_core.models.matching import plane_inv_depths
+from gaussianocc_core.models.matching_net import VIEW_STRIDES, MatchingHead
 from gaussianocc_core.models.observed import observed_voxels
+from gaussianocc_core.models.view_ring import ViewRing, Views
 from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction, RenderedViews
 
 _log = logging.getLogger(__name__)
@@ -51,6 +55,7 @@ class _View:
     T_ego_cam: Tensor  # as planned
     plan: LiftPlan
     observed: np.ndarray  # (X, Y, Z) bool
+    looks: Tensor | None  # (N, 1, h2, w2), 0 where a cell at stride 2 shows no world; None: all do
 
     def serves(self, lenses: _Lenses, T_ego_cam: Tensor, tolerance_m: float) -> bool:
         if self.lenses is not lenses:
@@ -81,6 +86,8 @@ class OccupancyPredictor:
         self._lenses: list[_Lenses] = []  # newest first
         self._views: list[_View] = []
         self._masks: dict[str, np.ndarray] = {}
+        self.ring = self._new_ring()  # of a model that matches
+        self.views: Views | None = None  # what the last set was matched with
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> OccupancyPredictor:
@@ -108,21 +115,69 @@ class OccupancyPredictor:
         rectifier = self._lenses_of(cameras).rectifier
         return {name: rectifier.reduction(i) for i, name in enumerate(cameras.names)}
 
+    @property
+    def matches(self) -> bool:
+        """Whether the model matches its images with others, so that motion and stamps serve it."""
+        return self.ring is not None
+
+    def reset(self) -> None:
+        """Forgets the sets that it has seen: after a jump of time, or on another recording."""
+        if self.ring is not None:
+            self.ring.reset()
+
     @torch.inference_mode()
-    def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> OccupancyPrediction:
+    def __call__(
+        self,
+        images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+        cameras: Cameras,
+        T_world_ego: Float[np.ndarray, "4 4"] | None = None,
+        stamp_s: float | None = None,
+    ) -> OccupancyPrediction:
         """images: RGB at native size, one per camera, sizes may differ; cameras: their calibration, ego frame.
 
         An image may also come shrunk by its `reductions`; `cameras` speaks of the native size all the same.
+        T_world_ego, stamp_s: as for `predict_field`.
         """
-        return self.decide(self.predict_field(images, cameras), cameras)
+        return self.decide(self.predict_field(images, cameras, T_world_ego, stamp_s), cameras)
 
     @torch.inference_mode()
-    def predict_field(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> OccupancyField:
-        """The network's logits on its lattice, before anything is decided."""
+    def predict_field(
+        self,
+        images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+        cameras: Cameras,
+        T_world_ego: Float[np.ndarray, "4 4"] | None = None,
+        stamp_s: float | None = None,
+    ) -> OccupancyField:
+        """The network's logits on its lattice, before anything is decided.
+
+        For a model that matches: stamp_s (s) is the moment of the ego frame that the cameras are in, T_world_ego (m)
+        that frame in one that stands still, e.g. odometry's. Sets of one recording come in time order; `views` tells
+        which of them were used. Without a stamp a set is matched with itself alone and not remembered.
+        """
         view = self._view_of(cameras)
         rectified = torch.from_numpy(view.lenses.rectifier(images)).to(self.device)  # (N, h, w, 3) uint8
         batch = rectified.permute(0, 3, 1, 2)[None].float() / 255.0  # (1, N, 3, h, w)
-        return self.model(batch, [view.plan])
+        look = self.model.look(batch)
+        sources = None
+        if self.ring is not None and look.features is not None:
+            features = look.features if view.looks is None else look.features * view.looks
+            look = replace(look, features=features)
+            pinhole = replace(view.lenses.rectifier.cameras, T_ego_cam=cameras.T_ego_cam.float())
+            ring = self.ring if stamp_s is not None else self._new_ring()
+            assert ring is not None
+            self.views = ring.views(features, pinhole, T_world_ego, stamp_s or 0.0)
+            sources = self.views.sources
+            if stamp_s is not None:
+                ring.add(features, pinhole, T_world_ego, stamp_s)
+        return self.model.decide_from(look, [view.plan], sources)
+
+    def _new_ring(self) -> ViewRing | None:
+        head = self.model.depth_head
+        if not isinstance(head, MatchingHead):
+            return None
+        return ViewRing(
+            self.config.image_width, self.config.image_height, plane_inv_depths(head.config, head.far).to(self.device)
+        )
 
     @torch.inference_mode()
     def decide(self, field: OccupancyField, cameras: Cameras) -> OccupancyPrediction:
@@ -215,7 +270,11 @@ class OccupancyPredictor:
             plan = self.model.plan(pinhole, torch.from_numpy(valid).to(self.device))
             observed = observed_voxels(pinhole, self.grid, valid)
             observed.setflags(write=False)  # every prediction of this view hands it out
-            found = _View(lenses, T_ego_cam, plan, observed)
+            looks = None
+            if not valid.all():
+                shares = F.avg_pool2d(torch.from_numpy(valid)[:, None].float(), VIEW_STRIDES[1])
+                looks = (shares == 1.0).float().to(self.device)
+            found = _View(lenses, T_ego_cam, plan, observed, looks)
         self._views = _remember(found, self._views)
         return found
 

@@ -6,6 +6,8 @@ The ResNet is written out because torchvision has no CPU build for every platfor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -81,6 +83,14 @@ RAY_CHANNELS = 3
 NORMS: dict[str, type[nn.Module]] = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
 
 
+@dataclass(frozen=True)
+class Look:
+    """The first maps of N images."""
+
+    stride4: Float[Tensor, "N C H4 W4"]
+    features: Float[Tensor, "N F H2 W2"] | None  # for matching, unit vectors at stride 2
+
+
 class ImageEncoder(nn.Module):
     """(B, N, 3, H, W) RGB in 0-1 -> (B, N, C, H/4, W/4) features; H and W must be multiples of 16."""
 
@@ -146,6 +156,11 @@ class ImageEncoder(nn.Module):
             raise ValueError(f"rays: this encoder {'needs' if self.rays else 'does not take'} viewing rays")
         _, stride4 = self.stem(images.flatten(0, 1))
         return self.decode(stride4, None if rays is None else rays.flatten(0, 1))
+
+    def look(self, images: Float[Tensor, "N 3 H W"]) -> Look:
+        """What matching needs of images before they are matched; RGB 0-1."""
+        stride2, stride4 = self.stem(images)
+        return Look(stride4, None if self.features is None else self.features(stride2, stride4))
 
     def stem(
         self, images: Float[Tensor, "N 3 H W"]

@@ -28,7 +28,7 @@ _NEAREST_RATIO = 1e-3
 class MatchingConfig:
     """Matching in a network. Without it (published) depth is what one image looks like."""
 
-    enabled: bool = True
+    enabled: bool = False  # so that model files from before there was matching are read as they were written
     depths: int = 48  # planes, from `DepthConfig.far` to `nearest`
     nearest: float = 0.5  # m
     spacing: float = 2.0  # power: far away, where a plane's step is a large share of the depth, they lie closer
@@ -50,8 +50,8 @@ class Pairs:
     reference: Int[Tensor, " P"]  # index of the reference map
     source: Int[Tensor, " P"]  # index of the view's map
     group: Int[Tensor, " P"]  # SAME_MOMENT or EARLIER
-    # Pixels (1 = one pixel of the image, centres at +0.5) of the reference, homogeneous, and its inverse depth (1/m)
-    # -> homogeneous pixels of the source.
+    # Of pixels of the images, centres at +0.5: the reference's, homogeneous, and its inverse depth (1/m) -> those of the
+    # source, homogeneous.
     matrix: Float[Tensor, "P 3 4"]
 
     def __len__(self) -> int:
@@ -65,6 +65,14 @@ NO_PAIRS = Pairs(
     torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long),
     torch.zeros(0, 3, 4),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What N present images are matched with: themselves and earlier maps."""
+
+    earlier: Float[Tensor, "E C h w"]  # matching features of earlier images
+    pairs: Pairs  # source n < N is the present map n, N + e is earlier[e]
 
 
 def join_pairs(parts: Sequence[Pairs]) -> Pairs:
@@ -158,7 +166,7 @@ def _sweep_torch(
     inv_depths: Float[Tensor, " D"],
 ) -> tuple[Float[Tensor, "R GD h w"], Float[Tensor, "R GD h w"]]:
     """The kernel's work by grid_sample, for other devices and for gradcheck."""
-    count, channels, height, width = references.shape
+    count, _, height, width = references.shape
     source_height, source_width = sources.shape[2:]
     depths, dtype = len(inv_depths), references.dtype
     rows = torch.arange(height, device=references.device, dtype=dtype) + 0.5

@@ -38,7 +38,7 @@ def sweep(
 class _Sweep(torch.autograd.Function):
     @staticmethod
     def forward(ctx, references, sources, pairs, matrices, inv_depths, groups):
-        count, channels, height, width = references.shape
+        count, _, height, width = references.shape
         # By reference, so that a row's pairs lie together.
         order = np.argsort(as_array(pairs[0], np.int64), kind="stable")
         reference, source, group = (as_array(each, np.int64)[order] for each in pairs)

@@ -17,16 +17,18 @@ from torch import Tensor, nn
 
 from gaussianocc_core.models.matching import (
     GROUPS,
+    NO_PAIRS,
     MatchingConfig,
+    Sources,
     coordinate_inv_depth,
     plane_coordinate,
     plane_inv_depths,
+    sweep_planes,
 )
 
 VIEW_STRIDES = (4, 2)  # image pixels per cell of the maps that are swept: of the reference, of the views
 LENS_CHANNELS = 4
 WITHIN = 1.25  # factor: confidence is the probability that depth is right to within it
-_FOCAL = 100.0  # px
 _FINE = 16  # channels of the head at stride 2
 _FRESH_GROUND = 5.0
 _FRESH_EVIDENCE = 6.0  # of a product of features of unit length
@@ -54,12 +56,23 @@ class MatchingFeatures(nn.Module):
         )
         x = F.relu(x)
         x = x + F.relu(self.mix(x))
-        return F.normalize(self.norm(self.last(x)), dim=1)
+        # Channels innermost, as the sweep reads them.
+        return F.normalize(self.norm(self.last(x)), dim=1).contiguous(memory_format=torch.channels_last)
 
 
 def reference_features(features: Float[Tensor, "N C H2 W2"]) -> Float[Tensor, "N C H4 W4"]:
     """Of the cells at stride 4 that are swept, from those at stride 2: the bilinear sample at their centres."""
     return F.avg_pool2d(features, 2)
+
+
+def sweep_features(
+    features: Float[Tensor, "N C H2 W2"], sources: Sources | None, config: MatchingConfig, far: float
+) -> tuple[Float[Tensor, "N GD H4 W4"], Float[Tensor, "N G H4 W4"]]:
+    """`sweep_planes` of present images over themselves and earlier ones; without sources all is zero."""
+    inv_depths = plane_inv_depths(config, far).to(features.device)
+    maps = features if sources is None or not len(sources.earlier) else torch.cat([features, sources.earlier])
+    pairs = NO_PAIRS if sources is None else sources.pairs
+    return sweep_planes(reference_features(features), maps, pairs, inv_depths, VIEW_STRIDES)
 
 
 class VolumeFusion(nn.Module):
@@ -142,6 +155,7 @@ class MatchingHead(nn.Module):
         for group in range(GROUPS):
             nn.init.eye_(self.evidence.weight.data[:, group * config.depths : (group + 1) * config.depths, 0, 0])
         self.evidence.weight.data *= _FRESH_EVIDENCE
+        assert self.fine.bias is not None
         self.fine.bias.data[1] = math.log(0.3)  # of log depth
         self.register_buffer("coordinates", torch.arange(config.depths).float().view(1, -1, 1, 1), persistent=False)
         self.coordinates: Tensor
@@ -184,18 +198,6 @@ class MatchingHead(nn.Module):
         return HeadOutput(inv_depth, log_error, self.max_scale * torch.sigmoid(fine[:, 2]), log_planes)
 
 
-def lens_maps(
-    intrinsics: Float[Tensor, "*batch N 3 3"], width: int, height: int, stride: int = 4
-) -> Float[Tensor, "BN 4 h w"]:
-    """What the lens does at the cells of a map: direction (x / z, y / z) and the logarithms of both focal lengths."""
-    from gaussianocc_core.geometry.cameras import pixel_rays, scale_intrinsics
-
-    K = scale_intrinsics(intrinsics.flatten(0, -3), 1.0 / stride, 1.0 / stride)
-    rays = pixel_rays(K, width // stride, height // stride)[..., :2].permute(0, 3, 1, 2)
-    focal = torch.stack([K[:, 0, 0], K[:, 1, 1]], dim=1) * (stride / _FOCAL)
-    return torch.cat([rays, focal.log()[:, :, None, None].expand(-1, -1, *rays.shape[2:])], dim=1)
-
-
 def confidence(log_error: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Probability (0-1) that depth is right to within a factor of 1.25, of a Laplace distribution of log depth."""
     return 1.0 - torch.exp(-math.log(WITHIN) * torch.exp(-log_error))
@@ -209,7 +211,6 @@ __all__ = [
     "MatchingHead",
     "VolumeFusion",
     "confidence",
-    "lens_maps",
-    "plane_inv_depths",
     "reference_features",
+    "sweep_features",
 ]

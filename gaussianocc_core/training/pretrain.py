@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from gaussianocc_core.geometry import cameras as camera_geometry
-from gaussianocc_core.models.depth_net import DepthNet, MatchedDepth
-from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, pair_matrix, plane_coordinate
+from gaussianocc_core.models.depth_net import DepthNet
+from gaussianocc_core.models.image_encoder import Look
+from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources, pair_matrix, plane_coordinate
+from gaussianocc_core.models.matching_net import HeadOutput, MatchingHead
 from gaussianocc_core.models.view_choice import Candidates, ViewSettings, choose_views
 from gaussianocc_core.synthetic.clips import Clip, clip_size, load_clip
 
@@ -31,7 +32,7 @@ _FARTHEST = 120.0  # m; what is farther counts as so far, and so does the sky
 @dataclass(frozen=True)
 class PretrainConfig:
     clips: str = ""  # folder that tools/make_clips.py wrote
-    views: ViewSettings = ViewSettings()
+    views: ViewSettings = field(default_factory=ViewSettings)
     # How often views are missing: all of them; the past; the other cameras; any one of the rest.
     drop_all: float = 0.12
     drop_past: float = 0.12
@@ -54,7 +55,7 @@ class ClipBatch:
     pairs: Pairs  # reference counts references, source counts images
     intrinsics: Float[Tensor, "R 3 3"]
     T_ego_cam: Float[Tensor, "R 4 4"]
-    depth: Float[Tensor, "R H W"]  # true z-depth, m; 0: sky
+    depth: Float[Tensor, "R H W"]  # true z-depth, m; 0: sky, negative: unknown, as of the robot itself
     tokens: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -223,21 +224,26 @@ class Pretrain(nn.Module):
         super().__init__()
         self.depth_net, self.config = depth_net, config
 
-    def predict(self, batch: ClipBatch) -> MatchedDepth:
+    def predict(self, batch: ClipBatch) -> HeadOutput:
+        look = self.depth_net.image_encoder.look(batch.images.float() / 255.0)
+        assert look.features is not None
+        present = Look(look.stride4[batch.reference], look.features[batch.reference])
+        pairs = replace(batch.pairs, source=batch.pairs.source + len(batch.reference))
+        height, width = batch.images.shape[-2:]
         return self.depth_net.match(
-            batch.images.float() / 255.0, batch.reference, batch.pairs, batch.intrinsics, batch.T_ego_cam
+            present, Sources(look.features, pairs), batch.intrinsics, batch.T_ego_cam, width, height
         )
 
     def forward(self, batch: ClipBatch, progress: float = 0.5) -> dict[str, Tensor]:
         """Named losses, `total` is what is minimised."""
-        config, head = self.config, self.depth_net.head
+        config = self.config
         predicted = self.predict(batch)
         height, width = predicted.inv_depth.shape[-2:]
         truth = F.interpolate(batch.depth[:, None], size=(height, width), mode="nearest-exact")[:, 0]
-        sky = truth <= 0
+        sky = truth == 0
         log_true = truth.clamp(0.1, _FARTHEST).log()
         error = -predicted.inv_depth.log() - log_true  # of log depth
-        weight = (~sky).float()
+        weight = (truth > 0).float()
         count = weight.sum().clamp(min=1.0)
         absolute = error.abs()
         named = {"depth": (absolute * weight).sum() / count}
@@ -257,6 +263,7 @@ class Pretrain(nn.Module):
 
     def _plane_error(self, log_planes: Float[Tensor, "R D h w"], depth: Float[Tensor, "R H W"]) -> Tensor:
         head = self.depth_net.head
+        assert isinstance(head, MatchingHead)
         truth = F.interpolate(depth[:, None], size=log_planes.shape[-2:], mode="nearest-exact")
         place = plane_coordinate(1.0 / truth.clamp(0.1, _FARTHEST), head.config, head.far)
         low = place.floor().clamp(0, head.config.depths - 2).long()
@@ -264,8 +271,3 @@ class Pretrain(nn.Module):
         log_likelihood = (1.0 - share) * log_planes.gather(1, low) + share * log_planes.gather(1, low + 1)
         weight = (truth > 0).float()
         return -(log_likelihood * weight).sum() / weight.sum().clamp(min=1.0)
-
-
-def rays_of(batch: ClipBatch, stride: int = 4) -> Float[Tensor, "R 3 h w"]:
-    height, width = batch.images.shape[-2:]
-    return camera_geometry.ego_rays(batch.intrinsics[None], batch.T_ego_cam[None], width, height, stride)[0]

@@ -123,6 +123,11 @@ class DepthNet(nn.Module):
         return DepthPrediction(depth.unflatten(0, images.shape[:2]), scale.unflatten(0, images.shape[:2]))
 
 
+    @property
+    def matches(self) -> bool:
+        """Whether images are matched with others."""
+        return isinstance(self.head, MatchingHead)
+
     def match(
         self,
         look: Look,

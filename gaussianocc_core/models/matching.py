@@ -50,8 +50,8 @@ class Pairs:
     reference: Int[Tensor, " P"]  # index of the reference map
     source: Int[Tensor, " P"]  # index of the view's map
     group: Int[Tensor, " P"]  # SAME_MOMENT or EARLIER
-    # Of pixels of the images, centres at +0.5: the reference's, homogeneous, and its inverse depth (1/m) -> those of the
-    # source, homogeneous.
+    # In pixels of the images, centres at +0.5: the reference's, homogeneous, and its inverse depth (1/m) -> the source's,
+    # homogeneous.
     matrix: Float[Tensor, "P 3 4"]
 
     def __len__(self) -> int:
@@ -91,7 +91,7 @@ def pair_matrix(
     K_source: Float[Tensor, "*batch 3 3"],
     T_source_reference: Float[Tensor, "*batch 4 4"],
 ) -> Float[Tensor, "*batch 3 4"]:
-    """`Pairs.matrix` of pinhole cameras; T_source_reference: points of the reference camera in the source's frame, m."""
+    """`Pairs.matrix` of pinhole cameras; T_source_reference: points of the reference in the frame of the source, m."""
     rotation = K_source @ T_source_reference[..., :3, :3] @ torch.linalg.inv(K_reference)
     return torch.cat([rotation, K_source @ T_source_reference[..., :3, 3:]], dim=-1)
 
@@ -147,10 +147,10 @@ def sweep_planes(
         from gaussianocc_core.models import matching_cpu  # here: it imports numba, which nothing else needs
 
         short = -channels % matching_cpu.LANES
-        padded = [F.pad(each.float(), (0, 0, 0, 0, 0, short)) if short else each.float()
-                  for each in (references, sources)]  # fmt: skip
+        left, right = (F.pad(each.float(), (0, 0, 0, 0, 0, short)) if short else each.float()
+                       for each in (references, sources))  # fmt: skip
         summed, seen = matching_cpu.sweep(
-            *padded, (pairs.reference, pairs.source, pairs.group), matrices, inv_depths, GROUPS
+            left, right, (pairs.reference, pairs.source, pairs.group), matrices, inv_depths, GROUPS
         )
     else:
         summed, seen = _sweep_torch(references, sources, pairs, matrices, inv_depths)

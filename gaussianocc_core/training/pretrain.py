@@ -25,6 +25,7 @@ from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Source
 from gaussianocc_core.models.matching_net import HeadOutput, MatchingHead
 from gaussianocc_core.models.view_choice import Candidates, ViewSettings, choose_views
 from gaussianocc_core.synthetic.clips import Clip, clip_size, load_clip
+from gaussianocc_core.training.matched import ViewDropout
 
 _FARTHEST = 120.0  # m; what is farther counts as so far, and so does the sky
 
@@ -33,11 +34,7 @@ _FARTHEST = 120.0  # m; what is farther counts as so far, and so does the sky
 class PretrainConfig:
     clips: str = ""  # folder that tools/make_clips.py wrote
     views: ViewSettings = field(default_factory=ViewSettings)
-    # How often views are missing: all of them; the past; the other cameras; any one of the rest.
-    drop_all: float = 0.12
-    drop_past: float = 0.12
-    drop_neighbours: float = 0.15
-    drop_one: float = 0.1
+    dropout: ViewDropout = field(default_factory=ViewDropout)
     motion_error: float = 0.5  # share of the clips whose motion errs
     length_error: float = 0.03  # standard deviation, as a share
     turn_error: float = 0.25  # standard deviation, degrees
@@ -107,7 +104,7 @@ def prepare_clip(clip: Clip, random: np.random.Generator, config: PretrainConfig
         np.repeat(np.arange(moments)[::-1], count),
     )  # fmt: skip
     choice = choose_views(candidates, width, height, config.views)
-    used = choice.used & _dropped(choice.used, candidates, random, config) if augment else choice.used
+    used = config.dropout.draw(choice.used, candidates, random) if augment else choice.used
     T = choice.T_source_reference
     if augment and random.random() < config.motion_error:
         T = np.linalg.inv(_disturb_motion(T_now_cam, random, config).reshape(-1, 4, 4))[None] @ T_now_cam[-1][:, None]
@@ -126,19 +123,6 @@ def prepare_clip(clip: Clip, random: np.random.Generator, config: PretrainConfig
         T_ego_cam=torch.from_numpy(np.ascontiguousarray(T_ego_cam)).float(),
         depth=torch.from_numpy(np.ascontiguousarray(depth[-1])).float(),
     )
-
-
-def _dropped(used: np.ndarray, candidates: Candidates, random: np.random.Generator, config: PretrainConfig):
-    """Which of the pairs stay."""
-    stay = random.random(used.shape) >= config.drop_one
-    draw = random.random()
-    if draw < config.drop_all:
-        return np.zeros_like(stay)
-    if draw < config.drop_all + config.drop_past:
-        return stay & (candidates.moment == 0)[None]
-    if draw < config.drop_all + config.drop_past + config.drop_neighbours:
-        return stay & (np.arange(len(used))[:, None] == candidates.camera[None])
-    return stay
 
 
 def _disturb_motion(T_now_cam: np.ndarray, random: np.random.Generator, config: PretrainConfig) -> np.ndarray:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
@@ -22,7 +23,10 @@ from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
+from gaussianocc_core.models.matching import plane_inv_depths
+from gaussianocc_core.models.matching_net import VIEW_STRIDES, MatchingHead
 from gaussianocc_core.models.observed import observed_voxels
+from gaussianocc_core.models.view_ring import ViewRing, Views
 from gaussianocc_core.preprocess import Lenses, Preprocessor
 from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction, RenderedViews
 
@@ -44,6 +48,7 @@ class _View:
     T_ego_cam: Tensor  # as planned
     plan: LiftPlan
     observed: np.ndarray  # (X, Y, Z) bool
+    looks: Tensor | None  # (N, 1, h2, w2), 0 where a cell at stride 2 shows no world; None: all do
 
     def serves(self, lenses: Lenses, T_ego_cam: Tensor, tolerance_m: float) -> bool:
         if self.lenses is not lenses:
@@ -71,6 +76,7 @@ class Prediction(OccupancyPrediction):
 
     field: OccupancyField  # the network's logits on its lattice, before anything was decided
     views: Cameras  # pinholes of the images as the network saw them, where each camera was; float32
+    matched: Views | None  # with what its images were matched; None: by a model that looks at each image alone
     _network: GaussianOcc = dataclass_field(repr=False, compare=False)
 
     @torch.inference_mode()
@@ -110,6 +116,7 @@ class OccupancyPredictor:
         self._preprocess = Preprocessor.of(config)
         self._views: list[_View] = []  # newest first
         self._masks: dict[str, np.ndarray] = {}
+        self.ring = self._new_ring()  # of a model that matches
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> OccupancyPredictor:
@@ -136,17 +143,47 @@ class OccupancyPredictor:
         rectifier = self._lenses_of(cameras).rectifier
         return {name: rectifier.reduction(i) for i, name in enumerate(cameras.names)}
 
+    @property
+    def matches(self) -> bool:
+        """Whether the model matches its images with others, so that motion and stamps serve it."""
+        return self.ring is not None
+
+    def reset(self) -> None:
+        """Forgets the sets that it has seen: after a jump of time, or on another recording."""
+        if self.ring is not None:
+            self.ring.reset()
+
     @torch.inference_mode()
-    def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> Prediction:
+    def __call__(
+        self,
+        images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+        cameras: Cameras,
+        T_world_ego: Float[np.ndarray, "4 4"] | None = None,
+        stamp_s: float | None = None,
+    ) -> Prediction:
         """images: RGB at native size, one per camera, sizes may differ; cameras: their calibration, ego frame.
 
         An image may also come shrunk by its `reductions`; `cameras` speaks of the native size all the same.
+
+        For a model that matches: stamp_s (s) is the moment of the ego frame that the cameras are in, T_world_ego (m)
+        that frame in one that stands still, e.g. odometry's. Sets of one recording come in time order; `matched` of the
+        prediction tells which of them were used. Without a stamp a set is matched with itself alone and not remembered.
         """
         lenses = self._lenses_of(cameras)
         view = self._view_of(lenses, cameras)
         rectified = torch.from_numpy(lenses.rectify(images)).to(self.device)  # (N, h, w, 3) uint8
         batch = rectified.permute(0, 3, 1, 2)[None].float() / 255.0  # (1, N, 3, h, w)
-        field = self.model(batch, [view.plan])
+        look = self.model.look(batch)
+        pinhole, matched = lenses.views(cameras.T_ego_cam), None
+        if self.ring is not None and look.features is not None:
+            features = look.features if view.looks is None else look.features * view.looks
+            look = replace(look, features=features)
+            ring = self.ring if stamp_s is not None else self._new_ring()
+            assert ring is not None
+            matched = ring.views(features, pinhole, T_world_ego, stamp_s or 0.0)
+            if stamp_s is not None:
+                ring.add(features, pinhole, T_world_ego, stamp_s)
+        field = self.model.decide_from(look, [view.plan], matched.sources if matched else None)
         labels, confidence, observed = self._decide(field, view.observed)
         return Prediction(
             labels=labels,
@@ -158,8 +195,17 @@ class OccupancyPredictor:
             cameras=cameras.names,
             model=self.model_name,
             field=field,
-            views=lenses.views(cameras.T_ego_cam),
+            views=pinhole,
+            matched=matched,
             _network=self.model,
+        )
+
+    def _new_ring(self) -> ViewRing | None:
+        head = self.model.depth_head
+        if not isinstance(head, MatchingHead):
+            return None
+        return ViewRing(
+            self.config.image_width, self.config.image_height, plane_inv_depths(head.config, head.far).to(self.device)
         )
 
     def _decide(
@@ -207,7 +253,11 @@ class OccupancyPredictor:
             plan = self.model.plan(pinhole, torch.tensor(lenses.valid_mask, device=self.device))
             observed = observed_voxels(pinhole, self.grid, lenses.valid_mask)
             observed.setflags(write=False)  # every prediction of this view hands it out
-            found = _View(lenses, T_ego_cam, plan, observed)
+            looks = None
+            if not lenses.valid_mask.all():
+                shares = F.avg_pool2d(torch.tensor(lenses.valid_mask)[:, None].float(), VIEW_STRIDES[1])
+                looks = (shares == 1.0).float().to(self.device)
+            found = _View(lenses, T_ego_cam, plan, observed, looks)
         self._views = _remember(found, self._views)
         return found
 

@@ -132,10 +132,14 @@ class OccupancyField:
 
     logits: Float[Tensor, "B K X Y Z"]  # before softmax, K classes, index K-1 is free
     inv_depth: Float[Tensor, "B N h w"] | None = None  # 1/m per camera, where the network has a depth head
+    log_error: Float[Tensor, "B N h w"] | None = None  # log of the expected error of log depth, where it matches
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> OccupancyField:
-        inv_depth = None if self.inv_depth is None else self.inv_depth.to(device=device, dtype=dtype)
-        return replace(self, logits=self.logits.to(device=device, dtype=dtype), inv_depth=inv_depth)
+        inv_depth, log_error = (
+            None if each is None else each.to(device=device, dtype=dtype) for each in (self.inv_depth, self.log_error)
+        )
+        logits = self.logits.to(device=device, dtype=dtype)
+        return replace(self, logits=logits, inv_depth=inv_depth, log_error=log_error)
 
 
 @dataclass(frozen=True)

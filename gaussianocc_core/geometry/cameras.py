@@ -122,6 +122,17 @@ def ego_rays(
     return rays.unflatten(0, intrinsics.shape[:-2])
 
 
+def lens_maps(
+    intrinsics: Float[Tensor, "N 3 3"], width: int, height: int, stride: int = 1
+) -> Float[Tensor, "N 4 h w"]:
+    """What the lens does at the cells of a map: direction (x / z, y / z) and the logarithms of both focal lengths (1:
+    a hundred pixels of the image)."""
+    factor = 1.0 / stride
+    rays = pixel_rays(scale_intrinsics(intrinsics, factor, factor), width // stride, height // stride)
+    focal = torch.stack([intrinsics[:, 0, 0], intrinsics[:, 1, 1]], dim=1).log() - np.log(100.0)
+    return torch.cat([rays[..., :2].permute(0, 3, 1, 2), focal[:, :, None, None].expand(-1, -1, *rays.shape[1:3])], 1)
+
+
 def ground_inv_depth(
     intrinsics: Float[Tensor, "*batch N 3 3"],
     T_ego_cam: Float[Tensor, "*batch N 4 4"],

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from gaussianocc_core.geometry.rectify import DEFAULT_FISHEYE_FOV_DEG
 from gaussianocc_core.labels import CLASS_NAMES
+from gaussianocc_core.models.matching import MatchingConfig
 from gaussianocc_core.models.quirks import Quirks
 from gaussianocc_core.types import Lattice, VoxelGrid
 
@@ -97,4 +98,5 @@ class ModelConfig:
     fisheye_fov_deg: float = DEFAULT_FISHEYE_FOV_DEG  # of the rectified view of equidistant lenses
     depth: DepthConfig = field(default_factory=DepthConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
     quirks: Quirks = field(default_factory=Quirks)  # in files a section or a name: `quirks: published`

@@ -8,6 +8,7 @@ the image encoder of the occupancy network with a small head, so that the second
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gaussianocc_core.geometry import cameras as camera_geometry
-from gaussianocc_core.models.image_encoder import ImageEncoder
+from gaussianocc_core.models.image_encoder import ImageEncoder, Look
+from gaussianocc_core.models.matching import Sources
+from gaussianocc_core.models.matching_net import HeadOutput, MatchingHead, sweep_features
 from gaussianocc_core.types import Cameras
 
 DEPTH_STRIDE = 2  # of the predicted maps
@@ -28,6 +31,7 @@ class DepthPrediction:
 
     depth: Float[Tensor, "B N H W"]  # z-depth, m
     scale: Float[Tensor, "B N H W"]  # standard deviation of the pixel's isotropic Gaussian, m
+    log_error: Float[Tensor, "B N H W"] | None = None  # log of the expected error of log depth, of a matching network
 
 
 class DepthHead(nn.Module):
@@ -84,10 +88,21 @@ class DepthHead(nn.Module):
         return inv_depth, self.max_scale * torch.sigmoid(raw[:, 1])
 
 
+def _resize(maps: Float[Tensor, "N h w"], height: int, width: int) -> Float[Tensor, "N H W"]:
+    return F.interpolate(maps[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+
+
+def depth_prediction(found: HeadOutput, shape: Sequence[int], width: int, height: int) -> DepthPrediction:
+    """A matching head's maps at the images' size, its first dimension split into `shape`."""
+    depth = 1.0 / _resize(found.inv_depth, height, width)
+    parts = (depth, _resize(found.scale, height, width), _resize(found.log_error, height, width))
+    return DepthPrediction(*(each.unflatten(0, tuple(shape)) for each in parts))
+
+
 class DepthNet(nn.Module):
     """Image encoder and depth head: (B, N, 3, H, W) RGB 0-1 -> DepthPrediction."""
 
-    def __init__(self, image_encoder: ImageEncoder, head: DepthHead) -> None:
+    def __init__(self, image_encoder: ImageEncoder, head: DepthHead | MatchingHead) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.head = head
@@ -102,18 +117,66 @@ class DepthNet(nn.Module):
         flat = None if ground is None else ground.flatten(0, 1)
         inv_depth, scale = self.head(self.image_encoder.encode(images, rays), flat)
 
-        def resize(maps: Tensor) -> Tensor:
-            size = images.shape[-2:]
-            return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-
         # Inverse depth is what is linear in the image over a plane.
-        depth, scale = 1.0 / resize(inv_depth), resize(scale)
+        size = images.shape[-2:]
+        depth, scale = 1.0 / _resize(inv_depth, *size), _resize(scale, *size)
         return DepthPrediction(depth.unflatten(0, images.shape[:2]), scale.unflatten(0, images.shape[:2]))
 
 
-def predict_depth(depth_net: DepthNet, images: Float[Tensor, "B N 3 H W"], cameras: Cameras) -> DepthPrediction:
-    """Of RGB images 0-1 from cameras of their size, with a leading dimension B."""
+    @property
+    def matches(self) -> bool:
+        """Whether images are matched with others."""
+        return isinstance(self.head, MatchingHead)
+
+    def match(
+        self,
+        look: Look,
+        sources: Sources | None,
+        intrinsics: Float[Tensor, "N 3 3"],
+        T_ego_cam: Float[Tensor, "N 4 4"],
+        width: int,
+        height: int,
+    ) -> HeadOutput:
+        """Depth of N pinhole cameras of one size from their first maps and what those are matched with; None: nothing.
+
+        The ego frame is that of the ground's plane and of the viewing rays.
+        """
+        assert isinstance(self.head, MatchingHead)
+        lens = camera_geometry.lens_maps(intrinsics, width, height, stride=4)
+        rays = camera_geometry.ego_rays(intrinsics[None], T_ego_cam[None], width, height, stride=4)[0]
+        ground = camera_geometry.ground_inv_depth(intrinsics[None], T_ego_cam[None], width, height, DEPTH_STRIDE)[0]
+        return match(self.image_encoder, self.head, look, sources, rays, ground, lens)[1]
+
+
+def match(
+    encoder: ImageEncoder,
+    head: MatchingHead,
+    look: Look,
+    sources: Sources | None,
+    rays: Float[Tensor, "N 3 h w"] | None,
+    ground: Float[Tensor, "N h2 w2"],
+    lens: Float[Tensor, "N 4 h w"],
+) -> tuple[Float[Tensor, "N C h w"], HeadOutput]:
+    """The encoder's maps, which know of the volume, and depth; arguments as the encoder and the head take them."""
+    assert encoder.fusion is not None and look.features is not None
+    volume, seen = sweep_features(look.features, sources, head.config, head.far)
+    joint, fused = encoder.fusion(volume, seen, look.stride4)
+    maps = encoder.decode(fused, rays if encoder.rays else None, joint)
+    return maps, head(maps, joint, volume, seen, look.features, lens, ground)
+
+
+def predict_depth(
+    depth_net: DepthNet, images: Float[Tensor, "B N 3 H W"], cameras: Cameras, sources: Sources | None = None
+) -> DepthPrediction:
+    """Of RGB images 0-1 from cameras of their size, with a leading dimension B; sources: for a network that matches,
+    what the B N images are matched with (None: nothing)."""
     height, width = images.shape[-2:]
+    if isinstance(depth_net.head, MatchingHead):
+        look = depth_net.image_encoder.look(images.flatten(0, 1))
+        found = depth_net.match(
+            look, sources, cameras.intrinsics.flatten(0, 1), cameras.T_ego_cam.flatten(0, 1), width, height
+        )
+        return depth_prediction(found, images.shape[:2], width, height)
     rays = ground = None
     if depth_net.image_encoder.rays:
         rays = camera_geometry.ego_rays(cameras.intrinsics, cameras.T_ego_cam, width, height, stride=4)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from gaussianocc_core.geometry import lattice as lattice_geometry
 from gaussianocc_core.models.bev_decoder import BevDecoder
 from gaussianocc_core.models.config import ModelConfig
-from gaussianocc_core.models.depth_net import DepthHead, DepthNet
+from gaussianocc_core.models.depth_net import DepthHead, DepthNet, match
 from gaussianocc_core.models.gaussian_head import GaussianHead
 from gaussianocc_core.models.half_space import half_space_masks
-from gaussianocc_core.models.image_encoder import ImageEncoder
+from gaussianocc_core.models.image_encoder import ImageEncoder, Look
 from gaussianocc_core.models.lifting import (
     POSITION_CHANNELS,
     SURFACE_CHANNELS,
@@ -25,6 +25,8 @@ from gaussianocc_core.models.lifting import (
     plan_lift,
     surface_features,
 )
+from gaussianocc_core.models.matching import Sources
+from gaussianocc_core.models.matching_net import MatchingHead
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.models.quirks import Quirks
 from gaussianocc_core.models.voxel_decoder import VoxelDecoder
@@ -46,7 +48,7 @@ class GaussianOcc(nn.Module):
         gaussian_head: GaussianHead,
         position: bool,
         quirks: Quirks,
-        depth_head: DepthHead | None = None,
+        depth_head: DepthHead | MatchingHead | None = None,
     ) -> None:
         """position: whether the decoder expects `encode_positions` beside the lifted features; with a depth head it
         expects `surface_features` behind them."""
@@ -69,24 +71,55 @@ class GaussianOcc(nn.Module):
         """Where the lattice points fall in these cameras; compute once per calibration."""
         return plan_lift(cameras, self.points, valid_mask, self.quirks.lift)
 
-    def forward(self, images: Float[Tensor, "B N 3 H W"], plans: list[LiftPlan]) -> OccupancyField:
-        """images: RGB 0-1 at network size; plans: one per batch element, for its cameras.
+    @property
+    def matches(self) -> bool:
+        """Whether the images are matched with others."""
+        return self.image_encoder.features is not None
+
+    def forward(
+        self, images: Float[Tensor, "B N 3 H W"], plans: list[LiftPlan], sources: Sources | None = None
+    ) -> OccupancyField:
+        """images: RGB 0-1 at network size; plans: one per batch element, for its cameras; sources: for a network that
+        matches, what the B N images are matched with (None: nothing).
 
         The field covers the points of the plans: all of the lattice as a rule, a part of it in training.
         """
-        features, inv_depth = self.encode(images, plans)
-        return OccupancyField(self.voxel_decoder(self.lift(features, inv_depth, plans)), inv_depth)
+        return self.decide_from(self.look(images), plans, sources)
+
+    def look(self, images: Float[Tensor, "B N 3 H W"]) -> Look:
+        """The first maps of the images, all in one dimension: what is known before they are matched."""
+        return self.image_encoder.look(images.flatten(0, 1))
+
+    def decide_from(self, look: Look, plans: list[LiftPlan], sources: Sources | None = None) -> OccupancyField:
+        """`forward` from the images' first maps."""
+        features, inv_depth, log_error = self._encode(look, plans, sources)
+        return OccupancyField(self.voxel_decoder(self.lift(features, inv_depth, plans)), inv_depth, log_error)
 
     def encode(
         self, images: Float[Tensor, "B N 3 H W"], plans: list[LiftPlan]
     ) -> tuple[Float[Tensor, "B N C h w"], Float[Tensor, "B N h2 w2"] | None]:
         """Features of the images, and with a depth head where each sees its surface, 1/m."""
-        maps = self.image_encoder.encode(images, self._rays(plans))  # (B*N, C1, h, w)
-        features = self.image_encoder.project(maps).unflatten(0, images.shape[:2])
+        return self._encode(self.look(images), plans, None)[:2]
+
+    def _encode(
+        self, look: Look, plans: list[LiftPlan], sources: Sources | None
+    ) -> tuple[Float[Tensor, "B N C h w"], Float[Tensor, "B N h2 w2"] | None, Float[Tensor, "B N h2 w2"] | None]:
+        """Features; with a depth head inverse depth (1/m), and with matching the log of its expected error."""
+        shape = (len(plans), -1)
+        rays = self._rays(plans)
+        rays = None if rays is None else rays.flatten(0, 1)
         if self.depth_head is None:
-            return features, None
+            maps = self.image_encoder.decode(look.stride4, rays)
+            return self.image_encoder.project(maps).unflatten(0, shape), None, None
         ground = torch.cat([plan.ground for plan in plans if plan.ground is not None])
-        return features, self.depth_head(maps, ground)[0].unflatten(0, images.shape[:2])
+        if isinstance(self.depth_head, MatchingHead):
+            lens = torch.cat([plan.lens for plan in plans if plan.lens is not None])
+            maps, found = match(self.image_encoder, self.depth_head, look, sources, rays, ground, lens)
+            inv_depth, log_error = found.inv_depth.unflatten(0, shape), found.log_error.unflatten(0, shape)
+        else:
+            maps = self.image_encoder.decode(look.stride4, rays)
+            inv_depth, log_error = self.depth_head(maps, ground)[0].unflatten(0, shape), None
+        return self.image_encoder.project(maps).unflatten(0, shape), inv_depth, log_error
 
     def lift(
         self, features: Float[Tensor, "B N C h w"], inv_depth: Tensor | None, plans: list[LiftPlan]
@@ -164,6 +197,8 @@ def build_model(config: ModelConfig) -> GaussianOcc:
     if any(count % 4 for count in config.lattice.shape):
         raise ValueError(f"lattice.shape: expected multiples of 4, got {config.lattice.shape}")
     decoder, gaussians = config.decoder, config.gaussians
+    if config.matching.enabled and not decoder.surface:
+        raise ValueError("matching.enabled: needs decoder.surface=true, the depth head that matching speaks through")
     model = GaussianOcc(
         build_image_encoder(config),
         config.lattice,
@@ -202,12 +237,18 @@ def build_decoder(config: ModelConfig) -> VoxelDecoder | BevDecoder:
 def build_image_encoder(config: ModelConfig) -> ImageEncoder:
     encoder = config.encoder
     return ImageEncoder(
-        encoder.backbone, encoder.width, encoder.up_channels, encoder.feature_channels, encoder.norm, encoder.rays
-    )
+        encoder.backbone, encoder.width, encoder.up_channels, encoder.feature_channels, encoder.norm, encoder.rays,
+        config.matching if config.matching.enabled else None,
+    )  # fmt: skip
 
 
-def build_depth_head(config: ModelConfig) -> DepthHead:
+def build_depth_head(config: ModelConfig) -> DepthHead | MatchingHead:
     depth = config.depth
+    if config.matching.enabled:
+        return MatchingHead(
+            config.encoder.up_channels[1], config.matching, (depth.near, depth.far), depth.first, depth.max_scale,
+            depth.ground, depth.metric_ground,
+        )  # fmt: skip
     return DepthHead(
         config.encoder.up_channels[1], (depth.near, depth.far), depth.first, depth.max_scale, depth.ground,
         depth.metric_ground,

@@ -6,10 +6,15 @@ The ResNet is written out because torchvision has no CPU build for every platfor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from gaussianocc_core.models.matching import MatchingConfig
+from gaussianocc_core.models.matching_net import MatchingFeatures, VolumeFusion
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -78,6 +83,14 @@ RAY_CHANNELS = 3
 NORMS: dict[str, type[nn.Module]] = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
 
 
+@dataclass(frozen=True)
+class Look:
+    """The first maps of N images."""
+
+    stride4: Float[Tensor, "N C H4 W4"]
+    features: Float[Tensor, "N F H2 W2"] | None  # for matching, unit vectors at stride 2
+
+
 class ImageEncoder(nn.Module):
     """(B, N, 3, H, W) RGB in 0-1 -> (B, N, C, H/4, W/4) features; H and W must be multiples of 16."""
 
@@ -92,8 +105,10 @@ class ImageEncoder(nn.Module):
         feature_channels: int,
         norm: str = "instance",
         rays: bool = False,
+        matching: MatchingConfig | None = None,
     ) -> None:
-        """norm: of the decoder blocks, "instance" (published) or "batch"; rays: whether forward gets viewing rays."""
+        """norm: of the decoder blocks, "instance" (published) or "batch"; rays: whether forward gets viewing rays;
+        matching: for an encoder that volumes join; None (published): the image alone."""
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"backbone: expected one of {sorted(BACKBONES)}, got {backbone!r}")
@@ -111,7 +126,8 @@ class ImageEncoder(nn.Module):
         self.rays = rays
         extra = RAY_CHANNELS if rays else 0
         self.up8 = _fuse(channels_8 + channels_16 + extra, up_channels[0], NORMS[norm])
-        self.up4 = _fuse(up_channels[0] + extra, up_channels[1], NORMS[norm])
+        joint = 0 if matching is None else matching.hidden
+        self.up4 = _fuse(up_channels[0] + extra + joint, up_channels[1], NORMS[norm])
         self.project = nn.Conv2d(up_channels[1], feature_channels, 1)
         # Constants, not weights: they stay out of the state dict.
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -119,6 +135,12 @@ class ImageEncoder(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.features = self.fusion = None  # of matching; behind the loop, which would overwrite their own start
+        if matching is not None:
+            if block is not BasicBlock:
+                raise ValueError(f"backbone: matching expects resnet18 or resnet34, got {backbone!r}")
+            self.features = MatchingFeatures(base, matching.channels)
+            self.fusion = VolumeFusion(matching, base)
 
     def forward(
         self, images: Float[Tensor, "B N 3 H W"], rays: Float[Tensor, "B N 3 H4 W4"] | None = None
@@ -132,14 +154,35 @@ class ImageEncoder(nn.Module):
         """The decoder's stride-4 maps before the last projection, all images in one dimension."""
         if self.rays != (rays is not None):
             raise ValueError(f"rays: this encoder {'needs' if self.rays else 'does not take'} viewing rays")
-        x = (images.flatten(0, 1) - self.mean) / self.std
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))  # (B*N, 64w, H/4, W/4)
-        stride8 = self.layer2(self.layer1(x))
+        _, stride4 = self.stem(images.flatten(0, 1))
+        return self.decode(stride4, None if rays is None else rays.flatten(0, 1))
+
+    def look(self, images: Float[Tensor, "N 3 H W"]) -> Look:
+        """What matching needs of images before they are matched; RGB 0-1."""
+        stride2, stride4 = self.stem(images)
+        return Look(stride4, None if self.features is None else self.features(stride2, stride4))
+
+    def stem(
+        self, images: Float[Tensor, "N 3 H W"]
+    ) -> tuple[Float[Tensor, "N C H2 W2"], Float[Tensor, "N C2 H4 W4"]]:
+        """The first maps, at stride 2 and 4; what matching features are made of."""
+        stride2 = F.relu(self.bn1(self.conv1((images - self.mean) / self.std)))
+        return stride2, self.layer1(self.maxpool(stride2))
+
+    def decode(
+        self,
+        stride4: Float[Tensor, "N C H4 W4"],
+        rays: Float[Tensor, "N 3 H4 W4"] | None = None,
+        joint: Float[Tensor, "N K H4 W4"] | None = None,
+    ) -> Float[Tensor, "N C2 H4 W4"]:
+        """The decoder's stride-4 maps from the stem's; joint: of `fusion`, for an encoder with matching."""
+        stride8 = self.layer2(stride4)
         stride16 = self.layer3(stride8)
-        rays4 = [] if rays is None else [rays.flatten(0, 1)]
+        rays4 = [] if rays is None else [rays]
         rays8 = [F.avg_pool2d(each, 2) for each in rays4]
-        x = self.up8(torch.cat([stride8, _upsample(stride16), *rays8], dim=1))  # (B*N, up0, H/8, W/8)
-        return self.up4(torch.cat([_upsample(x), *rays4], dim=1))  # (B*N, up1, H/4, W/4)
+        x = self.up8(torch.cat([stride8, _upsample(stride16), *rays8], dim=1))  # (N, up0, H/8, W/8)
+        skip = [] if joint is None else [joint]
+        return self.up4(torch.cat([_upsample(x), *rays4, *skip], dim=1))  # (N, up1, H/4, W/4)
 
 
 def resnet_stage(block: Block, channels_in: int, channels: int, depth: int, stride: int) -> nn.Sequential:

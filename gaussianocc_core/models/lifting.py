@@ -77,6 +77,7 @@ class LiftPlan:
     depths: tuple[Float[Tensor, " _"], ...] = ()  # per camera, z of the points it sees, m
     rays: Float[Tensor, "N 3 h w"] | None = None  # unit viewing directions in the ego frame at stride 4
     ground: Float[Tensor, "N h2 w2"] | None = None  # 1/m, of the plane z = 0, at stride 2
+    lens: Float[Tensor, "N 4 h w"] | None = None  # `camera_geometry.lens_maps` at stride 4
     # Built on first use for one size and type of feature maps; a plan made with dataclasses.replace starts without.
     _matrices: dict[tuple[int, int, torch.dtype], LiftMatrix] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -128,6 +129,7 @@ def plan_lift(
         tuple(depth[n, index[n]] for n in range(len(cameras))),
         camera_geometry.ego_rays(cameras.intrinsics, cameras.T_ego_cam, width, height, stride=4),
         camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, width, height, stride=2),
+        camera_geometry.lens_maps(cameras.intrinsics, width, height, stride=4),
     )
 
 

@@ -14,6 +14,7 @@ from gaussianocc_core.data.sources import DataConfig
 from gaussianocc_core.geometry.overlap import OverlapSettings
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.training.hints import HintSettings
+from gaussianocc_core.training.matched import ViewDropout
 from gaussianocc_core.training.motion_search import MotionSearch
 from gaussianocc_core.training.photometric import Photometric
 from gaussianocc_core.training.precision import PRECISIONS
@@ -37,6 +38,7 @@ class GspConfig:
     # Without (as published) scale is wrong by the share that this has of the distance between the cameras.
     place_by_motion: bool = True
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
+    views: ViewDropout = field(default_factory=ViewDropout)  # of a network that matches
     hints: HintSettings = field(default_factory=HintSettings)
     length_search: MotionSearch = field(default_factory=MotionSearch)  # of how far the rig went
     # Depth and motion may shrink together; over time nothing resists. The height of the cameras over the ground does:
@@ -74,6 +76,7 @@ class GsvConfig:
     renderer: str = "splat"  # or "volume": ray marching, the published `render_type: prob`
     # Where the depth head is the first stage's, it says how far the learnt motion went.
     length_search: MotionSearch = field(default_factory=MotionSearch)
+    views: ViewDropout = field(default_factory=ViewDropout)  # of a network that matches
     start_from_first_stage: bool = True  # image encoder and depth head begin with the first stage's weights
     # And keep them: what a fresh decoder sends back undoes in hundreds of steps what depth learnt in thousands. Only
     # the projection of the features learns then, and the depth head needs no losses. Published: neither.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.models.depth_net import DepthHead
+from gaussianocc_core.models.matching_net import MatchingHead
 from gaussianocc_core.types import Cameras
 
 _ABOUT_THE_PLANE = 0.25  # difference of log depths
@@ -63,7 +64,7 @@ class Ground:
         return replace(self, inv_depth=self.inv_depth[indices])
 
 
-def ground_of(head: DepthHead | None, cameras: Cameras) -> Ground | None:
+def ground_of(head: DepthHead | MatchingHead | None, cameras: Cameras) -> Ground | None:
     """The ground in cameras of one size without a leading dimension; None where the head does not start from it."""
     if head is None or not head.ground:
         return None

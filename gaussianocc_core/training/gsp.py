@@ -13,6 +13,7 @@ What is learnt when stands in `phases.py`, the search for the common factor in `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,7 +23,7 @@ from gaussianocc_core import losses
 from gaussianocc_core.data.sources import STEPS
 from gaussianocc_core.geometry.overlap import overlap_masks, overlapping_pairs
 from gaussianocc_core.models.config import ModelConfig
-from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, predict_depth
+from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, depth_prediction, predict_depth
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.preprocess import RigCache, rig_key
 from gaussianocc_core.training.config import GspConfig
@@ -31,6 +32,7 @@ from gaussianocc_core.training.ego import neighbour_motions, place_cameras, pred
 from gaussianocc_core.training.ground import plane_depth
 from gaussianocc_core.training.hints import find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.loader import Batch
+from gaussianocc_core.training.matched import ViewDropout, look_around
 from gaussianocc_core.training.motion_search import Guess, length_error, scale_length, search_length
 from gaussianocc_core.training.phases import Phase, phase_at, scale_search_began
 from gaussianocc_core.training.photometric import Photometric, temporal_error
@@ -69,11 +71,14 @@ class Gsp(Stage):
 
     def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
         phase = phase_at(self.config, progress)
-        self.log_scale.requires_grad_(phase.learns_scale)  # it is the motion's too
+        # It is the motion's too. What other cameras of the moment show, matching knows in metres.
+        self.log_scale.requires_grad_(phase.learns_scale and not self.depth_net.matches)
         frames = batch.jittered()  # (B, T, N, 3, H, W): what networks see
-        seen = self.predict_depth(frames, batch.cameras)
         with torch.set_grad_enabled(torch.is_grad_enabled() and phase.learns_motion):
             T_target_now = self.ego_motion(frames)  # (B, S, 4, 4)
+        # Motion that is still being found places no view.
+        known = T_target_now.detach() if phase.established else None
+        seen = self.predict_depth(frames, batch.cameras, known, self.config.views if self.training else None)
         samples = []
         for b, view in enumerate(views_of(batch, self.depth_net.head)):
             if phase.motion_alone:
@@ -85,14 +90,28 @@ class Gsp(Stage):
         named["scale"] = self.log_scale.detach().exp()
         return named
 
-    def predict_depth(self, frames: Float[Tensor, "B T N 3 H W"], cameras: Cameras) -> DepthPrediction:
+    def predict_depth(
+        self,
+        frames: Float[Tensor, "B T N 3 H W"],
+        cameras: Cameras,
+        T_target_now: Float[Tensor, "B S 4 4"] | None = None,
+        dropout: ViewDropout | None = None,
+    ) -> DepthPrediction:
         """Metric depth and Gaussian scale of the current frame, (B, N, H, W).
 
-        All frames come in, though the network looks at the first alone: one that compares views takes the others here.
+        A network that matches compares it with the other cameras and, where the motion is known, the frame before;
+        dropout: which of them are missing.
         """
         with network_precision(frames.device, self.precision):
-            seen = predict_depth(self.depth_net, frames[:, 0], cameras)
-        return DepthPrediction(seen.depth.float() * self.log_scale.exp(), seen.scale.float())
+            if self.depth_net.matches:
+                height, width = frames.shape[-2:]
+                look, sources = look_around(self.depth_net.image_encoder, frames, cameras, T_target_now, dropout)
+                K, T_ego_cam = cameras.intrinsics.flatten(0, 1), cameras.T_ego_cam.flatten(0, 1)
+                found = self.depth_net.match(look, sources, K, T_ego_cam, width, height)
+                seen = depth_prediction(found, frames[:, 0].shape[:2], width, height)
+            else:
+                seen = predict_depth(self.depth_net, frames[:, 0], cameras)
+        return replace(seen, depth=seen.depth.float() * self.log_scale.exp(), scale=seen.scale.float())
 
     def ego_motion(self, frames: Float[Tensor, "B T N 3 H W"]) -> Float[Tensor, "B S 4 4"]:
         """Points of the ego frame now in the ego frame at each neighbour (metres)."""
@@ -244,7 +263,9 @@ class Gsp(Stage):
         """Looks for the scale over the batches of a few steps; a line for the log when it was found."""
         config = self.config
         began = scale_search_began(config, step, steps)
-        if config.search_factor <= 1 or not config.cross_weight or not config.mask_overlap or began is None:
+        if self.depth_net.matches or began is None:
+            return ""
+        if config.search_factor <= 1 or not config.cross_weight or not config.mask_overlap:
             return ""
         views = [views_of(batch, self.depth_net.head) for batch in batches]
         grounds = [view.ground for each in views for view in each]

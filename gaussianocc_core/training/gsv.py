@@ -32,6 +32,7 @@ from gaussianocc_core.training.config import GsvConfig
 from gaussianocc_core.training.ego import neighbour_motions, predict_ego_motion
 from gaussianocc_core.training.hints import find_hints, hint_error
 from gaussianocc_core.training.loader import Batch
+from gaussianocc_core.training.matched import look_around
 from gaussianocc_core.training.motion_search import Guess, as_long_as_depth_says
 from gaussianocc_core.training.photometric import temporal_error
 from gaussianocc_core.training.precision import network_precision
@@ -112,8 +113,8 @@ class Gsv(Stage):
         views = views_of(batch, self.model.depth_head if self._hints_head else None)
         plans = [self._plan(view) for view in views]
         frames = batch.jittered()  # (B, T, N, 3, H, W): what networks see
-        field = self.predict_field(frames, [plan.lift for plan in plans])
         T_target_now = self._ego_motion(batch, frames)  # (B, S, 4, 4)
+        field = self.predict_field(frames, [plan.lift for plan in plans], batch.cameras, T_target_now)
         named = mean_losses([
             self._losses(view, field.logits[b : b + 1], None if field.inv_depth is None else field.inv_depth[b],
                          plans[b], T_target_now[b])
@@ -124,13 +125,24 @@ class Gsv(Stage):
         named["total"] = total_loss(named, _TERMS)
         return named
 
-    def predict_field(self, frames: Float[Tensor, "B T N 3 H W"], plans: list[LiftPlan]) -> OccupancyField:
+    def predict_field(
+        self,
+        frames: Float[Tensor, "B T N 3 H W"],
+        plans: list[LiftPlan],
+        cameras: Cameras,
+        T_target_now: Float[Tensor, "B S 4 4"] | None = None,
+    ) -> OccupancyField:
         """What the network makes of the current frame of each sample.
 
-        All frames come in, though the network looks at the first alone: one that compares views takes the others here.
+        One that matches compares it with the other cameras and, where the motion is known, the frame before.
         """
         with network_precision(frames.device, self.precision):
-            field = self.model(frames[:, 0], plans)
+            if self.model.matches:
+                dropout = self.config.views if self.training else None
+                look, sources = look_around(self.model.image_encoder, frames, cameras, T_target_now, dropout)
+                field = self.model.decide_from(look, plans, sources)
+            else:
+                field = self.model(frames[:, 0], plans)
         return field.to(dtype=torch.float32)
 
     def _ego_motion(self, batch: Batch, frames: Float[Tensor, "B T N 3 H W"]) -> Float[Tensor, "B S 4 4"]:

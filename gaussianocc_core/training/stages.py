@@ -85,7 +85,7 @@ def _start_from(
 
 def _check_same_architecture(theirs: ModelConfig, ours: ModelConfig, path: str, motion: bool = False) -> None:
     """ConfigError unless images and image encoder, and with `motion` the ego-motion network, are of one kind."""
-    for part in ("encoder", "image_height", "image_width", *(("pose",) if motion else ())):
+    for part in ("encoder", "matching", "image_height", "image_width", *(("pose",) if motion else ())):
         if getattr(theirs, part) != getattr(ours, part):
             raise ConfigError(
                 f"first_stage: {path} was trained with model.{part}={getattr(theirs, part)}, this run has "

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gaussianocc_core.models.depth_net import DepthHead
+from gaussianocc_core.models.matching_net import MatchingHead
 from gaussianocc_core.training.ground import Ground, ground_of
 from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.types import Cameras
@@ -53,7 +54,7 @@ def batch_element(cameras: Cameras, index: int) -> Cameras:
     return replace(cameras, intrinsics=cameras.intrinsics[index], T_ego_cam=cameras.T_ego_cam[index])
 
 
-def views_of(batch: Batch, head: DepthHead | None) -> list[View]:
+def views_of(batch: Batch, head: DepthHead | MatchingHead | None) -> list[View]:
     """One View per sample; head: whose ground it is, or None where the ground plays no part."""
     colours, views = batch.colours(), []
     for b in range(len(batch)):

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the rig turned between two sets, made exact by the images: odometry that is a degree off shifts far things by
+pixels, and then no depth explains them.
+
+A few small turns are tried, one axis after the other, and the one under which the views agree best at any depth is
+kept. All cameras share it, so that a side camera's shift, which another depth explains as well, is settled by the
+others. How far the rig went is not tried: another depth explains that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gaussianocc_core.models.matching import GROUPS, Pairs, pair_matrix, sweep_planes
+
+_THINNING = 3  # of the reference's cells per side; odd, so that a cell's centre is that of a coarser one
+_PLANES = 2  # every so many planes are tried
+_SEEN = 0.3  # share of the planes that a view must see, for a pixel to have a say
+_PITCH, _YAW = 1, 2  # axes of the ego frame
+
+
+@dataclass(frozen=True)
+class RefinementSettings:
+    """Which turns are tried, about the ego frame's axes."""
+
+    yaw: float = 1.2  # degrees, most that is tried; 0: none
+    pitch: float = 0.8
+    steps: int = 5  # turns per axis, odd
+    least_gain: float = 0.004  # of the mean agreement (a cosine), or the motion stays as it was given
+
+    def __post_init__(self) -> None:
+        if self.steps < 3 or self.steps % 2 == 0 or min(self.yaw, self.pitch, self.least_gain) < 0:
+            raise ValueError(f"refinement: expected odd steps of at least 3 and angles of at least 0, got {self}")
+
+
+@dataclass(frozen=True)
+class PairCameras:
+    """Where the cameras of P pairs are in the ego frames of their moments (m), and their intrinsics (px); float64."""
+
+    K_reference: Float[Tensor, "P 3 3"]
+    K_source: Float[Tensor, "P 3 3"]
+    T_ego_reference: Float[Tensor, "P 4 4"]
+    T_ego_source: Float[Tensor, "P 4 4"]
+
+    def matrices(self, T_now_then: Float[Tensor, "4 4"]) -> Float[Tensor, "P 3 4"]:
+        """`Pairs.matrix`, for this place of the earlier ego frame in the present one, m."""
+        T = torch.linalg.inv(T_now_then @ self.T_ego_source) @ self.T_ego_reference
+        return pair_matrix(self.K_reference, self.K_source, T).float()
+
+
+@torch.no_grad()
+def refine_turn(
+    references: Float[Tensor, "R C h w"],
+    sources: Float[Tensor, "S C H W"],
+    pairs: Pairs,
+    cameras: PairCameras,
+    T_now_then: Float[Tensor, "4 4"],
+    inv_depths: Float[Tensor, " D"],
+    strides: tuple[float, float],
+    settings: RefinementSettings = RefinementSettings(),
+) -> tuple[Float[Tensor, "4 4"], float]:
+    """The motion with the turn that fits best, and by how many degrees it differs from the one that was given.
+
+    pairs: with one earlier set; `matrix` is not read. strides: image pixels per cell of references and sources.
+    """
+    offset = _THINNING // 2
+    thin = references[:, :, offset::_THINNING, offset::_THINNING]
+    planes = inv_depths[::_PLANES].contiguous()
+    coarse = (strides[0] * _THINNING, strides[1])
+
+    def agreement(T: Float[Tensor, "4 4"]) -> float:
+        volume, seen = sweep_planes(thin, sources, replace(pairs, matrix=cameras.matrices(T)), planes, coarse)
+        best = volume.unflatten(1, (GROUPS, -1)).amax(dim=2)
+        weight = (seen > _SEEN).float()
+        return float((best * weight).sum() / weight.sum().clamp(min=1.0))
+
+    def search(T: Float[Tensor, "4 4"], axis: int, most: float, steps: int) -> tuple[Float[Tensor, "4 4"], float]:
+        middle = steps // 2
+        angles = [most * (k - middle) / middle for k in range(steps)]
+        values = [agreement(_turned(T, axis, angle)) for angle in angles]
+        k = max(range(steps), key=values.__getitem__)
+        angle = angles[k]
+        if 0 < k < steps - 1:
+            bend = 2.0 * values[k] - values[k - 1] - values[k + 1]  # of the parabola through the three
+            if bend > 0:
+                angle += (angles[1] - angles[0]) * max(-0.5, min(0.5, (values[k + 1] - values[k - 1]) / (2.0 * bend)))
+        return _turned(T, axis, angle), values[middle]
+
+    if not settings.yaw:
+        return T_now_then, 0.0
+    best, start = search(T_now_then, _YAW, settings.yaw, settings.steps)
+    if settings.pitch:
+        best, _ = search(best, _PITCH, settings.pitch, settings.steps)
+    best, _ = search(best, _YAW, settings.yaw / settings.steps, 3)
+    if agreement(best) - start < settings.least_gain:
+        return T_now_then, 0.0
+    cosine = (torch.trace(T_now_then[:3, :3].T @ best[:3, :3]) - 1.0) / 2.0
+    return best, math.degrees(math.acos(float(cosine.clamp(-1.0, 1.0))))
+
+
+def _turned(T: Float[Tensor, "4 4"], axis: int, degrees: float) -> Float[Tensor, "4 4"]:
+    """The earlier ego frame turned on its place."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    i, j = ((1, 2), (2, 0), (0, 1))[axis]
+    turn = torch.eye(4, dtype=T.dtype)
+    turn[i, i], turn[i, j], turn[j, i], turn[j, j] = c, -s, s, c
+    return T @ turn

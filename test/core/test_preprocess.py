@@ -74,13 +74,17 @@ def test_training_and_prediction_see_the_same_of_a_masked_sample_that_its_lenses
     predictor = OccupancyPredictor.untrained(SMALL, device="cpu")
     predictor.use_masks(dict(zip(rig.names, masks, strict=True)))
     seen = {}
-    forward = predictor.model.forward
+    look, decide_from = predictor.model.look, predictor.model.decide_from
 
-    def watched(images, plans):
-        seen.update(images=images, plan=plans[0])
-        return forward(images, plans)
+    def watched_look(images):
+        seen.update(images=images)
+        return look(images)
 
-    predictor.model.forward = watched
+    def watched_decision(looks, plans, sources):
+        seen.update(plan=plans[0])
+        return decide_from(looks, plans, sources)
+
+    predictor.model.look, predictor.model.decide_from = watched_look, watched_decision
     predictor(entry.load().images, rig)
     predicted = seen["plan"]
 

@@ -173,14 +173,14 @@ def test_images_come_in_while_the_network_is_busy_and_the_newest_set_wins(rig, m
 
     rig = rig(reliable=False).start()
     rig.place()
-    entered, release, inner = threading.Event(), threading.Event(), rig.node._predictor.model.forward
+    entered, release, inner = threading.Event(), threading.Event(), rig.node._inference.predictor.model.decide_from
 
     def slow(*arguments):
         entered.set()
         release.wait(20)
         return inner(*arguments)
 
-    rig.node._predictor.model.forward = slow
+    rig.node._inference.predictor.model.decide_from = slow
     received = rig.node._builder.statistics.received
     for i in range(5):
         rig.send(i * PERIOD_MS)

@@ -265,7 +265,7 @@ def test_true_labels_rendered_are_about_the_true_depth(street):
     predictor = OccupancyPredictor.untrained(config, device="cpu")
     labels = torch.from_numpy(sample.occupancy.semantics).long()
     logits = (20.0 * torch.nn.functional.one_hot(labels, 18) - 10.0).permute(3, 0, 1, 2)[None].contiguous()
-    predictor.model.forward = lambda images, plans: OccupancyField(logits)
+    predictor.model.decide_from = lambda look, plans, sources: OccupancyField(logits)
     seen_from = predictor(sample.images, in_label_frame(sample)).views
     depths, occupancy = _see_occupancy(predictor, sample)
     assert (occupancy == sample.occupancy.semantics)[occupancy != 255].all()

@@ -37,7 +37,13 @@ class PretrainConfig:
     dropout: ViewDropout = field(default_factory=ViewDropout)
     motion_error: float = 0.5  # share of the clips whose motion errs
     length_error: float = 0.03  # standard deviation, as a share
-    turn_error: float = 0.25  # standard deviation, degrees
+    # Standard deviations, degrees: of the turn between sets, which is made exact by the images before views are used
+    # (`motion_refinement`), and of each camera's calibration.
+    turn_error: float = 0.1
+    calibration_error: float = 0.04
+    # The ground is not where the base frame says: roads are cambered and hilly, robots pitch and sink.
+    tilt_error: float = 1.3  # standard deviation of roll and pitch, degrees
+    height_error: float = 0.04  # m
     planes_weight: float = 0.1  # of the cross entropy over planes
     error_weight: float = 0.3  # of the likelihood of the error
     sky_weight: float = 0.15
@@ -108,6 +114,8 @@ def prepare_clip(clip: Clip, random: np.random.Generator, config: PretrainConfig
     T = choice.T_source_reference
     if augment and random.random() < config.motion_error:
         T = np.linalg.inv(_disturb_motion(T_now_cam, random, config).reshape(-1, 4, 4))[None] @ T_now_cam[-1][:, None]
+    if augment:
+        T_ego_cam = _tilt(random, config) @ T_ego_cam
     reference, source = np.nonzero(used)
     pairs = Pairs(
         torch.from_numpy(reference),
@@ -130,9 +138,9 @@ def _disturb_motion(T_now_cam: np.ndarray, random: np.random.Generator, config: 
     out = []
     for k, poses in enumerate(T_now_cam):
         last = k == len(T_now_cam) - 1
-        turn = random.normal(0, math.radians(config.turn_error), 3) * (0.3 if last else 1.0)
+        turn = random.normal(0, math.radians(config.turn_error), 3)
         if last:  # each camera by itself
-            turns = random.normal(0, math.radians(0.1), (len(poses), 3))
+            turns = random.normal(0, math.radians(config.calibration_error), (len(poses), 3))
             out.append([pose @ _turn(each) for pose, each in zip(poses, turns, strict=True)])
             continue
         factor = 1.0 + random.normal(0, config.length_error)
@@ -141,6 +149,14 @@ def _disturb_motion(T_now_cam: np.ndarray, random: np.random.Generator, config: 
         moved[:, :3, 3] = T_now_cam[-1][:, :3, 3] + factor * (poses[:, :3, 3] - T_now_cam[-1][:, :3, 3])
         out.append(_turn(turn) @ moved)
     return np.array(out)
+
+
+def _tilt(random: np.random.Generator, config: PretrainConfig) -> np.ndarray:
+    """Of the ego frame that the ground's plane and the viewing rays are told in; half of the clips have little of it."""
+    size = 1.0 if random.random() < 0.5 else 0.25
+    T = _turn([*random.normal(0, size * math.radians(config.tilt_error), 2), 0.0])
+    T[2, 3] = random.normal(0, size * config.height_error)
+    return T
 
 
 def _turn(vector: np.ndarray) -> np.ndarray:

@@ -67,8 +67,8 @@ def look_around(
     """
     batch, _, count, _, height, width = frames.shape
     past = T_target_now is not None
-    now, before = frames[:, 0].flatten(0, 1), frames[:, 1 + _BEFORE].flatten(0, 1)
-    look = encoder.look(torch.cat([now, before]) if past else now)
+    now = frames[:, 0].flatten(0, 1)
+    look = encoder.look(torch.cat([now, frames[:, 1 + _BEFORE].flatten(0, 1)]) if past else now)
     assert look.features is not None
     present = Look(look.stride4[: batch * count], look.features[: batch * count])
     random = np.random.default_rng(int(torch.randint(1 << 31, ()))) if dropout is not None else None

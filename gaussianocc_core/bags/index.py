@@ -2,7 +2,8 @@
 """What a rosbag2 holds: one pass over it, cached beside it, and random access to its messages afterwards.
 
 Stamps are those of message headers, in ns; log times only say where in the file a message lies. A message that cannot
-be used is named in `problems` and left out; so is a stretch of the file that cannot be read.
+be used is named in `problems` and left out; so is a stretch of the file that cannot be read, and whatever else makes
+this index hold less than was recorded.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,17 @@ from jaxtyping import Float, Int64
 
 from gaussianocc_core.bags.image_codec import image_size
 from gaussianocc_core.bags.messages import Intrinsics, decode_camera_info, decode_transform
-from gaussianocc_core.bags.reader import MessageRef, bag_files, open_bag
+from gaussianocc_core.bags.opened import (
+    METADATA,
+    OpenBag,
+    bag_files,
+    format_time,
+    is_container,
+    open_bag,
+    siblings,
+    splits,
+)
+from gaussianocc_core.bags.reader import MessageRef
 from gaussianocc_core.bags.schema import (
     CAMERA_INFO_TYPE,
     IMAGE_TYPE,
@@ -38,8 +49,8 @@ from gaussianocc_core.errors import BagError
 from gaussianocc_core.geometry.transform_tree import TransformTree
 
 _INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
-_VERSION = 2  # of the cache file
-_SLICE_NS = 2_000_000_000  # a stretch that cannot be read costs no more than this
+_VERSION = 3  # of the cache file
+_SILENCE_NS = 3_600_000_000_000  # without any message: somebody set the clock, or paused the recorder
 _TF, _STATIC = "/tf", "/tf_static"
 _JUMP_NS = 1_000_000_000  # a stamp that steps back farther means that the clock did
 _FOREVER_NS = 1 << 62
@@ -167,7 +178,8 @@ def find_bags(path: str | Path) -> tuple[Path, ...]:
         raise BagError(f"{path} does not exist; give a rosbag2 folder, an .mcap or .db3 file, or a folder of bags")
     if path.is_file() or _is_bag_folder(path):
         return (path,)
-    found = tuple(sorted(bag for each in path.iterdir() for bag in _bags_at(each)))
+    within = [bag for each in path.iterdir() if each.is_dir() for bag in _bags_at(each)]
+    found = tuple(sorted([*within, *_bags_at(path)]))
     if not found:
         raise BagError(
             f"{path} holds no bag: no metadata.yaml, no .mcap or .db3 file, no folder with one; "
@@ -177,12 +189,18 @@ def find_bags(path: str | Path) -> tuple[Path, ...]:
 
 
 def _bags_at(path: Path) -> list[Path]:
-    """A bag, or the files of a folder that a recording left when it was cut off: without metadata.yaml."""
+    """A bag, or the files of a folder that a recording left when it was cut off: without metadata.yaml.
+
+    The splits of one recording are one bag, and so that folder; of several in one folder each split is a bag.
+    """
     if path.is_file():
-        return [path] if path.suffix in (".mcap", ".db3") else []
+        return [path] if is_container(path) else []
     if _is_bag_folder(path):
         return [path]
-    return [each for each in path.iterdir() if each.suffix in (".mcap", ".db3")]
+    recordings = list(splits(path).values())
+    if len(recordings) == 1 and len(recordings[0]) > 1:
+        return [path]
+    return [file for files in recordings for file in files]
 
 
 def open_index(path: str | Path, on_progress: Callable[[float], None] | None = None, cache: bool = True) -> BagIndex:
@@ -202,7 +220,7 @@ def open_index(path: str | Path, on_progress: Callable[[float], None] | None = N
 
 
 def _is_bag_folder(path: Path) -> bool:
-    return (path / "metadata.yaml").is_file()
+    return (path / METADATA).is_file()
 
 
 # ---- the pass ------------------------------------------------------------------------------------------------------
@@ -255,6 +273,17 @@ class _Builder:
         entry.sizes.append(size)
         entry.logs.append(log_ns)
         entry.places.append(place)
+
+    def add_elsewhere(self, topic: str, msgtype: str, log_ns: int, data: bytes) -> None:
+        """What another split of the recording says of frames or of a camera, before all that this one does."""
+        if msgtype == TF_TYPE:
+            self.add(topic, msgtype, log_ns, 0, data)
+            return
+        try:
+            self._add_intrinsics(topic, log_ns, self._store.deserialize_cdr(data, msgtype))
+        except Exception:  # as in `add`; what this split lacks is said by whoever misses it
+            return
+        self.topics.setdefault(topic, _Topic(msgtype))
 
     def _add_intrinsics(self, topic: str, log_ns: int, message: Any) -> None:
         value, known = decode_camera_info(message, topic), self.intrinsics[topic]
@@ -320,30 +349,78 @@ def _encoding(message: Any) -> str:
 def _build(path: Path, on_progress: Callable[[float], None] | None) -> BagIndex:
     reader, builder = open_bag(path), _Builder(path)
     try:
-        start, end = reader.start_time, reader.end_time
-        wanted = [connection for connection in reader.connections if connection.msgtype in _INDEXED]
-        unsupported = {c.topic: c.msgtype for c in reader.connections if c.msgtype not in _INDEXED}
         if not reader.message_count:
             raise BagError(f"{path} is empty; record again")
-        for begin in range(start, end, _SLICE_NS):
-            stop = min(begin + _SLICE_NS, end)
-            places: dict[tuple[str, int], int] = defaultdict(int)
-            try:
-                for connection, log_ns, data in reader.messages(wanted, start=begin, stop=stop) if wanted else ():
-                    topic = connection.topic
-                    builder.add(topic, connection.msgtype, log_ns, places[topic, log_ns], data)
-                    places[topic, log_ns] += 1
-            except Exception as error:  # rosbags raises what its storage libraries raise
-                builder.problems.append(
-                    f"from {(begin - start) * 1e-9:.1f} to {(stop - start) * 1e-9:.1f} s the file cannot be read "
-                    f"completely, the rest of that stretch is left out: {error}"
-                )
-            if on_progress:
-                on_progress((stop - start) / (end - start))
+        builder.problems += reader.problems
+        wanted = [connection for connection in reader.connections if connection.msgtype in _INDEXED]
+        unsupported = {c.topic: c.msgtype for c in reader.connections if c.msgtype not in _INDEXED}
+        read = _read_all(reader, builder, wanted, on_progress)
+        short = [f"{c.topic} {read[c.topic]} of {c.msgcount}" for c in wanted if read[c.topic] < c.msgcount]
+        if short:
+            builder.problems.append(f"fewer messages can be read than are stored: {', '.join(short)}")
+        if path.is_file():
+            _borrow(path, builder)
+        return builder.finish(unsupported, reader.start_time, reader.end_time)
     finally:
-        with suppress(Exception):  # whatever state its file is in
-            reader.close()
-    return builder.finish(unsupported, start, end)
+        reader.close()
+
+
+def _read_all(
+    reader: OpenBag, builder: _Builder, wanted: list[Any], on_progress: Callable[[float], None] | None
+) -> Counter[str]:
+    """Every message once; returns how many of each topic there were."""
+    total = sum(connection.msgcount for connection in wanted)
+    read: Counter[str] = Counter()
+    places: dict[str, tuple[int, int]] = {}  # topic -> its newest log time, and how many messages have it so far
+    damage: dict[str, list[int]] = defaultdict(list)
+    before = None
+    for number, (connection, log_ns, data) in enumerate(
+        reader.messages(wanted, on_damage=lambda at_ns, reason: damage[reason].append(at_ns)) if wanted else (), 1
+    ):
+        topic = connection.topic
+        newest, place = places.get(topic, (None, 0))
+        place = place + 1 if newest == log_ns else 0
+        places[topic] = log_ns, place
+        builder.add(topic, connection.msgtype, log_ns, place, data)
+        read[topic] += 1
+        if before is not None and before >= reader.start_time and log_ns - before > _SILENCE_NS:
+            builder.problems.append(
+                f"nothing was recorded for {(log_ns - before) / 3.6e12:.1f} h, from {format_time(before)} to "
+                f"{format_time(log_ns)}: the clock was set meanwhile, or the recorder paused"
+            )
+        before = log_ns
+        if on_progress and number % 64 == 0:
+            on_progress(number / total)
+    for reason, at in damage.items():
+        where = f"{(min(at) - reader.start_time) * 1e-9:.1f}"
+        builder.problems.append(
+            f"{where} s after its start the file cannot be read completely, what is damaged is left out: {reason}"
+        )
+    if on_progress:
+        on_progress(1.0)
+    return read
+
+
+def _borrow(path: Path, builder: _Builder) -> None:
+    """What is said once, and so stands in one split only, holds for the others: /tf_static and calibration."""
+    for file in siblings(path):
+        try:
+            other = open_bag(file)
+        except BagError as error:
+            _log.info("%s: nothing is taken from its other split: %s", path, error)
+            continue
+        try:
+            for connection in other.connections:
+                if connection.msgtype == TF_TYPE and connection.topic.endswith(_STATIC):
+                    for _, log_ns, data in other.messages([connection]):
+                        builder.add_elsewhere(connection.topic, connection.msgtype, log_ns, data)
+                elif connection.msgtype == CAMERA_INFO_TYPE and connection.topic not in builder.intrinsics:
+                    for _, log_ns, data in islice(other.messages([connection]), 1):
+                        builder.add_elsewhere(connection.topic, connection.msgtype, log_ns, data)
+        except Exception as error:  # rosbags raises what its storage libraries raise
+            _log.info("%s: %s is damaged: %s", path, file, error)
+        finally:
+            other.close()
 
 
 # ---- cache ---------------------------------------------------------------------------------------------------------

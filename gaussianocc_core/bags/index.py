@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -45,12 +46,13 @@ from gaussianocc_core.bags.schema import (
 )
 from gaussianocc_core.bags.stamps import cdr_stamp_ns, stamp_ns
 from gaussianocc_core.bags.typestore import typestore
-from gaussianocc_core.errors import BagError
+from gaussianocc_core.errors import BagError, CalibrationError
 from gaussianocc_core.geometry.transform_tree import TransformTree
 
 _INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
 _VERSION = 3  # of the cache file
 _SILENCE_NS = 3_600_000_000_000  # without any message: somebody set the clock, or paused the recorder
+_SAME_PLACE = 1e-6  # by which a fixed transform may differ when it is said again, m and rotation matrix
 _TF, _STATIC = "/tf", "/tf_static"
 _JUMP_NS = 1_000_000_000  # a stamp that steps back farther means that the clock did
 _FOREVER_NS = 1 << 62
@@ -95,6 +97,7 @@ class PoseSeries:
     topic: str
     stamps_ns: Int64[np.ndarray, " M"]
     T_parent_child: Float[np.ndarray, "M 4 4"]  # m
+    orders: Int64[np.ndarray, " M"]  # which transform of the whole bag each is
 
     @property
     def static(self) -> bool:
@@ -111,6 +114,7 @@ class BagIndex:
     poses: tuple[PoseSeries, ...]
     unsupported: dict[str, str]  # topic -> type that is not read
     problems: tuple[str, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)  # topic, or child frame -> why what is said of it is not used
     start_ns: int = 0  # log time
     end_ns: int = 0
 
@@ -155,20 +159,29 @@ class BagIndex:
                     "(ros2 bag convert), or give a rig file and name data.bag.odometry_topic"
                 )
             wanted |= found
-        tree = TransformTree(keep_ns=_FOREVER_NS)
+        tree = TransformTree(keep_ns=_FOREVER_NS, bridge_gaps=False)
         named = {series.child for series in self.poses if series.topic == odometry_topic}
-        for series in self.poses:
-            if series.topic not in wanted and series.topic != odometry_topic:
-                continue
-            if series.topic.endswith(_TF) and series.child in named:  # the topic that was asked for takes its place
-                continue
-            newest = None
-            for stamp, T in zip(series.stamps_ns.tolist(), series.T_parent_child, strict=True):
-                if newest is not None and not series.static and stamp < newest - _JUMP_NS:
-                    break  # the clock jumped back: the same stamps would mean other places
-                newest = stamp if newest is None else max(newest, stamp)
-                tree.add(series.parent, series.child, stamp, T, series.static)
+        chosen = [
+            series
+            for series in self.poses
+            if series.topic == odometry_topic  # the topic that was asked for takes the place of /tf
+            or (series.topic in wanted and not (series.topic.endswith(_TF) and series.child in named))
+        ]
+        # As they were published: of two that say otherwise the last one holds.
+        said = [
+            (int(order), series, i) for series in chosen for i, order in enumerate(series.orders[: _one_run(series)])
+        ]
+        for _, series, i in sorted(said, key=lambda each: each[0]):
+            tree.add(series.parent, series.child, int(series.stamps_ns[i]), series.T_parent_child[i], series.static)
         return tree
+
+
+def _one_run(series: PoseSeries) -> int:
+    """How many of its poses came before the clock jumped back: the same stamps would mean other places."""
+    if series.static or not len(series.stamps_ns):
+        return len(series.stamps_ns)
+    back = series.stamps_ns < np.maximum.accumulate(series.stamps_ns) - _JUMP_NS
+    return int(np.argmax(back)) if back.any() else len(series.stamps_ns)
 
 
 def find_bags(path: str | Path) -> tuple[Path, ...]:
@@ -237,20 +250,40 @@ class _Topic:
     places: list[int] = field(default_factory=list)
 
 
+@dataclass
+class _Poses:
+    """What one topic says of one frame in another."""
+
+    stamps: list[int] = field(default_factory=list)
+    poses: list[np.ndarray] = field(default_factory=list)
+    orders: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Bad:
+    """Messages of a topic, or transforms in them, that cannot be used for one reason."""
+
+    what: str
+    first_ns: int  # log time
+    count: int = 0
+
+
 class _Builder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.topics: dict[str, _Topic] = {}
         self.intrinsics: dict[str, list[tuple[int, Intrinsics]]] = defaultdict(list)
-        self.poses: dict[tuple[str, str, str], tuple[list[int], list[np.ndarray]]] = defaultdict(lambda: ([], []))
+        self.poses: dict[tuple[str, str, str], _Poses] = defaultdict(_Poses)
         self.problems: list[str] = []
+        self.refused: dict[str, str] = {}
+        self._transforms = 0
         self._store = typestore()
-        self._bad: dict[tuple[str, str], list[int]] = {}  # (topic, what) -> [count, first log time]
+        self._bad: dict[tuple[str, str], _Bad] = {}  # by topic and what is wrong
 
     def add(self, topic: str, msgtype: str, log_ns: int, place: int, data: bytes) -> None:
         try:
             if msgtype == TF_TYPE:
-                self._add_transforms(topic, self._store.deserialize_cdr(data, msgtype))
+                self._add_transforms(topic, log_ns, self._store.deserialize_cdr(data, msgtype))
                 return
             message = None if msgtype == POINTS_TYPE else self._store.deserialize_cdr(data, msgtype)
             entry = self.topics.setdefault(topic, _Topic(msgtype))
@@ -266,13 +299,18 @@ class _Builder:
                 entry.frame_id = entry.frame_id or message.header.frame_id
             entry.stamps.append(cdr_stamp_ns(data))
         except Exception as error:  # a damaged message: whatever its parser stumbles over
-            # Numbers differ from message to message; what is wrong does not.
-            count = self._bad.setdefault((topic, f"{type(error).__name__}: {error}"[:160]), [0, log_ns])
-            count[0] += 1
+            self._refuse(topic, log_ns, "messages", f"{type(error).__name__}: {error}")
+            self.refused.setdefault(topic, str(error))
             return
         entry.sizes.append(size)
         entry.logs.append(log_ns)
         entry.places.append(place)
+
+    def _refuse(self, topic: str, log_ns: int, of: str, what: str) -> None:
+        # Numbers differ from message to message; what is wrong does not.
+        bad = self._bad.setdefault((topic, re.sub(r"-?\d[\d.e+-]*|nan|inf", "#", f"{of}: {what}")), _Bad(what, log_ns))
+        bad.what = bad.what if bad.count else f"{of} cannot be used, the first at log time {log_ns} ns: {what[:240]}"
+        bad.count += 1
 
     def add_elsewhere(self, topic: str, msgtype: str, log_ns: int, data: bytes) -> None:
         """What another split of the recording says of frames or of a camera, before all that this one does."""
@@ -295,15 +333,22 @@ class _Builder:
         transform = SimpleNamespace(translation=pose.position, rotation=pose.orientation)
         self._add_pose(topic, message.header, message.child_frame_id, transform)
 
-    def _add_transforms(self, topic: str, message: Any) -> None:
-        for item in message.transforms:
-            self._add_pose(topic, item.header, item.child_frame_id, item.transform)
+    def _add_transforms(self, topic: str, log_ns: int, message: Any) -> None:
+        for item in message.transforms:  # each by itself: a broken one says nothing about the others of its message
+            try:
+                self._add_pose(topic, item.header, item.child_frame_id, item.transform)
+            except CalibrationError as error:
+                child = item.child_frame_id.lstrip("/")
+                self._refuse(topic, log_ns, f"transforms {item.header.frame_id} <- {child}", str(error))
+                self.refused.setdefault(child, f"{topic} has for it {error}")
 
     def _add_pose(self, topic: str, header: Any, child: str, transform: Any) -> None:
-        stamps, poses = self.poses[topic, header.frame_id, child]
         T = decode_transform(transform)
-        stamps.append(stamp_ns(header))
-        poses.append(T)
+        known = self.poses[topic, header.frame_id.lstrip("/"), child.lstrip("/")]
+        known.stamps.append(stamp_ns(header))
+        known.poses.append(T)
+        known.orders.append(self._transforms)
+        self._transforms += 1
 
     def _finish_topic(self, name: str, entry: _Topic) -> TopicIndex:
         """Images of another size than most, such as a driver's first one, are left out."""
@@ -320,15 +365,46 @@ class _Builder:
         return TopicIndex(name, entry.msgtype, entry.frame_id, size, entry.encoding, *columns)
 
     def finish(self, unsupported: dict[str, str], start_ns: int, end_ns: int) -> BagIndex:
-        for (topic, what), (count, first) in self._bad.items():
-            self.problems.append(f"{topic}: {count} messages cannot be used, the first at log time {first} ns: {what}")
+        for (topic, _), bad in self._bad.items():
+            self.problems.append(f"{topic}: {bad.count} {bad.what}")
         topics = {name: self._finish_topic(name, entry) for name, entry in self.topics.items()}
         poses = tuple(
-            PoseSeries(parent, child, topic, np.array(stamps, dtype=np.int64), np.array(values))
-            for (topic, parent, child), (stamps, values) in self.poses.items()
-        )
+            PoseSeries(parent, child, topic, np.array(known.stamps, dtype=np.int64), np.array(known.poses),
+                       np.array(known.orders, dtype=np.int64))
+            for (topic, parent, child), known in self.poses.items()
+        )  # fmt: skip
+        self.problems += _contradictions(poses)
         intrinsics = {topic: tuple(values) for topic, values in self.intrinsics.items()}
-        return BagIndex(self.path, topics, intrinsics, poses, unsupported, tuple(self.problems), start_ns, end_ns)
+        return BagIndex(
+            self.path, topics, intrinsics, poses, unsupported, tuple(self.problems), self.refused, start_ns, end_ns
+        )
+
+
+def _contradictions(poses: tuple[PoseSeries, ...]) -> list[str]:
+    """Frames that are said to be in two places, as somebody's second TF publisher makes them."""
+    found = []
+    said: dict[tuple[str, str], list[PoseSeries]] = defaultdict(list)  # by namespace and child
+    for series in poses:
+        if series.topic.endswith((_TF, _STATIC)):
+            said[series.topic.rsplit("/", 1)[0], series.child].append(series)
+        if not series.static:
+            continue
+        places = series.T_parent_child
+        moved = np.abs(places - places[0]).reshape(len(places), -1).max(axis=1) > _SAME_PLACE
+        if moved.any():
+            before, last = (np.round(T[:3, 3], 3).tolist() for T in (places[0], places[-1]))
+            found.append(
+                f"{series.topic}: the fixed place of {series.child} in {series.parent} changes, from {before} to "
+                f"{last} m or another direction; the last one is used, as TF does: only one node may publish it"
+            )
+    for (_, child), claims in said.items():
+        parents = Counter({series.parent: 0 for series in claims})
+        for series in claims:
+            parents[series.parent] += len(series.stamps_ns)
+        if len(parents) > 1:
+            each = ", ".join(f"{parent} ({count} times)" for parent, count in parents.items())
+            found.append(f"TF: {child} has several parents: {each}; what came last holds: only one node may publish it")
+    return found
 
 
 def _checked_size(message: Any) -> tuple[int, int]:
@@ -442,7 +518,7 @@ def _write_cache(index: BagIndex, files: list[list[Any]]) -> None:
     for i, topic in enumerate(index.topics.values()):
         arrays[f"topic{i}"] = np.stack([topic.stamps_ns, topic.logs_ns, topic.places])
     for i, series in enumerate(index.poses):
-        arrays[f"stamps{i}"], arrays[f"poses{i}"] = series.stamps_ns, series.T_parent_child
+        arrays[f"stamps{i}"], arrays[f"poses{i}"] = np.stack([series.stamps_ns, series.orders]), series.T_parent_child
     meta = {
         "version": _VERSION,
         "files": files,
@@ -451,6 +527,7 @@ def _write_cache(index: BagIndex, files: list[list[Any]]) -> None:
         "intrinsics": {k: [[log_ns, asdict(v)] for log_ns, v in values] for k, values in index.intrinsics.items()},
         "unsupported": index.unsupported,
         "problems": index.problems,
+        "refused": index.refused,
         "span": [index.start_ns, index.end_ns],
     }
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
@@ -481,14 +558,20 @@ def _read_cache(path: Path) -> BagIndex | None:
                 for i, (name, msgtype, frame, size, encoding) in enumerate(meta["topics"])
             }
             poses = tuple(
-                PoseSeries(parent, child, topic, file[f"stamps{i}"], file[f"poses{i}"])
+                _series(parent, child, topic, file[f"stamps{i}"], file[f"poses{i}"])
                 for i, (parent, child, topic) in enumerate(meta["poses"])
             )
         intrinsics = {k: tuple((s, _as_intrinsics(v)) for s, v in values) for k, values in meta["intrinsics"].items()}
-        return BagIndex(path, topics, intrinsics, poses, meta["unsupported"], tuple(meta["problems"]), *meta["span"])
+        return BagIndex(path, topics, intrinsics, poses, meta["unsupported"], tuple(meta["problems"]), meta["refused"],
+                        *meta["span"])  # fmt: skip
     except Exception as error:  # numpy, zipfile and json raise half a dozen kinds; the bag itself is what counts
         _log.info("the index %s is not used: %s", target, error)
         return None
+
+
+def _series(parent: str, child: str, topic: str, times: np.ndarray, poses: np.ndarray) -> PoseSeries:
+    stamps, orders = times
+    return PoseSeries(parent, child, topic, stamps, poses, orders)
 
 
 def _as_intrinsics(values: dict[str, Any]) -> Intrinsics:

@@ -12,9 +12,8 @@ from jaxtyping import Float, UInt8
 
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS, can_reduce, decode_rgb
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
-from gaussianocc_core.geometry.lens import ROS_MODELS
+from gaussianocc_core.geometry.lens import from_ros
 from gaussianocc_core.geometry.transforms import make_transform, quat_to_matrix
-from gaussianocc_core.types import PINHOLE
 
 
 class ImageError(GaussianOccError):
@@ -136,19 +135,12 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
         )
     if width < 1 or height < 1:
         raise CalibrationError(f"camera {camera}: CameraInfo says {width}x{height} pixels; set width and height")
-    if message.distortion_model not in ROS_MODELS:
+    try:
+        model, distortion = from_ros(message.distortion_model, distortion)
+    except ValueError as error:
         raise CalibrationError(
-            f"camera {camera}: distortion model {message.distortion_model!r} is not supported; "
-            f"use one of {', '.join(name for name in ROS_MODELS if name)}"
-        )
-    model, counts = ROS_MODELS[message.distortion_model]
-    if len(distortion) not in counts:
-        raise CalibrationError(
-            f"camera {camera}: distortion model {message.distortion_model!r} takes {' or '.join(map(str, counts))} "
-            f"coefficients, CameraInfo has {len(distortion)}"
-        )
-    if model == PINHOLE and not any(distortion):
-        distortion = ()  # four zeros are no distortion; for a fisheye they are the ideal equidistant lens
+            f"camera {camera}: distortion model {message.distortion_model!r} {error}; calibrate the camera"
+        ) from None
 
     roi, binning = message.roi, (max(1, int(message.binning_x)), max(1, int(message.binning_y)))
     if roi.width and roi.height:

@@ -28,7 +28,7 @@ from gaussianocc_core.data.sets import SetBuilder, SetStatistics
 from gaussianocc_core.errors import BagError, CalibrationError, ConfigError, DatasetError
 from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.geometry.rig_file import load_rig
-from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
+from gaussianocc_core.geometry.transform_tree import TransformGap, TransformTree, TransformUnavailable
 from gaussianocc_core.labels import IGNORE, count_unknown
 from gaussianocc_core.types import Cameras, Neighbour, Sample
 
@@ -182,6 +182,7 @@ class BagSource:
             )
         self._tree = index.transforms(config.odometry_topic)
         self._poses: dict[int, np.ndarray | None] = {}
+        self._in_gaps: set[int] = set()  # stamps that odometry leaves out
         self.cameras = self._cameras()
         by_name = {each.name: each for each in self.topics}
         self.topics = tuple(by_name[name] for name in self.cameras.names)
@@ -193,10 +194,18 @@ class BagSource:
         if stamp_ns not in self._poses:  # a stamp is asked for by three samples
             try:
                 pose = self._tree.lookup(self.config.fixed_frame, self.config.ego_frame, stamp_ns)
+            except TransformGap:
+                pose = None
+                self._in_gaps.add(stamp_ns)
             except TransformUnavailable:
                 pose = None
             self._poses[stamp_ns] = pose
         return self._poses[stamp_ns]
+
+    def in_gap(self, entry: BagEntry) -> bool:
+        """Whether odometry pauses at a sample's own time or at a neighbour's, so that nobody knows how it moved."""
+        frames = [entry.frame, *(frame for _, frame in entry.neighbours)]
+        return any(stamp in self._in_gaps for frame in frames for stamp in frame.camera_stamps_ns)
 
     def T_ego_sensor(self, frame_id: str) -> Float[np.ndarray, "4 4"] | None:
         """By /tf_static; None where the frames are not connected."""
@@ -306,18 +315,17 @@ class BagSource:
         names = tuple(each.name for each in self.topics)
         if self.config.rig:
             return self._from_rig_file(names)
-        intrinsics = {each.name: self._intrinsics(each) for each in self.topics}
-        T_ego_cam = {}
-        for each in self.topics:
-            frame = intrinsics[each.name].frame_id or self.index.topics[each.images].frame_id
-            T = self.T_ego_sensor(frame)
-            if T is None:
-                raise CalibrationError(
-                    f"{self.index.path}: camera {each.name}: nothing connects its frame {frame!r} with "
-                    f"{self.config.ego_frame!r} ({_known(self._tree, self.config.ego_frame, frame)}); "
-                    "record /tf_static, set data.bag.ego_frame, or give a rig file: data.bag.rig=FILE"
-                )
-            T_ego_cam[each.name] = T
+        intrinsics, T_ego_cam, faults = {}, {}, {}
+        for each in self.topics:  # each by itself: what one of them lacks is said together with what the others lack
+            try:
+                intrinsics[each.name] = self._intrinsics(each)
+                T_ego_cam[each.name] = self._place(each, intrinsics[each.name])
+            except CalibrationError as error:
+                faults[each.name] = str(error)
+        if faults:
+            good = [name for name in names if name not in faults]
+            rest = f"; to do without: --cameras {' '.join(good)} (data.bag.cameras=[{', '.join(good)}])" if good else ""
+            raise CalibrationError(f"{self.index.path}: {'; '.join(faults.values())}{rest}")
         if not self.config.cameras:
             names = counter_clockwise(T_ego_cam)
         rows = [intrinsics[name] for name in names]
@@ -334,11 +342,12 @@ class BagSource:
     def _intrinsics(self, topics: CameraTopics) -> Intrinsics:
         """The camera's calibration; a CalibrationError if there is none, or more than one."""
         values = self.index.intrinsics.get(topics.info, ())
-        where = f"{self.index.path}: camera {topics.name}"
+        where = f"camera {topics.name}"
         if not values:
+            reason = self.index.refused.get(topics.info, "")
             raise CalibrationError(
-                f"{where}: no usable CameraInfo on {topics.info or 'any topic beside ' + topics.images}; "
-                "calibrate the camera, or give a rig file: data.bag.rig=FILE"
+                f"{where}: no usable CameraInfo on {topics.info or 'any topic beside ' + topics.images}"
+                f"{f' ({reason})' if reason else ''}; calibrate the camera, or give a rig file: data.bag.rig=FILE"
             )
         if len(values) > 1:
             log_ns, change = values[1]
@@ -355,6 +364,20 @@ class BagSource:
                 f"{values[0][1].height}; publish the CameraInfo of these images, or give a rig file"
             )
         return values[0][1]
+
+    def _place(self, topics: CameraTopics, intrinsics: Intrinsics) -> Float[np.ndarray, "4 4"]:
+        """T_ego_cam by TF; a CalibrationError says what TF lacks."""
+        frame = intrinsics.frame_id or self.index.topics[topics.images].frame_id
+        T = self.T_ego_sensor(frame)
+        if T is None:
+            refused = self.index.refused
+            reasons = [refused[each] for each in (frame.lstrip("/"), self.config.ego_frame) if each in refused]
+            raise CalibrationError(
+                f"camera {topics.name}: nothing connects its frame {frame!r} with {self.config.ego_frame!r} "
+                f"({'; '.join([_known(self._tree, self.config.ego_frame, frame), *reasons])}); "
+                "record /tf_static, set data.bag.ego_frame, or give a rig file: data.bag.rig=FILE"
+            )
+        return T
 
     def _from_rig_file(self, names: tuple[str, ...]) -> Cameras:
         rig = load_rig(self.config.rig)

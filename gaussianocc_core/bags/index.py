@@ -97,6 +97,7 @@ class PoseSeries:
     topic: str
     stamps_ns: Int64[np.ndarray, " M"]
     T_parent_child: Float[np.ndarray, "M 4 4"]  # m
+    logs_ns: Int64[np.ndarray, " M"]
     orders: Int64[np.ndarray, " M"]  # which transform of the whole bag each is
 
     @property
@@ -142,6 +143,14 @@ class BagIndex:
                 value for value, until in zip(values, untils, strict=True) if until > begin and value[0] < end
             )
         return replace(self, topics=topics, intrinsics=intrinsics, start_ns=begin, end_ns=end)
+
+    def by_log_time(self) -> BagIndex:
+        """The same with the time of recording in place of every header's stamp."""
+        return replace(
+            self,
+            topics={name: replace(each, stamps_ns=each.logs_ns) for name, each in self.topics.items()},
+            poses=tuple(replace(series, stamps_ns=series.logs_ns) for series in self.poses),
+        )
 
     def transforms(self, odometry_topic: str = "") -> TransformTree:
         """The frames of /tf_static and /tf, and of an Odometry topic where one is named.
@@ -256,6 +265,7 @@ class _Poses:
 
     stamps: list[int] = field(default_factory=list)
     poses: list[np.ndarray] = field(default_factory=list)
+    logs: list[int] = field(default_factory=list)
     orders: list[int] = field(default_factory=list)
 
 
@@ -290,7 +300,7 @@ class _Builder:
             if msgtype == CAMERA_INFO_TYPE:
                 self._add_intrinsics(topic, log_ns, message)
             elif msgtype == ODOMETRY_TYPE:
-                self._add_odometry(topic, message)
+                self._add_odometry(topic, log_ns, message)
             size = (0, 0)
             if msgtype in (IMAGE_TYPE, RAW_IMAGE_TYPE):
                 size = _checked_size(message)
@@ -328,30 +338,32 @@ class _Builder:
         if not known or known[-1][1] != value:
             known.append((log_ns, value))
 
-    def _add_odometry(self, topic: str, message: Any) -> None:
+    def _add_odometry(self, topic: str, log_ns: int, message: Any) -> None:
         pose = message.pose.pose
         transform = SimpleNamespace(translation=pose.position, rotation=pose.orientation)
-        self._add_pose(topic, message.header, message.child_frame_id, transform)
+        self._add_pose(topic, log_ns, message.header, message.child_frame_id, transform)
 
     def _add_transforms(self, topic: str, log_ns: int, message: Any) -> None:
         for item in message.transforms:  # each by itself: a broken one says nothing about the others of its message
             try:
-                self._add_pose(topic, item.header, item.child_frame_id, item.transform)
+                self._add_pose(topic, log_ns, item.header, item.child_frame_id, item.transform)
             except CalibrationError as error:
                 child = item.child_frame_id.lstrip("/")
                 self._refuse(topic, log_ns, f"transforms {item.header.frame_id} <- {child}", str(error))
                 self.refused.setdefault(child, f"{topic} has for it {error}")
 
-    def _add_pose(self, topic: str, header: Any, child: str, transform: Any) -> None:
+    def _add_pose(self, topic: str, log_ns: int, header: Any, child: str, transform: Any) -> None:
         T = decode_transform(transform)
         known = self.poses[topic, header.frame_id.lstrip("/"), child.lstrip("/")]
         known.stamps.append(stamp_ns(header))
         known.poses.append(T)
+        known.logs.append(log_ns)
         known.orders.append(self._transforms)
         self._transforms += 1
 
     def _finish_topic(self, name: str, entry: _Topic) -> TopicIndex:
-        """Images of another size than most, such as a driver's first one, are left out."""
+        """Images of another size than most, such as a driver's first one, are left out; so are stamps of zero among
+        others, which would look as if the clock had jumped back."""
         counts = Counter(entry.sizes)
         size = counts.most_common(1)[0][0] if counts else (0, 0)
         for other, count in counts.items():
@@ -360,7 +372,11 @@ class _Builder:
                     f"{name}: {count} images of {other[0]}x{other[1]} pixels are left out, the others have "
                     f"{size[0]}x{size[1]}"
                 )
-        kept = [i for i, each in enumerate(entry.sizes) if each == size]
+        unset = entry.stamps.count(0)
+        unset = unset if unset < len(entry.stamps) else 0  # of all of them something can be made: their log times
+        if unset:
+            self.problems.append(f"{name}: {unset} messages whose stamp is zero are left out")
+        kept = [i for i, each in enumerate(entry.sizes) if each == size and (entry.stamps[i] or not unset)]
         columns = (np.array(values, dtype=np.int64)[kept] for values in (entry.stamps, entry.logs, entry.places))
         return TopicIndex(name, entry.msgtype, entry.frame_id, size, entry.encoding, *columns)
 
@@ -370,7 +386,7 @@ class _Builder:
         topics = {name: self._finish_topic(name, entry) for name, entry in self.topics.items()}
         poses = tuple(
             PoseSeries(parent, child, topic, np.array(known.stamps, dtype=np.int64), np.array(known.poses),
-                       np.array(known.orders, dtype=np.int64))
+                       np.array(known.logs, dtype=np.int64), np.array(known.orders, dtype=np.int64))
             for (topic, parent, child), known in self.poses.items()
         )  # fmt: skip
         self.problems += _contradictions(poses)
@@ -518,7 +534,8 @@ def _write_cache(index: BagIndex, files: list[list[Any]]) -> None:
     for i, topic in enumerate(index.topics.values()):
         arrays[f"topic{i}"] = np.stack([topic.stamps_ns, topic.logs_ns, topic.places])
     for i, series in enumerate(index.poses):
-        arrays[f"stamps{i}"], arrays[f"poses{i}"] = np.stack([series.stamps_ns, series.orders]), series.T_parent_child
+        arrays[f"times{i}"] = np.stack([series.stamps_ns, series.logs_ns, series.orders])
+        arrays[f"poses{i}"] = series.T_parent_child
     meta = {
         "version": _VERSION,
         "files": files,
@@ -558,7 +575,7 @@ def _read_cache(path: Path) -> BagIndex | None:
                 for i, (name, msgtype, frame, size, encoding) in enumerate(meta["topics"])
             }
             poses = tuple(
-                _series(parent, child, topic, file[f"stamps{i}"], file[f"poses{i}"])
+                _series(parent, child, topic, file[f"times{i}"], file[f"poses{i}"])
                 for i, (parent, child, topic) in enumerate(meta["poses"])
             )
         intrinsics = {k: tuple((s, _as_intrinsics(v)) for s, v in values) for k, values in meta["intrinsics"].items()}
@@ -570,8 +587,8 @@ def _read_cache(path: Path) -> BagIndex | None:
 
 
 def _series(parent: str, child: str, topic: str, times: np.ndarray, poses: np.ndarray) -> PoseSeries:
-    stamps, orders = times
-    return PoseSeries(parent, child, topic, stamps, poses, orders)
+    stamps, logs, orders = times
+    return PoseSeries(parent, child, topic, stamps, poses, logs, orders)
 
 
 def _as_intrinsics(values: dict[str, Any]) -> Intrinsics:

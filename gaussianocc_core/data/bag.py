@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 
 from gaussianocc_core.bags import messages
+from gaussianocc_core.bags.clocks import Clocks, compare
 from gaussianocc_core.bags.index import BagIndex, find_bags, open_index
 from gaussianocc_core.bags.messages import Intrinsics
 from gaussianocc_core.bags.reader import MessageRef, open_reader
@@ -172,6 +173,7 @@ class BagSource:
     def __init__(self, index: BagIndex, config: BagConfig = _ALL_CAMERAS) -> None:
         self._start_ns = index.start_ns
         index = index.stretch(config.begin, config.end)
+        index = index.by_log_time() if config.stamp == "log" else index
         self.index, self.config = index, config
         self.topics = find_cameras(index, config)
         odometry = [series.topic for series in index.poses if not series.topic.endswith(("/tf", "/tf_static"))]
@@ -188,9 +190,37 @@ class BagSource:
         self.topics = tuple(by_name[name] for name in self.cameras.names)
         self._series = {each.name: Series(index.topics[each.images]) for each in self.topics}
         self.statistics = SetStatistics()
+        self._clocks = self._compare_clocks()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with this recording, for the user."""
+        return (*self.index.problems, *self._clocks.problems)
+
+    def _compare_clocks(self) -> Clocks:
+        cameras = {each.name: self.index.topics[each.images] for each in self.topics}
+        return compare(
+            {name: (topic.stamps_ns, topic.logs_ns) for name, topic in cameras.items()},
+            self._odometry_times(),
+        )
+
+    def _odometry_times(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Stamps and log times of what moves between the fixed frame and the ego frame."""
+        moving = [series for series in self.index.poses if not series.static]
+        frame, seen = self.config.ego_frame.lstrip("/"), set()
+        while frame not in seen:
+            seen.add(frame)
+            above = [each for each in moving if each.child == frame]
+            if above:
+                most = max(above, key=lambda each: len(each.stamps_ns))
+                return most.stamps_ns, most.logs_ns
+            frame = next((each.parent for each in self.index.poses if each.static and each.child == frame), frame)
+        return None
 
     def T_world_ego(self, stamp_ns: int) -> Float[np.ndarray, "4 4"] | None:
-        """By odometry; None where there is none at that time."""
+        """By odometry; None where there is none at that time, or where it has another clock than the cameras."""
+        if not self._clocks.odometry_fits:
+            return None
         if stamp_ns not in self._poses:  # a stamp is asked for by three samples
             try:
                 pose = self._tree.lookup(self.config.fixed_frame, self.config.ego_frame, stamp_ns)
@@ -229,6 +259,8 @@ class BagSource:
 
     def explain_no_sets(self) -> str:
         """Why there are no sets of all cameras, for the user."""
+        if self._clocks.problems:
+            return f"no set of all cameras: {'; '.join(self._clocks.problems)}"
         lags = {}
         for each in self.topics:
             topic = self.index.topics[each.images]
@@ -408,7 +440,7 @@ def open_bags(config: BagConfig) -> list[BagSource]:
         except (BagError, CalibrationError) as error:
             faults.append(str(error))
             continue
-        for problem in source.index.problems:
+        for problem in source.problems:
             _log.warning("%s: %s", path, problem)
         sources.append(source)
     if not sources:

@@ -112,7 +112,7 @@ def inspect(source: BagSource, entries: Sequence[BagEntry]) -> Inspection:
         lidars=tuple(_lidar_facts(source, topic, some, rectifier) for topic in lidar_topics(source)),
         labelled=sum(entry.labelled for entry in entries),
         samples=sum(len(entry.neighbours) == 2 for entry in entries),
-        problems=source.index.problems,
+        problems=source.problems,
     )
 
 

@@ -25,7 +25,8 @@ class Cameras:
     """N calibrated cameras of one rig at one moment, addressed by name.
 
     `model[i]` is "pinhole" or "equidistant" (Kannala-Brandt, ROS `equidistant`); `distortion[i]` holds OpenCV's
-    coefficients in OpenCV's order (pinhole: 0, 4, 5 or 8 of plumb_bob / rational_polynomial; equidistant: 0 or 4).
+    coefficients in OpenCV's order (pinhole: 0, 4, 5, 8, 12 or 14, rational from 8 on, with thin prism and tilt from 12
+    on; equidistant: 0 or 4).
     """
 
     names: tuple[str, ...]

@@ -75,7 +75,9 @@ def look(arguments: argparse.Namespace) -> int:
     source, entries, found = max(looked_at, key=lambda each: each[2].samples)
     complete = [entry for entry in entries if len(entry.neighbours) == 2]
     if not complete:
-        print(source.explain_no_sets() if not entries else "no image has one before and one after it: record longer")
+        clocks = any("stamp=log" in problem for problem in source.problems)
+        short = "no image has one before and one after it: record longer"
+        print(short if entries and not clocks else source.explain_no_sets())
         return 1
     picture = arguments.picture or Path("out") / f"{source.index.name}.png"
     write_png(picture, inspection_picture(source, complete[len(complete) // 2]))

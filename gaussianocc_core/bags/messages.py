@@ -10,12 +10,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS, can_reduce, decode_rgb
+from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS, can_reduce, decode_grey, decode_rgb, is_grey
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
-from gaussianocc_core.geometry.lens import ROS_MODELS
+from gaussianocc_core.geometry.lens import from_ros
 from gaussianocc_core.geometry.pixel_centers import from_opencv
 from gaussianocc_core.geometry.transforms import make_transform, quat_to_matrix
-from gaussianocc_core.types import PINHOLE
 
 
 class ImageError(GaussianOccError):
@@ -51,9 +50,13 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "bgr16": (2, 3, cv2.COLOR_BGR2RGB),
     "mono16": (2, 1, cv2.COLOR_GRAY2RGB),
     "bayer_rggb8": (1, 1, cv2.COLOR_BayerBG2RGB),
+    "bayer_rggb16": (2, 1, cv2.COLOR_BayerBG2RGB),
     "bayer_bggr8": (1, 1, cv2.COLOR_BayerRG2RGB),
+    "bayer_bggr16": (2, 1, cv2.COLOR_BayerRG2RGB),
     "bayer_gbrg8": (1, 1, cv2.COLOR_BayerGR2RGB),
+    "bayer_gbrg16": (2, 1, cv2.COLOR_BayerGR2RGB),
     "bayer_grbg8": (1, 1, cv2.COLOR_BayerGB2RGB),
+    "bayer_grbg16": (2, 1, cv2.COLOR_BayerGB2RGB),
     "yuv422": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
     "uyvy": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
     "yuv422_yuy2": (1, 2, cv2.COLOR_YUV2RGB_YUY2),
@@ -74,10 +77,30 @@ def decode_reduced(
         if hasattr(message, "encoding"):
             check_size(message, max_pixels)
             return raw_image_to_rgb(message), 1
-        data = memoryview(message.data)
-        return decode_rgb(data, max_pixels, reduce), reduce if can_reduce(data) else 1
+        return _decode_compressed(message, max_pixels, reduce)
     except (ValueError, cv2.error) as error:  # OpenCV: a size that the encoding cannot have
         raise ImageError(f"image cannot be decoded: {' '.join(str(error).split())}") from None
+
+
+def _decode_compressed(message: Any, max_pixels: int, reduce: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+    """As image_transport's subscribers read what its publishers write: "ENCODING; jpeg compressed STORED".
+
+    A Bayer mosaic is stored as a grey image. Where STORED is rgb8 the publisher handed its encoder red and blue the
+    other way round, and what a decoder takes for blue is red.
+    """
+    data = memoryview(message.data)
+    encoding, _, rest = str(getattr(message, "format", "")).partition(";")
+    encoding, stored = encoding.strip(), rest.rpartition("compressed")[2].strip() if "compressed" in rest else ""
+    if encoding.startswith("bayer_") and is_grey(data):  # may not be shrunk: neighbours are of other colours
+        if encoding not in _ENCODINGS:
+            raise ValueError(f"encoding {encoding!r} is not supported; known are {', '.join(_ENCODINGS)}")
+        code = _ENCODINGS[encoding][2]
+        assert code is not None
+        return cv2.cvtColor(decode_grey(data, max_pixels), code), 1
+    pixels = decode_rgb(data, max_pixels, reduce)
+    if stored in ("rgb8", "rgba8", "rgb16"):
+        pixels = np.ascontiguousarray(pixels[..., ::-1])
+    return pixels, reduce if can_reduce(data) else 1
 
 
 def check_size(message: Any, max_pixels: int) -> None:
@@ -137,19 +160,12 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
         )
     if width < 1 or height < 1:
         raise CalibrationError(f"camera {camera}: CameraInfo says {width}x{height} pixels; set width and height")
-    if message.distortion_model not in ROS_MODELS:
+    try:
+        model, distortion = from_ros(message.distortion_model, distortion)
+    except ValueError as error:
         raise CalibrationError(
-            f"camera {camera}: distortion model {message.distortion_model!r} is not supported; "
-            f"use one of {', '.join(name for name in ROS_MODELS if name)}"
-        )
-    model, counts = ROS_MODELS[message.distortion_model]
-    if len(distortion) not in counts:
-        raise CalibrationError(
-            f"camera {camera}: distortion model {message.distortion_model!r} takes {' or '.join(map(str, counts))} "
-            f"coefficients, CameraInfo has {len(distortion)}"
-        )
-    if model == PINHOLE and not any(distortion):
-        distortion = ()  # four zeros are no distortion; for a fisheye they are the ideal equidistant lens
+            f"camera {camera}: distortion model {message.distortion_model!r} {error}; calibrate the camera"
+        ) from None
 
     K = from_opencv(K)
     roi, binning = message.roi, (max(1, int(message.binning_x)), max(1, int(message.binning_y)))

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 
 from gaussianocc_core.bags import messages
+from gaussianocc_core.bags.clocks import Clocks, compare
 from gaussianocc_core.bags.index import BagIndex, find_bags, open_index
 from gaussianocc_core.bags.messages import Intrinsics
 from gaussianocc_core.bags.reader import MessageRef, open_reader
@@ -28,7 +29,7 @@ from gaussianocc_core.data.sets import SetBuilder, SetStatistics
 from gaussianocc_core.errors import BagError, CalibrationError, ConfigError, DatasetError
 from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.geometry.rig_file import load_rig
-from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
+from gaussianocc_core.geometry.transform_tree import TransformGap, TransformTree, TransformUnavailable
 from gaussianocc_core.labels import IGNORE, count_unknown
 from gaussianocc_core.types import Cameras, Neighbour, Sample
 
@@ -172,6 +173,7 @@ class BagSource:
     def __init__(self, index: BagIndex, config: BagConfig = _ALL_CAMERAS) -> None:
         self._start_ns = index.start_ns
         index = index.stretch(config.begin, config.end)
+        index = index.by_log_time() if config.stamp == "log" else index
         self.index, self.config = index, config
         self.topics = find_cameras(index, config)
         odometry = [series.topic for series in index.poses if not series.topic.endswith(("/tf", "/tf_static"))]
@@ -182,21 +184,58 @@ class BagSource:
             )
         self._tree = index.transforms(config.odometry_topic)
         self._poses: dict[int, np.ndarray | None] = {}
+        self._in_gaps: set[int] = set()  # stamps that odometry leaves out
         self.cameras = self._cameras()
         by_name = {each.name: each for each in self.topics}
         self.topics = tuple(by_name[name] for name in self.cameras.names)
         self._series = {each.name: Series(index.topics[each.images]) for each in self.topics}
         self.statistics = SetStatistics()
+        self._clocks = self._compare_clocks()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with this recording, for the user."""
+        return (*self.index.problems, *self._clocks.problems)
+
+    def _compare_clocks(self) -> Clocks:
+        cameras = {each.name: self.index.topics[each.images] for each in self.topics}
+        return compare(
+            {name: (topic.stamps_ns, topic.logs_ns) for name, topic in cameras.items()},
+            self._odometry_times(),
+        )
+
+    def _odometry_times(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Stamps and log times of what moves between the fixed frame and the ego frame."""
+        moving = [series for series in self.index.poses if not series.static]
+        frame, seen = self.config.ego_frame.lstrip("/"), set()
+        while frame not in seen:
+            seen.add(frame)
+            above = [each for each in moving if each.child == frame]
+            if above:
+                most = max(above, key=lambda each: len(each.stamps_ns))
+                return most.stamps_ns, most.logs_ns
+            frame = next((each.parent for each in self.index.poses if each.static and each.child == frame), frame)
+        return None
 
     def T_world_ego(self, stamp_ns: int) -> Float[np.ndarray, "4 4"] | None:
-        """By odometry; None where there is none at that time."""
+        """By odometry; None where there is none at that time, or where it has another clock than the cameras."""
+        if not self._clocks.odometry_fits:
+            return None
         if stamp_ns not in self._poses:  # a stamp is asked for by three samples
             try:
                 pose = self._tree.lookup(self.config.fixed_frame, self.config.ego_frame, stamp_ns)
+            except TransformGap:
+                pose = None
+                self._in_gaps.add(stamp_ns)
             except TransformUnavailable:
                 pose = None
             self._poses[stamp_ns] = pose
         return self._poses[stamp_ns]
+
+    def in_gap(self, entry: BagEntry) -> bool:
+        """Whether odometry pauses at a sample's own time or at a neighbour's, so that nobody knows how it moved."""
+        frames = [entry.frame, *(frame for _, frame in entry.neighbours)]
+        return any(stamp in self._in_gaps for frame in frames for stamp in frame.camera_stamps_ns)
 
     def T_ego_sensor(self, frame_id: str) -> Float[np.ndarray, "4 4"] | None:
         """By /tf_static; None where the frames are not connected."""
@@ -220,6 +259,8 @@ class BagSource:
 
     def explain_no_sets(self) -> str:
         """Why there are no sets of all cameras, for the user."""
+        if self._clocks.problems:
+            return f"no set of all cameras: {'; '.join(self._clocks.problems)}"
         lags = {}
         for each in self.topics:
             topic = self.index.topics[each.images]
@@ -306,18 +347,17 @@ class BagSource:
         names = tuple(each.name for each in self.topics)
         if self.config.rig:
             return self._from_rig_file(names)
-        intrinsics = {each.name: self._intrinsics(each) for each in self.topics}
-        T_ego_cam = {}
-        for each in self.topics:
-            frame = intrinsics[each.name].frame_id or self.index.topics[each.images].frame_id
-            T = self.T_ego_sensor(frame)
-            if T is None:
-                raise CalibrationError(
-                    f"{self.index.path}: camera {each.name}: nothing connects its frame {frame!r} with "
-                    f"{self.config.ego_frame!r} ({_known(self._tree, self.config.ego_frame, frame)}); "
-                    "record /tf_static, set data.bag.ego_frame, or give a rig file: data.bag.rig=FILE"
-                )
-            T_ego_cam[each.name] = T
+        intrinsics, T_ego_cam, faults = {}, {}, {}
+        for each in self.topics:  # each by itself: what one of them lacks is said together with what the others lack
+            try:
+                intrinsics[each.name] = self._intrinsics(each)
+                T_ego_cam[each.name] = self._place(each, intrinsics[each.name])
+            except CalibrationError as error:
+                faults[each.name] = str(error)
+        if faults:
+            good = [name for name in names if name not in faults]
+            rest = f"; to do without: --cameras {' '.join(good)} (data.bag.cameras=[{', '.join(good)}])" if good else ""
+            raise CalibrationError(f"{self.index.path}: {'; '.join(faults.values())}{rest}")
         if not self.config.cameras:
             names = counter_clockwise(T_ego_cam)
         rows = [intrinsics[name] for name in names]
@@ -334,11 +374,12 @@ class BagSource:
     def _intrinsics(self, topics: CameraTopics) -> Intrinsics:
         """The camera's calibration; a CalibrationError if there is none, or more than one."""
         values = self.index.intrinsics.get(topics.info, ())
-        where = f"{self.index.path}: camera {topics.name}"
+        where = f"camera {topics.name}"
         if not values:
+            reason = self.index.refused.get(topics.info, "")
             raise CalibrationError(
-                f"{where}: no usable CameraInfo on {topics.info or 'any topic beside ' + topics.images}; "
-                "calibrate the camera, or give a rig file: data.bag.rig=FILE"
+                f"{where}: no usable CameraInfo on {topics.info or 'any topic beside ' + topics.images}"
+                f"{f' ({reason})' if reason else ''}; calibrate the camera, or give a rig file: data.bag.rig=FILE"
             )
         if len(values) > 1:
             log_ns, change = values[1]
@@ -355,6 +396,20 @@ class BagSource:
                 f"{values[0][1].height}; publish the CameraInfo of these images, or give a rig file"
             )
         return values[0][1]
+
+    def _place(self, topics: CameraTopics, intrinsics: Intrinsics) -> Float[np.ndarray, "4 4"]:
+        """T_ego_cam by TF; a CalibrationError says what TF lacks."""
+        frame = intrinsics.frame_id or self.index.topics[topics.images].frame_id
+        T = self.T_ego_sensor(frame)
+        if T is None:
+            refused = self.index.refused
+            reasons = [refused[each] for each in (frame.lstrip("/"), self.config.ego_frame) if each in refused]
+            raise CalibrationError(
+                f"camera {topics.name}: nothing connects its frame {frame!r} with {self.config.ego_frame!r} "
+                f"({'; '.join([_known(self._tree, self.config.ego_frame, frame), *reasons])}); "
+                "record /tf_static, set data.bag.ego_frame, or give a rig file: data.bag.rig=FILE"
+            )
+        return T
 
     def _from_rig_file(self, names: tuple[str, ...]) -> Cameras:
         rig = load_rig(self.config.rig)
@@ -385,7 +440,7 @@ def open_bags(config: BagConfig) -> list[BagSource]:
         except (BagError, CalibrationError) as error:
             faults.append(str(error))
             continue
-        for problem in source.index.problems:
+        for problem in source.problems:
             _log.warning("%s: %s", path, problem)
         sources.append(source)
     if not sources:

@@ -31,6 +31,7 @@ class BagConfig:
     labels: str = ""  # folder of tools/label_semantics.py: <bag>/<camera>/<stamp in ns>.png; "": topics, if any
     begin: float = 0.0  # s from the start of each bag: what was recorded earlier is not used
     end: float = 0.0  # s from the start of each bag: what was recorded later is not used; 0: its end
+    stamp: str = "header"  # "log": the time of recording in place of headers' stamps, where clocks are not to be had
     slop: float = 0.05  # s, most that an image of a set may be away from the anchor's
     neighbour_time: float = 0.0  # s between an image and its neighbours; 0: the images before and after
     least_motion: float = 0.0  # m between neighbours by odometry; samples with less are left out
@@ -42,6 +43,8 @@ class BagConfig:
         for name in ("begin", "end", "slop", "neighbour_time", "least_motion", "least_change"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"data.bag.{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.stamp not in ("header", "log"):
+            raise ValueError(f"data.bag.stamp: expected 'header' or 'log', got {self.stamp!r}")
         if 0 < self.end <= self.begin:
             raise ValueError(f"data.bag.end: expected more than data.bag.begin={self.begin:g}, got {self.end:g}")
         for name in ("image_topic", "camera_info_topic"):

@@ -141,7 +141,11 @@ def _bag_entries(config: DataConfig) -> list[Entry]:
         found = sources[name].entries(config.masks, config.semantics, _undetected(config))
         if not found:
             _log.warning("%s: %s", sources[name].index.path, sources[name].explain_no_sets())
-        entries += found
+        kept = [entry for entry in found if not sources[name].in_gap(entry)]
+        if len(kept) < len(found):
+            _log.warning("%s: %d of %d moments are left out: they lie in gaps of odometry", sources[name].index.path,
+                         len(found) - len(kept), len(found))  # fmt: skip
+        entries += kept
     return entries
 
 

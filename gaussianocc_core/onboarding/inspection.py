@@ -56,6 +56,7 @@ class MotionFacts:
     speed_m_s: float  # median while moving
     still_share: float  # of the time
     neighbour_m: float  # median motion from a sample to its neighbour
+    in_gaps: int  # samples at which odometry pauses; they have no pose and are left out of training
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def inspect(source: BagSource, entries: Sequence[BagEntry]) -> Inspection:
         lidars=tuple(_lidar_facts(source, topic, some, views) for topic in lidar_topics(source)),
         labelled=sum(entry.labelled for entry in entries),
         samples=sum(len(entry.neighbours) == 2 for entry in entries),
-        problems=source.index.problems,
+        problems=source.problems,
     )
 
 
@@ -191,6 +192,7 @@ def _motion_facts(source: BagSource, entries: Sequence[BagEntry]) -> MotionFacts
         speed_m_s=float(np.median(speeds[moving])) if moving.any() else 0.0,
         still_share=float((seconds[near] * ~moving).sum() / max(seconds[near].sum(), 1e-9)),
         neighbour_m=float(np.median(beside)) if beside else 0.0,
+        in_gaps=sum(source.in_gap(entry) for entry in entries),
     )
 
 
@@ -285,6 +287,8 @@ def _describe_motion(found: Inspection) -> list[str]:
         f"motion: {motion.distance_m:.1f} m, {motion.speed_m_s:.2f} m/s while moving, {100 * motion.still_share:.0f} % "
         f"of the time still; {100 * motion.neighbour_m:.1f} cm to a neighbour"
     ]
+    if motion.in_gaps:
+        lines.append(f"  {motion.in_gaps} moments lie in gaps of odometry: they have no pose, training leaves them out")
     if motion.neighbour_m < 0.02 and motion.speed_m_s > 0:
         wanted = 0.1 / max(motion.speed_m_s, 1e-6)
         lines.append(f"  too little to see depth by; try data.bag.neighbour_time={wanted:.2f} (s)")

@@ -15,13 +15,15 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_model
-from gaussianocc_core.errors import BackendError
+from gaussianocc_core.errors import BackendError, CheckpointError, PredictionError
+from gaussianocc_core.finite import check_finite
 from gaussianocc_core.labels import UNOBSERVED, free_label
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.observed import observed_voxels
+from gaussianocc_core.models.self_test import self_test
 from gaussianocc_core.preprocess import Lenses, Preprocessor
 from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction, RenderedViews
 
@@ -76,9 +78,17 @@ class OccupancyPredictor:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> OccupancyPredictor:
-        """A predictor with the weights, architecture, grid and classes of a model file."""
+        """A predictor with the weights, architecture, grid and classes of a model file.
+
+        CheckpointError where it cannot be read, or fails its self-test: weights that cannot be right.
+        """
         loaded = load_model(path)
-        return cls(loaded.model, loaded.config, loaded.provenance, device)
+        predictor = cls(loaded.model, loaded.config, loaded.provenance, device)
+        try:
+            self_test(predictor.model, loaded.config.image_width, loaded.config.image_height, predictor.trained)
+        except PredictionError as error:
+            raise CheckpointError(f"{path}: refused after a self-test: {error}") from error
+        return predictor
 
     @classmethod
     def untrained(cls, config: ModelConfig | None = None, device: str = "auto", seed: int = 0) -> OccupancyPredictor:
@@ -109,11 +119,15 @@ class OccupancyPredictor:
 
     @torch.inference_mode()
     def predict_field(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], cameras: Cameras) -> OccupancyField:
-        """The network's logits on its lattice, before anything is decided."""
+        """The network's logits on its lattice, before anything is decided; PredictionError if one is not a number."""
         view = self._view_of(cameras)
         rectified = torch.from_numpy(view.lenses.rectify(images)).to(self.device)  # (N, h, w, 3) uint8
         batch = rectified.permute(0, 3, 1, 2)[None].float() / 255.0  # (1, N, 3, h, w)
-        return self.model(batch, [view.plan])
+        field = self.model(batch, [view.plan])
+        check_finite("logits", field.logits)
+        if field.inv_depth is not None:
+            check_finite("inverse depths", field.inv_depth)
+        return field
 
     @torch.inference_mode()
     def decide(self, field: OccupancyField, cameras: Cameras) -> OccupancyPrediction:
@@ -152,11 +166,15 @@ class OccupancyPredictor:
         """What the field looks like from some of the cameras (None: all), as the network sees through them.
 
         Their pinhole cameras at the network's size (the `Rectifier`'s), z-depth (m, 0 where transparent), class ids.
+        PredictionError where the field or what is rendered of it is not a number.
         """
+        check_finite("logits", field.logits)
         views = self._lenses_of(cameras).views(cameras.T_ego_cam)
         views = views if names is None else views.select(tuple(names))
         views_here = views.to(self.device, torch.float32)
         rendered: RenderedViews = self.model.render(field, views_here, normalize_depth=True)[0]
+        check_finite("rendered alpha", rendered.alpha)
+        check_finite("rendered depth", rendered.depth)
         solid = rendered.alpha[:, 0] > 0.5
         free = free_label(self.class_names)
         # Composited logits name the surface; the free logit of a surface voxel says nothing about the pixel.

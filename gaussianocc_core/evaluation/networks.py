@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in
 from gaussianocc_core.data.entries import in_label_frame
+from gaussianocc_core.finite import check_finite
 from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import predict_depth
@@ -94,7 +95,10 @@ class CheckpointNetworks:
                         images[0, : 1 + len(steps)], Guess(depths["depth_network"], batch.valid[0]),
                         batch_element(batch.cameras, 0), T_target_now, MotionSearch(),
                     )  # fmt: skip
+                check_finite("ego motion", T_target_now)
                 motions = T_target_now.double().cpu().numpy()
+        for name, depth in depths.items():
+            check_finite(f"depth by {name}", depth)
         return Estimates({name: depth.float().cpu() for name, depth in depths.items()}, occupancy, motions, said)
 
 

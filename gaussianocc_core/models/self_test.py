@@ -88,7 +88,7 @@ def _draw(width: int, height: int, seed: int) -> Float[Tensor, "3 h w"]:
     image[:, horizon:] = random.uniform(0.1, 0.5, (3, 1, 1))
     for _ in range(8):
         wide, tall = random.integers(width // 16, width // 4 + 1), random.integers(height // 8, height // 2 + 1)
-        left, top = random.integers(0, width - wide), random.integers(max(0, horizon - tall), height - tall + 1)
+        left, top = random.integers(0, width - wide), random.integers(max(0, horizon - int(tall)), height - tall + 1)
         image[:, top : top + tall, left : left + wide] = random.uniform(0.0, 1.0, (3, 1, 1))
     image += random.normal(0.0, 0.05, image.shape).astype(np.float32)
     return torch.from_numpy(image.clip(0.0, 1.0))

@@ -49,8 +49,8 @@ def rasterize(
     The images are float32 on the Gaussians' device, differentiable in all five tensors of the Gaussians and in the
     cameras' intrinsics (CPU) and T_ego_cam.
 
-    PredictionError where an opacity or a feature is not a number: NaN would be drawn as nothing at all. On a GPU this is
-    checked of the images, and only without gradients: training looks at its loss.
+    PredictionError where an opacity or a feature is not a number: NaN would be drawn as nothing at all. On a GPU
+    this is checked of the images, and only without gradients: training looks at its loss.
     """
     _check_gaussians(gaussians)
     cameras = render_cameras(cameras, width, height)

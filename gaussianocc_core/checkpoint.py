@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from gaussianocc_core.config import from_dict, to_dict
 from gaussianocc_core.errors import CheckpointError, ConfigError
 from gaussianocc_core.files import complete_file
+from gaussianocc_core.finite import is_finite
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
@@ -31,6 +32,8 @@ from gaussianocc_core.models.pose_net import PoseNet
 
 FORMAT = "gaussianocc-model/2"
 _DEFAULT_NAME = "tiny.safetensors"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NEVER_NEGATIVE = ("running_var", "num_batches_tracked")
 _POSE_PREFIX, _DEPTH_PREFIX = "pose_net.", "depth_net."
 
 
@@ -222,7 +225,20 @@ def _load_strict(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> No
         parts += [f"{len(unknown)} unknown (first: {unknown[0]})"] if unknown else []
         parts += [f"{len(misfits)} of another shape ({misfits[0]})"] if misfits else []
         raise CheckpointError(f"{path}: weights do not fit the file's own config: {'; '.join(parts)}")
-    bad = [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    kinds = sorted(
+        f"{name} is {value.dtype}, expected {'floats' if expected[name].is_floating_point() else expected[name].dtype}"
+        for name, value in tensors.items()
+        if not (value.dtype in _FLOATS if expected[name].is_floating_point() else value.dtype == expected[name].dtype)
+    )
+    if kinds:
+        raise CheckpointError(f"{path}: {len(kinds)} weights of a type that they cannot have ({kinds[0]}); "
+                              "the file is damaged, or of another program")  # fmt: skip
+    state = {name: value.to(expected[name].dtype) for name, value in tensors.items()}  # a float64 may overflow here
+    bad = [name for name, value in state.items() if not is_finite(value)]
     if bad:
         raise CheckpointError(f"{path}: {len(bad)} weights are not finite (first: {bad[0]}); the training run diverged")
-    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
+    negative = [name for name, value in state.items() if name.endswith(_NEVER_NEGATIVE) and (value < 0).any()]
+    if negative:
+        raise CheckpointError(f"{path}: {len(negative)} variances are negative (first: {negative[0]}); "
+                              "the file is damaged: take another copy")  # fmt: skip
+    model.load_state_dict(state)

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_model
-from gaussianocc_core.errors import BackendError
+from gaussianocc_core.errors import BackendError, CheckpointError, PredictionError
+from gaussianocc_core.finite import check_finite
 from gaussianocc_core.labels import UNOBSERVED, free_label
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
@@ -26,6 +27,7 @@ from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.matching import plane_inv_depths
 from gaussianocc_core.models.matching_net import VIEW_STRIDES, MatchingHead
 from gaussianocc_core.models.observed import observed_voxels
+from gaussianocc_core.models.self_test import self_test
 from gaussianocc_core.models.view_ring import ViewRing, Views
 from gaussianocc_core.preprocess import Lenses, Preprocessor
 from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction, RenderedViews
@@ -86,6 +88,8 @@ class Prediction(OccupancyPrediction):
         views = self.views if names is None else self.views.select(tuple(names))
         views_here = views.to(self.field.logits.device, torch.float32)
         rendered: RenderedViews = self._network.render(self.field, views_here, normalize_depth=True)[0]
+        check_finite("rendered alpha", rendered.alpha)
+        check_finite("rendered depth", rendered.depth)
         solid = rendered.alpha[:, 0] > 0.5
         free = free_label(self.class_names)
         # Composited logits name the surface; the free logit of a surface voxel says nothing about the pixel.
@@ -120,9 +124,17 @@ class OccupancyPredictor:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> OccupancyPredictor:
-        """A predictor with the weights, architecture, grid and classes of a model file."""
+        """A predictor with the weights, architecture, grid and classes of a model file.
+
+        CheckpointError where it cannot be read, or fails its self-test: weights that cannot be right.
+        """
         loaded = load_model(path)
-        return cls(loaded.model, loaded.config, loaded.provenance, device)
+        predictor = cls(loaded.model, loaded.config, loaded.provenance, device)
+        try:
+            self_test(predictor.model, loaded.config.image_width, loaded.config.image_height, predictor.trained)
+        except PredictionError as error:
+            raise CheckpointError(f"{path}: refused after a self-test: {error}") from error
+        return predictor
 
     @classmethod
     def untrained(cls, config: ModelConfig | None = None, device: str = "auto", seed: int = 0) -> OccupancyPredictor:
@@ -164,6 +176,7 @@ class OccupancyPredictor:
         """images: RGB at native size, one per camera, sizes may differ; cameras: their calibration, ego frame.
 
         An image may also come shrunk by its `reductions`; `cameras` speaks of the native size all the same.
+        PredictionError where what the network says is not a number.
 
         For a model that matches: stamp_s (s) is the moment of the ego frame that the cameras are in, T_world_ego (m)
         that frame in one that stands still, e.g. odometry's. Sets of one recording come in time order; `matched` of the
@@ -184,6 +197,9 @@ class OccupancyPredictor:
             if stamp_s is not None:
                 ring.add(features, pinhole, T_world_ego, stamp_s)
         field = self.model.decide_from(look, [view.plan], matched.sources if matched else None)
+        check_finite("logits", field.logits)
+        if field.inv_depth is not None:
+            check_finite("inverse depths", field.inv_depth)
         labels, confidence, observed = self._decide(field, view.observed)
         return Prediction(
             labels=labels,

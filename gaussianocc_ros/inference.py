@@ -15,7 +15,7 @@ from rclpy.lifecycle import LifecycleNode
 from gaussianocc_core.checkpoint import default_checkpoint
 from gaussianocc_core.data.entries import mask_paths, read_mask
 from gaussianocc_core.data.sets import SynchronizedSet
-from gaussianocc_core.errors import GaussianOccError
+from gaussianocc_core.errors import GaussianOccError, PredictionError
 from gaussianocc_core.fusion import TemporalFusion
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.types import OccupancyPrediction
@@ -111,6 +111,8 @@ class Inference:
                 self._predict_and_publish(newest, completed)
             except ExternalShutdownException:  # Ctrl-C during inference
                 return
+            except PredictionError as error:
+                reporter.set_meaningless(error)
             except GaussianOccError as error:
                 reporter.set_dropped(getattr(error, "reason", type(error).__name__), str(error))
             except Exception as error:

@@ -16,6 +16,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
 from gaussianocc_core.data.sets import SetStatistics
+from gaussianocc_core.errors import PredictionError
 from gaussianocc_ros.camera_rig import CameraRig
 from gaussianocc_ros.diagnostics import CameraStatistics, NodeStatistics, memory_mb
 from gaussianocc_ros.gather import NO_IMAGE, Gathered
@@ -51,6 +52,7 @@ class Reporter:
         self._rewinds = 0  # that were said
         self._history: deque[tuple[Counter[str], int]] = deque(maxlen=_LATE_REPORTS + 1)  # missing, sets
         self._set_problem = ""  # of the last set
+        self._nonsense = ""  # why the last set's prediction means nothing; "" where it does
         self._left_out: dict[str, str] = {}  # cameras that the last set did without -> why
         self._at_work = False
         self._timer = self._node.create_timer(1.0, self._report, clock=self._steady)
@@ -90,7 +92,7 @@ class Reporter:
 
     def set_published(self, stamp_ns: int, completed: float) -> None:
         """`completed`: when the set's last image came, by time.perf_counter."""
-        self._set_problem = ""
+        self._set_problem = self._nonsense = ""
         self.statistics.record("total", time.perf_counter() - completed)
         self.statistics.count_set(self._seconds_since(stamp_ns))
 
@@ -110,6 +112,11 @@ class Reporter:
         self.statistics.count_drop(reason)
         self._set_problem = text
         self.warn(reason, f"set dropped ({self.statistics.drops[reason]} so far, {reason}): {text}")
+
+    def set_meaningless(self, error: PredictionError) -> None:
+        """The network said what is no number: nothing was published for this set, and that is an error at once."""
+        self.set_dropped(error.reason, str(error))
+        self._nonsense = f"{error.reason}: {error}"
 
     def set_failed(self, error: Exception) -> None:
         """A fault of ours must not end the node: it is counted, and logged in full."""
@@ -153,7 +160,9 @@ class Reporter:
     def _judge(self, now: float, silent: dict[str, str], late: dict[str, str]) -> tuple[bytes, str]:
         """How bad it is, and the worst reason: what keeps the node from publishing before what makes it worse."""
         parameters, statistics = self.parameters, self.statistics
-        reasons = []
+        reasons: list[str] = []
+        if self._nonsense:
+            return ERROR, self._nonsense
         if silent:
             everyone = len(silent) == len(self._cameras) > 1
             reasons.append(self._all_silent(now) if everyone else "; ".join(silent.values()))

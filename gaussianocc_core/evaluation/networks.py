@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in
 from gaussianocc_core.data.entries import in_label_frame
+from gaussianocc_core.finite import check_finite
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.warp import resize_depth
@@ -103,10 +104,13 @@ class CheckpointNetworks:
                         T_target_now,
                         MotionSearch(),
                     )
+                check_finite("ego motion", T_target_now)
                 motions = T_target_now.double().cpu().numpy()
         if self.depth_net is not None and self.depth_net.matches:
             found = {**self._matched(images, batch, steps, motions), "one_image": found["depth_network"]}
         depths |= {way: prediction.depth[0] for way, prediction in found.items()}
+        for way, depth in depths.items():
+            check_finite(f"depth by {way}", depth)
         sure = {way: each.log_error[0].cpu() for way, each in found.items() if each.log_error is not None}
         return Estimates({way: depth.float().cpu() for way, depth in depths.items()}, occupancy, motions, said, sure)
 

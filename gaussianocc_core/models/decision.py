@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from gaussianocc_core.finite import check_finite
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.lattice import fractional_index
 from gaussianocc_core.kernels import JIT, run_in_threads
@@ -27,8 +28,10 @@ def decide_labels(
     """Class ids and their probabilities 0-1; the last class is free.
 
     by_argmax: softmax over all classes, as published. Otherwise a voxel is occupied with its opacity
-    (docs/method.md#o.8), and then of a class by the softmax over the others.
+    (docs/method.md#o.8), and then of a class by the softmax over the others. PredictionError where a logit is not a
+    number.
     """
+    check_finite("logits", logits)
     if by_argmax:
         best, labels = logits.max(dim=0)
         return labels, 1.0 / torch.exp(logits - best).sum(dim=0)
@@ -45,7 +48,9 @@ def decide_on_grid(
     """`decide_labels` by opacity of the logits that `lattice.resample` gives, on the CPU and in one pass.
 
     Most voxels are free: of them nothing but the free logit is interpolated (20 times faster than class by class).
+    PredictionError where a logit is not a number: to the comparison below it would be free.
     """
+    check_finite("logits", logits)
     places = []
     for axis in range(3):
         index = fractional_index(lattice, voxels.axis_centers(grid, axis), axis)

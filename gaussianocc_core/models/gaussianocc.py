@@ -67,9 +67,14 @@ class GaussianOcc(nn.Module):
         """Whether the Gaussians' scale is a weight, so that no plan of them lasts."""
         return self.gaussian_head.scale_factor is not None
 
-    def plan(self, cameras: Cameras, valid_mask: Bool[Tensor, "N H W"] | None = None) -> LiftPlan:
-        """Where the lattice points fall in these cameras; compute once per calibration."""
-        return plan_lift(cameras, self.points, valid_mask, self.quirks.lift)
+    def plan(
+        self,
+        cameras: Cameras,
+        valid_mask: Bool[Tensor, "N H W"] | None = None,
+        points: Float[Tensor, "X Y Z 3"] | None = None,
+    ) -> LiftPlan:
+        """Where the lattice points, or a block of them, fall in these cameras; compute once per calibration."""
+        return plan_lift(cameras, self.points if points is None else points, valid_mask, self.quirks.lift)
 
     @property
     def matches(self) -> bool:

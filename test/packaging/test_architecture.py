@@ -14,7 +14,7 @@ CORE = "gaussianocc_core"
 # at the top of the core.
 FLOORS = (
     ("_version", "errors", "types", "labels"),
-    ("files", "processes", "kernels", "config"),
+    ("files", "finite", "processes", "kernels", "config"),
     ("geometry",),
     ("losses", "rendering", "bags"),
     ("metrics", "fusion", "navigation", "viz"),

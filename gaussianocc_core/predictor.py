@@ -84,7 +84,8 @@ class Prediction(OccupancyPrediction):
     @torch.inference_mode()
     def render(self, names: Sequence[str] | None = None) -> Rendered:
         """What the field looks like from some of the cameras (None: all), in this order; KeyError names one that is
-        absent."""
+        absent, PredictionError what is not a number."""
+        check_finite("logits", self.field.logits)
         views = self.views if names is None else self.views.select(tuple(names))
         views_here = views.to(self.field.logits.device, torch.float32)
         rendered: RenderedViews = self._network.render(self.field, views_here, normalize_depth=True)[0]

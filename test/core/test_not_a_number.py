@@ -46,16 +46,17 @@ def test_one_value_among_many_is_found(bad):
 
 @pytest.mark.parametrize("bad", NOT_NUMBERS)
 @pytest.mark.parametrize("channel", [0, -1])
-def test_the_predictor_does_not_decide_on_it(predictor, bad, channel):
+def test_the_predictor_does_not_decide_on_it(predictor, bad, channel, monkeypatch):
     rig = ring()
-    field = predictor.predict_field(pictures(rig), rig)
-    logits = field.logits.clone()
+    good = predictor(pictures(rig), rig)
+    logits = good.field.logits.clone()
     logits[0, channel, 3, 4, 5] = bad
     broken = OccupancyField(logits)
     with pytest.raises(PredictionError, match="logits: 1 of"):
-        predictor.decide(broken, rig)
+        replace(good, field=broken).render()
+    monkeypatch.setattr(predictor.model, "decide_from", lambda *arguments: broken)
     with pytest.raises(PredictionError, match="logits: 1 of"):
-        predictor.render(broken, rig)
+        predictor(pictures(rig), rig)
     for by_argmax in (True, False):
         with pytest.raises(PredictionError, match="logits: 1 of"):
             decide_labels(logits[0], by_argmax)

@@ -50,7 +50,7 @@ from gaussianocc_core.errors import BagError, CalibrationError
 from gaussianocc_core.geometry.transform_tree import TransformTree
 
 _INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
-_VERSION = 3  # of the cache file
+_VERSION = 4  # of the cache file
 _SILENCE_NS = 3_600_000_000_000  # without any message: somebody set the clock, or paused the recorder
 _SAME_PLACE = 1e-6  # by which a fixed transform may differ when it is said again, m and rotation matrix
 _TF, _STATIC = "/tf", "/tf_static"

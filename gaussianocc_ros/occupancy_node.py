@@ -21,7 +21,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Empty
 
-from gaussianocc_core.bags.messages import decode_transform
+from gaussianocc_core.bags.messages import decode_transform, is_rectified
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.navigation.traversability import class_table
@@ -67,6 +67,7 @@ class OccupancyNode(TidyLifecycleNode):
         self._rig = CameraRig(
             self._cameras, self._transforms, parameters.ego_frame, parameters.fixed_frame, rig,
             *(max(each, parameters.least_timeout) for each in timeouts),
+            frozenset(each for each in self._cameras if is_rectified(parameters.image_topic_of(each))),
         )  # fmt: skip
         _check_classes(self._predictor, parameters)
         self._outputs = Outputs(self, parameters, self._rig.ego_at)

@@ -144,6 +144,8 @@ class Reporter:
             self.warn("clock", f"stamps stepped back ({self._rewinds} times so far): synchronisation begins afresh")
         silent, late = self._silent_cameras(now), self._late_cameras()
         self._missing = {camera: text for camera, text in self._rig.missing().items() if camera not in silent}
+        for camera, text in self._rig.doubts.items():
+            self.warn(f"calibration of {camera}", text)
         level, text = self._judge(now, silent, late)
         values = self._values()
         name = self._node.get_fully_qualified_name()
@@ -261,7 +263,7 @@ class Reporter:
 
     def _camera_status(self, name: str, camera: str, silent: dict[str, str], late: dict[str, str]) -> DiagnosticStatus:
         images = self._images[camera]
-        problems = (silent, self._missing, late, self._left_out)
+        problems = (silent, self._missing, late, self._left_out, self._rig.doubts)
         problem = next((each[camera] for each in problems if camera in each), "")
         values = {
             "images": str(images.received),

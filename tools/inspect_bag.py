@@ -26,6 +26,9 @@ examples:
 Cameras are found by their topics' types; name them with --cameras if the bag has more than you want to use. Settings of
 the data that need changing (another base frame, a rig file, odometry on a topic of its own) are given as in training:
   python tools/inspect_bag.py recordings/ ego_frame=base_footprint odometry_topic=/wheel/odometry
+  python tools/inspect_bag.py recordings/ stamp=log     # where drivers do not stamp, or by clocks of their own
+
+What is wrong with a recording or hard to believe of its calibration is printed as "problem: ...", with what to do.
 """
 
 
@@ -122,7 +125,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bag", type=Path, help="rosbag2: folder, .mcap or .db3 file, or a folder of bags")
+    parser.add_argument(
+        "bag", type=Path,
+        help="rosbag2: folder (splits without metadata.yaml are one bag), .mcap or .db3 file, or a folder of bags",
+    )  # fmt: skip
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of data.bag, as in training")
     parser.add_argument("--cameras", nargs="+", metavar="NAME", help="cameras to use, the anchor first (default: all)")
     parser.add_argument("--masks", type=Path, help="folder of <camera>_mask.png, zero where a camera sees the robot")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -14,7 +14,9 @@ from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS, can_reduce, deco
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
 from gaussianocc_core.geometry.lens import from_ros
 from gaussianocc_core.geometry.pixel_centers import from_opencv
+from gaussianocc_core.geometry.plausibility import refuse_intrinsics
 from gaussianocc_core.geometry.transforms import make_transform, quat_to_matrix
+from gaussianocc_core.types import PINHOLE
 
 
 class ImageError(GaussianOccError):
@@ -144,6 +146,33 @@ class Intrinsics:
     model: str  # types.CAMERA_MODELS
     distortion: tuple[float, ...]  # OpenCV's order; () means none
     frame_id: str
+    rectified: tuple[float, ...] = ()  # P's 3x3 part, row by row, of the rectified image of this size; () without P
+    rotation: tuple[float, ...] = ()  # R, row by row: from the camera's axes to those of the rectified image
+    baseline: float = 0.0  # m, how far right of its frame P says that a stereo camera's second eye stands
+
+
+def rectified(intrinsics: Intrinsics, camera: str) -> Intrinsics:
+    """Of the same camera's rectified images, as image_proc makes them: K is P's, and there is no distortion left.
+
+    CalibrationError where the CameraInfo has no P.
+    """
+    if not intrinsics.rectified:
+        raise CalibrationError(
+            f"camera {camera}: its images are rectified, but its CameraInfo has no P, which says how; use the raw "
+            "images, or give a rig file"
+        )
+    return replace(intrinsics, matrix=intrinsics.rectified, model=PINHOLE, distortion=())
+
+
+def T_camera_rectified(intrinsics: Intrinsics) -> Float[np.ndarray, "4 4"]:
+    """From the axes of the rectified image to those of the camera's frame."""
+    R = np.array(intrinsics.rotation).reshape(3, 3) if intrinsics.rotation else np.eye(3)
+    return make_transform(R.T, np.zeros(3))
+
+
+def is_rectified(topic: str) -> bool:
+    """Whether a topic has rectified images by image_proc's naming: image_rect, image_rect_color."""
+    return any(part.startswith("image_rect") for part in topic.split("/"))
 
 
 def decode_camera_info(message: Any, camera: str) -> Intrinsics:
@@ -160,6 +189,7 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
         )
     if width < 1 or height < 1:
         raise CalibrationError(f"camera {camera}: CameraInfo says {width}x{height} pixels; set width and height")
+    refuse_intrinsics(camera, K, width, height)
     try:
         model, distortion = from_ros(message.distortion_model, distortion)
     except ValueError as error:
@@ -176,7 +206,28 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
     K[0] /= binning[0]
     K[1] /= binning[1]
     size = (width // binning[0], height // binning[1])
-    return Intrinsics(tuple(K.ravel().tolist()), *size, model, distortion, message.header.frame_id)
+    P, R, baseline = _decode_projection(message, (roi.x_offset, roi.y_offset) if roi.width and roi.height else (0, 0))
+    return Intrinsics(
+        tuple(K.ravel().tolist()), *size, model, distortion, message.header.frame_id,
+        tuple((P / [[binning[0]], [binning[1]], [1]]).ravel().tolist()) if P is not None else (),
+        tuple(R.ravel().tolist()), baseline,
+    )  # fmt: skip
+
+
+def _decode_projection(message: Any, corner: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray, float]:
+    """P's 3x3 part with the region's corner taken off, R (the identity where it is no rotation), and the baseline."""
+    P = np.array(getattr(message, "p", None) if getattr(message, "p", None) is not None else [], dtype=np.float64)
+    R = np.array(getattr(message, "r", None) if getattr(message, "r", None) is not None else [], dtype=np.float64)
+    rotation = R.reshape(3, 3) if R.size == 9 and np.isfinite(R).all() else np.eye(3)
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3:
+        rotation = np.eye(3)
+    P = P.reshape(3, 4) if P.size == 12 and np.isfinite(P).all() else np.zeros((3, 4))
+    if min(P[0, 0], P[1, 1]) <= 2.0 or not np.array_equal(P[2, :3], (0, 0, 1)):
+        return None, rotation, 0.0
+    baseline = float(-P[0, 3] / P[0, 0])
+    projection = P[:, :3].copy()
+    projection[:2, 2] -= corner
+    return projection, rotation, baseline
 
 
 # ---- point clouds --------------------------------------------------------------------------------------------------

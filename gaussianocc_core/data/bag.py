@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from gaussianocc_core.data.entries import longest_gap_s, mask_paths, read_label_
 from gaussianocc_core.data.sets import SetBuilder, SetStatistics
 from gaussianocc_core.errors import BagError, CalibrationError, ConfigError, DatasetError
 from gaussianocc_core.geometry.cameras import counter_clockwise
+from gaussianocc_core.geometry.plausibility import SAME_PLACE, Doubt, find_doubts
 from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.geometry.transform_tree import TransformGap, TransformTree, TransformUnavailable
 from gaussianocc_core.labels import IGNORE, count_unknown
@@ -195,7 +196,21 @@ class BagSource:
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong with this recording, for the user."""
-        return (*self.index.problems, *self._clocks.problems)
+        return (*self.index.problems, *self._clocks.problems, *map(str, self.doubts))
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What is hard to believe of its calibration."""
+        values = {each.name: self.index.intrinsics.get(each.info, ()) for each in self.topics}
+        frames = {name: known[0][1].frame_id for name, known in values.items() if known}
+        found = find_doubts(self.cameras, {} if self.config.rig else frames)
+        eyes = {name: known[0][1].baseline for name, known in values.items() if known and known[0][1].baseline}
+        return tuple(
+            replace(doubt, text=f"{doubt.text}; P[3] says {eyes[doubt.camera]:.3f} m")
+            if doubt.kind == SAME_PLACE and doubt.camera in eyes
+            else doubt
+            for doubt in found
+        )
 
     def _compare_clocks(self) -> Clocks:
         cameras = {each.name: self.index.topics[each.images] for each in self.topics}
@@ -259,16 +274,16 @@ class BagSource:
 
     def explain_no_sets(self) -> str:
         """Why there are no sets of all cameras, for the user."""
-        if self._clocks.problems:
-            return f"no set of all cameras: {'; '.join(self._clocks.problems)}"
         lags = {}
         for each in self.topics:
             topic = self.index.topics[each.images]
             lags[each.name] = float(np.median(topic.logs_ns - topic.stamps_ns)) * 1e-9
         late = "; ".join(f"{name} {lag:.3f} s" for name, lag in lags.items())
         missing = ", ".join(f"{name} ({count} times)" for name, count in self.statistics.missing.most_common())
+        clocks = "; ".join([*self._clocks.problems, ""])
         return (
-            f"no set of all cameras within data.bag.slop={self.config.slop:g} s; missing: {missing or 'none'}; time "
+            f"{clocks}no set of all cameras within data.bag.slop={self.config.slop:g} s; missing: {missing or 'none'}; "
+            "time "
             f"from stamp to recording: {late}. If these differ by more than the slop, the cameras' clocks do"
         )
 
@@ -350,8 +365,11 @@ class BagSource:
         intrinsics, T_ego_cam, faults = {}, {}, {}
         for each in self.topics:  # each by itself: what one of them lacks is said together with what the others lack
             try:
-                intrinsics[each.name] = self._intrinsics(each)
-                T_ego_cam[each.name] = self._place(each, intrinsics[each.name])
+                intrinsics[each.name] = known = self._intrinsics(each)
+                T_ego_cam[each.name] = self._place(each, known)
+                if messages.is_rectified(each.images):
+                    intrinsics[each.name] = messages.rectified(known, each.name)
+                    T_ego_cam[each.name] = T_ego_cam[each.name] @ messages.T_camera_rectified(known)
             except CalibrationError as error:
                 faults[each.name] = str(error)
         if faults:
@@ -373,7 +391,7 @@ class BagSource:
 
     def _intrinsics(self, topics: CameraTopics) -> Intrinsics:
         """The camera's calibration; a CalibrationError if there is none, or more than one."""
-        values = self.index.intrinsics.get(topics.info, ())
+        values = _used_values(self.index.intrinsics.get(topics.info, ()), messages.is_rectified(topics.images))
         where = f"camera {topics.name}"
         if not values:
             reason = self.index.refused.get(topics.info, "")
@@ -421,6 +439,16 @@ class BagSource:
                 f"missing: {', '.join(missing) or 'all'}"
             )
         return rig.select(wanted)
+
+
+def _used_values(values: tuple[tuple[int, Intrinsics], ...], rectified: bool) -> tuple[tuple[int, Intrinsics], ...]:
+    """Those that differ from the one before in what counts for the images: P and R only do for rectified ones."""
+    used: list[tuple[int, Intrinsics]] = []
+    for log_ns, value in values:
+        value = value if rectified else replace(value, rectified=(), rotation=(), baseline=0.0)
+        if not used or used[-1][1] != value:
+            used.append((log_ns, value))
+    return tuple(used)
 
 
 def _known(tree: TransformTree, *frames: str) -> str:

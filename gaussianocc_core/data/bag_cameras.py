@@ -121,7 +121,7 @@ def _namespace(topic: str) -> str:
 def _name_cameras(topics: Iterable[str], images: dict[str, TopicIndex]) -> dict[str, str]:
     """Camera name -> topic of its images; compressed ones if there are both."""
     by_space: dict[str, str] = {}
-    # CameraInfo's lens is that of the raw images.
+    # CameraInfo's lens is that of the raw images, which show more than the rectified ones.
     for topic in sorted(topics, key=lambda topic: ("rect" in topic, images[topic].msgtype != IMAGE_TYPE)):
         by_space.setdefault(_namespace(topic), topic)
     last = [space.rsplit("/", 1)[-1] for space in by_space]

@@ -16,6 +16,7 @@ from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.data.image_change import image_change
 from gaussianocc_core.data.nuscenes_splits import select_scenes
 from gaussianocc_core.errors import ConfigError, DatasetError
+from gaussianocc_core.geometry.plausibility import find_doubts
 from gaussianocc_core.labels import FREE, IGNORE
 
 Entry = SampleEntry | BagEntry
@@ -70,6 +71,7 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
         entries = _bag_entries(config)
     else:
         entries = _ddad_entries(config) if config.schema == "ddad" else _nuscenes_entries(config)
+        _report_doubts(entries)
     scenes = {entry.scene for entry in entries}
     complete = [entry for entry in entries if len(entry.neighbours) == len(STEPS)]
     near = [entry for entry in complete if entry.gap_s <= config.max_gap]
@@ -132,6 +134,16 @@ def _ddad_entries(config: DataConfig) -> list[Entry]:
             undetected=_undetected(config),
         )
     return entries
+
+
+def _report_doubts(entries: Sequence[Entry]) -> None:
+    """What is hard to believe of the calibrations, once each; a bag says its own when it is opened."""
+    said: dict[str, str] = {}
+    for scene, entry in {entry.scene: entry for entry in reversed(entries)}.items():
+        for doubt in find_doubts(entry.cameras):
+            said.setdefault(str(doubt), scene)
+    for text, scene in said.items():
+        _log.warning("%s: %s", scene, text)
 
 
 def _bag_entries(config: DataConfig) -> list[Entry]:

@@ -225,7 +225,7 @@ def _decode_projection(message: Any, corner: tuple[int, int]) -> tuple[np.ndarra
     if min(P[0, 0], P[1, 1]) <= 2.0 or not np.array_equal(P[2, :3], (0, 0, 1)):
         return None, rotation, 0.0
     baseline = float(-P[0, 3] / P[0, 0])
-    projection = P[:, :3].copy()
+    projection = from_opencv(P[:, :3])
     projection[:2, 2] -= corner
     return projection, rotation, baseline
 

@@ -199,6 +199,11 @@ class BagSource:
         return (*self.index.problems, *self._clocks.problems, *map(str, self.doubts))
 
     @property
+    def odometry_fits(self) -> bool:
+        """Whether images and odometry are stamped by one clock; where not, no poses are used."""
+        return self._clocks.odometry_fits
+
+    @property
     def doubts(self) -> tuple[Doubt, ...]:
         """What is hard to believe of its calibration."""
         values = {each.name: self.index.intrinsics.get(each.info, ()) for each in self.topics}

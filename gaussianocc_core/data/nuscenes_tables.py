@@ -33,6 +33,7 @@ _REFERENCES = (
     ("sample_annotation", "instance_token", "instance"),
     ("instance", "category_token", "category"),
 )
+_EPOCH_S = (946_684_800, 4_102_444_800)  # the years 2000 to 2100, by which the unit of a stamp is told
 _US_TO_NS = 1000
 
 
@@ -104,7 +105,20 @@ def _diagnose_maps(tables: dict[str, list[dict]], dataroot: Path) -> str | None:
 
 
 def read_stamp_ns(row: dict) -> int:
-    return int(row["timestamp"]) * _US_TO_NS
+    """Of a row whose `timestamp` counts microseconds; DatasetError where it plainly counts something else."""
+    stamp = row["timestamp"]
+    number = isinstance(stamp, int | float) and not isinstance(stamp, bool)
+    if not number or stamp != stamp or abs(stamp) == float("inf") or stamp != int(stamp):
+        raise DatasetError(
+            f"row {row.get('token')}: timestamp {stamp!r} is no whole number of microseconds; is it in seconds? "
+            "Multiply by 1e6 and round"
+        )
+    for unit, per_second in (("seconds", 1), ("milliseconds", 10**3), ("nanoseconds", 10**9)):
+        if _EPOCH_S[0] <= stamp / per_second <= _EPOCH_S[1]:
+            raise DatasetError(
+                f"row {row.get('token')}: timestamp {stamp} is a time in {unit}; the schema wants microseconds"
+            )
+    return int(stamp) * _US_TO_NS
 
 
 def check_fields(row: dict, table: str, fields: Sequence[str]) -> None:

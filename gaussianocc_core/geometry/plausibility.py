@@ -141,12 +141,13 @@ def _doubt_place(name: str, T_ego_cam: np.ndarray, frame: str) -> list[Doubt]:
     right, _, ahead = T_ego_cam[2, :3]  # how far each of the camera's axes points up
     of = f"its frame {frame}" if frame else "its frame"
     if ahead > _UP and abs(right) < 1 - _UP:
-        wanted = f"{frame.removesuffix('_link').removesuffix('_frame')}_optical_frame" if frame else "the optical frame"
+        stem = frame.removesuffix("_link").removesuffix("_frame")
+        wanted = f" ({stem}_optical_frame)" if stem and "optical" not in stem else ""
         found.append(
             Doubt(
                 name, BODY_FRAME,
                 f"it looks at the sky: {of} has the axes of a body (x forward, z up), not those of an image (z "
-                f"forward, y down); name the optical frame in CameraInfo ({wanted}), or publish one, turned by roll "
+                f"forward, y down); name the optical frame in CameraInfo{wanted}, or publish one, turned by roll "
                 "-90, pitch 0, yaw -90 degrees",
             )
         )  # fmt: skip

@@ -82,6 +82,7 @@ class Inspection:
     labelled: int  # samples with 2D labels of all cameras
     samples: int  # with both neighbours
     problems: tuple[str, ...]
+    other_clock: bool = False  # there is odometry, stamped by another clock than the images
 
     @property
     def alone(self) -> tuple[str, ...]:
@@ -114,6 +115,7 @@ def inspect(source: BagSource, entries: Sequence[BagEntry]) -> Inspection:
         labelled=sum(entry.labelled for entry in entries),
         samples=sum(len(entry.neighbours) == 2 for entry in entries),
         problems=source.problems,
+        other_clock=not source.odometry_fits,
     )
 
 
@@ -278,8 +280,9 @@ def _describe_motion(found: Inspection) -> list[str]:
         return []
     if found.motion is None:
         low, usual = found.change
+        why = "odometry is not used, its clock is another" if found.other_clock else "no odometry in the bag"
         return [
-            f"motion: no odometry in the bag; the anchor's images change by {usual:.1f} grey levels to the next (a "
+            f"motion: {why}; the anchor's images change by {usual:.1f} grey levels to the next (a "
             f"tenth by less than {low:.1f}); data.bag.least_change={0.3 * usual:.1f} would leave out standing still"
         ]
     motion = found.motion

@@ -51,7 +51,7 @@ def frame(scene):
 
 def horizontal_view(cameras, index):
     """Degrees between the outermost rays of the middle row that the lens has."""
-    rays = pixel_directions(cameras, index)[cameras.height[index] // 2]
+    rays = pixel_directions(resize(cameras, 100, 21), index)[10]
     rays = rays[np.isfinite(rays[:, 0])]
     angles = np.degrees(np.arctan2(rays[:, 0], rays[:, 2]))
     return angles.max() - angles.min()
@@ -153,7 +153,7 @@ def test_the_ego_turns_wobbles_and_never_jumps(place, small):
 
 def test_small_robots_look_around_where_they_stand():
     looking = 0
-    for seed in range(60):
+    for seed in range(36):
         if draw_rig(seed).vehicle.kind != "robot":
             continue
         scene = random_scene(seed, "yard")
@@ -184,7 +184,7 @@ def test_every_place_has_things_near_in_the_middle_and_far(place, small):
     near = middle = far = 0
     for seed in range(6):
         scene = random_scene(seed, place, small)
-        for time in (0.5, 3.0, 5.5):
+        for time in (0.5, 5.0):
             frame = scene.render(time, effects=False, antialias="none")
             for depth, label in zip(frame.depths, frame.labels, strict=True):
                 standing = ~np.isin(label, [CLASS_ID[n] for n in ("driveable_surface", "sidewalk", "terrain")])
@@ -192,7 +192,7 @@ def test_every_place_has_things_near_in_the_middle_and_far(place, small):
                 near += (depth < 2.0).sum()
                 middle += ((depth > 4.0) & (depth < 10.0)).sum()
                 far += (depth > 16.0).sum()
-    total = 6 * 3 * 6 * 88 * 50
+    total = 6 * 2 * 6 * 88 * 50
     assert near / total > 0.002 and middle / total > 0.02 and far / total > 0.02, (
         near / total,
         middle / total,
@@ -329,7 +329,7 @@ def test_textures_of_every_place_are_band_limited_by_the_pixel(scene):
 
 
 def test_mixed_draws_every_place_and_light_from_night_to_noon():
-    scenes = [random_scene(seed, "mixed", resize(default_rig(), 44, 25)) for seed in range(40)]
+    scenes = [random_scene(seed, "mixed", resize(default_rig(), 44, 25)) for seed in range(28)]
     assert {scene.place for scene in scenes} == set(PLACES)
     assert {scene.world.site.dark == 0.0 for scene in scenes} == {True, False}
     levels = [np.mean(scene.render(0.0, antialias="none").images[0]) for scene in scenes]

@@ -14,7 +14,7 @@ from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.geometry.voxels import locate
 from gaussianocc_core.labels import CLASS_ID, FREE
-from gaussianocc_core.synthetic import WORLDS, default_rig, draw_rig, occupancy, random_scene
+from gaussianocc_core.synthetic import WORLDS, default_rig, draw_rig, fisheye_rig, occupancy, random_scene
 from gaussianocc_core.synthetic import ground as gr
 from gaussianocc_core.synthetic.course import EARLIEST, TICK, draw_speed, follow, wander
 from gaussianocc_core.synthetic.fleet import HIGHEST, KINDS, LAYOUTS, LOWEST, NARROWEST, WIDEST, draw_vehicle
@@ -177,6 +177,11 @@ def test_a_scene_repeats_to_the_bit_and_another_seed_is_another_scene(scene, sma
         assert (a == b).all()
     other = random_scene(22, scene.place, small).render(1.0)
     assert np.abs(other.images[0].astype(int) - first.images[0]).mean() > 10
+
+
+def test_some_cameras_alone_see_what_they_see_with_all(scene, small):
+    every, some = scene.render(1.0), scene.render(1.0, small.select((small.names[4], small.names[1])))
+    assert (some.images[0] == every.images[4]).all() and (some.depths[1] == every.depths[1]).all()
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -400,3 +405,10 @@ def test_mistakes_are_named(arguments, words):
         random_scene(0, **arguments)
     with pytest.raises(ValueError, match="seed: expected 0 or more, got -1"):
         random_scene(-1)
+
+
+def test_views_of_another_rig_and_unknown_antialiasing_are_named(scene):
+    with pytest.raises(ValueError, match=r"cameras: \['FISHEYE_BACK', .*\] are not among this rig's \['CAM_FRONT'"):
+        scene.render(1.0, fisheye_rig())
+    with pytest.raises(ValueError, match="antialias: expected one of none, edges, full, got 'best'"):
+        scene.render(1.0, antialias="best")

@@ -99,13 +99,16 @@ class RandomScene:
     ) -> Frame:
         """What each camera sees at `time`, or at its own entry of `camera_times` (for example those of the method).
 
-        `cameras` may be any views of this rig in its order: `cameras_at(...)`, resized ones, or (default) the native
-        ones. `antialias`: "full" four rays a pixel, "edges" four at outlines (half the time), "none" one. `effects`
-        off leaves out exposure, vignetting, blur, noise and JPEG. Raises ValueError for another `antialias`.
+        `cameras` may be any views of this rig's cameras, some or all, by their names: `cameras_at(...)`, resized or
+        cropped ones, or (default) the native ones. `antialias`: "full" four rays a pixel, "edges" four at outlines
+        (half the time; textures are band-limited in any case), "none" one. `effects` off leaves out exposure,
+        vignetting, blur, noise and JPEG. Raises ValueError for another `antialias` or camera.
         """
         if antialias not in _ANTIALIAS:
             raise ValueError(f"antialias: expected one of {', '.join(_ANTIALIAS)}, got {antialias!r}")
         cameras = self.cameras if cameras is None else cameras
+        if unknown := set(cameras.names) - set(self.cameras.names):
+            raise ValueError(f"cameras: {sorted(unknown)} are not among this rig's {list(self.cameras.names)}")
         times = [time] * len(cameras) if camera_times is None else list(camera_times)
         images, depths, labels, bodies = [], [], [], []
         for index in range(len(cameras)):
@@ -122,7 +125,8 @@ class RandomScene:
                 flow = self._flow(cameras, index, at, depth) if self.optics.shutter > 0.0 else None
                 if flow is not None and bodies:
                     flow[bodies[-1]] = 0.0
-                image = self.optics.expose(index % len(self.cameras), colour, flow, round(at * 1e6) % (1 << 40))
+                which = self.cameras.names.index(cameras.names[index])
+                image = self.optics.expose(which, colour, flow, round(at * 1e6) % (1 << 40))
             else:
                 image = np.clip(colour + 0.5, 0, 255).astype(np.uint8)
             images.append(image)

@@ -204,10 +204,10 @@ def _body(rng, vehicle: Vehicle, eyes: list[_Eye]) -> PrimitiveTable:
         spread, reach = float(rng.uniform(0.2, 0.4)), float(rng.uniform(0.7, 1.2))
         top = float(rng.uniform(1.6, 2.4))
         for y in (spread, -spread):
-            shapes.box((front + 0.2, y, 0.5 * top), (0.08, 0.07, top), (0.05, 0.05, 0.05), METAL)
-            shapes.box((front + 0.25 + 0.5 * reach, y, 0.12), (reach, 0.11, 0.05), (0.06, 0.06, 0.06), METAL)
+            shapes.box((front + 0.4, y, 0.5 * top), (0.08, 0.05, top), (0.05, 0.05, 0.05), METAL)
+            shapes.box((front + 0.45 + 0.5 * reach, y, 0.12), (reach, 0.11, 0.05), (0.06, 0.06, 0.06), METAL)
         for z in (0.5, top):
-            shapes.box((front + 0.2, 0, z), (0.06, 2 * spread, 0.1), (0.05, 0.05, 0.05), METAL)
+            shapes.box((front + 0.4, 0, z), (0.06, 2 * spread, 0.05), (0.05, 0.05, 0.05), METAL)
     table = shapes.table()
     lows, highs = table.bounds()
     kept = np.ones(len(table), dtype=bool)

@@ -7,15 +7,13 @@
 from __future__ import annotations
 
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from gaussianocc_core.geometry import raymarch
-from gaussianocc_core.kernels import cached_kernel, inner
+from gaussianocc_core.kernels import cached_kernel, inner, run_in_threads
 from gaussianocc_core.labels import FREE
 from gaussianocc_core.synthetic import ground, intersect, materials, noise, patterns, shading, shapes, trace
 from gaussianocc_core.synthetic import scene as scene_module
@@ -97,7 +95,6 @@ def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, 
             )
 
 
-_THREADS = max(1, min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 _ROWS = 8  # per task
 
 
@@ -125,9 +122,9 @@ def render(
         last = min(first + _ROWS, height)
         _render_rows(arguments, origin, directions, first, last, smoothing, ray_length, label, colour, identity)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for smoothing in (0, int(smooth)) if smooth else (0,):
-            list(pool.map(lambda first, s=smoothing: rows(first, s), range(0, height, _ROWS)))
+    for smoothing in (0, smooth) if smooth else (0,):  # the second pass looks at what the first one met
+        for _ in run_in_threads(rows, [(first, smoothing) for first in range(0, height, _ROWS)]):
+            pass
     return colour, ray_length, label
 
 

@@ -26,7 +26,7 @@ from gaussianocc_core.models.matching import (
     sweep_planes,
 )
 
-VIEW_STRIDES = (4, 2)  # image pixels per cell of the maps that are swept: of the reference, of the views
+VIEW_STRIDES = (4.0, 2.0)  # image pixels per cell of the maps that are swept: of the reference, of the views
 LENS_CHANNELS = 4
 WITHIN = 1.25  # factor: confidence is the probability that depth is right to within it
 _FINE = 16  # channels of the head at stride 2

@@ -160,6 +160,11 @@ class MatchingHead(nn.Module):
         self.register_buffer("coordinates", torch.arange(config.depths).float().view(1, -1, 1, 1), persistent=False)
         self.coordinates: Tensor
 
+    def doubt_ground(self) -> None:
+        """Fresh weights say ground and planes alike: where truth teaches, nothing needs to begin with the ground."""
+        assert self.grounded.bias is not None
+        nn.init.zeros_(self.grounded.bias)
+
     def forward(
         self,
         maps: Float[Tensor, "N C h w"],

@@ -32,7 +32,7 @@ def some_pairs(count: int, references: int, sources: int, seed: int = 0) -> Pair
     generator = torch.Generator().manual_seed(seed)
     T = torch.eye(4).repeat(count, 1, 1)
     T[:, :3, 3] = 0.4 * torch.randn(count, 3, generator=generator)
-    T[:, 0, 2] = 0.1 * torch.randn(count, generator=generator)  # hardly a rotation, which is none of the sweep's business
+    T[:, 0, 2] = 0.1 * torch.randn(count, generator=generator)  # hardly a rotation
     return Pairs(
         torch.randint(references, (count,), generator=generator),
         torch.randint(sources, (count,), generator=generator),
@@ -48,7 +48,9 @@ def some_maps(references: int, sources: int, channels: int = 16, dtype=torch.flo
     return F.normalize(left, dim=1), F.normalize(right, dim=1)
 
 
-def plain_sweep(left: np.ndarray, right: np.ndarray, pairs: Pairs, inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def plain_sweep(
+    left: np.ndarray, right: np.ndarray, pairs: Pairs, inverse: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """As slow and plain as can be: one sample after the other, in float64."""
     count, _, height, width = left.shape
     depths, (_, _, source_height, source_width) = len(inverse), right.shape

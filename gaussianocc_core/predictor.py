@@ -272,7 +272,7 @@ class OccupancyPredictor:
             observed.setflags(write=False)  # every prediction of this view hands it out
             looks = None
             if not lenses.valid_mask.all():
-                shares = F.avg_pool2d(torch.tensor(lenses.valid_mask)[:, None].float(), VIEW_STRIDES[1])
+                shares = F.avg_pool2d(torch.tensor(lenses.valid_mask)[:, None].float(), int(VIEW_STRIDES[1]))
                 looks = (shares == 1.0).float().to(self.device)
             found = _View(lenses, T_ego_cam, plan, observed, looks)
         self._views = _remember(found, self._views)

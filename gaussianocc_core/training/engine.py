@@ -25,6 +25,7 @@ from gaussianocc_core.training.distributed import Processes, process_group
 from gaussianocc_core.training.interrupt import Interrupt
 from gaussianocc_core.training.loader import Batch, EpochSampler, TrainingSet, load_batches
 from gaussianocc_core.training.pictures import training_pictures
+from gaussianocc_core.training.pretrain import ClipSet
 from gaussianocc_core.training.run_folder import Logs, RunFolder, peak_memory_gb
 from gaussianocc_core.training.stages import build_stage, check_overlap, inherit_depth_range, parameter_groups
 from gaussianocc_core.training.state import LAST
@@ -62,11 +63,7 @@ class Run:
         self.per_step = config.batch_size * config.accumulation * processes.count  # samples
         self.folder = RunFolder(config, self.per_step)
         torch.manual_seed(config.seed)
-        entries = open_entries(config.data)  # first: a mistake in the data leaves no run folder
-        self.data = TrainingSet(entries, config.data, Preprocessor.of(config.model), config.seed)
-        if config.stage == "gsp" and config.gsp.cross_weight:
-            rig = self.data.entries[0].cameras
-            check_overlap(self.data.preprocess(rig).views(rig.T_ego_cam), config.gsp.overlap, log=processes.first)
+        self.data = self._open_data()  # first: a mistake in the data leaves no run folder
         state = None
         if resume:
             state = self.folder.load()
@@ -85,6 +82,16 @@ class Run:
         if state is not None:
             self._restore(state)
         self.parallel = processes.parallel(self.stage, device)
+
+    def _open_data(self) -> TrainingSet | ClipSet:
+        config = self.config
+        if config.stage == "pretrain":
+            return ClipSet(config.pretrain, config.seed)
+        data = TrainingSet(open_entries(config.data), config.data, Preprocessor.of(config.model), config.seed)
+        if config.stage == "gsp" and config.gsp.cross_weight:
+            rig = data.entries[0].cameras
+            check_overlap(data.preprocess(rig).views(rig.T_ego_cam), config.gsp.overlap, log=self.processes.first)
+        return data
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,10 @@ class Batch:
             semantics=None if self.semantics is None else self.semantics.to(device, non_blocking=True),
         )
 
+    def current(self) -> UInt8[Tensor, "N 3 H W"]:
+        """The images of the first sample that are looked at."""
+        return self.images[0, 0]
+
     def colours(self) -> Float[Tensor, "B T N 3 H W"]:
         """RGB 0-1 as recorded: what photometric losses compare."""
         return self.images.float() / 255.0
@@ -92,6 +97,10 @@ class TrainingSet(Dataset):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @staticmethod
+    def collate(batches: Sequence[Batch]) -> Batch:
+        return collate(batches)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
@@ -238,13 +247,16 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
                 step += 1
 
 
-def load_batches(data: TrainingSet, sampler: EpochSampler, workers: int) -> Iterator[Batch]:
-    """Batches for ever. Workers are spawned: a forked one dies once a parallel Numba kernel has run here."""
+def load_batches(data: Any, sampler: EpochSampler, workers: int) -> Iterator[Any]:
+    """Batches for ever, of a `TrainingSet` or what is addressed like one and has its `collate`.
+
+    Workers are spawned: a forked one dies once a parallel Numba kernel has run here.
+    """
     loader = DataLoader(
         data,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=data.collate,
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_prepare_worker if workers else None,

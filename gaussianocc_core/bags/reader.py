@@ -58,7 +58,8 @@ class MessageReader:
             except GaussianOccError:
                 raise
             except Exception as error:  # rosbags raises what its storage libraries raise
-                raise BagError(f"{self.path}: messages near log time {group[0].log_ns} ns: {reason_of(error)}") from error
+                reason = reason_of(error)
+                raise BagError(f"{self.path}: messages near log time {group[0].log_ns} ns: {reason}") from error
         missing = next((ref for ref in refs if ref not in found), None)
         if missing is not None:
             raise BagError(

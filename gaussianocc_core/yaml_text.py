@@ -14,6 +14,7 @@ from gaussianocc_core.names import shorten
 # Far above any configuration, rig or table of labels (tens of kB, a thousand values, five levels). A bag's metadata has
 # limits of its own: a long recording in many files has megabytes.
 MOST_BYTES, MOST_NODES, MOST_LEVELS = 1 << 20, 50_000, 50
+METADATA_BYTES, METADATA_NODES = 1 << 24, 1_000_000
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML has it, is ten times faster
 
 

@@ -17,9 +17,8 @@ from gaussianocc_core.bags.typestore import import_rosbags
 from gaussianocc_core.bags.writer import CONTENTS_KEY, TopicContents
 from gaussianocc_core.errors import BagError, GaussianOccError
 from gaussianocc_core.names import check_name
-from gaussianocc_core.yaml_text import parse_yaml
+from gaussianocc_core.yaml_text import METADATA_BYTES, METADATA_NODES, parse_yaml
 
-_METADATA_BYTES, _METADATA_NODES = 1 << 24, 1_000_000  # of a long recording in many files
 COLUMNS = ("counts", "order", "checksums", "source")
 
 
@@ -39,7 +38,7 @@ def read_metadata(path: Path) -> StoredBag:
     """BagError where `path` is no complete bag."""
     metadata = path / "metadata.yaml"
     try:
-        document = parse_yaml(metadata.read_text(), str(metadata), BagError, _METADATA_BYTES, _METADATA_NODES)
+        document = parse_yaml(metadata.read_text(), str(metadata), BagError, METADATA_BYTES, METADATA_NODES)
         information = document["rosbag2_bagfile_information"]
         custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}
         contents = json.loads(custom.pop(CONTENTS_KEY, "null"))

@@ -49,6 +49,7 @@ from gaussianocc_core.bags.typestore import typestore
 from gaussianocc_core.errors import BagError, CalibrationError
 from gaussianocc_core.files import complete_file
 from gaussianocc_core.geometry.transform_tree import TransformTree
+from gaussianocc_core.names import check_topic
 
 _INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
 _VERSION = 4  # of the cache file
@@ -355,6 +356,8 @@ class _Builder:
                 self.refused.setdefault(child, f"{topic} has for it {error}")
 
     def _add_pose(self, topic: str, log_ns: int, header: Any, child: str, transform: Any) -> None:
+        for frame in (header.frame_id, child):
+            check_topic(frame, "TF frame", CalibrationError)
         T = decode_transform(transform)
         known = self.poses[topic, header.frame_id.lstrip("/"), child.lstrip("/")]
         known.stamps.append(stamp_ns(header))

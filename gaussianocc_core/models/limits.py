@@ -68,6 +68,12 @@ def _numbers(config: ModelConfig) -> Iterator[tuple[str, Any, float, float]]:
     yield "fisheye_fov_deg", config.fisheye_fov_deg, 1.0, 179.0
     yield "depth.near", depth.near, 1e-3, _FARTHEST
     yield "depth.far", depth.far, 1e-3, _FARTHEST
+    matching = config.matching
+    yield "matching.depths", matching.depths, 1, 1024
+    yield "matching.channels", matching.channels, 1, MOST_CHANNELS
+    yield "matching.hidden", matching.hidden, 1, MOST_CHANNELS
+    yield "matching.nearest", matching.nearest, 1e-3, _FARTHEST
+    yield "matching.spacing", matching.spacing, 1e-3, 100.0
     yield "pose.width", pose.width, 1e-3, 8.0
     yield "pose.channels", pose.channels, 1, MOST_CHANNELS
     yield "pose.reduction", pose.reduction, 1, 64
@@ -101,6 +107,8 @@ def estimate_bytes(config: ModelConfig) -> int:
     up = encoder.up_channels
     values += pixels * 3 + pixels // 16 * (encoder.feature_channels + up[1]) + pixels // 64 * up[0]
     values += 9 * (up[0] * up[0] + up[1] * (up[0] + up[1]))
+    if config.matching.enabled:
+        values += pixels // 16 * config.matching.depths * 4
     values += math.prod(config.grid.shape) * 2
     return _FLOAT * values
 

@@ -61,6 +61,7 @@ LATTICE = {"low": (-40.0, -40.0, -1.0), "high": (40.0, 40.0, 5.4)}
         ({"decoder": replace(SMALL.decoder, channels=1 << 40)}, "decoder.channels"),
         ({"decoder": replace(SMALL.decoder, hourglasses=10**6)}, "decoder.hourglasses"),
         ({"decoder": replace(SMALL.decoder, head_blocks=10**6)}, "decoder.head_blocks"),
+        ({"matching": replace(SMALL.matching, depths=1 << 40)}, "matching.depths"),
         ({"pose": replace(SMALL.pose, channels=1 << 40)}, "pose.channels"),
         ({"class_names": tuple(f"c{i}" for i in range(256))}, "class_names: expected 2 to 255"),
         ({"class_names": ("free",)}, "class_names: expected 2 to 255"),

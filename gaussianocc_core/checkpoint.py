@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from gaussianocc_core.config import from_dict, to_dict
 from gaussianocc_core.errors import CheckpointError, ConfigError
 from gaussianocc_core.files import complete_file
 from gaussianocc_core.finite import is_finite
+from gaussianocc_core.mistakes import reason_of
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
@@ -176,9 +177,9 @@ def _read(path: Path, prefix: str) -> _Content:
             metadata = file.metadata() or {}
             names = [name for name in file.keys() if _prefix_of(name) == prefix]  # noqa: SIM118  not a dict
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # of safetensors, the file system, and torch of types that it does not know
         raise CheckpointError(
-            f"{path}: not a readable .safetensors file ({error}); was the download complete?"
+            f"{path}: not a readable .safetensors file ({reason_of(error)}); was the download complete?"
         ) from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
@@ -200,15 +201,17 @@ T = TypeVar("T", bound=nn.Module)
 def _build(path: Path, construct: Callable[[], T]) -> T:
     try:
         return construct()
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its configuration is impossible: {error}") from error
+    except Exception as error:  # torch raises half a dozen kinds for layers that cannot be
+        reason = error if isinstance(error, ValueError) else reason_of(error)
+        raise CheckpointError(f"{path}: its configuration is impossible: {reason}") from error
 
 
 def _read_metadata(path: Path, metadata: dict[str, str], key: str, cls: type[Any]) -> Any:
     try:
         return from_dict(cls, json.loads(metadata[key]), f"{path}: {key}")
-    except (KeyError, json.JSONDecodeError, ConfigError) as error:
-        raise CheckpointError(f"{path}: the {key} in its metadata cannot be used ({error})") from error
+    except Exception as error:
+        reason = error if isinstance(error, ConfigError) else reason_of(error)
+        raise CheckpointError(f"{path}: the {key} in its metadata cannot be used ({reason})") from error
 
 
 def _load_strict(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:

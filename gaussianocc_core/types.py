@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from gaussianocc_core.names import check_names
+
 PINHOLE = "pinhole"
 EQUIDISTANT = "equidistant"
 CAMERA_MODELS = (PINHOLE, EQUIDISTANT)
@@ -43,6 +45,7 @@ class Cameras:
         object.__setattr__(self, "distortion", self.distortion or ((),) * count)
         if len(set(self.names)) != count:
             raise ValueError(f"names: camera names must be unique, got {list(self.names)}")
+        check_names(self.names, "names: camera", ValueError)
         for name, value, tail in (
             ("intrinsics", self.intrinsics, (count, 3, 3)),
             ("T_ego_cam", self.T_ego_cam, (count, 4, 4)),

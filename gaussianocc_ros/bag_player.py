@@ -29,6 +29,7 @@ from rosgraph_msgs.msg import Clock
 
 from gaussianocc_core.bags.opened import OpenBag, open_bag
 from gaussianocc_core.errors import BagError, GaussianOccError
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_ros.stamps import time_message
 from gaussianocc_ros.startup import INTERRUPTED, USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
 from gaussianocc_ros.step_gate import LINGER, StepGate, Unanswered, pause
@@ -305,12 +306,12 @@ def main(args: list[str] | None = None) -> None:
     except (KeyboardInterrupt, ExternalShutdownException):
         status = INTERRUPTED
     except GaussianOccError as error:
-        _say(" ".join(str(error).split()))
+        _say(one_line(error))
         status = _UNANSWERED if isinstance(error, Unanswered) else USER_MISTAKE
     except Exception as error:
         if not initialized:  # ROS arguments that nobody can read, such as a bad -p
             status = USER_MISTAKE
-            _say(f"ROS arguments {args[1:]}: {' '.join(str(error).split())}")
+            _say(f"ROS arguments {args[1:]}: {one_line(error)}")
         elif rclpy.ok():
             raise
         else:

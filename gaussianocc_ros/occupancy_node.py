@@ -24,6 +24,7 @@ from std_srvs.srv import Empty
 from gaussianocc_core.bags.messages import decode_transform, is_rectified
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.geometry.rig_file import load_rig
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.navigation.traversability import class_table
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_ros import ros_compat
@@ -200,7 +201,7 @@ def _run(args: list[str] | None) -> None:
 
 
 def _refuse(why: object) -> NoReturn:
-    print(f"occupancy_node: {' '.join(str(why).split())}", file=sys.stderr)
+    print(f"occupancy_node: {one_line(why)}", file=sys.stderr)
     sys.exit(USER_MISTAKE)
 
 

@@ -19,6 +19,7 @@ from rclpy.parameter import Parameter
 
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.names import check_names
 from gaussianocc_core.navigation.traversability import Traversability
 from gaussianocc_ros.sync_parameters import SyncParameters, parameter
 
@@ -119,6 +120,7 @@ class NodeParameters(SyncParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = self.camera_names
+        check_names(names, "parameter cameras: camera", ConfigError)
         if self.rig_file and (missing := [name for name in names if name not in self.rig_names]):
             raise ConfigError(
                 f"parameter cameras: rig_file {self.rig_file!r} has no {', '.join(missing)}; "

@@ -17,6 +17,7 @@ from rclpy.lifecycle import LifecycleNode
 
 from gaussianocc_core.data.sets import SetStatistics
 from gaussianocc_core.errors import PredictionError
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_ros.camera_rig import CameraRig
 from gaussianocc_ros.diagnostics import CameraStatistics, NodeStatistics, memory_mb
 from gaussianocc_ros.gather import NO_IMAGE, Gathered
@@ -128,7 +129,7 @@ class Reporter:
         now = time.monotonic()
         if now - self._warned.get(kind, -_WARN_PERIOD) >= _WARN_PERIOD:
             self._warned[kind] = now
-            self._node.get_logger().warning(" ".join(text.split()))
+            self._node.get_logger().warning(one_line(text))
 
     def _seconds_since(self, stamp_ns: int) -> float:
         return (self._node.get_clock().now().nanoseconds - stamp_ns) * 1e-9

@@ -58,8 +58,8 @@ def open_source(arguments: argparse.Namespace):
     from gaussianocc_core.data.nuscenes import NuScenesSource
 
     if arguments.schema == "ddad":
-        return DdadSource(arguments.dataroot)
-    return NuScenesSource(arguments.dataroot, arguments.version)
+        return DdadSource(arguments.dataroot, follow_outside=arguments.follow_outside)
+    return NuScenesSource(arguments.dataroot, arguments.version, follow_outside=arguments.follow_outside)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -72,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", choices=("train", "val", "test"), help="ddad: scenes of this split (default: all)")
     parser.add_argument("--scene", nargs="+", metavar="NAME", help="scenes to export (default: all)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="another place than the data root, same layout")
+    parser.add_argument("--follow-outside", action="store_true", help="follow links that lead out of the data root")
     parser.add_argument("--overwrite", action="store_true", help="write anew what is there already")
     return parser.parse_args()
 

@@ -62,6 +62,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     from gaussianocc_core.errors import GaussianOccError
+    from gaussianocc_core.mistakes import one_line
     from gaussianocc_core.synthetic.writer import write_dataset
 
     try:
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
             progress=not options.quiet, world=options.world,
         )  # fmt: skip
     except GaussianOccError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: nothing was written", file=sys.stderr)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+from gaussianocc_core.arrays import check_npz
 from gaussianocc_core.bags.image_codec import image_size
 from gaussianocc_core.bags.messages import Intrinsics, decode_camera_info, decode_transform
 from gaussianocc_core.bags.opened import (
@@ -47,12 +47,15 @@ from gaussianocc_core.bags.schema import (
 from gaussianocc_core.bags.stamps import cdr_stamp_ns, stamp_ns
 from gaussianocc_core.bags.typestore import typestore
 from gaussianocc_core.errors import BagError, CalibrationError
+from gaussianocc_core.files import complete_file
 from gaussianocc_core.geometry.transform_tree import TransformTree
+from gaussianocc_core.names import check_topic
 
 _INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
 _VERSION = 4  # of the cache file
 _SILENCE_NS = 3_600_000_000_000  # without any message: somebody set the clock, or paused the recorder
 _SAME_PLACE = 1e-6  # by which a fixed transform may differ when it is said again, m and rotation matrix
+_LEAST_CACHE = 1 << 26  # bytes that the arrays of a cache may have, beside four times its bag's: it says less than that
 _TF, _STATIC = "/tf", "/tf_static"
 _JUMP_NS = 1_000_000_000  # a stamp that steps back farther means that the clock did
 _FOREVER_NS = 1 << 62
@@ -353,6 +356,8 @@ class _Builder:
                 self.refused.setdefault(child, f"{topic} has for it {error}")
 
     def _add_pose(self, topic: str, log_ns: int, header: Any, child: str, transform: Any) -> None:
+        for frame in (header.frame_id, child):
+            check_topic(frame, "TF frame", CalibrationError)
         T = decode_transform(transform)
         known = self.poses[topic, header.frame_id.lstrip("/"), child.lstrip("/")]
         known.stamps.append(stamp_ns(header))
@@ -550,13 +555,8 @@ def _write_cache(index: BagIndex, files: list[list[Any]]) -> None:
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
     target = cache_path(index.path)
     try:
-        unfinished = target.with_name(f"{target.name}.{os.getpid()}")
-        try:
-            with unfinished.open("wb") as stream:
-                np.savez(stream, **arrays)
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with complete_file(target) as unfinished, unfinished.open("wb") as stream:
+            np.savez(stream, **arrays)
     except OSError as error:  # read-only media: indexing again is all that is lost
         _log.info("the index of %s is not kept: %s", index.path, error.strerror)
 
@@ -566,6 +566,7 @@ def _read_cache(path: Path) -> BagIndex | None:
     if not target.is_file():
         return None
     try:
+        check_npz(target, _LEAST_CACHE + 4 * sum(size for _, size, _ in _fingerprint(path)))
         with np.load(target, allow_pickle=False) as file:
             meta = json.loads(file["meta"].tobytes())
             if meta["version"] != _VERSION or meta["files"] != _fingerprint(path):

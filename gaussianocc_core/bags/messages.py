@@ -12,10 +12,12 @@ from jaxtyping import Float, UInt8
 
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS, can_reduce, decode_grey, decode_rgb, is_grey
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
+from gaussianocc_core.geometry.calibration import find_fault
 from gaussianocc_core.geometry.lens import from_ros
 from gaussianocc_core.geometry.pixel_centers import from_opencv
 from gaussianocc_core.geometry.plausibility import refuse_intrinsics
 from gaussianocc_core.geometry.transforms import make_transform, quat_to_matrix
+from gaussianocc_core.names import shorten
 from gaussianocc_core.types import PINHOLE
 
 
@@ -31,7 +33,7 @@ def decode_transform(transform: Any) -> Float[np.ndarray, "4 4"]:
     q, t = transform.rotation, transform.translation
     quat = np.array([q.w, q.x, q.y, q.z], dtype=np.float64)
     translation = np.array([t.x, t.y, t.z], dtype=np.float64)
-    if not (np.isfinite(quat).all() and np.isfinite(translation).all() and np.linalg.norm(quat) > 1e-6):
+    if find_fault(rotation=quat, translation=translation) is not None:
         raise CalibrationError(
             f"not a rigid transform: rotation x y z w = {q.x}, {q.y}, {q.z}, {q.w}, translation {t.x}, {t.y}, {t.z}"
         )
@@ -115,7 +117,7 @@ def check_size(message: Any, max_pixels: int) -> None:
 def raw_image_to_rgb(message: Any) -> UInt8[np.ndarray, "H W 3"]:
     """RGB of a sensor_msgs/Image; ValueError says what does not fit. 16 bits keep the upper 8."""
     if message.encoding not in _ENCODINGS:
-        raise ValueError(f"encoding {message.encoding!r} is not supported; known are {', '.join(_ENCODINGS)}")
+        raise ValueError(f"encoding {shorten(message.encoding)} is not supported; known are {', '.join(_ENCODINGS)}")
     depth, channels, code = _ENCODINGS[message.encoding]
     height, width, step = message.height, message.width, message.step
     row = width * channels * depth
@@ -194,7 +196,7 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
         model, distortion = from_ros(message.distortion_model, distortion)
     except ValueError as error:
         raise CalibrationError(
-            f"camera {camera}: distortion model {message.distortion_model!r} {error}; calibrate the camera"
+            f"camera {camera}: distortion model {shorten(message.distortion_model)} {error}; calibrate the camera"
         ) from None
 
     K = from_opencv(K)
@@ -206,6 +208,12 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
     K[0] /= binning[0]
     K[1] /= binning[1]
     size = (width // binning[0], height // binning[1])
+    fault = find_fault(width=size[0], height=size[1], intrinsics=K, model=model, distortion=distortion)
+    if fault is not None:
+        raise CalibrationError(
+            f"camera {camera}: CameraInfo, with its binning and region of interest applied: {fault.field}: expected "
+            f"{fault.expected}, got {size[0]}x{size[1]} pixels, fx {K[0, 0]:g}, fy {K[1, 1]:g}"
+        )
     P, R, baseline = _decode_projection(message, (roi.x_offset, roi.y_offset) if roi.width and roi.height else (0, 0))
     return Intrinsics(
         tuple(K.ravel().tolist()), *size, model, distortion, message.header.frame_id,
@@ -239,7 +247,15 @@ POINT_DATATYPES = {
 
 
 def decode_cloud(cloud: Any) -> np.ndarray:
-    """Structured array of the fields of a sensor_msgs/PointCloud2 (each of count 1), whatever padding lies between."""
+    """Structured array of the fields of a sensor_msgs/PointCloud2 (each of count 1), whatever padding lies between.
+
+    ValueError where its data cannot hold what it says, KeyError where a field is of no known type.
+    """
+    wanted = cloud.width * cloud.height * cloud.point_step
+    if wanted > len(cloud.data) or cloud.point_step < 1:
+        raise ValueError(
+            f"{cloud.width}x{cloud.height} points of {cloud.point_step} bytes in {len(cloud.data)} bytes of data"
+        )
     order: Any = ">" if cloud.is_bigendian else "<"
     layout = np.dtype(
         {

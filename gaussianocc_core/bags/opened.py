@@ -17,10 +17,10 @@ from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from gaussianocc_core.bags.typestore import import_rosbags
 from gaussianocc_core.errors import BagError
+from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.yaml_text import METADATA_BYTES, METADATA_NODES, parse_yaml
 
 METADATA = "metadata.yaml"
 _FILE = re.compile(r"(?P<stem>.+?)(_(?P<number>\d+))?(?P<kind>\.mcap|\.db3)(\.zstd)?$")
@@ -99,7 +99,7 @@ class OpenBag:
                 self._files.append(self._open_file(file))
             except Exception as error:  # rosbags raises what its storage libraries raise
                 hint = f"; it was cut off: tools/inspect_bag.py {file} --recover NEW_BAG saves what is there"
-                failures.append(f"{file.name} cannot be read: {error}{hint if looks_cut_off(file) else ''}")
+                failures.append(f"{file.name} cannot be read: {reason_of(error)}{hint if looks_cut_off(file) else ''}")
         if failures and not self._files:
             raise BagError("; ".join(failures))
         self.problems += failures
@@ -119,15 +119,14 @@ class OpenBag:
         if not file.is_file():
             return None
         try:
-            # libyaml's loader, where PyYAML has it, is ten times faster.
-            document = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            document = parse_yaml(file.read_text(), METADATA, BagError, METADATA_BYTES, METADATA_NODES)
             information = document["rosbag2_bagfile_information"]
             names = information["relative_file_paths"]
             if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
                 raise ValueError("it names no files")
             return information
-        except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
+        except (BagError, OSError, KeyError, TypeError, ValueError) as error:
+            reason = reason_of(error)[:160]
             self.problems.append(f"{METADATA} is damaged ({reason}); the files beside it are read without it")
             return None
 

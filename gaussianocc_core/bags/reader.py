@@ -13,6 +13,7 @@ from typing import Any
 from gaussianocc_core.bags.opened import open_bag
 from gaussianocc_core.bags.typestore import typestore
 from gaussianocc_core.errors import BagError, GaussianOccError
+from gaussianocc_core.mistakes import reason_of
 
 _GAP_NS = 100_000_000  # messages logged no farther apart are read in one go
 
@@ -57,7 +58,8 @@ class MessageReader:
             except GaussianOccError:
                 raise
             except Exception as error:  # rosbags raises what its storage libraries raise
-                raise BagError(f"{self.path}: messages near log time {group[0].log_ns} ns: {error}") from error
+                reason = reason_of(error)
+                raise BagError(f"{self.path}: messages near log time {group[0].log_ns} ns: {reason}") from error
         missing = next((ref for ref in refs if ref not in found), None)
         if missing is not None:
             raise BagError(

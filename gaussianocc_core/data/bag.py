@@ -32,6 +32,7 @@ from gaussianocc_core.geometry.plausibility import SAME_PLACE, Doubt, find_doubt
 from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.geometry.transform_tree import TransformGap, TransformTree, TransformUnavailable
 from gaussianocc_core.labels import IGNORE, count_unknown
+from gaussianocc_core.names import check_name
 from gaussianocc_core.types import Cameras, Neighbour, Sample
 
 _ALL_CAMERAS = BagConfig()
@@ -132,6 +133,7 @@ class BagEntry:
 
 def label_path(folder: str | Path, bag: str, camera: str, stamp_ns: int) -> Path:
     """Where the 2D labels of one image of a bag are kept: a grey PNG of Occ3D ids, 255 where there is no label."""
+    bag, camera = check_name(bag, "bag", DatasetError), check_name(camera, "camera", DatasetError)
     return Path(folder) / bag / camera / f"{stamp_ns}.png"
 
 

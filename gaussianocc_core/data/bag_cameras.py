@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gaussianocc_core.bags.index import BagIndex, TopicIndex
 from gaussianocc_core.bags.schema import EGO_FRAME, IMAGE_TYPE, ODOM_FRAME, RAW_IMAGE_TYPE
 from gaussianocc_core.errors import BagError
+from gaussianocc_core.names import check_name, check_topic
 
 _NOT_A_CAMERA = ("semantic", "depth", "mask", "disparity", "confidence")  # images beside those of cameras
 _LABELS = "semantic/image_raw"
@@ -93,6 +94,8 @@ def find_cameras(index: BagIndex, config: BagConfig) -> tuple[CameraTopics, ...]
         )
     found = []
     for name, topic in wanted.items():
+        check_topic(topic, f"{index.path}: topic", BagError)
+        check_name(name, f"{index.path}: camera", BagError)
         space = _namespace(topic)
         info = config.camera_info_topic.format(camera=name) if config.camera_info_topic else f"{space}/camera_info"
         beside = [f"{space}/{_LABELS}", f"{space}/{_MASK}"]

@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
+from gaussianocc_core.arrays import read_npz
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.labels import GENERATOR_TO_OCC3D, GENERATOR_UNDETECTED, IGNORE, generator_to_occ3d
+from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.names import check_name
 from gaussianocc_core.types import Cameras, Neighbour, OccupancyLabels, Sample
 
 
@@ -114,16 +117,21 @@ def in_label_frame(sample: Sample) -> Cameras:
     return camera_geometry.relocate(sample.cameras, T_world_ego, torch.from_numpy(T_world_labels))
 
 
+_MOST_LABEL_BYTES = 1 << 28  # decompressed; Occ3D has 2 MB
+
+
 def load_occupancy(path: Path, T_world_ego: Float[np.ndarray, "4 4"] | None = None) -> OccupancyLabels:
     """Occ3D `labels.npz`: semantics, mask_camera, mask_lidar over one grid, in the ego frame of the given pose."""
     try:
-        with np.load(path) as file:
-            semantics, *masks = (file[name] for name in ("semantics", "mask_camera", "mask_lidar"))
+        found = read_npz(path, _MOST_LABEL_BYTES)
+        semantics, *masks = (found[name] for name in ("semantics", "mask_camera", "mask_lidar"))
     except Exception as error:  # numpy and zipfile raise half a dozen kinds for a damaged file
-        raise DatasetError(f"occupancy labels {path} cannot be read ({error}); restore the file") from error
+        raise DatasetError(f"occupancy labels {path} cannot be read ({reason_of(error)}); restore the file") from error
     if semantics.ndim != 3 or any(mask.shape != semantics.shape for mask in masks):
         shapes = [array.shape for array in (semantics, *masks)]
         raise DatasetError(f"occupancy labels {path}: expected three (X, Y, Z) arrays of one shape, got {shapes}")
+    if semantics.dtype.kind not in "iu" or (semantics.size and not 0 <= semantics.min() <= semantics.max() <= 255):
+        raise DatasetError(f"occupancy labels {path}: semantics: expected class ids from 0 to 255; restore the file")
     return OccupancyLabels(semantics.astype(np.uint8), masks[0].astype(bool), masks[1].astype(bool), T_world_ego)
 
 
@@ -171,17 +179,19 @@ def read_label_image(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H 
 
 def _read_depth(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
     try:
-        depth = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"true depth {path} cannot be read ({error}); restore the file") from error
+        depth = np.load(path, mmap_mode="r", allow_pickle=False)  # of a file that says more than it holds, nothing
+    except Exception as error:
+        raise DatasetError(f"true depth {path} cannot be read ({reason_of(error)}); restore the file") from error
     if depth.shape != (size[1], size[0]):
         raise DatasetError(f"true depth {path}: expected shape ({size[1]}, {size[0]}), got {depth.shape}")
-    return depth.astype(np.float32, copy=False)
+    if depth.dtype.kind not in "fiu":
+        raise DatasetError(f"true depth {path}: expected numbers, got {depth.dtype}")
+    return np.array(depth, dtype=np.float32)
 
 
 def mask_path(folder: str | Path, camera: str) -> Path:
     """Where a camera's self-occlusion mask is kept in a folder of masks."""
-    return Path(folder) / f"{camera}_mask.png"
+    return Path(folder) / f"{check_name(camera, 'camera', DatasetError)}_mask.png"
 
 
 def mask_paths(folder: str | Path | None, names: Sequence[str]) -> tuple[Path, ...]:

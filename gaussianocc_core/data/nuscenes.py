@@ -26,7 +26,7 @@ from gaussianocc_core.data.entries import FrameEntry, SampleEntry, mask_paths
 from gaussianocc_core.data.nuscenes_recording import Contents, Row, SceneRecording, read_points
 from gaussianocc_core.data.nuscenes_tables import (
     TABLES,
-    check_fields,
+    check_sample_data,
     diagnose_references,
     open_database,
     read_intrinsics,
@@ -38,24 +38,38 @@ from gaussianocc_core.data.sets import SetBuilder
 from gaussianocc_core.errors import BagError, CalibrationError, DatasetError
 from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.labels import IGNORE
+from gaussianocc_core.names import DataRoot, check_name
 from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)
 
 # Times from an image to its neighbour differ by less from camera to camera, unless one of them lost an image.
 _GAPS_DIFFER_NS = 30_000_000
-_NEEDED_FIELDS = ("timestamp", "filename", "ego_pose_token", "calibrated_sensor_token")
 
 
 class NuScenesSource:
     """One version of one data root. Opening reads the tables (a minute for the full data set)."""
 
-    def __init__(self, dataroot: Path | str, version: str = "v1.0-mini", cameras: Sequence[str] | None = None) -> None:
-        """`cameras`: names in the wanted order, anchor first; default all, counter-clockwise from the front."""
+    def __init__(
+        self,
+        dataroot: Path | str,
+        version: str = "v1.0-mini",
+        cameras: Sequence[str] | None = None,
+        follow_outside: bool = False,
+    ) -> None:
+        """cameras: names in the wanted order, anchor first; default all, counter-clockwise from the front.
+
+        follow_outside: links in the data root may lead out of it. DatasetError where a name in the tables could become
+        another path than it should.
+        """
         self.dataroot = Path(dataroot)
         self.version = version
         self._wanted_cameras = tuple(cameras) if cameras is not None else None
         self._db = open_database(self.dataroot, version)
+        for row in self._db.scene:
+            check_name(row.get("name"), f"scene {row['token']}: name", DatasetError)
+        self._root = DataRoot(self.dataroot, DatasetError, follow_outside)
+        self._checked: set[str] = set()  # tokens of scenes
         self._listings: dict[str, frozenset[str]] = {}
 
     def scene_names(self) -> tuple[str, ...]:
@@ -338,12 +352,13 @@ class NuScenesSource:
     def _rows(self, scene: str, sweeps: bool = True) -> list[dict]:
         """sample_data rows of a scene by time; keyframes only without `sweeps`."""
         token = self.check_scene(scene)
+        if token not in self._checked:
+            for row in self._rows_by_scene[token]:
+                check_sample_data(row, self._root)
+            self._checked.add(token)
         rows = [row for row in self._rows_by_scene[token] if sweeps or row["is_key_frame"]]
         if not rows:
             raise DatasetError(f"scene {scene} has no rows in sample_data.json of {self.dataroot / self.version}")
-        for row in rows:
-            is_camera = row["sensor_modality"] == "camera"
-            check_fields(row, "sample_data", (*_NEEDED_FIELDS, "width", "height") if is_camera else _NEEDED_FIELDS)
         return sorted(rows, key=lambda row: (row["timestamp"], row["sensor_modality"], row["channel"]))
 
     def _lookup(self, row: dict, table: str) -> dict:

@@ -30,6 +30,7 @@ class DataConfig:
     """Where samples come from and how they are varied."""
 
     dataroot: str = ""  # of a data set
+    follow_outside: bool = False  # links in the data root may lead out of it
     schema: str = "nuscenes"  # of that data set; "ddad": scenes in the DGP format
     version: str = "v1.0-mini"  # nuscenes
     split: str = ""  # ddad: "train", "val" or "test"; nuscenes: those, mini_train, mini_val or a list file; "": all
@@ -108,7 +109,7 @@ def _choose_scenes(config: DataConfig, available: Sequence[str]) -> Sequence[str
 
 
 def _nuscenes_entries(config: DataConfig) -> list[Entry]:
-    source = nuscenes.NuScenesSource(config.dataroot, config.version)
+    source = nuscenes.NuScenesSource(config.dataroot, config.version, follow_outside=config.follow_outside)
     entries: list[Entry] = []
     for scene in _choose_scenes(config, select_scenes(source, split=config.split or None)):
         entries += source.index(
@@ -123,7 +124,7 @@ def _nuscenes_entries(config: DataConfig) -> list[Entry]:
 
 
 def _ddad_entries(config: DataConfig) -> list[Entry]:
-    source = ddad.DdadSource(config.dataroot)
+    source = ddad.DdadSource(config.dataroot, follow_outside=config.follow_outside)
     entries: list[Entry] = []
     for scene in _choose_scenes(config, source.scene_names(config.split or None)):
         entries += source.index(

@@ -10,6 +10,7 @@ import numpy as np
 
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.geometry.transforms import interpolate, invert_matrix
+from gaussianocc_core.names import check_topic, shorten
 
 
 class TransformUnavailable(GaussianOccError):
@@ -20,8 +21,19 @@ class TransformGap(TransformUnavailable):
     """There are poses before and after that time, too far apart to say where the frame was between them."""
 
 
+class FrameRefused(GaussianOccError):
+    """A frame has a name that none can have."""
+
+
 _GAP_INTERVALS = 3.0  # poses farther apart than so many of the usual intervals leave a gap ...
 _LEAST_GAP_NS = 500_000_000  # ... but none that is shorter than this
+_MOST_FRAMES = 5000  # a robot has a hundred
+_LISTED = 20  # in a message
+
+
+def _listed(frames: list[str], separator: str = ", ") -> str:
+    more = len(frames) - _LISTED
+    return separator.join(frames[:_LISTED]) + (f"{separator}{more} more" if more > 0 else "")
 
 
 class TransformTree:
@@ -42,8 +54,14 @@ class TransformTree:
         self._longest: dict[str, tuple[int, float]] = {}  # child -> number of poses, and the longest interval to bridge
 
     def add(self, parent: str, child: str, stamp_ns: int, T_parent_child: np.ndarray, static: bool) -> None:
+        """FrameRefused, and nothing added, where a frame's name is empty or holds control characters, or where there
+        are too many frames."""
+        for frame in (parent, child):
+            check_topic(frame, "TF frame", FrameRefused)
         parent, child = parent.lstrip("/"), child.lstrip("/")
         with self._lock:
+            if child not in self._parent and len(self._parent) >= _MOST_FRAMES:
+                raise FrameRefused(f"TF has {_MOST_FRAMES} frames already; {shorten(child)} is ignored")
             self._parent[child] = parent
             if static:
                 self._moving.pop(child, None)
@@ -72,20 +90,22 @@ class TransformTree:
         target, source = target.lstrip("/"), source.lstrip("/")  # as `add` stores them
         with self._lock:
             up_target, up_source = self._ancestors(target, stamp_ns), self._ancestors(source, stamp_ns)
-            common = next((frame for frame in up_source if frame in up_target), None)
+            reached = set(up_target)
+            common = next((frame for frame in up_source if frame in reached), None)
             if common is None:
-                known = ", ".join(sorted({*self._parent, *self._parent.values()})) or "no frames at all"
+                known = _listed(sorted({*self._parent, *self._parent.values()})) or "no frames at all"
                 raise TransformUnavailable(f"TF does not connect {target} and {source}; it knows {known}")
             T_common_target = self._to_ancestor(target, common, stamp_ns)
             return invert_matrix(T_common_target) @ self._to_ancestor(source, common, stamp_ns)
 
     def _ancestors(self, frame: str, stamp_ns: int | None) -> list[str]:
-        chain = [frame]
-        while (parent := self._parent_at(chain[-1], stamp_ns)) is not None:
+        chain = {frame: None}  # in order; a list would be searched anew for every frame of a long chain
+        while (parent := self._parent_at(frame, stamp_ns)) is not None:
             if parent in chain:
-                raise TransformUnavailable(f"TF has a loop: {' <- '.join([parent, *reversed(chain)])}")
-            chain.append(parent)
-        return chain
+                raise TransformUnavailable(f"TF has a loop: {_listed([parent, *reversed(chain)], ' <- ')}")
+            chain[parent] = None
+            frame = parent
+        return list(chain)
 
     def _parent_at(self, child: str, stamp_ns: int | None) -> str | None:
         if stamp_ns is None or child not in self._moving:

@@ -25,6 +25,7 @@ from gaussianocc_core.models.lifting import (
     plan_lift,
     surface_features,
 )
+from gaussianocc_core.models.limits import check_limits
 from gaussianocc_core.models.matching import Sources
 from gaussianocc_core.models.matching_net import MatchingHead
 from gaussianocc_core.models.pose_net import PoseNet
@@ -194,7 +195,8 @@ def render_gaussians(
 
 
 def build_model(config: ModelConfig) -> GaussianOcc:
-    """The network that a configuration describes, with fresh weights."""
+    """The network that a configuration describes, with fresh weights; ValueError where it cannot or should not be."""
+    check_limits(config)
     if config.image_height % 16 or config.image_width % 16:
         raise ValueError(
             f"image_height, image_width: expected multiples of 16, got {config.image_height} x {config.image_width}"
@@ -261,11 +263,13 @@ def build_depth_head(config: ModelConfig) -> DepthHead | MatchingHead:
 
 
 def build_depth_net(config: ModelConfig) -> DepthNet:
-    """The depth network of the first stage, with fresh weights."""
+    """The depth network of the first stage, with fresh weights; ValueError as `build_model`."""
+    check_limits(config)
     return DepthNet(build_image_encoder(config), build_depth_head(config))
 
 
 def build_pose_net(config: ModelConfig) -> PoseNet:
-    """The ego-motion network, with fresh weights."""
+    """The ego-motion network, with fresh weights; ValueError as `build_model`."""
+    check_limits(config)
     pose = config.pose
     return PoseNet(pose.backbone, pose.width, pose.channels, pose.reduction, pose.output_scale)

@@ -288,8 +288,9 @@ def claim(targets: Iterable[tuple[Target, ...]], made_with: dict[str, Any], over
 def _check_record(record: Path, made_with: dict[str, Any]) -> None:
     try:
         before = json.loads(record.read_text()) if record.is_file() else made_with
-    except ValueError:
+    except (ValueError, RecursionError):
         before = {}
+    before = before if isinstance(before, dict) else {}
     for key, value in made_with.items():
         if before.get(key) != value:
             ours, theirs = (value, before.get(key)) if not isinstance(value, dict) else ("this one", "another")

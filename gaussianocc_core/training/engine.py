@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gaussianocc_core.data.sources import open_entries
-from gaussianocc_core.errors import GaussianOccError
+from gaussianocc_core.errors import CheckpointError, GaussianOccError
+from gaussianocc_core.mistakes import reading
 from gaussianocc_core.predictor import resolve_device
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.config import TrainConfig
@@ -235,11 +236,12 @@ class Run:
             )
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.stage.load_state_dict(state["stage"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        with reading(f"{self.folder.path / LAST}: its state", "start the run anew", CheckpointError):
+            self.stage.load_state_dict(state["stage"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self.problems = state["problems"] if self.processes.first else 0  # they are the first process' alone
 
 

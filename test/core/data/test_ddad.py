@@ -492,7 +492,7 @@ DAMAGE = {
     "points missing": (POINTS, Path.unlink, "No such file"),
     "points truncated": (POINTS, truncate, "cannot be read"),
     "points empty": (POINTS, lambda path: path.write_bytes(b""), "cannot be read"),
-    "points pickled": (POINTS, lambda path: np.savez(path, data=np.array([{}, 1], dtype=object)), "allow_pickle"),
+    "points pickled": (POINTS, lambda path: np.savez(path, data=np.array([{}, 1], dtype=object)), "holds objects"),
     "points of three columns": (POINTS, lambda path: np.savez(path, data=np.zeros((5, 3))), r"\(points, 4\)"),
     "points without the array": (POINTS, lambda path: np.savez(path, a=np.zeros(3), b=np.zeros(3)), "named data"),
 }

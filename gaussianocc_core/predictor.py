@@ -22,6 +22,7 @@ from gaussianocc_core.finite import check_finite
 from gaussianocc_core.labels import UNOBSERVED, free_label
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
+from gaussianocc_core.models.ego_motion import Odometry, VisualOdometry
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.matching import plane_inv_depths
@@ -79,6 +80,7 @@ class Prediction(OccupancyPrediction):
     field: OccupancyField  # the network's logits on its lattice, before anything was decided
     views: Cameras  # pinholes of the images as the network saw them, where each camera was; float32
     matched: Views | None  # with what its images were matched; None: by a model that looks at each image alone
+    moved: Odometry | None  # where the rig is by its images, if that was asked for
     _network: GaussianOcc = dataclass_field(repr=False, compare=False)
 
     @torch.inference_mode()
@@ -122,6 +124,7 @@ class OccupancyPredictor:
         self._views: list[_View] = []  # newest first
         self._masks: dict[str, np.ndarray] = {}
         self.ring = self._new_ring()  # of a model that matches
+        self._motion_of = ""  # what T_world_ego of the newest set in the ring came from
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> OccupancyPredictor:
@@ -161,6 +164,11 @@ class OccupancyPredictor:
         """Whether the model matches its images with others, so that motion and stamps serve it."""
         return self.ring is not None
 
+    @property
+    def sees_depth(self) -> bool:
+        """Whether the model says depth for each image, without which there is no odometry from them."""
+        return self.model.depth_head is not None
+
     def reset(self) -> None:
         """Forgets the sets that it has seen: after a jump of time, or on another recording."""
         if self.ring is not None:
@@ -173,6 +181,8 @@ class OccupancyPredictor:
         cameras: Cameras,
         T_world_ego: Float[np.ndarray, "4 4"] | None = None,
         stamp_s: float | None = None,
+        odometry: VisualOdometry | None = None,
+        motion_from_images: bool = True,
     ) -> Prediction:
         """images: RGB at native size, one per camera, sizes may differ; cameras: their calibration, ego frame.
 
@@ -182,18 +192,33 @@ class OccupancyPredictor:
         For a model that matches: stamp_s (s) is the moment of the ego frame that the cameras are in, T_world_ego (m)
         that frame in one that stands still, e.g. odometry's. Sets of one recording come in time order; `matched` of the
         prediction tells which of them were used. Without a stamp a set is matched with itself alone and not remembered.
+
+        odometry: of this rig's images, one set after another; it is moved on to this set (`moved` of the prediction),
+        and gives the motion where T_world_ego is None, unless motion_from_images is False. ValueError without a stamp,
+        or for a model without depth.
         """
+        if odometry is not None and (stamp_s is None or not self.sees_depth):
+            raise ValueError("odometry: needs stamp_s, and a model with a depth head")
         lenses = self._lenses_of(cameras)
         view = self._view_of(lenses, cameras)
-        rectified = torch.from_numpy(lenses.rectify(images)).to(self.device)  # (N, h, w, 3) uint8
-        batch = rectified.permute(0, 3, 1, 2)[None].float() / 255.0  # (1, N, 3, h, w)
+        pixels = lenses.rectify(images)  # (N, h, w, 3) uint8
+        batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)[None].float() / 255.0  # (1, N, 3, h, w)
         look = self.model.look(batch)
-        pinhole, matched = lenses.views(cameras.T_ego_cam), None
+        pinhole, matched, moved = lenses.views(cameras.T_ego_cam), None, None
+        source = "" if T_world_ego is None else "given"
+        if odometry is not None and stamp_s is not None:
+            moved = odometry.track(pixels, pinhole, lenses.valid_mask, stamp_s)
+            if T_world_ego is None and motion_from_images and not moved.lost:
+                T_world_ego, source = moved.T_odom_ego, "images"
         if self.ring is not None and look.features is not None:
             features = look.features if view.looks is None else look.features * view.looks
             look = replace(look, features=features)
             ring = self.ring if stamp_s is not None else self._new_ring()
             assert ring is not None
+            broken = self._motion_of == "images" and moved is not None and bool(moved.lost)
+            if broken or (source and self._motion_of and source != self._motion_of):
+                ring.reset()  # its poses are of another frame
+            self._motion_of = source or self._motion_of
             matched = ring.views(features, pinhole, T_world_ego, stamp_s or 0.0)
             if stamp_s is not None:
                 ring.add(features, pinhole, T_world_ego, stamp_s)
@@ -201,6 +226,9 @@ class OccupancyPredictor:
         check_finite("logits", field.logits)
         if field.inv_depth is not None:
             check_finite("inverse depths", field.inv_depth)
+        if odometry is not None and field.inv_depth is not None:
+            log_error = None if field.log_error is None else field.log_error[0].float().cpu().numpy()
+            odometry.learn_depth(field.inv_depth[0].float().cpu().numpy(), log_error)
         labels, confidence, observed = self._decide(field, view.observed)
         return Prediction(
             labels=labels,
@@ -214,6 +242,7 @@ class OccupancyPredictor:
             field=field,
             views=pinhole,
             matched=matched,
+            moved=moved,
             _network=self.model,
         )
 

@@ -51,14 +51,17 @@ class CameraRig:
         calibration_timeout: float = 1.0,
         odometry_timeout: float = 0.1,
         rectified: frozenset[str] = frozenset(),
+        compensates: bool = True,
     ) -> None:
-        """rectified: cameras whose images image_proc has rectified, so that P and R of their CameraInfo hold."""
+        """rectified: cameras whose images image_proc has rectified, so that P and R of their CameraInfo hold.
+        compensates: motion between a set's images is taken from TF; not where TF has it from this node's sets."""
         self.names = names
         self._rectified = rectified
         self._given_up: frozenset[str] = frozenset()  # cameras that a lenient lookup has waited for in vain
         self._transforms = transforms
         self._ego_frame, self._fixed_frame = ego_frame, fixed_frame
         self._rig = rig.select(names) if rig is not None else None
+        self._compensates = compensates
         self._calibration_timeout, self._odometry_timeout = calibration_timeout, odometry_timeout
         self._changed = threading.Condition()
         self._intrinsics: dict[str, Intrinsics] = {}
@@ -180,7 +183,7 @@ class CameraRig:
         """T_ego(anchor)_ego(stamp) of each image, T_fixed_ego at the anchor's time, and what is wrong with them;
         identities and None while TF knows no fixed frame."""
         still, T_fixed_ego = [np.eye(4) for _ in stamps_ns], None
-        if not self._fixed_frame or not self._transforms.knows(self._fixed_frame):
+        if not self._compensates or not self._fixed_frame or not self._transforms.knows(self._fixed_frame):
             return still, None, ""
         try:
             T_fixed_ego = self._ego_at(anchor_ns)

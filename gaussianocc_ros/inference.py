@@ -21,6 +21,7 @@ from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.types import OccupancyPrediction
 from gaussianocc_ros.camera_rig import plausible_cameras
 from gaussianocc_ros.gather import Gathered, Gatherer
+from gaussianocc_ros.motion import IMAGES, Motion
 from gaussianocc_ros.outputs import EgoAt, Outputs
 from gaussianocc_ros.parameters import NodeParameters
 from gaussianocc_ros.reporting import Reporter
@@ -55,9 +56,10 @@ class Inference:
             )
         return self.predictor
 
-    def start(self, gatherer: Gatherer, outputs: Outputs, reporter: Reporter, ego_at: EgoAt) -> None:
+    def start(self, gatherer: Gatherer, outputs: Outputs, motion: Motion, reporter: Reporter, ego_at: EgoAt) -> None:
         """From now on sets may come. ego_at: odometry, for what is fused in the fixed frame."""
-        self._gatherer, self._outputs, self._reporter, self._ego_at = gatherer, outputs, reporter, ego_at
+        self._gatherer, self._outputs, self._motion, self._reporter = gatherer, outputs, motion, reporter
+        self._ego_at = ego_at
 
     def submit(self, complete: SynchronizedSet) -> None:
         full = len(self._waiting) == self._waiting.maxlen
@@ -72,7 +74,7 @@ class Inference:
         return not (self._waiting or self._reporter.works)
 
     def forget(self) -> None:
-        """What was fused so far; by the thread itself, before it adds anything."""
+        """What was seen so far; by the thread itself, before it adds anything."""
         self._forget.set()
 
     def stop(self) -> None:
@@ -123,8 +125,15 @@ class Inference:
         reporter, predictor, outputs = self._reporter, self.predictor, self._outputs
         gathered = self._gatherer.gather(newest)
         reporter.set_gathered(gathered)
+        self._forget_if_asked(gathered)
+        motion = self._motion.of(gathered)
         with reporter.statistics.timed("predict"):
-            prediction = seen = predictor(gathered.images, gathered.cameras)
+            prediction = seen = predictor(
+                gathered.images, gathered.cameras, motion.T_world_ego, 1e-9 * gathered.stamp_ns, motion.odometry,
+                motion_from_images=motion.source == IMAGES,
+            )  # fmt: skip
+        reporter.set_matched(motion, seen)
+        self._motion.publish(seen.moved, gathered.stamp_ns)
         if self._fusion is not None:
             with reporter.statistics.timed("fuse"):
                 prediction = self._fuse(self._fusion, prediction, gathered)
@@ -138,13 +147,19 @@ class Inference:
             reporter.statistics.record("render", time.perf_counter() - began)
         if outputs.problem:
             reporter.warn("output", outputs.problem)
-        if (topics := outputs.undelivered()) and self._node.context.ok():
+        if (topics := outputs.undelivered(self._motion.publishers)) and self._node.context.ok():
             reporter.warn("delivery", f"a subscriber does not take {', '.join(topics)} and may lose messages")
 
+    def _forget_if_asked(self, gathered: Gathered) -> None:
+        asked = self._forget.is_set()
+        self._forget.clear()
+        if asked and self._fusion is not None:
+            self._fusion.reset()
+        if asked or not gathered.continues:
+            self.predictor.reset()
+            self._motion.reset()
+
     def _fuse(self, fusion: TemporalFusion, prediction: OccupancyPrediction, gathered: Gathered) -> OccupancyPrediction:
-        if self._forget.is_set():
-            self._forget.clear()
-            fusion.reset()
         T_fixed_ego = gathered.T_fixed_ego
         if T_fixed_ego is None:
             T_fixed_ego = self._ego_at(gathered.stamp_ns)  # it may have come meanwhile

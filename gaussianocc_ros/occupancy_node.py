@@ -33,6 +33,7 @@ from gaussianocc_ros.decoding import ImageDecoder, PendingImage
 from gaussianocc_ros.gather import Gatherer
 from gaussianocc_ros.inference import Inference
 from gaussianocc_ros.lifecycle import TidyLifecycleNode
+from gaussianocc_ros.motion import Motion
 from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameters import NodeParameters, apply_changes, declare_parameters
 from gaussianocc_ros.reporting import Reporter
@@ -69,13 +70,16 @@ class OccupancyNode(TidyLifecycleNode):
             self._cameras, self._transforms, parameters.ego_frame, parameters.fixed_frame, rig,
             *(max(each, parameters.least_timeout) for each in timeouts),
             frozenset(each for each in self._cameras if is_rectified(parameters.image_topic_of(each))),
+            compensates=not parameters.publish_odometry_tf,
         )  # fmt: skip
         _check_classes(self._predictor, parameters)
         self._outputs = Outputs(self, parameters, self._rig.ego_at)
         self.configured.callback(self._outputs.close)
+        self._motion = Motion(self, parameters, self._predictor, self._transforms.knows)
+        self.configured.callback(self._motion.close)
         self._reporter = Reporter(self, parameters, self._cameras, self._predictor.device)
         self.configured.callback(self._reporter.close)
-        if parameters.fusion:
+        if parameters.fusion or self._predictor.sees_depth:
             reset = self.create_service(Empty, "~/reset", self._on_reset)
             self.configured.callback(self.destroy_service, reset)
 
@@ -93,7 +97,7 @@ class OccupancyNode(TidyLifecycleNode):
             self._reporter.statistics,
             degrades=parameters.sync_policy == "degrade",
         )
-        self._inference.start(self._gatherer, self._outputs, self._reporter, self._rig.ego_at)
+        self._inference.start(self._gatherer, self._outputs, self._motion, self._reporter, self._rig.ego_at)
         for camera in self._cameras:
             if self._rig.needs_camera_info:
                 self._listen(CameraInfo, camera, parameters.camera_info_topic_of(camera), self._on_camera_info)

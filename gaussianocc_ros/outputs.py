@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -123,12 +123,16 @@ class Outputs:
         columns = map_ground(prediction, parameters.traversability)
         return conversions.encode_ground_map(align_map(columns, prediction, T_frame_ego), stamp_ns, frame)
 
-    def undelivered(self) -> list[str]:
-        """Waits for all subscribers if the replay is lossless; topics of which one still lacks messages after that."""
+    def undelivered(self, others: Sequence[Any] = ()) -> list[str]:
+        """Waits for all subscribers if the replay is lossless; topics of which one still lacks messages after that.
+
+        others: publishers of the node's own that belong to a set too.
+        """
         if not self._lossless:
             return []
         deadline = time.monotonic() + _DELIVERY_TIMEOUT
         publishers = [publisher for publisher, _ in self._topics] + (self._views.publishers if self._views else [])
+        publishers += others
         return [publisher.topic_name for publisher in publishers if not self._delivered(publisher, deadline)]
 
     def _delivered(self, publisher: Any, deadline: float) -> bool:

@@ -75,6 +75,22 @@ class NodeParameters(SyncParameters):
     hidden_classes: tuple[str, ...] = parameter(
         (), "Classes that ~/points and ~/markers leave out; [''] for none.", dynamic=True
     )
+    motion: str = parameter(
+        "auto",
+        "What a model that matches images with earlier ones is told of the robot's motion. tf: fixed_frame <- "
+        "ego_frame; images: what ~/odometry says; auto: tf where it has fixed_frame, else images; none: nothing, only "
+        "images of one moment are matched.",
+        choices=("auto", "tf", "images", "none"),
+    )
+    publish_odometry: bool = parameter(
+        True, "Offer ~/odometry, the robot's motion by its images, computed while somebody subscribes."
+    )
+    odometry_frame: str = parameter(
+        "", "Frame of ~/odometry. Empty: fixed_frame, or camera_odom where TF has fixed_frame already."
+    )
+    publish_odometry_tf: bool = parameter(
+        False, "Send ~/odometry also to /tf as fixed_frame <- ego_frame, for robots on which nobody else does."
+    )
     fusion: bool = parameter(
         False,
         "Accumulate results over time in fixed_frame: outputs then also hold what was seen before, with fewer errors "
@@ -134,6 +150,15 @@ class NodeParameters(SyncParameters):
                               "set publish_views to false")  # fmt: skip
         if self.fusion and not self.fixed_frame:
             raise ConfigError("parameter fusion: needs a fixed_frame in which results are accumulated, such as odom")
+        if self.publish_odometry_tf and not self.fixed_frame:
+            raise ConfigError("parameter publish_odometry_tf: needs a fixed_frame, such as odom")
+        if self.publish_odometry_tf and self.motion == "tf":
+            raise ConfigError("parameter motion: tf would be what publish_odometry_tf sends; choose auto or images")
+        if self.publish_odometry_tf and self.odometry_frame not in ("", self.fixed_frame):
+            raise ConfigError(
+                f"parameter odometry_frame: with publish_odometry_tf expected empty or fixed_frame "
+                f"({self.fixed_frame}), got {self.odometry_frame!r}"
+            )
         if self.mask_dir and not Path(self.mask_dir).is_dir():
             raise ConfigError(f"parameter mask_dir: no folder {self.mask_dir!r}; empty means no masks")
         if self.checkpoint and not Path(self.checkpoint).is_file():

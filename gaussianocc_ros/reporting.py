@@ -18,9 +18,12 @@ from rclpy.lifecycle import LifecycleNode
 from gaussianocc_core.data.sets import SetStatistics
 from gaussianocc_core.errors import PredictionError
 from gaussianocc_core.mistakes import one_line
+from gaussianocc_core.models import view_ring
+from gaussianocc_core.predictor import Prediction
 from gaussianocc_ros.camera_rig import CameraRig
 from gaussianocc_ros.diagnostics import CameraStatistics, NodeStatistics, memory_mb
 from gaussianocc_ros.gather import NO_IMAGE, Gathered
+from gaussianocc_ros.motion import SetMotion
 from gaussianocc_ros.parameters import NodeParameters
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -55,6 +58,10 @@ class Reporter:
         self._set_problem = ""  # of the last set
         self._nonsense = ""  # why the last set's prediction means nothing; "" where it does
         self._left_out: dict[str, str] = {}  # cameras that the last set did without -> why
+        self._matched: dict[str, dict[str, str]] = {}  # camera -> the last set's views, for diagnostics
+        self._suspect: dict[str, str] = {}  # cameras whose images were not matched -> what is wrong with them
+        self._motion: dict[str, str] = {}  # the last set's, for diagnostics
+        self._motion_problem = ""
         self._at_work = False
         self._timer = self._node.create_timer(1.0, self._report, clock=self._steady)
 
@@ -108,6 +115,35 @@ class Reporter:
         self._left_out = {camera: left_out.text for camera, left_out in gathered.left_out.items()}
         if self._left_out:
             self.warn("degraded", self._predicting_without())
+
+    def set_matched(self, motion: SetMotion, prediction: Prediction) -> None:
+        """What a set's images were matched with; what was refused is said."""
+        moved, views = prediction.moved, prediction.matched
+        self._motion, problem = {}, motion.problem
+        if moved is not None:
+            self._motion["odometry from images"] = moved.lost or "ok"
+            if moved.lost:
+                problem = problem or f"odometry from images: {moved.lost}"
+        if views is None:  # a model that looks at each image alone
+            self._matched, self._suspect, self._motion_problem = {}, {}, ""
+            return
+        source = motion.source if not problem else f"none: {problem}"
+        self._motion = {"motion": source, "views": str(views.count), **self._motion}
+        # By several threads: replaced, never changed.
+        self._matched = {
+            camera: {"views": ", ".join(used) or "none", "views refused": "; ".join(views.refused[camera]) or "none"}
+            for camera, used in views.used.items()
+        }
+        self._suspect = {camera: text for camera, lines in views.refused.items() if (text := _suspicion(camera, lines))}
+        reasons = {line.rpartition(": ")[2] for lines in views.refused.values() for line in lines}
+        for reason in (view_ring.JUMPED, view_ring.BAD_MOTION):
+            if reason in reasons:
+                problem = problem or f"{_MOTION_FAULTS[reason]}: images from before are not matched"
+        self._motion_problem = problem
+        if problem:
+            self.warn("motion of sets", f"images are not matched with earlier ones: {problem}")
+        for camera, text in self._suspect.items():
+            self.warn(f"unmatched {camera}", text)
 
     def set_dropped(self, reason: str, text: str) -> None:
         self.statistics.count_drop(reason)
@@ -178,6 +214,9 @@ class Reporter:
         reasons += late.values()
         if self._left_out and not (silent or late):
             reasons.append(self._predicting_without())
+        reasons += self._suspect.values()
+        if self._motion_problem:
+            reasons.append(f"images are not matched with earlier ones: {self._motion_problem}")
         stalled = now - statistics.last_published
         if parameters.error_age and stalled > parameters.error_age and not self._waits_for_replay:
             return ERROR, f"no result for {stalled:.0f} s: {reasons[0] if reasons else 'no set of all cameras'}"
@@ -255,6 +294,7 @@ class Reporter:
             values["clock jumps back"] = str(sets.rewinds)
         for camera, count in sorted(sets.missing.items()):
             values[f"incomplete without {camera}"] = str(count)
+        values |= self._motion
         values["memory MB"] = f"{memory_mb():.0f}"
         if self._device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self._device)
@@ -264,15 +304,35 @@ class Reporter:
 
     def _camera_status(self, name: str, camera: str, silent: dict[str, str], late: dict[str, str]) -> DiagnosticStatus:
         images = self._images[camera]
-        problems = (silent, self._missing, late, self._left_out, self._rig.doubts)
+        problems = (silent, self._missing, late, self._left_out, self._suspect, self._rig.doubts)
         problem = next((each[camera] for each in problems if camera in each), "")
         values = {
             "images": str(images.received),
             "images per second": f"{images.rate:.2f}",
             "delay ms": "unknown" if images.delay is None else f"{1e3 * images.delay:.0f}",
             "sets without it": str(self._sets.missing[camera]),
+            **self._matched.get(camera, {}),
         }
         return _status(name, self.parameters.image_topic_of(camera), WARN if problem else OK, problem or "ok", values)
+
+
+_MOTION_FAULTS = {
+    view_ring.JUMPED: "odometry jumps",
+    view_ring.BAD_MOTION: "odometry is not a finite rigid motion",
+}
+
+
+def _suspicion(camera: str, refused: tuple[str, ...]) -> str:
+    """What is wrong with a camera, by why its own earlier images were refused; "" if nothing."""
+    own = {line.rpartition(": ")[2] for line in refused if line.startswith(f"{camera} ")}
+    if view_ring.FROZEN in own:
+        return (
+            f"{camera}: its image is frozen while others change or the robot moves, so that it is not matched; does "
+            "its driver repeat images?"
+        )
+    if view_ring.RECALIBRATED in own:
+        return f"{camera}: its calibration or place changed; its images from before are not matched"
+    return ""
 
 
 def _status(name: str, hardware: str, level: bytes, message: str, values: dict[str, str]) -> DiagnosticStatus:

@@ -234,14 +234,18 @@ def _load_strict(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> No
         if not (value.dtype in _FLOATS if expected[name].is_floating_point() else value.dtype == expected[name].dtype)
     )
     if kinds:
-        raise CheckpointError(f"{path}: {len(kinds)} weights of a type that they cannot have ({kinds[0]}); "
-                              "the file is damaged, or of another program")  # fmt: skip
+        raise CheckpointError(
+            f"{path}: {len(kinds)} weights of a type that they cannot have ({kinds[0]}); "
+            "the file is damaged, or of another program"
+        )
     state = {name: value.to(expected[name].dtype) for name, value in tensors.items()}  # a float64 may overflow here
     bad = [name for name, value in state.items() if not is_finite(value)]
     if bad:
         raise CheckpointError(f"{path}: {len(bad)} weights are not finite (first: {bad[0]}); the training run diverged")
     negative = [name for name, value in state.items() if name.endswith(_NEVER_NEGATIVE) and (value < 0).any()]
     if negative:
-        raise CheckpointError(f"{path}: {len(negative)} variances are negative (first: {negative[0]}); "
-                              "the file is damaged: take another copy")  # fmt: skip
+        raise CheckpointError(
+            f"{path}: {len(negative)} variances are negative (first: {negative[0]}); "
+            "the file is damaged: take another copy"
+        )
     model.load_state_dict(state)

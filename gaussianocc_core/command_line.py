@@ -88,9 +88,15 @@ def convert_scenes(
             return int(any(check.faults for check in checks))
         failed = []
         for outcome in convert_all(
-            scenes, open_recording, output, storage=arguments.storage, overwrite=arguments.overwrite, jobs=jobs,
-            on_total=bar.reset, on_step=bar.update,
-        ):  # fmt: skip
+            scenes,
+            open_recording,
+            output,
+            storage=arguments.storage,
+            overwrite=arguments.overwrite,
+            jobs=jobs,
+            on_total=bar.reset,
+            on_step=bar.update,
+        ):
             if outcome.error:
                 failed.append(outcome)
             else:

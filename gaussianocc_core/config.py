@@ -90,11 +90,7 @@ def _agrees(value: Any, constant: Any) -> bool:
     if isinstance(constant, dict):
         return isinstance(value, dict) and all(key in constant and _agrees(value[key], constant[key]) for key in value)
     if isinstance(constant, (tuple, list)):
-        return (
-            isinstance(value, (tuple, list))
-            and len(value) == len(constant)
-            and all(map(_agrees, value, constant))
-        )
+        return isinstance(value, (tuple, list)) and len(value) == len(constant) and all(map(_agrees, value, constant))
     return bool(_to_float(value) == constant) if isinstance(constant, float) else bool(value == constant)
 
 

@@ -111,13 +111,14 @@ def _open(options: argparse.Namespace) -> EvaluationSource:
             return open_source(bag=data.bag)
         if not data.dataroot:
             raise DatasetError(f"--config {options.config}: its data: names no bag.path and no dataroot")
-        return open_source(
-            data.dataroot, schema=data.schema, version=data.version, follow_outside=data.follow_outside
-        )
+        return open_source(data.dataroot, schema=data.schema, version=data.version, follow_outside=data.follow_outside)
     return open_source(
-        options.dataroot, schema=options.schema, version=options.version, bag=options.bag,
+        options.dataroot,
+        schema=options.schema,
+        version=options.version,
+        bag=options.bag,
         follow_outside=options.follow_outside,
-    )  # fmt: skip
+    )
 
 
 def _check_outputs(files: Mapping[str, Path | None], pictures: Path | None) -> None:

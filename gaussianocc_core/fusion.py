@@ -112,9 +112,19 @@ class TemporalFusion:
         self._follow(np.floor(T[:3, 3] / size).astype(np.int64) + self._lead)
         origin, shape = np.array(self.grid.origin), np.array(self.grid.shape)
         _integrate(
-            self._log_odds, self._votes, self._labels, self._first, prediction.labels, prediction.confidence,
-            np.linalg.inv(T), origin, shape, size, self._evidence, self._free,
-        )  # fmt: skip
+            self._log_odds,
+            self._votes,
+            self._labels,
+            self._first,
+            prediction.labels,
+            prediction.confidence,
+            np.linalg.inv(T),
+            origin,
+            shape,
+            size,
+            self._evidence,
+            self._free,
+        )
         # Where the map says nothing, what is seen now holds: evidence that cancels out, voxels above or below the map.
         labels, confidence = prediction.labels.copy(), prediction.confidence.astype(np.float32)
         _read(self._log_odds, self._labels, self._first, T, origin, size, self._free, labels, confidence)
@@ -145,9 +155,7 @@ def _log_odds(probability: float) -> float:
 
 
 @numba.njit(**JIT)
-def _integrate(
-    log_odds, votes, leading, first, labels, confidence, T_ego_fixed, origin, shape, size, evidence, free
-):  # fmt: skip
+def _integrate(log_odds, votes, leading, first, labels, confidence, T_ego_fixed, origin, shape, size, evidence, free):
     """Every voxel of the map whose centre lies in the grid takes the prediction there: turned grids leave no holes."""
     nx, ny, nz = log_odds.shape
     hit, miss, low, high = evidence[0], evidence[1], evidence[2], evidence[3]

@@ -19,9 +19,12 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where
 
 
 def parse_yaml(
-    text: str, where: str, error: type[GaussianOccError] = ConfigError, most_bytes: int = MOST_BYTES,
+    text: str,
+    where: str,
+    error: type[GaussianOccError] = ConfigError,
+    most_bytes: int = MOST_BYTES,
     most_nodes: int = MOST_NODES,
-) -> Any:  # fmt: skip
+) -> Any:
     """What the text says; `error` names `where` and the fault.
 
     Aliases count as often as they are used: ten lines can stand for a billion values.

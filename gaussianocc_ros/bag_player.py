@@ -267,14 +267,29 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("bag", type=Path, help="rosbag2 folder, .mcap or .db3 file")
     parser.add_argument("--rate", type=float, default=1.0, help="speed; 0 plays as fast as it goes (default 1)")
     parser.add_argument("--loop", action="store_true", help="start over at the end")
-    parser.add_argument("--clock", type=float, nargs="?", const=40.0, default=0.0, metavar="HZ",
-                        help="publish /clock (at 40 Hz unless told)")  # fmt: skip
+    parser.add_argument(
+        "--clock",
+        type=float,
+        nargs="?",
+        const=40.0,
+        default=0.0,
+        metavar="HZ",
+        help="publish /clock (at 40 Hz unless told)",
+    )
     parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="play these only")
     parser.add_argument("--start-offset", type=float, default=0.0, metavar="S", help="begin this far into the bag")
-    parser.add_argument("--wait", type=float, metavar="S",
-                        help="longest wait for subscribers before the start (default 5; with --step 60)")  # fmt: skip
-    parser.add_argument("--wait-for", default="", metavar="TOPIC",
-                        help="wait until somebody publishes this as well, such as the results of a node")  # fmt: skip
+    parser.add_argument(
+        "--wait",
+        type=float,
+        metavar="S",
+        help="longest wait for subscribers before the start (default 5; with --step 60)",
+    )
+    parser.add_argument(
+        "--wait-for",
+        default="",
+        metavar="TOPIC",
+        help="wait until somebody publishes this as well, such as the results of a node",
+    )
     parser.add_argument("--step", action="store_true", help="wait for the occupancy node's result of each image set")
     parser.add_argument("--step-topic", default="/occupancy_node/occupancy", metavar="TOPIC", help="the results")
     parser.add_argument("--step-timeout", type=float, default=30.0, metavar="S", help="longest wait for one result")

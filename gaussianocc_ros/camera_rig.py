@@ -150,9 +150,14 @@ class CameraRig:
         if self._rig is not None:
             cameras = self._rig.select(names).to(dtype=torch.float64)
             return Cameras(
-                names, cameras.intrinsics, torch.from_numpy(poses),
-                cameras.width, cameras.height, cameras.model, cameras.distortion,
-            )  # fmt: skip
+                names,
+                cameras.intrinsics,
+                torch.from_numpy(poses),
+                cameras.width,
+                cameras.height,
+                cameras.model,
+                cameras.distortion,
+            )
         known = [intrinsics for intrinsics, _ in calibrations if intrinsics is not None]
         return Cameras(
             names=names,

@@ -129,9 +129,13 @@ class Inference:
         motion = self._motion.of(gathered)
         with reporter.statistics.timed("predict"):
             prediction = seen = predictor(
-                gathered.images, gathered.cameras, motion.T_world_ego, 1e-9 * gathered.stamp_ns, motion.odometry,
+                gathered.images,
+                gathered.cameras,
+                motion.T_world_ego,
+                1e-9 * gathered.stamp_ns,
+                motion.odometry,
                 motion_from_images=motion.source == IMAGES,
-            )  # fmt: skip
+            )
         reporter.set_matched(motion, seen)
         self._motion.publish(seen.moved, gathered.stamp_ns)
         if self._fusion is not None:

@@ -67,11 +67,15 @@ class OccupancyNode(TidyLifecycleNode):
         self.configured.callback(self._transforms.close)
         timeouts = parameters.calibration_timeout, parameters.odometry_timeout
         self._rig = CameraRig(
-            self._cameras, self._transforms, parameters.ego_frame, parameters.fixed_frame, rig,
+            self._cameras,
+            self._transforms,
+            parameters.ego_frame,
+            parameters.fixed_frame,
+            rig,
             *(max(each, parameters.least_timeout) for each in timeouts),
             frozenset(each for each in self._cameras if is_rectified(parameters.image_topic_of(each))),
             compensates=not parameters.publish_odometry_tf,
-        )  # fmt: skip
+        )
         _check_classes(self._predictor, parameters)
         self._outputs = Outputs(self, parameters, self._rig.ego_at)
         self.configured.callback(self._outputs.close)

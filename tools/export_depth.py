@@ -45,8 +45,10 @@ def export(arguments: argparse.Namespace) -> int:
                 source, scene, entries, arguments.output or source.dataroot, arguments.overwrite, bar.update
             )
         per_image = report.points / max(report.written, 1)
-        print(f"{scene}: {report.written} images written, {per_image:.0f} points each; {report.skipped} were there"
-              + (f"; {report.without_lidar} samples have no lidar" if report.without_lidar else ""))  # fmt: skip
+        print(
+            f"{scene}: {report.written} images written, {per_image:.0f} points each; {report.skipped} were there"
+            + (f"; {report.without_lidar} samples have no lidar" if report.without_lidar else "")
+        )
         written, skipped = written + report.written, skipped + report.skipped
         without += report.without_lidar
     print(f"{written} written, {skipped} skipped, below {arguments.output or source.dataroot}")

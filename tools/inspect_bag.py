@@ -126,9 +126,10 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "bag", type=Path,
+        "bag",
+        type=Path,
         help="rosbag2: folder (splits without metadata.yaml are one bag), .mcap or .db3 file, or a folder of bags",
-    )  # fmt: skip
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of data.bag, as in training")
     parser.add_argument("--cameras", nargs="+", metavar="NAME", help="cameras to use, the anchor first (default: all)")
     parser.add_argument("--masks", type=Path, help="folder of <camera>_mask.png, zero where a camera sees the robot")

@@ -48,15 +48,18 @@ def make(options: argparse.Namespace) -> int:
     from gaussianocc_core.viz.files import write_png
 
     config = masks.MaskConfig(
-        options.images, options.width, options.threshold, options.least_share, options.close, options.grow,
+        options.images,
+        options.width,
+        options.threshold,
+        options.least_share,
+        options.close,
+        options.grow,
         options.least_travel,
-    )  # fmt: skip
+    )
     if options.bag:
         moments = bag_moments(load_config(None, BagConfig, [*options.settings, f"path={options.bag}"]))
     else:
-        moments = dataset_moments(
-            options.dataroot, options.version, options.scene or (), True, options.follow_outside
-        )
+        moments = dataset_moments(options.dataroot, options.version, options.scene or (), True, options.follow_outside)
     names = list(dict.fromkeys(name for moment in moments for name in moment.cameras.names))
     if not options.overwrite:
         masks.refuse_existing(options.output, names)

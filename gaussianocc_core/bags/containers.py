@@ -177,10 +177,16 @@ class Sqlite3File:
             ):
                 self.connections.append(
                     Connection(
-                        number, topic, msgtype, MessageDefinition(MessageDefinitionFormat.NONE, ""), "",
-                        counts.get(number, 0), ConnectionExtRosbag2(coding, parse_profiles(qos)), self,
+                        number,
+                        topic,
+                        msgtype,
+                        MessageDefinition(MessageDefinitionFormat.NONE, ""),
+                        "",
+                        counts.get(number, 0),
+                        ConnectionExtRosbag2(coding, parse_profiles(qos)),
+                        self,
                     )
-                )  # fmt: skip
+                )
             ((first, last),) = self._rows("SELECT min(timestamp), max(timestamp) FROM messages")
             if first is not None:
                 self.start_time, self.end_time = first, last + 1

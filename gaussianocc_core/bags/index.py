@@ -134,8 +134,10 @@ class BagIndex:
         """
         begin, end = self.start_ns + round(begin_s * 1e9), self.start_ns + round(end_s * 1e9) if end_s else self.end_ns
         if begin >= self.end_ns and begin_s:
-            raise BagError(f"{self.path} is over {(self.end_ns - self.start_ns) * 1e-9:.1f} s after its start; "
-                           f"data.bag.begin={begin_s:g} leaves nothing of it")  # fmt: skip
+            raise BagError(
+                f"{self.path} is over {(self.end_ns - self.start_ns) * 1e-9:.1f} s after its start; "
+                f"data.bag.begin={begin_s:g} leaves nothing of it"
+            )
         if begin <= self.start_ns and end >= self.end_ns:
             return self
         topics = {name: each.stretch(begin, end) for name, each in self.topics.items()}
@@ -390,10 +392,17 @@ class _Builder:
             self.problems.append(f"{topic}: {bad.count} {bad.what}")
         topics = {name: self._finish_topic(name, entry) for name, entry in self.topics.items()}
         poses = tuple(
-            PoseSeries(parent, child, topic, np.array(known.stamps, dtype=np.int64), np.array(known.poses),
-                       np.array(known.logs, dtype=np.int64), np.array(known.orders, dtype=np.int64))
+            PoseSeries(
+                parent,
+                child,
+                topic,
+                np.array(known.stamps, dtype=np.int64),
+                np.array(known.poses),
+                np.array(known.logs, dtype=np.int64),
+                np.array(known.orders, dtype=np.int64),
+            )
             for (topic, parent, child), known in self.poses.items()
-        )  # fmt: skip
+        )
         self.problems += _contradictions(poses)
         intrinsics = {topic: tuple(values) for topic, values in self.intrinsics.items()}
         return BagIndex(
@@ -580,8 +589,16 @@ def _read_cache(path: Path) -> BagIndex | None:
                 for i, (parent, child, topic) in enumerate(meta["poses"])
             )
         intrinsics = {k: tuple((s, _as_intrinsics(v)) for s, v in values) for k, values in meta["intrinsics"].items()}
-        return BagIndex(path, topics, intrinsics, poses, meta["unsupported"], tuple(meta["problems"]), meta["refused"],
-                        *meta["span"])  # fmt: skip
+        return BagIndex(
+            path,
+            topics,
+            intrinsics,
+            poses,
+            meta["unsupported"],
+            tuple(meta["problems"]),
+            meta["refused"],
+            *meta["span"],
+        )
     except Exception as error:  # numpy, zipfile and json raise half a dozen kinds; the bag itself is what counts
         _log.info("the index %s is not used: %s", target, error)
         return None

@@ -216,10 +216,15 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
         )
     P, R, baseline = _decode_projection(message, (roi.x_offset, roi.y_offset) if roi.width and roi.height else (0, 0))
     return Intrinsics(
-        tuple(K.ravel().tolist()), *size, model, distortion, message.header.frame_id,
+        tuple(K.ravel().tolist()),
+        *size,
+        model,
+        distortion,
+        message.header.frame_id,
         tuple((P / [[binning[0]], [binning[1]], [1]]).ravel().tolist()) if P is not None else (),
-        tuple(R.ravel().tolist()), baseline,
-    )  # fmt: skip
+        tuple(R.ravel().tolist()),
+        baseline,
+    )
 
 
 def _decode_projection(message: Any, corner: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray, float]:

@@ -82,9 +82,12 @@ class BagEntry:
         frames = [self.frame, *(frame for _, frame in self.neighbours)]
         refs = [ref for frame in frames for ref in frame.images]
         found = dict(
-            zip([*refs, *self.labels, *self.masks],
-                open_reader(self.path).read([*refs, *self.labels, *self.masks]), strict=True)
-        )  # fmt: skip
+            zip(
+                [*refs, *self.labels, *self.masks],
+                open_reader(self.path).read([*refs, *self.labels, *self.masks]),
+                strict=True,
+            )
+        )
         sizes = list(zip(self.cameras.width, self.cameras.height, strict=True))
 
         def images(frame: BagFrame) -> tuple[np.ndarray, ...]:
@@ -94,8 +97,9 @@ class BagEntry:
         if self.mask_paths:
             masks = tuple(read_mask(path, size) for path, size in zip(self.mask_paths, sizes, strict=True))
         elif self.masks:
-            masks = tuple(_decode_plane(self, ref, found[ref], size) != 0
-                          for ref, size in zip(self.masks, sizes, strict=True))  # fmt: skip
+            masks = tuple(
+                _decode_plane(self, ref, found[ref], size) != 0 for ref, size in zip(self.masks, sizes, strict=True)
+            )
         T_world_ego = self.frame.T_world_ego
         semantics, unknown = self._semantics(found, sizes)
         return Sample(
@@ -309,8 +313,11 @@ class BagSource:
         mask_refs = tuple(self.index.topics[each.mask][0] for each in self.topics if each.mask and not files)
         if mask_refs and len(mask_refs) != len(self.topics):
             without = ", ".join(each.name for each in self.topics if not each.mask)
-            _log.warning("%s: no mask topic of %s, so that none is used; give a folder of masks: data.masks=DIR",
-                         self.index.path, without)  # fmt: skip
+            _log.warning(
+                "%s: no mask topic of %s, so that none is used; give a folder of masks: data.masks=DIR",
+                self.index.path,
+                without,
+            )
         result = []
         for refs in self.sets():
             around = {step: self._beside(series, refs, step) for step in (-1, 1)}
@@ -360,8 +367,10 @@ class BagSource:
     def _frame(self, refs: tuple[MessageRef, ...]) -> BagFrame:
         series = self._series.values()
         # After a jump back, stamps mean other places: odometry is known for the first run only.
-        poses = [self.T_world_ego(ref.stamp_ns) if not each.run_of(ref) else None
-                 for each, ref in zip(series, refs, strict=True)]  # fmt: skip
+        poses = [
+            self.T_world_ego(ref.stamp_ns) if not each.run_of(ref) else None
+            for each, ref in zip(series, refs, strict=True)
+        ]
         known = [pose for pose in poses if pose is not None]
         return BagFrame(refs, np.stack(known) if len(known) == len(refs) else None)
 

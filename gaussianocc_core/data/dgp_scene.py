@@ -88,10 +88,8 @@ class Scene:
         place = {name: i for i, name in enumerate(names)}
         return sorted(
             self.data,
-            key=lambda datum: (
-                datum.stamp_ns, not datum.is_camera, place.get(datum.sensor, len(place)), datum.sensor
-            ),
-        )  # fmt: skip
+            key=lambda datum: (datum.stamp_ns, not datum.is_camera, place.get(datum.sensor, len(place)), datum.sensor),
+        )
 
 
 # ---- JSON files ----------------------------------------------------------------------------------------------------

@@ -69,8 +69,10 @@ class SampleEntry:
         meta: dict[str, Any] = {}
         semantics = None
         if self.semantic_paths:
-            loaded = [read_semantics(path, size, self.undetected) for path, size in zip(self.semantic_paths, sizes,
-                                                                                            strict=True)]  # fmt: skip
+            loaded = [
+                read_semantics(path, size, self.undetected)
+                for path, size in zip(self.semantic_paths, sizes, strict=True)
+            ]
             semantics = tuple(labels for labels, _ in loaded)
             unknown = {str(path): n for path, (_, n) in zip(self.semantic_paths, loaded, strict=True) if n}
             if unknown:

@@ -103,8 +103,9 @@ class NuScenesSource:
             if row["channel"] in by_camera and row["sensor_modality"] == "camera":
                 by_camera[row["channel"]].append(row)
         sets = self._swept_sets(scene, by_camera) if sweeps else self._keyframe_sets(scene, cameras.names)
-        lidar_rows = {row["sample_token"]: row for row in self._rows(scene, sweeps=False)
-                      if row["sensor_modality"] == "lidar"}  # fmt: skip
+        lidar_rows = {
+            row["sample_token"]: row for row in self._rows(scene, sweeps=False) if row["sensor_modality"] == "lidar"
+        }
         files = mask_paths(masks, cameras.names)
         places = {name: {row["token"]: i for i, row in enumerate(rows)} for name, rows in by_camera.items()}
         entries = []
@@ -295,8 +296,9 @@ class NuScenesSource:
         for row in rows:
             if row["is_key_frame"] and row["channel"] == anchor:
                 carriers.setdefault(row["sample_token"], row)
-        carriers |= {row["sample_token"]: row for row in rows
-                     if row["is_key_frame"] and row["sensor_modality"] == "lidar"}  # fmt: skip
+        carriers |= {
+            row["sample_token"]: row for row in rows if row["is_key_frame"] and row["sensor_modality"] == "lidar"
+        }
         folder = f"gts/{scene}"
         known = self._listing(folder)
         paths = {row["token"]: f"{folder}/{sample}/labels.npz" for sample, row in carriers.items() if sample in known}

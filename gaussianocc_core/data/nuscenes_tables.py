@@ -21,9 +21,20 @@ from gaussianocc_core.names import DataRoot, check_name, shorten
 from gaussianocc_core.types import PINHOLE
 
 TABLES = (
-    "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene",
-    "sample", "sample_data", "sample_annotation", "map",
-)  # fmt: skip
+    "category",
+    "attribute",
+    "visibility",
+    "instance",
+    "sensor",
+    "calibrated_sensor",
+    "ego_pose",
+    "log",
+    "scene",
+    "sample",
+    "sample_data",
+    "sample_annotation",
+    "map",
+)
 # (table, field, table it points to): what a scene cannot be read without.
 _REFERENCES = (
     ("calibrated_sensor", "sensor_token", "sensor"),
@@ -147,8 +158,9 @@ def check_sample_data(row: dict, root: DataRoot) -> None:
     for name in whole:
         value, most = row[name], _LATEST_US if name == "timestamp" else MOST_PIXELS
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise DatasetError(f"{where}: {name}: expected a whole number from 1 to {most}, got {shorten(value)}; "
-                               "restore the table")  # fmt: skip
+            raise DatasetError(
+                f"{where}: {name}: expected a whole number from 1 to {most}, got {shorten(value)}; restore the table"
+            )
     if not isinstance(row["is_key_frame"], bool):
         raise DatasetError(f"{where}: is_key_frame: expected true or false, got {shorten(row['is_key_frame'])}")
     root.locate(row["filename"], f"{where}: filename")

@@ -88,10 +88,16 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     _log.info(
         "%d samples from %d scenes, neighbours %.0f ms away (median; at most %.0f); left out: %d at the ends of "
         "scenes, %d with neighbours beyond %.1f s, %d standing still; 2D labels: %d",
-        len(moving), len(scenes), 1e3 * np.median(gaps), 1e3 * gaps.max(), len(entries) - len(complete),
-        len(complete) - len(near), config.max_gap, len(near) - len(moving),
+        len(moving),
+        len(scenes),
+        1e3 * np.median(gaps),
+        1e3 * gaps.max(),
+        len(entries) - len(complete),
+        len(complete) - len(near),
+        config.max_gap,
+        len(near) - len(moving),
         sum(entry.labelled for entry in moving),
-    )  # fmt: skip
+    )
     return moving
 
 
@@ -156,8 +162,12 @@ def _bag_entries(config: DataConfig) -> list[Entry]:
             _log.warning("%s: %s", sources[name].index.path, sources[name].explain_no_sets())
         kept = [entry for entry in found if not sources[name].in_gap(entry)]
         if len(kept) < len(found):
-            _log.warning("%s: %d of %d moments are left out: they lie in gaps of odometry", sources[name].index.path,
-                         len(found) - len(kept), len(found))  # fmt: skip
+            _log.warning(
+                "%s: %d of %d moments are left out: they lie in gaps of odometry",
+                sources[name].index.path,
+                len(found) - len(kept),
+                len(found),
+            )
         entries += kept
     return entries
 

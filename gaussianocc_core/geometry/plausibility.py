@@ -72,39 +72,43 @@ def _doubt_lens(
     if (np.abs(offset) > _OFF_CENTRE).any():
         found.append(
             Doubt(
-                name, PRINCIPAL_POINT,
+                name,
+                PRINCIPAL_POINT,
                 f"its principal point ({centre[0]:.0f}, {centre[1]:.0f}) lies {100 * np.abs(offset).max():.0f} % of "
                 f"the image off the middle of {size[0]}x{size[1]} pixels{_say_scale(centre, extent)}",
             )
-        )  # fmt: skip
+        )
     if not 1 / _SQUARE < focal[0] / focal[1] < _SQUARE:
         found.append(
             Doubt(
-                name, PIXEL_SHAPE,
+                name,
+                PIXEL_SHAPE,
                 f"its focal lengths are {focal[0]:.0f} and {focal[1]:.0f} pixels, as of pixels that are not square: "
                 "was the image squeezed after the calibration?",
             )
-        )  # fmt: skip
+        )
     if model != EQUIDISTANT:
         view = float(np.degrees(2 * np.arctan(extent[0] / 2 / focal[0])))
         if not _NARROWEST_DEG < view < _WIDEST_DEG:
             found.append(
                 Doubt(
-                    name, FIELD_OF_VIEW,
+                    name,
+                    FIELD_OF_VIEW,
                     f"it sees {view:.0f} degrees by its focal length of {focal[0]:.0f} pixels for {size[0]}: is K that "
                     "of another resolution, or the lens a fisheye?",
                 )
-            )  # fmt: skip
+            )
     folded, radius = _folded_share(K, size, model, distortion)
     if folded > _NOTABLE_FOLD:
         angle = np.degrees(radius if model == EQUIDISTANT else np.arctan(radius))
         found.append(
             Doubt(
-                name, FOLD,
+                name,
+                FOLD,
                 f"beyond {angle:.0f} degrees from its axis its lens model folds over the inside; {100 * folded:.0f} "
                 "% of an image of its focal length are masked: calibrate with views up to the corners",
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -145,12 +149,13 @@ def _doubt_place(name: str, T_ego_cam: np.ndarray, frame: str) -> list[Doubt]:
         wanted = f" ({stem}_optical_frame)" if stem and "optical" not in stem else ""
         found.append(
             Doubt(
-                name, BODY_FRAME,
+                name,
+                BODY_FRAME,
                 f"it looks at the sky: {of} has the axes of a body (x forward, z up), not those of an image (z "
                 f"forward, y down); name the optical frame in CameraInfo{wanted}, or publish one, turned by roll "
                 "-90, pitch 0, yaw -90 degrees",
             )
-        )  # fmt: skip
+        )
     distance = float(np.linalg.norm(T_ego_cam[:3, 3]))
     if distance > _FARTHEST_M:
         in_mm = f"; in millimetres it would be {distance / 1000:.2f} m" if distance < 1000 * _FARTHEST_M else ""
@@ -168,9 +173,10 @@ def _doubt_neighbours(cameras: Cameras) -> list[Doubt]:
         if same:
             found.append(
                 Doubt(
-                    cameras.names[j], SAME_PLACE,
+                    cameras.names[j],
+                    SAME_PLACE,
                     f"it stands where {', '.join(same)} does, 0 m apart: no scale comes from what both see; are they "
                     "the two of a stereo camera, whose distance stands in P[3] and not in TF? Give each its own frame",
                 )
-            )  # fmt: skip
+            )
     return found

@@ -100,8 +100,9 @@ class Rectifier:
             if model == EQUIDISTANT:  # chosen with the field of view, and no pinhole shows all of a wide fisheye
                 _log.info("camera %s: the rectified view leaves out %.0f %% of the fisheye's pixels", name, 100 * share)
             else:
-                _log.warning("camera %s: undistorting at its focal length leaves out %.0f %% of the pixels", name,
-                             100 * share)  # fmt: skip
+                _log.warning(
+                    "camera %s: undistorting at its focal length leaves out %.0f %% of the pixels", name, 100 * share
+                )
 
     @staticmethod
     def _source_pixels(

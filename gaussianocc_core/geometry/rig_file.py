@@ -91,9 +91,14 @@ def _check_rig_camera(rig: _RigCamera, origin: str) -> None:
     if rig.view is not None and not np.isfinite(dataclasses.astuple(rig.view)).all():
         raise ConfigError(f"{origin}.view: expected finite angles in degrees, got {dataclasses.asdict(rig.view)}")
     fault = find_fault(
-        width=rig.width, height=rig.height, intrinsics=_rig_matrix(rig), model=rig.model, distortion=rig.distortion,
-        rotation=rig.rotation, translation=rig.translation,
-    )  # fmt: skip
+        width=rig.width,
+        height=rig.height,
+        intrinsics=_rig_matrix(rig),
+        model=rig.model,
+        distortion=rig.distortion,
+        rotation=rig.rotation,
+        translation=rig.translation,
+    )
     if fault is not None:
         got = getattr(rig, fault.field)
         got = shorten(list(got) if isinstance(got, tuple) else got)

@@ -99,9 +99,11 @@ def _decide(first, end, logits, x_low, x_share, y_low, y_share, z_low, z_share, 
             w00, w01, w10, w11 = (1 - a) * (1 - b), (1 - a) * b, a * (1 - b), a * b
             for k in range(size_z):
                 column[k] = (
-                    w00 * logits[free, i, j, k] + w01 * logits[free, i, j2, k]
-                    + w10 * logits[free, i2, j, k] + w11 * logits[free, i2, j2, k]
-                )  # fmt: skip
+                    w00 * logits[free, i, j, k]
+                    + w01 * logits[free, i, j2, k]
+                    + w10 * logits[free, i2, j, k]
+                    + w11 * logits[free, i2, j2, k]
+                )
             for w in range(labels.shape[2]):
                 k, c = z_low[w], z_share[w]
                 k2 = min(k + 1, size_z - 1)
@@ -114,13 +116,17 @@ def _decide(first, end, logits, x_low, x_share, y_low, y_share, z_low, z_share, 
                 best, label = np.float32(-np.inf), 0
                 for n in range(free):
                     low = (
-                        w00 * logits[n, i, j, k] + w01 * logits[n, i, j2, k]
-                        + w10 * logits[n, i2, j, k] + w11 * logits[n, i2, j2, k]
-                    )  # fmt: skip
+                        w00 * logits[n, i, j, k]
+                        + w01 * logits[n, i, j2, k]
+                        + w10 * logits[n, i2, j, k]
+                        + w11 * logits[n, i2, j2, k]
+                    )
                     high = (
-                        w00 * logits[n, i, j, k2] + w01 * logits[n, i, j2, k2]
-                        + w10 * logits[n, i2, j, k2] + w11 * logits[n, i2, j2, k2]
-                    )  # fmt: skip
+                        w00 * logits[n, i, j, k2]
+                        + w01 * logits[n, i, j2, k2]
+                        + w10 * logits[n, i2, j, k2]
+                        + w11 * logits[n, i2, j2, k2]
+                    )
                     values[n] = (1 - c) * low + c * high
                     if values[n] > best:
                         best, label = values[n], n

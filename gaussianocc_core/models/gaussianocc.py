@@ -236,30 +236,48 @@ def build_decoder(config: ModelConfig) -> VoxelDecoder | BevDecoder:
     if decoder.kind != "hourglass":
         raise ValueError(f"decoder.kind: expected 'hourglass' or 'bev', got {decoder.kind!r}")
     return VoxelDecoder(
-        channels_in, decoder.channels, decoder.hourglasses, decoder.head_blocks, classes,
+        channels_in,
+        decoder.channels,
+        decoder.hourglasses,
+        decoder.head_blocks,
+        classes,
         config.quirks.skipping_hourglasses,
-    )  # fmt: skip
+    )
 
 
 def build_image_encoder(config: ModelConfig) -> ImageEncoder:
     encoder = config.encoder
     return ImageEncoder(
-        encoder.backbone, encoder.width, encoder.up_channels, encoder.feature_channels, encoder.norm, encoder.rays,
+        encoder.backbone,
+        encoder.width,
+        encoder.up_channels,
+        encoder.feature_channels,
+        encoder.norm,
+        encoder.rays,
         config.matching if config.matching.enabled else None,
-    )  # fmt: skip
+    )
 
 
 def build_depth_head(config: ModelConfig) -> DepthHead | MatchingHead:
     depth = config.depth
     if config.matching.enabled:
         return MatchingHead(
-            config.encoder.up_channels[1], config.matching, (depth.near, depth.far), depth.first, depth.max_scale,
-            depth.ground, depth.metric_ground,
-        )  # fmt: skip
+            config.encoder.up_channels[1],
+            config.matching,
+            (depth.near, depth.far),
+            depth.first,
+            depth.max_scale,
+            depth.ground,
+            depth.metric_ground,
+        )
     return DepthHead(
-        config.encoder.up_channels[1], (depth.near, depth.far), depth.first, depth.max_scale, depth.ground,
+        config.encoder.up_channels[1],
+        (depth.near, depth.far),
+        depth.first,
+        depth.max_scale,
+        depth.ground,
         depth.metric_ground,
-    )  # fmt: skip
+    )
 
 
 def build_depth_net(config: ModelConfig) -> DepthNet:

@@ -57,8 +57,11 @@ def _numbers(config: ModelConfig) -> Iterator[tuple[str, Any, float, float]]:
         yield "lattice.shape", count, 2, MOST_AXIS
     for count in config.grid.shape:
         yield "grid.shape", count, 1, MOST_AXIS
-    for name, place in (("lattice.low", config.lattice.low), ("lattice.high", config.lattice.high),
-                        ("grid.origin", config.grid.origin)):  # fmt: skip
+    for name, place in (
+        ("lattice.low", config.lattice.low),
+        ("lattice.high", config.lattice.high),
+        ("grid.origin", config.grid.origin),
+    ):
         for value in place:
             yield name, value, -_FARTHEST, _FARTHEST
     yield "grid.voxel_size", config.grid.voxel_size, 1e-3, 1e3

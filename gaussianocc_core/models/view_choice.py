@@ -69,9 +69,7 @@ def choose_views(
     c = candidates
     T_source_ego = _inverse(c.T_ego_cam)
     T = T_source_ego[None] @ c.T_ego_reference[:, None]  # (N, M, 4, 4)
-    u, v = np.meshgrid(
-        (np.arange(_COLUMNS) + 0.5) / _COLUMNS * width, (np.arange(_ROWS) + 0.5) / _ROWS * height
-    )
+    u, v = np.meshgrid((np.arange(_COLUMNS) + 0.5) / _COLUMNS * width, (np.arange(_ROWS) + 0.5) / _ROWS * height)
     pixels = np.stack([u.ravel(), v.ravel(), np.ones(u.size)])  # (3, Q)
     rays = np.linalg.inv(c.K_reference) @ pixels  # (N, 3, Q)
     turned = c.K[None] @ T[..., :3, :3] @ rays[:, None]  # (N, M, 3, Q)

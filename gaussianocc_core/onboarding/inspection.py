@@ -174,8 +174,9 @@ def _changes(entries: Sequence[BagEntry]) -> tuple[float, float]:
 
 
 def _motion_facts(source: BagSource, entries: Sequence[BagEntry]) -> MotionFacts | None:
-    posed = [(e.frame.camera_stamps_ns[0], e.frame.T_world_ego[0, :3, 3]) for e in entries
-             if e.frame.T_world_ego is not None]  # fmt: skip
+    posed = [
+        (e.frame.camera_stamps_ns[0], e.frame.T_world_ego[0, :3, 3]) for e in entries if e.frame.T_world_ego is not None
+    ]
     if len(posed) < 2:
         return None
     seconds = np.diff([stamp for stamp, _ in posed]) * 1e-9
@@ -231,8 +232,10 @@ def describe(found: Inspection) -> str:
     lines += _describe_sync(found) + _describe_overlap(found) + _describe_motion(found)
     for lidar in found.lidars:
         seen = ", ".join(f"{name} {count}" for name, count in lidar.in_view.items())
-        lines.append(f"lidar {lidar.topic}: {lidar.scans} scans at {lidar.rate_hz:.1f} Hz; points in view: "
-                     f"{seen or 'no scan within 60 ms of an image'}")  # fmt: skip
+        lines.append(
+            f"lidar {lidar.topic}: {lidar.scans} scans at {lidar.rate_hz:.1f} Hz; points in view: "
+            f"{seen or 'no scan within 60 ms of an image'}"
+        )
         blind = [name for name, count in lidar.in_view.items() if count < 20]
         if blind:
             lines.append(f"  {', '.join(blind)}: hardly a point in view; check their mounting in /tf_static")

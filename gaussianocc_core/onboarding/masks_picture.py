@@ -35,8 +35,10 @@ def mask_review(masks: Sequence[CameraMask], threshold: float) -> UInt8[np.ndarr
         rows.append([image, heat, shade])
     height = _HEAD + sum(row[0].shape[0] + _GAP for row in rows)
     canvas = np.full((height, 3 * (_CELL[0] + _GAP), 3), PAGE, dtype=np.uint8)
-    texts = [Label(title, c * (_CELL[0] + _GAP) + 6, 8, 15, MUTED)
-             for c, title in enumerate(("image", "variation", "red: the robot, masked"))]  # fmt: skip
+    texts = [
+        Label(title, c * (_CELL[0] + _GAP) + 6, 8, 15, MUTED)
+        for c, title in enumerate(("image", "variation", "red: the robot, masked"))
+    ]
     colours = _heat(np.geomspace(_LEAST, _MOST, 130, dtype=np.float32)[None], 0.0)[0]
     ends = (f"{_LEAST:g}", f"{_MOST:g} x typical; line: {threshold:g}")
     color_bar(canvas, texts, colours, ends, 2 * (_CELL[0] + _GAP) - 16, 6, 1)

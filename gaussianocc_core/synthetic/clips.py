@@ -118,9 +118,12 @@ def draw_rig(rng: np.random.Generator, size: tuple[int, int], most: int = 4) -> 
         poses.append(make_transform(view_rotation(yaw, pitch, roll + lean), np.array(place)))
     count = len(views)
     return Cameras(
-        tuple(f"CAM_{k}" for k in range(count)), torch.tensor(np.array(intrinsics)), torch.tensor(np.array(poses)),
-        (width,) * count, (height,) * count,
-    )  # fmt: skip
+        tuple(f"CAM_{k}" for k in range(count)),
+        torch.tensor(np.array(intrinsics)),
+        torch.tensor(np.array(poses)),
+        (width,) * count,
+        (height,) * count,
+    )
 
 
 def _draw_motion(rng: np.random.Generator, moments: int) -> tuple[np.ndarray, np.ndarray]:

@@ -69,9 +69,7 @@ class RandomScene:
                 K = native.intrinsics[index].float()
                 rows.append(scale_intrinsics(K, width / native.width[index], height / native.height[index]))
         count = len(native)
-        return Cameras(
-            native.names, torch.stack(rows), native.T_ego_cam.float(), (width,) * count, (height,) * count
-        )  # fmt: skip
+        return Cameras(native.names, torch.stack(rows), native.T_ego_cam.float(), (width,) * count, (height,) * count)
 
     def camera_times(self, time: float) -> list[float]:
         """When each camera takes its picture of the set at `time`; not all rigs fire at once."""

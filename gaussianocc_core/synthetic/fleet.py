@@ -88,19 +88,53 @@ def draw_vehicle(rng: np.random.Generator, kind: str, has_body: bool | None = No
     body = bool(rng.random() < 0.6) if has_body is None else has_body
     if kind == "robot":
         length, height = uniform(0.45, 1.1), uniform(0.2, 0.7)
-        return Vehicle(kind, length, length * uniform(0.6, 1.0), height, 0.5 * length, 0.3, 2.0, 0.9, 0.8,
-                       uniform(0.2, 1.6), body)  # fmt: skip
+        return Vehicle(
+            kind, length, length * uniform(0.6, 1.0), height, 0.5 * length, 0.3, 2.0, 0.9, 0.8, uniform(0.2, 1.6), body
+        )
     if kind == "forklift":
         length = uniform(1.6, 2.8)
-        return Vehicle(kind, length, uniform(0.9, 1.3), uniform(1.0, 2.0), 0.35 * length, 0.5, 4.0, 1.2, 1.8,
-                       uniform(0.2, 1.0), body)  # fmt: skip
+        return Vehicle(
+            kind,
+            length,
+            uniform(0.9, 1.3),
+            uniform(1.0, 2.0),
+            0.35 * length,
+            0.5,
+            4.0,
+            1.2,
+            1.8,
+            uniform(0.2, 1.0),
+            body,
+        )
     if kind == "car":
         length = uniform(3.6, 5.0)
-        return Vehicle(kind, length, uniform(1.6, 1.95), uniform(1.25, 1.7), uniform(0.7, 1.0), 2.0, 15.0, 2.5, 5.5,
-                       uniform(0.2, 1.2), body)  # fmt: skip
+        return Vehicle(
+            kind,
+            length,
+            uniform(1.6, 1.95),
+            uniform(1.25, 1.7),
+            uniform(0.7, 1.0),
+            2.0,
+            15.0,
+            2.5,
+            5.5,
+            uniform(0.2, 1.2),
+            body,
+        )
     length = uniform(5.0, 7.5)
-    return Vehicle("lorry", length, uniform(1.9, 2.3), uniform(1.9, 2.4), uniform(1.0, 1.8), 2.0, 12.0, 1.8, 7.0,
-                   uniform(0.3, 1.4), body)  # fmt: skip
+    return Vehicle(
+        "lorry",
+        length,
+        uniform(1.9, 2.3),
+        uniform(1.9, 2.4),
+        uniform(1.0, 1.8),
+        2.0,
+        12.0,
+        1.8,
+        7.0,
+        uniform(0.3, 1.4),
+        body,
+    )
 
 
 def draw_rig(seed: int, kind: str | None = None) -> Rig:
@@ -190,13 +224,22 @@ def _body(rng, vehicle: Vehicle, eyes: list[_Eye]) -> PrimitiveTable:
                 shapes.box((x, 0, height + 0.04), (0.06, 0.9 * width, 0.05), (0.05, 0.05, 0.05))
     else:
         shapes.box((middle, 0, 0.5 * (height + 0.06)), (length, width, height - 0.06), colour, material, m=m)
-        shapes.box((middle, 0, 0.6 * height), (length + 0.02, width + 0.02, 0.12 * height), any_colour(rng), TEXTURE,
-                   m=(float(textures.HAZARD), 0.08, 1.0))  # fmt: skip
+        shapes.box(
+            (middle, 0, 0.6 * height),
+            (length + 0.02, width + 0.02, 0.12 * height),
+            any_colour(rng),
+            TEXTURE,
+            m=(float(textures.HAZARD), 0.08, 1.0),
+        )
         if rng.random() < 0.5:  # bumper
             shapes.box((front + 0.06, 0, 0.12), (0.12, width, 0.1), (0.03, 0.03, 0.03))
         if rng.random() < 0.5:  # mast or antenna
-            shapes.cone((middle - 0.3 * length, 0.3 * width * float(rng.uniform(-1, 1)), height),
-                        float(rng.uniform(0.2, 1.2)), 0.02, (0.05, 0.05, 0.05))  # fmt: skip
+            shapes.cone(
+                (middle - 0.3 * length, 0.3 * width * float(rng.uniform(-1, 1)), height),
+                float(rng.uniform(0.2, 1.2)),
+                0.02,
+                (0.05, 0.05, 0.05),
+            )
     for x in (0.0, max(0.0, front - 1.2 * radius)):
         for y in (0.5 * width, -0.5 * width):
             shapes.wheel((x, y, radius), radius, 0.14, (0.02, 0.02, 0.022), m=(radius,))
@@ -313,6 +356,10 @@ def _front(rng, mount: _Mount) -> list[_Eye]:
 
 
 _LAYOUTS: dict[str, Callable[[np.random.Generator, _Mount], list[_Eye]]] = {
-    "single": _single, "stereo": _stereo, "stereo_sides": _stereo_sides, "ring": _ring, "fisheyes": _fisheyes,
+    "single": _single,
+    "stereo": _stereo,
+    "stereo_sides": _stereo_sides,
+    "ring": _ring,
+    "fisheyes": _fisheyes,
     "front": _front,
-}  # fmt: skip
+}

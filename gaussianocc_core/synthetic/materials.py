@@ -43,7 +43,7 @@ from gaussianocc_core.synthetic.shapes import (
     A,
     B,
     C,
-)  # fmt: skip
+)
 
 # Facade styles (M0): punched windows in brick or plaster, ribbon windows, curtain wall. M1 window width, M2 storey, m.
 BRICK, PLASTER, RIBBON, CURTAIN = range(4)

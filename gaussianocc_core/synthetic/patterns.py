@@ -9,8 +9,21 @@ from gaussianocc_core.kernels import inner
 from gaussianocc_core.synthetic.noise import band, clamp, fade, hash01, mix, noise2, octave2, pulse, smoothstep
 
 from gaussianocc_core.synthetic.textures import (  # isort: skip
-    BLANK, BRICKS, CELLS, CHECKER, COBBLES, CORRUGATED, DOTS, GRIME, GROUT, HAZARD, PLANKS, PRINT, SPECKLE, STRIPE,
-)  # fmt: skip
+    BLANK,
+    BRICKS,
+    CELLS,
+    CHECKER,
+    COBBLES,
+    CORRUGATED,
+    DOTS,
+    GRIME,
+    GROUT,
+    HAZARD,
+    PLANKS,
+    PRINT,
+    SPECKLE,
+    STRIPE,
+)
 
 
 @inner

@@ -100,8 +100,9 @@ def _smear(image: Float[np.ndarray, "H W 3"], flow: Float[np.ndarray, "H W 2"]) 
     total = np.zeros_like(image)
     for k in range(_TAPS):
         share = np.float32((k + 0.5) / _TAPS - 0.5)
-        total += cv2.remap(image, u + share * flow[..., 0], v + share * flow[..., 1], cv2.INTER_LINEAR,
-                           borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
+        total += cv2.remap(
+            image, u + share * flow[..., 0], v + share * flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
     return total / _TAPS
 
 

@@ -31,7 +31,7 @@ from gaussianocc_core.synthetic.scene import (
     ZENITH_B,
     ZENITH_G,
     ZENITH_R,
-)  # fmt: skip
+)
 from gaussianocc_core.synthetic.shapes import (
     BOX,
     CAPSULE,
@@ -49,7 +49,7 @@ from gaussianocc_core.synthetic.shapes import (
     A,
     B,
     C,
-)  # fmt: skip
+)
 from gaussianocc_core.synthetic.trace import GROUND, SKY, cast_shadow
 
 _OCCLUSION_REACH = 0.45  # m; things darken the ground this close to them

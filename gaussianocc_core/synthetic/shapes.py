@@ -28,8 +28,25 @@ COLUMNS = 18
 KIND, MATERIAL, CLASS, OBJECT = range(4)
 
 # Materials; see materials.py for what M0..M2 mean to each.
-(PLAIN, FACADE, CAR_BODY, CAR_CABIN, TYRE, FOLIAGE, BARK, CLOTH, LAMP, SIGN, STRIPES, PANEL, METAL, ROOF, BUS_SIDE,
- TEXTURE, CEILING) = range(17)  # fmt: skip
+(
+    PLAIN,
+    FACADE,
+    CAR_BODY,
+    CAR_CABIN,
+    TYRE,
+    FOLIAGE,
+    BARK,
+    CLOTH,
+    LAMP,
+    SIGN,
+    STRIPES,
+    PANEL,
+    METAL,
+    ROOF,
+    BUS_SIDE,
+    TEXTURE,
+    CEILING,
+) = range(17)
 
 Colour = tuple[float, float, float]
 

@@ -30,9 +30,25 @@ if TYPE_CHECKING:
 # Where several classes touch one voxel, the one further right gets it: ground yields to everything that stands on it,
 # big and common things yield to small and rare ones, so that a person beside a wall or a cone on the road survives.
 PRIORITY = (
-    "free", "driveable_surface", "other_flat", "terrain", "sidewalk", "vegetation", "manmade", "others", "trailer",
-    "truck", "bus", "construction_vehicle", "car", "barrier", "motorcycle", "bicycle", "traffic_cone", "pedestrian",
-)  # fmt: skip
+    "free",
+    "driveable_surface",
+    "other_flat",
+    "terrain",
+    "sidewalk",
+    "vegetation",
+    "manmade",
+    "others",
+    "trailer",
+    "truck",
+    "bus",
+    "construction_vehicle",
+    "car",
+    "barrier",
+    "motorcycle",
+    "bicycle",
+    "traffic_cone",
+    "pedestrian",
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ class World:
         self._actors = self.site.actors
         self._caster = Caster(
             self.site.static, self.site.segments, self.site.crosses, self.site.ground, self.site.light
-        )  # fmt: skip
+        )
         self._moments: dict[float, object] = {}
 
     def T_world_ego(self, time: float) -> Float[np.ndarray, "4 4"]:
@@ -173,7 +189,7 @@ def cast_camera(
     rays = camera_rays(cameras, index)
     colour, ray_length, label = raycast.render(
         world.scene(time), T_world_cam[:3, 3], rotate(T_world_cam, rays), antialias
-    )  # fmt: skip
+    )
     z = ray_length * rays[..., 2]  # unit rays: z-depth per metre of ray is the ray's own z
     return colour, np.where(np.isfinite(z) & (z > 0), z, 0.0).astype(np.float32), label
 

@@ -99,18 +99,28 @@ class Run:
     def execute(self, minutes: float | None = None) -> Path:
         config, deadline = self.config, time.monotonic() + 60.0 * (minutes or float("inf"))
         sampler = EpochSampler(
-            len(self.data), config.seed, config.batch_size, config.accumulation, self.processes.rank,
-            self.processes.count, self.step,
-        )  # fmt: skip
+            len(self.data),
+            config.seed,
+            config.batch_size,
+            config.accumulation,
+            self.processes.rank,
+            self.processes.count,
+            self.step,
+        )
         batches = load_batches(self.data, sampler, config.data.workers)
         if self.overfit_batch:
             batches = _repeat([next(batches) for _ in range(config.accumulation)])
         if self.processes.first:
             _log.info(
                 "%s: %d parameters; %d samples, %d steps of %d samples (%.1f epochs) on %s",
-                config.stage, sum(p.numel() for p in self.stage.parameters() if p.requires_grad), len(self.data),
-                config.steps, sampler.per_step, config.steps / sampler.steps_per_epoch, self.device,
-            )  # fmt: skip
+                config.stage,
+                sum(p.numel() for p in self.stage.parameters() if p.requires_grad),
+                len(self.data),
+                config.steps,
+                sampler.per_step,
+                config.steps / sampler.steps_per_epoch,
+                self.device,
+            )
         with Interrupt() as interrupt, self._logs() as logs:
             hidden = None if self.processes.first else True  # None: where there is no terminal
             bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=hidden)
@@ -135,9 +145,11 @@ class Run:
         if self.processes.first:
             _log.info(
                 "%d steps in %.1f min; peak memory %.2f GB%s",
-                self.step, self.seconds / 60, peak_memory_gb(self.device),
+                self.step,
+                self.seconds / 60,
+                peak_memory_gb(self.device),
                 f"; {self.problems} times something was wrong with a sample, as said above" if self.problems else "",
-            )  # fmt: skip
+            )
         return self.folder.model
 
     def _next(self, batches: Iterator[Batch]) -> tuple[list[Batch], float]:

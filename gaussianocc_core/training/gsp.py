@@ -172,9 +172,7 @@ class Gsp(Stage):
         config = self.config.length_search
         # Depth says so only while the cross-view loss resists: depth and motion that follow each other shrink together.
         resists = (
-            self.config.cross_weight > 0
-            and not phase.refining
-            and bool(overlapping_pairs(self.overlap(view.cameras)))
+            self.config.cross_weight > 0 and not phase.refining and bool(overlapping_pairs(self.overlap(view.cameras)))
         )
         guesses = [by_depth] if resists else []
         if by_ground is not None:
@@ -201,9 +199,16 @@ class Gsp(Stage):
         config = self.config
         T_other_cam = neighbour_motions(T_target_now, view.cameras.T_ego_cam)
         hints, believed = find_hints(
-            view.now, view.around, depth.detach(), plane, view.cameras.intrinsics, T_other_cam, view.valid,
-            config.hints, config.temporal,
-        )  # fmt: skip
+            view.now,
+            view.around,
+            depth.detach(),
+            plane,
+            view.cameras.intrinsics,
+            T_other_cam,
+            view.valid,
+            config.hints,
+            config.temporal,
+        )
         error = hint_error(depth, hints, believed, config.hints)
         if not phase.established:
             return _EARLY_HINTS * error, None
@@ -290,11 +295,14 @@ class Gsp(Stage):
         seen, motion = self.predict_depth(frames, batch.cameras), self.ego_motion(frames)
         return [
             Probe(
-                view.now, seen.depth[b], seen.scale[b], [self.place(view, motion[b], each.exp()) for each in factors],
+                view.now,
+                seen.depth[b],
+                seen.scale[b],
+                [self.place(view, motion[b], each.exp()) for each in factors],
                 self.overlap(view.cameras) & view.valid[:, None],
             )
             for b, view in enumerate(views)
-        ]  # fmt: skip
+        ]
 
     # ---- what the loop asks for ------------------------------------------------------------------------------------
 

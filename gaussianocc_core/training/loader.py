@@ -134,8 +134,9 @@ def prepare(sample: Sample, lenses: Lenses) -> Batch:
     cameras = lenses.views(sample.cameras.T_ego_cam)
     semantics = None
     if sample.semantics is not None:
-        semantics = torch.from_numpy(np.stack([lenses.rectifier.rectify_labels(i, each, IGNORE)
-                                               for i, each in enumerate(sample.semantics)]))[None]  # fmt: skip
+        semantics = torch.from_numpy(
+            np.stack([lenses.rectifier.rectify_labels(i, each, IGNORE) for i, each in enumerate(sample.semantics)])
+        )[None]
     return Batch(
         tokens=(sample.token,),
         images=torch.from_numpy(images).permute(0, 1, 4, 2, 3)[None],
@@ -193,8 +194,10 @@ def collate(batches: Sequence[Batch]) -> Batch:
     if len(names) != 1:
         raise DatasetError(f"samples of {sorted(names)} cameras cannot share a batch; use batch_size=1")
     labelled = any(batch.semantics is not None for batch in batches)
-    labels = [torch.full_like(batch.valid, IGNORE, dtype=torch.uint8) if batch.semantics is None else batch.semantics
-              for batch in batches]  # fmt: skip
+    labels = [
+        torch.full_like(batch.valid, IGNORE, dtype=torch.uint8) if batch.semantics is None else batch.semantics
+        for batch in batches
+    ]
     cameras = [batch.cameras for batch in batches]
     lags = [batch.lags for batch in batches if batch.lags is not None]
     return Batch(
@@ -223,9 +226,15 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self, count: int, seed: int, batch_size: int = 1, accumulation: int = 1, rank: int = 0, processes: int = 1,
+        self,
+        count: int,
+        seed: int,
+        batch_size: int = 1,
+        accumulation: int = 1,
+        rank: int = 0,
+        processes: int = 1,
         first_step: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.per_step = batch_size * accumulation * processes
         self.count, self.seed, self.first_step = max(count, self.per_step), seed, first_step
         self.samples, self.batch_size, self.accumulation = count, batch_size, accumulation

@@ -81,18 +81,23 @@ def look_around(
             poses.append(np.linalg.inv(T_target_now[b, _BEFORE].detach().double().cpu().numpy()) @ T_ego_cam)
         moments = len(poses)
         candidates = Candidates(
-            K, T_ego_cam, np.tile(K, (moments, 1, 1)), np.concatenate(poses), np.tile(np.arange(count), moments),
+            K,
+            T_ego_cam,
+            np.tile(K, (moments, 1, 1)),
+            np.concatenate(poses),
+            np.tile(np.arange(count), moments),
             np.repeat(np.arange(moments), count),
-        )  # fmt: skip
+        )
         choice = choose_views(candidates, width, height, settings)
         used = choice.used
         if dropout is not None and random is not None:
             used = dropout.draw(used, candidates, random)
         reference, source = np.nonzero(used)
         matrix = pair_matrix(
-            torch.from_numpy(K[reference]), torch.from_numpy(candidates.K[source]),
+            torch.from_numpy(K[reference]),
+            torch.from_numpy(candidates.K[source]),
             torch.from_numpy(choice.T_source_reference[reference, source]),
-        )  # fmt: skip
+        )
         place = np.where(source < count, b * count + source, batch * count + b * count + source - count)
         parts.append(
             Pairs(

@@ -74,9 +74,10 @@ def search_length(
     size, coarsest = half.shape[-2:], tuple(side // 2 ** (_COMPARISON.levels - 1) for side in half.shape[-2:])
     K = scale_intrinsics(cameras.intrinsics, 0.5, 0.5)
     reduced = [
-        (interpolate_depth(each.depth, *size), shrink_mask(each.counts, *size)) for each in guesses
+        (interpolate_depth(each.depth, *size), shrink_mask(each.counts, *size))
+        for each in guesses
         if shrink_mask(each.counts, *coarsest).float().mean() > _LEAST_SHARE
-    ]  # fmt: skip
+    ]
     if not reduced:
         return colours.new_ones(())
     step = 2.0 * log(settings.factor) / (_LENGTHS - 1)

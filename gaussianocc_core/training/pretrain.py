@@ -58,8 +58,10 @@ class ClipBatch:
         return self.images[self.reference]
 
     def to(self, device: torch.device | str) -> ClipBatch:
-        moved = {name: getattr(self, name).to(device)
-                 for name in ("images", "reference", "pairs", "intrinsics", "T_ego_cam", "depth")}  # fmt: skip
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("images", "reference", "pairs", "intrinsics", "T_ego_cam", "depth")
+        }
         return replace(self, **moved)
 
 
@@ -109,9 +111,13 @@ def prepare_clip(clip: Clip, random: np.random.Generator, config: PretrainConfig
         images = disturb_images(images, random)
     T_now_cam = np.linalg.inv(T_world_ego[-1, 0]) @ T_world_ego @ T_ego_cam  # (T, N, 4, 4)
     candidates = Candidates(
-        K, T_now_cam[-1], np.tile(K, (moments, 1, 1)), T_now_cam.reshape(-1, 4, 4), np.tile(np.arange(count), moments),
+        K,
+        T_now_cam[-1],
+        np.tile(K, (moments, 1, 1)),
+        T_now_cam.reshape(-1, 4, 4),
+        np.tile(np.arange(count), moments),
         np.repeat(np.arange(moments)[::-1], count),
-    )  # fmt: skip
+    )
     choice = choose_views(candidates, width, height, config.views)
     used = config.dropout.draw(choice.used, candidates, random) if augment else choice.used
     T = choice.T_source_reference
@@ -157,7 +163,7 @@ def _disturb_motion(T_now_cam: np.ndarray, random: np.random.Generator, config: 
 def _tilt(random: np.random.Generator, config: PretrainConfig) -> np.ndarray:
     """Of the ego frame that the ground's plane and the rays are told in; half of the clips have little of it."""
     size = 1.0 if random.random() < 0.5 else 0.25
-    T = _turn([*random.normal(0, size * math.radians(config.tilt_error), 2), 0.0])
+    T = _turn(np.array([*random.normal(0, size * math.radians(config.tilt_error), 2), 0.0]))
     T[2, 3] = random.normal(0, size * config.height_error)
     return T
 
@@ -210,13 +216,14 @@ def join_clips(parts: Sequence[ClipBatch]) -> ClipBatch:
     return ClipBatch(
         images=torch.cat([part.images for part in parts]),
         reference=torch.cat(reference),
-        pairs=Pairs(*(torch.cat([getattr(each, name) for each in pairs])
-                      for name in ("reference", "source", "group", "matrix"))),
+        pairs=Pairs(
+            *(torch.cat([getattr(each, name) for each in pairs]) for name in ("reference", "source", "group", "matrix"))
+        ),
         intrinsics=torch.cat([part.intrinsics for part in parts]),
         T_ego_cam=torch.cat([part.T_ego_cam for part in parts]),
         depth=torch.cat([part.depth for part in parts]),
         tokens=sum((part.tokens for part in parts), ()),
-    )  # fmt: skip
+    )
 
 
 class Pretrain(Stage):

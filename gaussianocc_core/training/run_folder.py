@@ -160,10 +160,14 @@ def commit() -> str:
 def describe_environment(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "gaussianocc": __version__, "commit": commit(), "python": platform.python_version(),
-        "torch": torch.__version__, "device": f"{device} ({name})", "threads": torch.get_num_threads(),
+        "gaussianocc": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": f"{device} ({name})",
+        "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
-    }  # fmt: skip
+    }
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -27,6 +27,7 @@ from gaussianocc_core.types import Cameras
 
 _log = logging.getLogger(__name__)
 
+
 def build_stage(config: TrainConfig) -> Stage:
     """The module to train, fresh or from what its first stage left. Batch norms get the configured momentum."""
     try:
@@ -135,8 +136,9 @@ def check_overlap(cameras: Cameras, settings: OverlapSettings, log: bool) -> Non
     if not log:
         return
     for each in overlaps:
-        _log.info("overlap: %s and %s, %.1f %% of their pixels, %.2f m apart", *each.names, 100 * each.share,
-                  each.baseline)  # fmt: skip
+        _log.info(
+            "overlap: %s and %s, %.1f %% of their pixels, %.2f m apart", *each.names, 100 * each.share, each.baseline
+        )
     if apart:
         _log.warning("%s: no overlap with another camera; scale comes from the others", ", ".join(apart))
 

@@ -152,13 +152,27 @@ def test_aliases_are_fine_where_they_are_few(tmp_path):
 
 @pytest.mark.parametrize(
     "field, value",
-    [("width", str(1 << 70)), ("width", "100000"), ("intrinsics", "[1e-300, 1e-300, 1, 1]"),
-     ("intrinsics", "[1e300, 1, 1, 1]"), ("translation", "[1e300, 0, 0]"), ("rotation", "[1e200, 1e200, 0, 0]"),
-     ("distortion", "[1e300, 0, 0, 0]"), ("distortion", str([1.0] * 5000))],
-)  # fmt: skip
+    [
+        ("width", str(1 << 70)),
+        ("width", "100000"),
+        ("intrinsics", "[1e-300, 1e-300, 1, 1]"),
+        ("intrinsics", "[1e300, 1, 1, 1]"),
+        ("translation", "[1e300, 0, 0]"),
+        ("rotation", "[1e200, 1e200, 0, 0]"),
+        ("distortion", "[1e300, 0, 0, 0]"),
+        ("distortion", str([1.0] * 5000)),
+    ],
+)
 def test_a_rig_of_impossible_numbers_is_refused_in_a_short_line(tmp_path, field, value):
-    values = {"width": "64", "height": "48", "intrinsics": "[50, 50, 32, 24]", "translation": "[0, 0, 1]",
-              "rotation": "[1, 0, 0, 0]", "distortion": "[]", field: value}  # fmt: skip
+    values = {
+        "width": "64",
+        "height": "48",
+        "intrinsics": "[50, 50, 32, 24]",
+        "translation": "[0, 0, 1]",
+        "rotation": "[1, 0, 0, 0]",
+        "distortion": "[]",
+        field: value,
+    }
     path = tmp_path / "rig.yaml"
     path.write_text("cameras:\n  front:\n" + "".join(f"    {key}: {text}\n" for key, text in values.items()))
     with pytest.raises(ConfigError, match=rf"cameras.front.{field}: expected ") as caught:
@@ -229,9 +243,14 @@ def test_labels_are_class_ids_and_never_wrap_around(tmp_path, semantics):
 def test_a_cloud_of_more_points_than_bytes_is_refused():
     most = (1 << 32) - 1
     cloud = SimpleNamespace(
-        width=most, height=most, point_step=16, row_step=16, is_bigendian=False, data=bytes(64),
+        width=most,
+        height=most,
+        point_step=16,
+        row_step=16,
+        is_bigendian=False,
+        data=bytes(64),
         fields=[SimpleNamespace(name="x", offset=0, datatype=7, count=1)],
-    )  # fmt: skip
+    )
     with pytest.raises(ValueError, match=f"{most}x{most} points of 16 bytes in 64 bytes"):
         decode_cloud(cloud)
 

@@ -22,8 +22,26 @@ from gaussianocc_core.geometry.transform_tree import FrameRefused, TransformTree
 from gaussianocc_core.names import DataRoot, check_name, check_topic, name_fault, shorten
 from gaussianocc_core.types import Cameras
 
-BAD = ["", " ", ".", "..", "/abs/x", "../x", "a/b", "a\\b", "a\nb", "a\0", "a\x1b[2J", "\u202egnp", "x" * 201,
-       "a\ud800", None, 3, ["a"], {}]  # fmt: skip
+BAD = [
+    "",
+    " ",
+    ".",
+    "..",
+    "/abs/x",
+    "../x",
+    "a/b",
+    "a\\b",
+    "a\nb",
+    "a\0",
+    "a\x1b[2J",
+    "\u202egnp",
+    "x" * 201,
+    "a\ud800",
+    None,
+    3,
+    ["a"],
+    {},
+]
 GOOD = ["scene-0061", "CAM_FRONT", "scene 1", "..x", "x..y", "kamera_süd", "前"]
 
 
@@ -77,8 +95,11 @@ def test_cameras_lidars_masks_and_frames_have_plain_names(name):
         BagRig(rig, {name: np.eye(4)})
     with pytest.raises(ValueError, match="masks: camera .* is refused"):
         BagRig(rig, masks={name: np.ones((2, 2), bool)})
-    for make in (lambda: mask_path("masks", name), lambda: label_path("labels", name, "cam", 1),
-                 lambda: label_path("labels", "bag", name, 1)):  # fmt: skip
+    for make in (
+        lambda: mask_path("masks", name),
+        lambda: label_path("labels", name, "cam", 1),
+        lambda: label_path("labels", "bag", name, 1),
+    ):
         with pytest.raises(DatasetError, match="is refused"):
             make()
 
@@ -120,10 +141,16 @@ def test_a_scenes_name_leads_nowhere(root, tmp_path, name, capsys):
 
 @pytest.mark.parametrize(
     "table, field, value",
-    [("sensor", "channel", "../CAM"), ("sensor", "channel", "CAM\n"), ("sample_data", "filename", "../../etc/passwd"),
-     ("sample_data", "filename", "/etc/passwd"), ("sample_data", "filename", "samples/../../x.jpg"),
-     ("sample_data", "filename", None), ("sample_data", "filename", "")],
-)  # fmt: skip
+    [
+        ("sensor", "channel", "../CAM"),
+        ("sensor", "channel", "CAM\n"),
+        ("sample_data", "filename", "../../etc/passwd"),
+        ("sample_data", "filename", "/etc/passwd"),
+        ("sample_data", "filename", "samples/../../x.jpg"),
+        ("sample_data", "filename", None),
+        ("sample_data", "filename", ""),
+    ],
+)
 def test_sensors_and_files_of_tables_stay_below_the_data_root(root, tmp_path, table, field, value, capsys):
     rows = read_table(root, table)
     rows[0][field] = value
@@ -198,10 +225,14 @@ def set_calibration(content):
 
 @pytest.mark.parametrize(
     "edit, match",
-    [(rename_sensor, "sensor '../../x' is refused"), (set_filename("../../15569195938415231.jpg"), "lies outside of"),
-     (set_filename("/tmp/15569195938415231.jpg"), "lies outside of"), (set_calibration, "calibration_key '../../x'"),
-     (lambda content: content["data"][0].update(key="a\nb"), r"key 'a\\nb' is refused")],
-)  # fmt: skip
+    [
+        (rename_sensor, "sensor '../../x' is refused"),
+        (set_filename("../../15569195938415231.jpg"), "lies outside of"),
+        (set_filename("/tmp/15569195938415231.jpg"), "lies outside of"),
+        (set_calibration, "calibration_key '../../x'"),
+        (lambda content: content["data"][0].update(key="a\nb"), r"key 'a\\nb' is refused"),
+    ],
+)
 def test_a_dgp_scene_names_nothing_outside(ddad, tmp_path, edit, match, capsys):
     root, scene = ddad
     path = root / scene.json_name

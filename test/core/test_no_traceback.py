@@ -72,8 +72,9 @@ def test_errors_of_ours_and_interrupts_pass_a_reading_as_they_are():
         raise DatasetError("itself")
     with pytest.raises(KeyboardInterrupt), reading("x", "y", BagError):
         raise KeyboardInterrupt
-    with pytest.raises(BagError, match=r"^file: part cannot be used \(it has no 'a'\); restore it$"), reading(
-        "file: part", "restore it", BagError
+    with (
+        pytest.raises(BagError, match=r"^file: part cannot be used \(it has no 'a'\); restore it$"),
+        reading("file: part", "restore it", BagError),
     ):
         raise KeyError("a")
 
@@ -104,8 +105,24 @@ def checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["config", "provenance"])
-@pytest.mark.parametrize("text", ["[]", "null", "3", '"x"', DEEP, "{", "", '{"": 1}', '{"lattice": []}', '{"name": {}}',
-                                  '{"steps": 1e999}', '{"training": null}', '{"grid": {"shape": [1, 2]}}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "null",
+        "3",
+        '"x"',
+        DEEP,
+        "{",
+        "",
+        '{"": 1}',
+        '{"lattice": []}',
+        '{"name": {}}',
+        '{"steps": 1e999}',
+        '{"training": null}',
+        '{"grid": {"shape": [1, 2]}}',
+    ],
+)
 def test_metadata_of_any_kind_is_refused_in_one_line(checkpoint, key, text):
     with safe_open(checkpoint, framework="pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -141,8 +158,17 @@ def test_a_pickle_of_another_kind_is_refused(tmp_path, data):
 
 # ---- training ------------------------------------------------------------------------------------------------------
 
-STATE = {"config": {}, "samples_per_step": 1, "stage": {}, "optimiser": {}, "schedule": {}, "scaler": {}, "step": 1,
-         "seconds": 1.0, "problems": 0}  # fmt: skip
+STATE = {
+    "config": {},
+    "samples_per_step": 1,
+    "stage": {},
+    "optimiser": {},
+    "schedule": {},
+    "scaler": {},
+    "step": 1,
+    "seconds": 1.0,
+    "problems": 0,
+}
 
 
 @pytest.mark.parametrize("missing", STATE)
@@ -159,8 +185,18 @@ def test_a_training_state_of_a_strange_config_is_refused(tmp_path, config):
         RunFolder(settings(tmp_path, tmp_path), 1).load()
 
 
-@pytest.mark.parametrize("override", ["steps=[", "steps=2020-99-99", "steps={a: 1, a: 2}", "data.scenes=2020-99-99",
-                                      "steps", "steps.x=1", "steps=!!python/name:os.system"])  # fmt: skip
+@pytest.mark.parametrize(
+    "override",
+    [
+        "steps=[",
+        "steps=2020-99-99",
+        "steps={a: 1, a: 2}",
+        "data.scenes=2020-99-99",
+        "steps",
+        "steps.x=1",
+        "steps=!!python/name:os.system",
+    ],
+)
 def test_an_override_that_cannot_be_read_is_named(override, tmp_path, capsys):
     with pytest.raises(ConfigError, match=r"override|steps"):
         load_config(None, TrainConfig, [override])
@@ -185,10 +221,25 @@ def root(database, tmp_path):
     return tmp_path / "root"
 
 
-FIELDS = [("width", "x"), ("width", -1), ("width", 1 << 70), ("width", None), ("height", 1.5), ("timestamp", "abc"),
-          ("timestamp", -5), ("timestamp", 1e300), ("timestamp", 1 << 62), ("filename", None), ("filename", 3),
-          ("is_key_frame", None), ("is_key_frame", "yes"), ("token", None), ("sample_token", []),
-          ("ego_pose_token", None), ("calibrated_sensor_token", {})]  # fmt: skip
+FIELDS = [
+    ("width", "x"),
+    ("width", -1),
+    ("width", 1 << 70),
+    ("width", None),
+    ("height", 1.5),
+    ("timestamp", "abc"),
+    ("timestamp", -5),
+    ("timestamp", 1e300),
+    ("timestamp", 1 << 62),
+    ("filename", None),
+    ("filename", 3),
+    ("is_key_frame", None),
+    ("is_key_frame", "yes"),
+    ("token", None),
+    ("sample_token", []),
+    ("ego_pose_token", None),
+    ("calibrated_sensor_token", {}),
+]
 
 
 @pytest.mark.parametrize("field, value", FIELDS)
@@ -204,10 +255,12 @@ def test_a_row_of_sample_data_is_named_with_its_field(root, tmp_path, field, val
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("table", ["scene", "sample", "sample_data", "sensor", "calibrated_sensor", "ego_pose", "map",
-                                   "log", "instance"])  # fmt: skip
-@pytest.mark.parametrize("text", ["[]", "null", "{}", "3", "[3]", "[{}]", DEEP, "", '[{"token": []}]',
-                                  '[{"token": 1}]'])  # fmt: skip
+@pytest.mark.parametrize(
+    "table", ["scene", "sample", "sample_data", "sensor", "calibrated_sensor", "ego_pose", "map", "log", "instance"]
+)
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "{}", "3", "[3]", "[{}]", DEEP, "", '[{"token": []}]', '[{"token": 1}]']
+)
 def test_a_table_of_another_kind_is_refused(root, table, text):
     (root / "v1.0-mini" / f"{table}.json").write_text(text)
     try:
@@ -221,11 +274,18 @@ def test_a_table_of_another_kind_is_refused(root, table, text):
         assert text in ("[]", "{}") or (table, text) == ("instance", '[{"token": 1}]'), "a damaged table was read"
 
 
-@pytest.mark.parametrize("table, field", [("ego_pose", "rotation"), ("ego_pose", "translation"),
-                                          ("calibrated_sensor", "camera_intrinsic"),
-                                          ("calibrated_sensor", "camera_distortion")])  # fmt: skip
-@pytest.mark.parametrize("value", ["x", None, [], [1, "a"], [1e300] * 4, {"a": 1}, [[1, 2], [3]], [0.0] * 250_000,
-                                   10**400])  # fmt: skip
+@pytest.mark.parametrize(
+    "table, field",
+    [
+        ("ego_pose", "rotation"),
+        ("ego_pose", "translation"),
+        ("calibrated_sensor", "camera_intrinsic"),
+        ("calibrated_sensor", "camera_distortion"),
+    ],
+)
+@pytest.mark.parametrize(
+    "value", ["x", None, [], [1, "a"], [1e300] * 4, {"a": 1}, [[1, 2], [3]], [0.0] * 250_000, 10**400]
+)
 def test_numbers_of_tables_are_refused_in_a_short_line(root, table, field, value):
     rows = read_table(root, table)
     for row in rows:
@@ -238,8 +298,19 @@ def test_numbers_of_tables_are_refused_in_a_short_line(root, table, field, value
     assert len(str(caught.value)) < 600 and lines(str(caught.value)) == 0
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "{}", DEEP, '{"samples": [], "data": []}', '{"samples": 3, "data": 3}',
-                                  '{"data": [{"key": 3}], "samples": []}', ""])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "null",
+        "{}",
+        DEEP,
+        '{"samples": [], "data": []}',
+        '{"samples": 3, "data": 3}',
+        '{"data": [{"key": 3}], "samples": []}',
+        "",
+    ],
+)
 @pytest.mark.parametrize("which", ["scene", "calibration", "index"])
 def test_a_dgp_file_of_another_kind_is_refused(tmp_path, which, text):
     scene = MadeUpScene(samples=1)
@@ -251,12 +322,21 @@ def test_a_dgp_file_of_another_kind_is_refused(tmp_path, which, text):
     assert lines(str(caught.value)) == 0 and len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "3", "rosbag2_bagfile_information: []", "a: [", "x: " + DEEP,
-                                  "rosbag2_bagfile_information: {custom_data: 3}",
-                                  "rosbag2_bagfile_information: {storage_identifier: mcap, relative_file_paths: "
-                                  "['../../x'], topics_with_message_count: []}",
-                                  "rosbag2_bagfile_information: {custom_data: {contents: '" + DEEP + "'}}",
-                                  ])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "null",
+        "3",
+        "rosbag2_bagfile_information: []",
+        "a: [",
+        "x: " + DEEP,
+        "rosbag2_bagfile_information: {custom_data: 3}",
+        "rosbag2_bagfile_information: {storage_identifier: mcap, relative_file_paths: "
+        "['../../x'], topics_with_message_count: []}",
+        "rosbag2_bagfile_information: {custom_data: {contents: '" + DEEP + "'}}",
+    ],
+)
 def test_a_bags_metadata_of_another_kind_are_refused(tmp_path, text):
     (tmp_path / "metadata.yaml").write_text(text)
     with pytest.raises(BagError, match="metadata.yaml is damaged"):
@@ -268,10 +348,17 @@ def test_a_bags_metadata_of_another_kind_are_refused(tmp_path, text):
 
 def info(**changes):
     values = {
-        "width": 64, "height": 48, "k": [50.0, 0, 32, 0, 50, 24, 0, 0, 1], "d": [0.0] * 5,
-        "distortion_model": "plumb_bob", "binning_x": 0, "binning_y": 0, "header": SimpleNamespace(frame_id="c"),
-        "roi": SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0), **changes,
-    }  # fmt: skip
+        "width": 64,
+        "height": 48,
+        "k": [50.0, 0, 32, 0, 50, 24, 0, 0, 1],
+        "d": [0.0] * 5,
+        "distortion_model": "plumb_bob",
+        "binning_x": 0,
+        "binning_y": 0,
+        "header": SimpleNamespace(frame_id="c"),
+        "roi": SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0),
+        **changes,
+    }
     return SimpleNamespace(**values)
 
 
@@ -280,11 +367,19 @@ MOST = (1 << 32) - 1
 
 @pytest.mark.parametrize(
     "changes",
-    [{"binning_x": MOST}, {"binning_y": MOST}, {"width": MOST, "height": MOST}, {"k": [1e300, 0, 1, 0, 1, 1, 0, 0, 1]},
-     {"k": [1e-300, 0, 1, 0, 1, 1, 0, 0, 1]}, {"d": [1e300] * 5}, {"d": [0.0] * 100_000},
-     {"distortion_model": "x" * 500_000}, {"distortion_model": "a\nb"},
-     {"roi": SimpleNamespace(x_offset=MOST, y_offset=0, width=MOST, height=MOST)}],
-)  # fmt: skip
+    [
+        {"binning_x": MOST},
+        {"binning_y": MOST},
+        {"width": MOST, "height": MOST},
+        {"k": [1e300, 0, 1, 0, 1, 1, 0, 0, 1]},
+        {"k": [1e-300, 0, 1, 0, 1, 1, 0, 0, 1]},
+        {"d": [1e300] * 5},
+        {"d": [0.0] * 100_000},
+        {"distortion_model": "x" * 500_000},
+        {"distortion_model": "a\nb"},
+        {"roi": SimpleNamespace(x_offset=MOST, y_offset=0, width=MOST, height=MOST)},
+    ],
+)
 def test_a_camera_info_that_no_camera_has_is_refused_in_a_short_line(changes):
     decode_camera_info(info(), "front")
     with pytest.raises(CalibrationError, match="camera front: ") as caught:
@@ -292,9 +387,15 @@ def test_a_camera_info_that_no_camera_has_is_refused_in_a_short_line(changes):
     assert len(one_line(caught.value)) < 500
 
 
-@pytest.mark.parametrize("rotation, translation", [((0, 0, 0, 1e200), (0, 0, 0)), ((0, 0, 0, 1), (1e300, 0, 0)),
-                                                   ((0, 0, 0, 0), (0, 0, 0)),
-                                                   ((0, 0, 0, np.nan), (0, 0, 0))])  # fmt: skip
+@pytest.mark.parametrize(
+    "rotation, translation",
+    [
+        ((0, 0, 0, 1e200), (0, 0, 0)),
+        ((0, 0, 0, 1), (1e300, 0, 0)),
+        ((0, 0, 0, 0), (0, 0, 0)),
+        ((0, 0, 0, np.nan), (0, 0, 0)),
+    ],
+)
 def test_a_transform_that_is_no_place_is_refused(rotation, translation):
     q, t = (SimpleNamespace(**dict(zip("xyzw", v, strict=False))) for v in (rotation, translation))
     with pytest.raises(CalibrationError, match="not a rigid transform"):

@@ -112,9 +112,12 @@ def test_the_renderer_does_not_draw_it_as_nothing(bad, part):
     K, T = torch.tensor([[[50.0, 0, 32], [0, 50, 24], [0, 0, 1]]]), torch.eye(4)[None]
     camera = Cameras(("c",), K, T, (64,), (48,))
     values = {
-        "means": torch.tensor([[0.0, 0, 4], [0.5, 0, 5]]), "quats": torch.tensor([[1.0, 0, 0, 0]]).repeat(2, 1),
-        "scales": torch.full((2, 3), 0.3), "opacities": torch.tensor([0.8, 0.9]), "features": torch.ones(2, 3),
-    }  # fmt: skip
+        "means": torch.tensor([[0.0, 0, 4], [0.5, 0, 5]]),
+        "quats": torch.tensor([[1.0, 0, 0, 0]]).repeat(2, 1),
+        "scales": torch.full((2, 3), 0.3),
+        "opacities": torch.tensor([0.8, 0.9]),
+        "features": torch.ones(2, 3),
+    }
     assert float(rasterize(Gaussians(**values), camera).alpha.max()) > 0.5
     values[part].view(-1)[1] = bad
     with pytest.raises(PredictionError, match=f"{part}: 1 of"):

@@ -26,19 +26,30 @@ def cloud():
         for i, name in enumerate(("x", "y", "z", "intensity"))
     ]
     return message(
-        "sensor_msgs/msg/PointCloud2", header=header(1, "lidar"), height=1, width=8, fields=fields, is_bigendian=False,
-        point_step=16, row_step=128, data=np.arange(128, dtype=np.uint8), is_dense=True,
-    )  # fmt: skip
+        "sensor_msgs/msg/PointCloud2",
+        header=header(1, "lidar"),
+        height=1,
+        width=8,
+        fields=fields,
+        is_bigendian=False,
+        point_step=16,
+        row_step=128,
+        data=np.arange(128, dtype=np.uint8),
+        is_dense=True,
+    )
 
 
 MESSAGES = {
-    "jpeg": compressed(1, "front", IMAGE), "png": compressed(1, "front", IMAGE, ".png"),
-    "raw rgb8": raw(1, "front", IMAGE, "rgb8"), "raw bgr8": raw(1, "front", IMAGE, "bgr8"),
+    "jpeg": compressed(1, "front", IMAGE),
+    "png": compressed(1, "front", IMAGE, ".png"),
+    "raw rgb8": raw(1, "front", IMAGE, "rgb8"),
+    "raw bgr8": raw(1, "front", IMAGE, "bgr8"),
     "camera_info": camera_info(1, "front", (32, 24), 20.0),
     "fisheye": camera_info(1, "front", (32, 24), 20.0, "equidistant", (0.1, 0.0, 0.0, 0.0)),
     "tf": tf(transform(1, "odom", "base_link", PLACE), transform(1, "base_link", "front", PLACE)),
-    "odometry": odometry(1, PLACE), "cloud": cloud(),
-}  # fmt: skip
+    "odometry": odometry(1, PLACE),
+    "cloud": cloud(),
+}
 TOPICS = {name: "/tf" if name == "tf" else f"/{name.replace(' ', '_')}" for name in MESSAGES}
 
 
@@ -53,8 +64,15 @@ def use(name, content):
 
         found = decode_camera_info(content, "front")
         K = torch.tensor(found.matrix, dtype=torch.float64).reshape(1, 3, 3)
-        Cameras(("front",), K, torch.eye(4, dtype=torch.float64)[None], (found.width,), (found.height,),
-                (found.model,), (found.distortion,))  # fmt: skip
+        Cameras(
+            ("front",),
+            K,
+            torch.eye(4, dtype=torch.float64)[None],
+            (found.width,),
+            (found.height,),
+            (found.model,),
+            (found.distortion,),
+        )
     elif kind.endswith("TFMessage"):
         tree = TransformTree()
         for item in content.transforms:

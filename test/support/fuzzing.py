@@ -31,9 +31,12 @@ def fuzz(examples: int, **strategies: Any) -> Callable[[Any], Any]:
 
     def decorate(test: Any) -> Any:
         quick = settings(
-            max_examples=examples, deadline=None, database=None, phases=(Phase.generate,),
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            phases=(Phase.generate,),
             suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
+        )
         return seed(SEED)(quick(given(**strategies)(test)))
 
     return decorate
@@ -104,9 +107,39 @@ def change_bytes(data: bytes, changes: list[tuple[str, float, Any]]) -> bytes:
 
 # ---- JSON and other trees ------------------------------------------------------------------------------------------
 
-ODD = [None, True, False, 0, -1, 1, 2**31, 2**63, 2**70, -(2**63), 0.5, 1e300, -1e300, 1e-300, float("nan"),
-       float("inf"), "", "x", "..", "../../x", "/abs/x", "a/b", "a\nb", "\u202e", "x" * 5000, [], {}, [[]], [0] * 1000,
-       {"": {}}, "2020-99-99"]  # fmt: skip
+ODD = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    2**70,
+    -(2**63),
+    0.5,
+    1e300,
+    -1e300,
+    1e-300,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "..",
+    "../../x",
+    "/abs/x",
+    "a/b",
+    "a\nb",
+    "\u202e",
+    "x" * 5000,
+    [],
+    {},
+    [[]],
+    [0] * 1000,
+    {"": {}},
+    "2020-99-99",
+]
 TREE_CHANGES = st.lists(
     st.tuples(st.sampled_from(["set", "set", "set", "drop", "copy"]), _PLACE, st.sampled_from(ODD)),
     min_size=1,

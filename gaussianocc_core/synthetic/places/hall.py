@@ -43,16 +43,24 @@ def build_hall(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
     if racked:
         _racks(rng, lot, rows, depth, half_x, height, fill=float(rng.uniform(0.3, 1.0)))
     small = [
-        lambda: things.pallet(rng), lambda: things.crate(rng), lambda: things.drum(rng), lambda: things.pole(rng),
-        lambda: things.oddity(rng, float(rng.uniform(0.2, 1.4))), lambda: furniture.bin_(rng),
-        lambda: furniture.traffic_cone(rng), lambda: furniture.bollard(rng), lambda: things.workbench(rng),
-    ]  # fmt: skip
+        lambda: things.pallet(rng),
+        lambda: things.crate(rng),
+        lambda: things.drum(rng),
+        lambda: things.pole(rng),
+        lambda: things.oddity(rng, float(rng.uniform(0.2, 1.4))),
+        lambda: furniture.bin_(rng),
+        lambda: furniture.traffic_cone(rng),
+        lambda: furniture.bollard(rng),
+        lambda: things.workbench(rng),
+    ]
     low = float(rng.uniform(1.6, min(height - 0.3, 4.0)))
     large = [
-        lambda: things.machine(rng), lambda: things.pallet(rng), lambda: things.oddity(rng, 2.5),
+        lambda: things.machine(rng),
+        lambda: things.pallet(rng),
+        lambda: things.oddity(rng, 2.5),
         lambda: things.rack(rng, float(rng.uniform(2, 6)), 0.9, low, 0.7),
         lambda: things.wall(rng, float(rng.uniform(1.5, 5.0)), float(rng.uniform(1.0, 2.4)), 0.1),
-    ]  # fmt: skip
+    ]
     half = vehicle.clearance
     if not racked:
         lot.line(path, large, half, 4.0 / busy, (0.0, 2.0), turned=True)
@@ -64,9 +72,16 @@ def build_hall(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
     light, dark = draw_lamplight(rng, seed)
     static = PrimitiveTable.concatenate(lot.static)
     return Site(
-        f"Procedural hall, {'racks' if racked else 'machines'}, {vehicle.kind}", static, tuple(lot.actors), STRAIGHT,
-        NO_CROSSES, g, light, course.pose, dark,
-    )  # fmt: skip
+        f"Procedural hall, {'racks' if racked else 'machines'}, {vehicle.kind}",
+        static,
+        tuple(lot.actors),
+        STRAIGHT,
+        NO_CROSSES,
+        g,
+        light,
+        course.pose,
+        dark,
+    )
 
 
 def _floor(rng, g) -> None:
@@ -110,9 +125,17 @@ def _shell(rng, lot: Lot, half_x: float, half_y: float, height: float) -> None:
             else:
                 shapes.box(c, size, things.any_colour(rng), material, m=m)
     roof = float(rng.uniform(0.1, 0.6))
-    shapes.box((0, 0, height + 0.1), (2 * half_x + 0.6, 2 * half_y + 0.6, 0.2), (roof, roof, roof), CEILING,
-               m=(float(rng.choice([textures.CORRUGATED, textures.GROUT, textures.BLANK, textures.PLANKS])),
-                  float(rng.uniform(0.2, 1.2)), 0.6))  # fmt: skip
+    shapes.box(
+        (0, 0, height + 0.1),
+        (2 * half_x + 0.6, 2 * half_y + 0.6, 0.2),
+        (roof, roof, roof),
+        CEILING,
+        m=(
+            float(rng.choice([textures.CORRUGATED, textures.GROUT, textures.BLANK, textures.PLANKS])),
+            float(rng.uniform(0.2, 1.2)),
+            0.6,
+        ),
+    )
     step = float(rng.uniform(3.0, 7.0))
     steel = things.any_colour(rng)
     for x in np.arange(-half_x + 0.5 * step, half_x, step):
@@ -121,7 +144,7 @@ def _shell(rng, lot: Lot, half_x: float, half_y: float, height: float) -> None:
             on = rng.random() < 0.9
             shapes.box(
                 (x + 0.5 * step, y, height - 0.6), (1.4, 0.25, 0.12), (0.9, 0.9, 0.86), LAMP, m=(4.0 if on else 0.0,)
-            )  # fmt: skip
+            )
     for y in (-half_y + 0.5, half_y - 0.5, 0.3 * half_y):  # ducts and pipes under the ceiling
         if rng.random() < 0.6:
             r = float(rng.uniform(0.06, 0.35))
@@ -141,8 +164,13 @@ def _shell(rng, lot: Lot, half_x: float, half_y: float, height: float) -> None:
             column = things.seeded(rng, things.MANMADE)
             column.box((0, 0, 0.5 * height), (0.35, 0.35, height), colour, PANEL, m=(9.0, 9.0))
             if striped:
-                column.box((0, 0, 0.6), (0.39, 0.39, 1.2), (0.55, 0.42, 0.03), things.TEXTURE,
-                           m=(float(textures.HAZARD), 0.15, 1.0))  # fmt: skip
+                column.box(
+                    (0, 0, 0.6),
+                    (0.39, 0.39, 1.2),
+                    (0.55, 0.42, 0.03),
+                    things.TEXTURE,
+                    m=(float(textures.HAZARD), 0.15, 1.0),
+                )
             lot.put(column, float(x), float(y), 0.0, 0.02)
 
 

@@ -23,8 +23,10 @@ def draw_daylight(
     lowest, highest = {"dusk": (3.0, 15.0), "night": (45.0, 85.0)}.get(mood, (12.0, 75.0))
     elevation = math.radians(float(rng.uniform(lowest, highest)))
     e[scene.SUN_X : scene.SUN_Z + 1] = (
-        math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation),
-    )  # fmt: skip
+        math.cos(elevation) * math.cos(azimuth),
+        math.cos(elevation) * math.sin(azimuth),
+        math.sin(elevation),
+    )
     warm, dark = float(rng.uniform(0.0, 1.0)), 0.0
     if mood == "clear":
         sun, colour = rng.uniform(2.3, 3.6), (1.0, 0.95 - 0.06 * warm, 0.86 - 0.18 * warm)
@@ -62,8 +64,10 @@ def draw_lamplight(rng: np.random.Generator, seed: int) -> tuple[Float[np.ndarra
     e = np.zeros(16)
     azimuth, elevation = float(rng.uniform(-math.pi, math.pi)), math.radians(float(rng.uniform(50.0, 88.0)))
     e[scene.SUN_X : scene.SUN_Z + 1] = (
-        math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation),
-    )  # fmt: skip
+        math.cos(elevation) * math.cos(azimuth),
+        math.cos(elevation) * math.sin(azimuth),
+        math.sin(elevation),
+    )
     tint = np.array([(1.0, 0.97, 0.90), (0.92, 1.0, 0.97), (1.0, 0.86, 0.66)][rng.integers(3)])
     ambient = float(np.exp(rng.uniform(math.log(0.12), math.log(0.7))))
     e[scene.SUN_R : scene.SUN_B + 1] = rng.uniform(0.3, 1.6) * tint

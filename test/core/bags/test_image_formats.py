@@ -19,8 +19,16 @@ def compressed(form: str, pixels: np.ndarray, ending: str) -> object:
 
 
 def raw(encoding: str, data: np.ndarray, step: int, big: int = 0) -> object:
-    return message("sensor_msgs/msg/Image", header=header(START_NS, "c"), height=SIZE[1], width=SIZE[0],
-                   encoding=encoding, is_bigendian=big, step=step, data=data.view(np.uint8).ravel())  # fmt: skip
+    return message(
+        "sensor_msgs/msg/Image",
+        header=header(START_NS, "c"),
+        height=SIZE[1],
+        width=SIZE[0],
+        encoding=encoding,
+        is_bigendian=big,
+        step=step,
+        data=data.view(np.uint8).ravel(),
+    )
 
 
 def mosaic(rgb: np.ndarray, pattern: str) -> np.ndarray:

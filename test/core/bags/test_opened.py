@@ -69,8 +69,10 @@ def test_a_message_of_1970_costs_no_time_and_is_said(tmp_path, storage):
 
 def test_a_clock_that_is_set_in_the_middle_is_said(tmp_path):
     robot = RobotBag()
-    late = [(t, log + 7 * 3_600_000_000_000 if log > robot.stamp(2, 0) + robot.delay_ns else log, m)
-            for t, log, m in robot.messages]  # fmt: skip
+    late = [
+        (t, log + 7 * 3_600_000_000_000 if log > robot.stamp(2, 0) + robot.delay_ns else log, m)
+        for t, log, m in robot.messages
+    ]
     robot.messages = late
     index = open_index(robot.write(tmp_path / "bag"))
     assert count(index) == 5
@@ -107,8 +109,17 @@ def test_a_topic_whose_qos_was_edited_is_still_that_topic(tmp_path, storage):
     path = RobotBag().write(tmp_path / "bag", storage)
     topics = information(path)["topics_with_message_count"]
     time = {"sec": 2147483647, "nsec": 4294967295}
-    edited = {"history": 1, "depth": 33, "reliability": 2, "durability": 1, "deadline": time, "lifespan": time,
-              "liveliness": 1, "liveliness_lease_duration": time, "avoid_ros_namespace_conventions": False}  # fmt: skip
+    edited = {
+        "history": 1,
+        "depth": 33,
+        "reliability": 2,
+        "durability": 1,
+        "deadline": time,
+        "lifespan": time,
+        "liveliness": 1,
+        "liveliness_lease_duration": time,
+        "avoid_ros_namespace_conventions": False,
+    }
     for each in topics:
         name = each["topic_metadata"]["name"]
         text = yaml.safe_dump([edited]) if name == "/tf" else "nobody: [can read" if "camera_info" in name else ""
@@ -180,8 +191,9 @@ def test_what_a_killed_recorder_left_in_the_write_ahead_log_is_read_and_nothing_
     writer = sqlite3.connect(whole)
     writer.execute("PRAGMA journal_mode=wal")
     writer.execute("PRAGMA wal_autocheckpoint=0")
-    writer.executemany("INSERT INTO messages(id, topic_id, timestamp, data) VALUES (?, ?, ?, ?)",
-                       [row for row in rows if row[2] > cut])  # fmt: skip
+    writer.executemany(
+        "INSERT INTO messages(id, topic_id, timestamp, data) VALUES (?, ?, ?, ?)", [row for row in rows if row[2] > cut]
+    )
     writer.commit()
     for ending in ("", "-wal"):  # as a copy of a robot's disk has them
         shutil.copy(f"{whole}{ending}", bag / f"killed_0.db3{ending}")

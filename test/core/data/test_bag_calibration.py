@@ -121,8 +121,10 @@ def test_k_of_another_binning_or_resolution_is_said(tmp_path, K, size, binning, 
 
 def test_millimetres_and_a_stereo_camera_in_one_frame_are_said(tmp_path):
     robot = RobotBag()
-    far = [transform(START_NS, "base_link", f"{n}_optical", transforms.make_transform(T[:3, :3], 1000 * T[:3, 3]))
-           for n, T in robot.T_ego_cam.items()]  # fmt: skip
+    far = [
+        transform(START_NS, "base_link", f"{n}_optical", transforms.make_transform(T[:3, :3], 1000 * T[:3, 3]))
+        for n, T in robot.T_ego_cam.items()
+    ]
     robot.messages[0] = (*robot.messages[0][:2], tf(*far))
     assert doubts(robot, tmp_path / "far") == [plausibility.FAR_AWAY] * 2
     stereo = RobotBag()

@@ -25,8 +25,11 @@ def broken_transform(child: str):
     """A driver's: not a number."""
     item = transform(START_NS, "base_link", child, np.eye(4))
     nan = float("nan")
-    item.transform = message("geometry_msgs/msg/Transform", translation=item.transform.translation,
-                             rotation=message("geometry_msgs/msg/Quaternion", x=nan, y=nan, z=nan, w=nan))  # fmt: skip
+    item.transform = message(
+        "geometry_msgs/msg/Transform",
+        translation=item.transform.translation,
+        rotation=message("geometry_msgs/msg/Quaternion", x=nan, y=nan, z=nan, w=nan),
+    )
     return item
 
 

@@ -258,9 +258,12 @@ def test_true_labels_rendered_are_about_the_true_depth(street):
     """Frames, cameras and background of the rendered depth: a mix-up costs more than what voxels round off."""
     grid = VoxelGrid()
     config = replace(
-        CONFIG, image_height=96, image_width=160, lattice=Lattice(grid.origin, grid.upper, grid.shape),
+        CONFIG,
+        image_height=96,
+        image_width=160,
+        lattice=Lattice(grid.origin, grid.upper, grid.shape),
         gaussians=GaussianConfig(scale=(0.16, 0.16, 0.16)),
-    )  # fmt: skip
+    )
     sample = next(NuScenesSource(street).samples("synthetic-0001", depths=True))
     predictor = OccupancyPredictor.untrained(config, device="cpu")
     labels = torch.from_numpy(sample.occupancy.semantics).long()

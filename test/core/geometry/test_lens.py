@@ -56,8 +56,15 @@ def test_what_is_written_for_ros_comes_back(count):
 
 def rectifier(model: str, distortion, focal: float = 500.0, size=(1280, 720), out=(400, 225)) -> Rectifier:
     K = torch.tensor([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]], dtype=torch.float64)
-    cameras = Cameras(("front",), K[None], torch.eye(4, dtype=torch.float64)[None], (size[0],), (size[1],), (model,),
-                      (tuple(distortion),))  # fmt: skip
+    cameras = Cameras(
+        ("front",),
+        K[None],
+        torch.eye(4, dtype=torch.float64)[None],
+        (size[0],),
+        (size[1],),
+        (model,),
+        (tuple(distortion),),
+    )
     return Rectifier(cameras, *out)
 
 

@@ -103,8 +103,9 @@ def test_cameras_that_look_down_or_a_bit_up_are_believed(pitch):
 
 def test_two_cameras_at_one_place_are_said():
     one = camera()
-    both = Cameras(("left", "right"), one.intrinsics.repeat(2, 1, 1), one.T_ego_cam.repeat(2, 1, 1), one.width * 2,
-                   one.height * 2)  # fmt: skip
+    both = Cameras(
+        ("left", "right"), one.intrinsics.repeat(2, 1, 1), one.T_ego_cam.repeat(2, 1, 1), one.width * 2, one.height * 2
+    )
     (doubt,) = find_doubts(both)
     assert (doubt.camera, doubt.kind) == ("right", plausibility.SAME_PLACE)
     assert "where left does, 0 m apart" in doubt.text

@@ -178,9 +178,11 @@ def test_a_textured_plane_is_found_within_a_quarter_of_a_step(depth: float, back
     T[:, :3, 3] = -places[1:]
     index = torch.arange(2)
     pairs = Pairs(
-        torch.zeros(2, dtype=torch.long), index, torch.full((2,), moment),
+        torch.zeros(2, dtype=torch.long),
+        index,
+        torch.full((2,), moment),
         pair_matrix(wide.expand(2, 3, 3), wide.expand(2, 3, 3), T),
-    )  # fmt: skip
+    )
     volume, seen = sweep_planes(reference, sources, pairs, plane_inv_depths(config, FAR), (4.0, float(stride)), backend)
     ours = volume.unflatten(1, (GROUPS, -1))[0, moment]  # (D, h, w)
     assert not volume.unflatten(1, (GROUPS, -1))[0, 1 - moment].any()

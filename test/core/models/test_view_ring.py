@@ -36,9 +36,12 @@ def rig(*yaws: float, baseline: float = 0.4, names: tuple[str, ...] = ()) -> Cam
     poses = [make_transform(view_rotation(yaw), np.array([1.0, -baseline * k, 1.5])) for k, yaw in enumerate(yaws)]
     K = torch.tensor([[70.0, 0.0, 48.0], [0.0, 70.0, 32.0], [0.0, 0.0, 1.0]])
     return Cameras(
-        names or tuple(f"cam{k}" for k in range(count)), K.repeat(count, 1, 1), torch.tensor(np.array(poses)).float(),
-        (SIZE[0],) * count, (SIZE[1],) * count,
-    )  # fmt: skip
+        names or tuple(f"cam{k}" for k in range(count)),
+        K.repeat(count, 1, 1),
+        torch.tensor(np.array(poses)).float(),
+        (SIZE[0],) * count,
+        (SIZE[1],) * count,
+    )
 
 
 def features(cameras: Cameras, seed: int = 0) -> torch.Tensor:

@@ -98,9 +98,15 @@ def test_the_projection_equals_gsplats_own_in_torch():
     gaussians, cameras = cloud(count=800, seed=33), two_cameras()
     footprints = project_gaussians(gaussians, cameras.intrinsics, cameras.T_ego_cam, 40, 28, 0.2)
     radii, centers, depth, conics, _ = reference._fully_fused_projection(
-        gaussians.means, covariances(gaussians.quats, gaussians.scales), transforms.invert(cameras.T_ego_cam),
-        cameras.intrinsics, 40, 28, eps2d=GSPLAT.blur, near_plane=0.2,
-    )  # fmt: skip
+        gaussians.means,
+        covariances(gaussians.quats, gaussians.scales),
+        transforms.invert(cameras.T_ego_cam),
+        cameras.intrinsics,
+        40,
+        28,
+        eps2d=GSPLAT.blur,
+        near_plane=0.2,
+    )
     pairs = (footprints.camera, footprints.gaussian)
     seen = (radii[pairs] > 0).all(-1)  # gsplat drops what touches only the part of a tile beyond the image
     assert seen.sum() > 100

@@ -260,9 +260,12 @@ def flat_world(scene, tables):
 
 def test_depth_of_ground_and_a_textured_box_is_analytic_in_every_world(scene):
     cameras = Cameras(
-        ("front",), torch.tensor([[[80.0, 0, 60.0], [0, 80.0, 40.0], [0, 0, 1]]], dtype=torch.float64),
-        torch.from_numpy(make_transform(view_rotation(0.0, -10.0), np.array([0.0, 0.0, 1.2])))[None], (120,), (80,),
-    )  # fmt: skip
+        ("front",),
+        torch.tensor([[[80.0, 0, 60.0], [0, 80.0, 40.0], [0, 0, 1]]], dtype=torch.float64),
+        torch.from_numpy(make_transform(view_rotation(0.0, -10.0), np.array([0.0, 0.0, 1.2])))[None],
+        (120,),
+        (80,),
+    )
     box = Shapes(label=CLASS_ID["others"], seed=5).box(
         (6.5, 0.0, 1.0), (3.0, 3.0, 2.0), (0.4, 0.3, 0.2), TEXTURE, m=(1, 0.05, 1)
     )
@@ -283,8 +286,11 @@ def test_depth_of_ground_and_a_textured_box_is_analytic_in_every_world(scene):
 
 
 def test_the_relief_of_a_park_is_met_where_it_is():
-    hilly = next(s for s in (random_scene(k, "park", resize(default_rig(), 88, 50)) for k in range(20))
-                 if s.world.site.ground[gr.WAVES] > 1)  # fmt: skip
+    hilly = next(
+        s
+        for s in (random_scene(k, "park", resize(default_rig(), 88, 50)) for k in range(20))
+        if s.world.site.ground[gr.WAVES] > 1
+    )
     frame = hilly.render(1.0, effects=False, antialias="none")
     T_world_cam, g = hilly.T_world_cam(1.0), hilly.world.site.ground
     errors = []
@@ -297,8 +303,14 @@ def test_the_relief_of_a_park_is_met_where_it_is():
 
 
 def test_own_body_is_marked_stands_still_and_has_neither_depth_nor_label():
-    scene = next(s for s in (random_scene(k, "yard", RIGS[k]) for k in range(60) if RIGS[k].layout == "fisheyes"
-                             and RIGS[k].body is not None))  # fmt: skip
+    scene = next(
+        s
+        for s in (
+            random_scene(k, "yard", RIGS[k])
+            for k in range(60)
+            if RIGS[k].layout == "fisheyes" and RIGS[k].body is not None
+        )
+    )
     cameras = resize(scene.cameras, 100, 75)
     first, second = scene.render(0.5, cameras), scene.render(2.5, cameras)
     covered = [mask.mean() for mask in first.bodies]
@@ -346,9 +358,17 @@ def test_mixed_draws_every_place_and_light_from_night_to_noon():
 
 def optics(**changes):
     plain = {
-        "gains": (1.0,), "tints": ((1.0, 1.0, 1.0),), "gamma": 1.0, "vignetting": 0.0, "defocus": 0.0, "shutter": 0.0,
-        "noise": 0.0, "shot": 0.0, "quality": 0, "seed": 1,
-    }  # fmt: skip
+        "gains": (1.0,),
+        "tints": ((1.0, 1.0, 1.0),),
+        "gamma": 1.0,
+        "vignetting": 0.0,
+        "defocus": 0.0,
+        "shutter": 0.0,
+        "noise": 0.0,
+        "shot": 0.0,
+        "quality": 0,
+        "seed": 1,
+    }
     return Optics(**{**plain, **changes})
 
 

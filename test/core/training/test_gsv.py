@@ -157,8 +157,11 @@ def test_what_the_first_stage_left_stays_as_it_is():
     assert "head" not in named and {"surface", "agreement"} <= set(named)
     named["total"].backward()
     torch.optim.SGD(groups, lr=0.1).step()
-    changed = {name.split(".")[0] + "." + name.split(".")[1] for name, value in gsv.model.state_dict().items()
-               if not torch.equal(value, before[name])}  # fmt: skip
+    changed = {
+        name.split(".")[0] + "." + name.split(".")[1]
+        for name, value in gsv.model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert {name for name in changed if "encoder" in name or "depth" in name} == {"image_encoder.project"}
     assert any(name.startswith("voxel_decoder") for name in changed)
 

@@ -56,9 +56,12 @@ def test_neighbours_are_the_sweeps_before_and_after_of_each_camera(root):
         for token, now in zip(frame.image_tokens, middle.frame.image_tokens, strict=True):
             assert rows[token]["calibrated_sensor_token"] == rows[now]["calibrated_sensor_token"]
             same = sorted(
-                (row["timestamp"] for row in rows.values()
-                 if row["calibrated_sensor_token"] == rows[now]["calibrated_sensor_token"]),
-            )  # fmt: skip
+                (
+                    row["timestamp"]
+                    for row in rows.values()
+                    if row["calibrated_sensor_token"] == rows[now]["calibrated_sensor_token"]
+                ),
+            )
             assert rows[token]["timestamp"] == same[same.index(rows[now]["timestamp"]) + step]
     assert middle.gap_s < 0.1
 

@@ -16,9 +16,13 @@ from gaussianocc_core.labels import CLASS_ID, FREE, PALETTE, UNOBSERVED
 from gaussianocc_core.types import Cameras, VoxelGrid
 
 NUSCENES_YAWS = {
-    "CAM_FRONT": 0.3, "CAM_FRONT_RIGHT": -55.0, "CAM_BACK_RIGHT": -110.0,
-    "CAM_BACK": 180.0, "CAM_BACK_LEFT": 110.0, "CAM_FRONT_LEFT": 55.0,
-}  # fmt: skip
+    "CAM_FRONT": 0.3,
+    "CAM_FRONT_RIGHT": -55.0,
+    "CAM_BACK_RIGHT": -110.0,
+    "CAM_BACK": 180.0,
+    "CAM_BACK_LEFT": 110.0,
+    "CAM_FRONT_LEFT": 55.0,
+}
 
 
 def rig(yaws: dict[str, float], width=160, height=90) -> Cameras:

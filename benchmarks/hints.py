@@ -83,7 +83,7 @@ def find(networks: CheckpointNetworks, batch: Batch) -> dict[str, tuple[Tensor, 
     plane = None if view.ground is None else view.ground.plane()
     said = predict_ego_motion(networks.pose_net, batch.jittered())[0]
     guess = Guess(depth, view.valid)
-    searched = as_long_as_depth_says(view.colours, guess, view.cameras, said, CONFIG.length_search)
+    searched = as_long_as_depth_says(view.colors, guess, view.cameras, said, CONFIG.length_search)
     motions = {"learnt": said, "learnt, length searched": searched}
     if torch.isfinite(batch.T_target_now).all():
         motions["true"] = batch.T_target_now[0].float()

@@ -93,7 +93,7 @@ def true_depth(sample: Sample, size: tuple[int, ...]) -> tuple[Tensor, Cameras]:
 @torch.no_grad()
 def learnt_depth(sample: Sample, size: tuple[int, ...], network: torch.nn.Module) -> tuple[Tensor, Cameras]:
     batch = prepare(sample, Preprocessor(*size)(sample.cameras))
-    depth = predict_depth(network, batch.colours()[:, 0], batch.cameras).depth[0]
+    depth = predict_depth(network, batch.colors()[:, 0], batch.cameras).depth[0]
     cameras = replace(batch.cameras, intrinsics=batch.cameras.intrinsics[0], T_ego_cam=batch.cameras.T_ego_cam[0])
     return depth, placed(sample, cameras)
 

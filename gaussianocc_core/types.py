@@ -191,7 +191,7 @@ class OccupancyLabels:
 class Neighbour:
     """The same rig a moment before or after a Sample, camera for camera; the calibration is the sample's."""
 
-    step: int  # -1: the frame before, +1: the one after
+    offset: int  # -1: the frame before, +1: the one after
     images: tuple[UInt8[np.ndarray, "_ _ 3"], ...]  # RGB at native size, one per camera
     camera_stamps_ns: tuple[int, ...]
     T_world_ego_per_camera: Float[np.ndarray, "N 4 4"] | None = None  # at each camera's own image time, if known

@@ -61,7 +61,7 @@ class BagEntry:
     path: Path
     cameras: Cameras
     frame: BagFrame
-    neighbours: tuple[tuple[int, BagFrame], ...] = ()  # (step, frame)
+    neighbours: tuple[tuple[int, BagFrame], ...] = ()  # (offset, frame)
     labels: tuple[MessageRef, ...] = ()  # 2D labels of all cameras, or none
     label_paths: tuple[Path, ...] = ()  # files in their place
     masks: tuple[MessageRef, ...] = ()
@@ -112,8 +112,8 @@ class BagEntry:
             camera_stamps_ns=self.frame.camera_stamps_ns,
             T_world_ego_per_camera=T_world_ego,
             neighbours=tuple(
-                Neighbour(step, images(frame), frame.camera_stamps_ns, frame.T_world_ego)
-                for step, frame in self.neighbours
+                Neighbour(offset, images(frame), frame.camera_stamps_ns, frame.T_world_ego)
+                for offset, frame in self.neighbours
             ),
             semantics=semantics,
             static_masks=masks,
@@ -320,7 +320,7 @@ class BagSource:
             )
         result = []
         for refs in self.sets():
-            around = {step: self._beside(series, refs, step) for step in (-1, 1)}
+            around = {offset: self._beside(series, refs, offset) for offset in (-1, 1)}
             result.append(
                 BagEntry(
                     token=f"{self.index.name}/{refs[0].stamp_ns}{self._again(refs[0])}",
@@ -328,7 +328,7 @@ class BagSource:
                     path=self.index.path,
                     cameras=self.cameras,
                     frame=self._frame(refs),
-                    neighbours=tuple((step, frame) for step, frame in around.items() if frame is not None),
+                    neighbours=tuple((offset, frame) for offset, frame in around.items() if frame is not None),
                     labels=_complete([each.at(ref) for each, ref in zip(labels, refs, strict=False)], refs),
                     label_paths=self._label_paths(refs) if semantics else (),
                     masks=mask_refs if len(mask_refs) == len(refs) else (),
@@ -348,9 +348,9 @@ class BagSource:
         )
         return paths if all(path.is_file() for path in paths) else ()
 
-    def _beside(self, series: list[Series], refs: tuple[MessageRef, ...], step: int) -> BagFrame | None:
+    def _beside(self, series: list[Series], refs: tuple[MessageRef, ...], offset: int) -> BagFrame | None:
         distance = self.config.neighbour_time
-        found = [each.beside(ref, step, distance) for each, ref in zip(series, refs, strict=True)]
+        found = [each.beside(ref, offset, distance) for each, ref in zip(series, refs, strict=True)]
         complete = _complete(found, refs)
         if not complete:
             return None

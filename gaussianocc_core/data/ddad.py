@@ -175,7 +175,7 @@ class DdadSource:
         frames = [self._frame(data, cameras) for data in sets]
         entries = []
         for i, (data, frame) in enumerate(zip(sets, frames, strict=True)):
-            beside = [(step, frames[i + step]) for step in (-1, 1) if 0 <= i + step < len(frames)]
+            beside = [(offset, frames[i + offset]) for offset in (-1, 1) if 0 <= i + offset < len(frames)]
             entries.append(
                 SampleEntry(
                     token=data[0].path.stem,

@@ -41,7 +41,7 @@ class SampleEntry:
     frame: FrameEntry
     occupancy_path: Path | None = None  # Occ3D labels; only keyframes have them
     T_world_labels: Float[np.ndarray, "4 4"] | None = None  # of the ego frame that those are in
-    neighbours: tuple[tuple[int, FrameEntry], ...] = ()  # (step, frame)
+    neighbours: tuple[tuple[int, FrameEntry], ...] = ()  # (offset, frame)
     semantic_paths: tuple[Path, ...] = ()  # 2D labels, published format
     depth_paths: tuple[Path, ...] = ()  # true depth, published format
     mask_paths: tuple[Path, ...] = ()  # non-zero where a camera does not see the robot itself
@@ -88,8 +88,8 @@ class SampleEntry:
             camera_stamps_ns=self.frame.camera_stamps_ns,
             T_world_ego_per_camera=self.frame.T_world_ego,
             neighbours=tuple(
-                Neighbour(step, _decode_frame(frame, sizes), frame.camera_stamps_ns, frame.T_world_ego)
-                for step, frame in self.neighbours
+                Neighbour(offset, _decode_frame(frame, sizes), frame.camera_stamps_ns, frame.T_world_ego)
+                for offset, frame in self.neighbours
             ),
             semantics=semantics,
             static_masks=tuple(read_mask(p, size) for p, size in zip(self.mask_paths, sizes, strict=True))

@@ -111,10 +111,10 @@ class NuScenesSource:
         entries = []
         for rows in sets:
             entry = self._entry(scene, cameras, rows, lidar_rows)
-            around = {step: self._beside(by_camera, places, rows, step) for step in (-1, 1)} if neighbours else {}
+            around = {offset: self._beside(by_camera, places, rows, offset) for offset in (-1, 1)} if neighbours else {}
             entry = replace(
                 entry,
-                neighbours=tuple((step, frame) for step, frame in around.items() if frame is not None),
+                neighbours=tuple((offset, frame) for offset, frame in around.items() if frame is not None),
                 semantic_paths=self._existing(rows, "nuscenes_semantic", "_mask.bin") if semantics else (),
                 depth_paths=self._existing(rows, "depth_full", ".npy") if depths else (),
                 mask_paths=files,
@@ -155,7 +155,7 @@ class NuScenesSource:
         return sets
 
     def _beside(
-        self, by_camera: dict[str, list[dict]], places: dict[str, dict[str, int]], rows: list[dict], step: int
+        self, by_camera: dict[str, list[dict]], places: dict[str, dict[str, int]], rows: list[dict], offset: int
     ) -> FrameEntry | None:
         """The nearest earlier (-1) or later (+1) image of each camera; None where a camera has none.
 
@@ -165,9 +165,9 @@ class NuScenesSource:
         found = []
         for row in rows:
             series = by_camera[row["channel"]]
-            place = places[row["channel"]][row["token"]] + step
+            place = places[row["channel"]][row["token"]] + offset
             while 0 <= place < len(series) and not (self.dataroot / series[place]["filename"]).is_file():
-                place += step
+                place += offset
             if not 0 <= place < len(series):
                 return None
             found.append(series[place])

@@ -20,7 +20,7 @@ from gaussianocc_core.geometry.plausibility import find_doubts
 from gaussianocc_core.labels import FREE, IGNORE
 
 Entry = SampleEntry | BagEntry
-STEPS = (-1, 1)  # neighbours, in the order of a batch's frames 1 and 2
+OFFSETS = (-1, 1)  # neighbours, in the order of a batch's frames 1 and 2
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
         entries = _ddad_entries(config) if config.schema == "ddad" else _nuscenes_entries(config)
         _report_doubts(entries)
     scenes = {entry.scene for entry in entries}
-    complete = [entry for entry in entries if len(entry.neighbours) == len(STEPS)]
+    complete = [entry for entry in entries if len(entry.neighbours) == len(OFFSETS)]
     near = [entry for entry in complete if entry.gap_s <= config.max_gap]
     moving = tuple(entry for entry in near if _moves_enough(entry, config.bag))
     if not moving:

@@ -80,7 +80,7 @@ class CheckpointNetworks:
     @torch.inference_mode()
     def __call__(self, sample: Sample, batch: Batch) -> Estimates:
         batch = batch.to(self.device)
-        images = batch.colours()  # (1, T, N, 3, h, w)
+        images = batch.colors()  # (1, T, N, 3, h, w)
         found: dict[str, DepthPrediction] = {}
         depths: dict[str, Tensor] = {}
         occupancy = motions = said = None
@@ -88,17 +88,20 @@ class CheckpointNetworks:
             depths, occupancy = _see_occupancy(self.predictor, sample)
         if self.depth_net is not None:
             found["depth_network"] = predict_depth(self.depth_net, images[:, 0], batch.cameras)
-        steps = [neighbour.step for neighbour in sample.neighbours]
+        offsets = [neighbour.offset for neighbour in sample.neighbours]
         if self.pose_net is not None:
             motions = np.empty((0, 4, 4))
-            if steps:
+            if offsets:
                 T_target_now = torch.stack(
-                    [motion_to(self.pose_net, images[:, 0], images[:, 1 + k], step)[0] for k, step in enumerate(steps)]
+                    [
+                        motion_to(self.pose_net, images[:, 0], images[:, 1 + k], offset)[0]
+                        for k, offset in enumerate(offsets)
+                    ]
                 )
                 if "depth_network" in found:
                     said = T_target_now[:, :3, 3].norm(dim=-1).double().cpu().numpy()
                     T_target_now = as_long_as_depth_says(
-                        images[0, : 1 + len(steps)],
+                        images[0, : 1 + len(offsets)],
                         Guess(self._guess(images, batch, found["depth_network"]), batch.valid[0]),
                         batch_element(batch.cameras, 0),
                         T_target_now,
@@ -107,7 +110,7 @@ class CheckpointNetworks:
                 check_finite("ego motion", T_target_now)
                 motions = T_target_now.double().cpu().numpy()
         if self.depth_net is not None and self.depth_net.matches:
-            found = {**self._matched(images, batch, steps, motions), "one_image": found["depth_network"]}
+            found = {**self._matched(images, batch, offsets, motions), "one_image": found["depth_network"]}
         depths |= {way: prediction.depth[0] for way, prediction in found.items()}
         for way, depth in depths.items():
             check_finite(f"depth by {way}", depth)
@@ -121,14 +124,14 @@ class CheckpointNetworks:
         return self._look_around(images[:, :1], batch, None).depth[0]
 
     def _matched(
-        self, images: Tensor, batch: Batch, steps: Sequence[int], learnt: np.ndarray | None
+        self, images: Tensor, batch: Batch, offsets: Sequence[int], learnt: np.ndarray | None
     ) -> dict[str, DepthPrediction]:
         """As a robot would see: with the other cameras and the frame before, never with the frame after. The motion is
         learnt for `depth_network` (of a file without an ego-motion network, recorded), and recorded for the other."""
         found = {"depth_network": self._look_around(images[:, :1], batch, None)}
-        if -1 not in steps:
+        if -1 not in offsets:
             return found
-        before = steps.index(-1)
+        before = offsets.index(-1)
         frames = images[:, [0, 1 + before]]
         recorded = batch.T_target_now[:, before : before + 1]
         known = bool(torch.isfinite(recorded).all())
@@ -162,7 +165,7 @@ def _see_occupancy(
     predictor.reset()
     for neighbour in sample.neighbours if predictor.matches else ():
         T_world_ego = neighbour.T_world_ego_per_camera
-        if neighbour.step < 0 and T_world_ego is not None and sample.T_world_ego is not None:
+        if neighbour.offset < 0 and T_world_ego is not None and sample.T_world_ego is not None:
             there = camera_geometry.relocate(
                 sample.cameras, torch.from_numpy(T_world_ego), torch.from_numpy(T_world_ego[0])
             )

@@ -111,12 +111,12 @@ class RandomScene:
         images, depths, labels, bodies = [], [], [], []
         for index in range(len(cameras)):
             at = times[index]
-            colour, depth, label = cast_camera(
+            color, depth, label = cast_camera(
                 self.world, cameras, index, at, self.T_world_ego(at), _ANTIALIAS[antialias]
             )
             if self._own is not None:
                 own, body = self._own.seen_by(cameras, index)
-                colour, depth = np.where(body[..., None], own, colour), np.where(body, np.float32(0.0), depth)
+                color, depth = np.where(body[..., None], own, color), np.where(body, np.float32(0.0), depth)
                 label = np.where(body, np.uint8(FREE), label)
                 bodies.append(body)
             if effects:
@@ -124,9 +124,9 @@ class RandomScene:
                 if flow is not None and bodies:
                     flow[bodies[-1]] = 0.0
                 which = self.cameras.names.index(cameras.names[index])
-                image = self.optics.expose(which, colour, flow, round(at * 1e6) % (1 << 40))
+                image = self.optics.expose(which, color, flow, round(at * 1e6) % (1 << 40))
             else:
-                image = np.clip(colour + 0.5, 0, 255).astype(np.uint8)
+                image = np.clip(color + 0.5, 0, 255).astype(np.uint8)
             images.append(image)
             depths.append(depth)
             labels.append(label)

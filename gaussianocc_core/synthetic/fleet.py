@@ -20,7 +20,7 @@ from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic import textures
 from gaussianocc_core.synthetic.rig import camera_offsets
 from gaussianocc_core.synthetic.shapes import CAR_CABIN, METAL, TEXTURE, PrimitiveTable, Shapes
-from gaussianocc_core.synthetic.things import any_colour, any_finish
+from gaussianocc_core.synthetic.things import any_color, any_finish
 from gaussianocc_core.types import EQUIDISTANT, PINHOLE, Cameras
 
 LOWEST, HIGHEST = 0.3, 2.5  # m above the ground
@@ -202,32 +202,32 @@ def rig_of(cameras: Cameras, seed: int = 0) -> Rig:
 def _body(rng, vehicle: Vehicle, eyes: list[_Eye]) -> PrimitiveTable:
     """A hull of the vehicle's size with what belongs to its kind; nothing of it encloses a camera."""
     shapes = Shapes(label=CLASS_ID["others"], seed=int(rng.integers(1 << 30)))
-    colour, finish = any_colour(rng), any_finish(rng, 1.0)
+    color, finish = any_color(rng), any_finish(rng, 1.0)
     material, m = finish if rng.random() < 0.5 else (METAL, (0.0, 0.0, 0.0))
     length, width, height = vehicle.length, vehicle.width, vehicle.height
     middle, front = 0.5 * length - vehicle.rear, length - vehicle.rear
     radius = min(0.4, 0.45 * height)
     if vehicle.kind in ("car", "lorry"):
         belt = height * float(rng.uniform(0.5, 0.7))
-        shapes.box((middle, 0, 0.5 * (belt + 0.2)), (length, width, belt - 0.2), colour, METAL, lean=(0.08, 0.04, 0.03))
+        shapes.box((middle, 0, 0.5 * (belt + 0.2)), (length, width, belt - 0.2), color, METAL, lean=(0.08, 0.04, 0.03))
         cabin = length * (float(rng.uniform(0.45, 0.7)) if vehicle.kind == "car" else 0.25)
         back = -vehicle.rear + 0.15 if vehicle.kind == "car" else front - cabin - 0.1
         lean = (float(rng.uniform(0.1, 0.9)), 0.2, 0.2)
         middle_z, tall = 0.5 * (belt + height), height - belt
         shapes.box(
-            (back + 0.5 * cabin, 0, middle_z), (cabin, 0.92 * width, tall), colour, CAR_CABIN, lean=lean, m=(0.0,)
+            (back + 0.5 * cabin, 0, middle_z), (cabin, 0.92 * width, tall), color, CAR_CABIN, lean=lean, m=(0.0,)
         )
         for side in (1, -1):
-            shapes.box((back + cabin, side * (0.5 * width + 0.1), belt + 0.1), (0.14, 0.2, 0.14), colour)
+            shapes.box((back + cabin, side * (0.5 * width + 0.1), belt + 0.1), (0.14, 0.2, 0.14), color)
         if rng.random() < 0.4:  # a rack
             for x in (back + 0.3 * cabin, back + 0.7 * cabin):
                 shapes.box((x, 0, height + 0.04), (0.06, 0.9 * width, 0.05), (0.05, 0.05, 0.05))
     else:
-        shapes.box((middle, 0, 0.5 * (height + 0.06)), (length, width, height - 0.06), colour, material, m=m)
+        shapes.box((middle, 0, 0.5 * (height + 0.06)), (length, width, height - 0.06), color, material, m=m)
         shapes.box(
             (middle, 0, 0.6 * height),
             (length + 0.02, width + 0.02, 0.12 * height),
-            any_colour(rng),
+            any_color(rng),
             TEXTURE,
             m=(float(textures.HAZARD), 0.08, 1.0),
         )

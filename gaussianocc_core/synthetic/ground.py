@@ -441,7 +441,7 @@ def _open_surface(at, x, y, ax, ay, length, fp, g):
 
 
 @inner
-def _open_colour(x, y, ax, ay, fp_along, fp, e, g):
+def _open_color(x, y, ax, ay, fp_along, fp, e, g):
     """Linear albedo of an open place's ground."""
     seed = int(g[GROUND_SEED])
     on = 0.0
@@ -475,12 +475,12 @@ def _fine_grain(x, y, ax, ay, length, fp, g):
 
 
 @inner
-def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
+def ground_color(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
     """Linear albedo and class of a ground point; the pixel is `fp_along` metres long towards (ax, ay)."""
     e, s, d, near, s2, d2 = kerb_distance(x, y, segments, crosses, g)
     label = ground_class(e, d, g)
     if g[OPEN] > 0.0:
-        r, gr, b = _open_colour(x, y, ax, ay, fp_along, fp, e, g)
+        r, gr, b = _open_color(x, y, ax, ay, fp_along, fp, e, g)
         return r, gr, b, label
     seed = int(g[GROUND_SEED])
     if kerb_face:

@@ -113,7 +113,7 @@ def pattern(style, u, v, scale, fp, seed):
 
 
 @inner
-def second_colour(r, g, b, seed):
+def second_color(r, g, b, seed):
     """What a pattern mixes with its base: a random hue, or a darker or lighter base."""
     kind = hash01(7, 1, seed)
     if kind < 0.35:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gaussianocc_core import losses
-from gaussianocc_core.data.sources import STEPS
+from gaussianocc_core.data.sources import OFFSETS
 from gaussianocc_core.geometry.overlap import overlap_masks, overlapping_pairs
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, depth_prediction, predict_depth
@@ -179,7 +179,7 @@ class Gsp(Stage):
             guesses.append(by_ground)
         if config.factor <= 1 or not guesses:
             return {}, T_target_now
-        factor = search_length(view.colours, guesses, view.cameras, T_target_now.detach(), config)
+        factor = search_length(view.colors, guesses, view.cameras, T_target_now.detach(), config)
         parts = {}
         if T_target_now.requires_grad:
             # The common scale cannot make it less: depth would be scaled along.
@@ -228,7 +228,7 @@ class Gsp(Stage):
         error, moved = temporal_error(
             view.now, view.around, depth, view.cameras.intrinsics, T_other_cam, valid, settings, silent=silent
         )
-        speed = T_target_now[STEPS.index(1), :3, 3].detach().norm()
+        speed = T_target_now[OFFSETS.index(1), :3, 3].detach().norm()
         return {"temporal": error, "moved": moved, "speed": speed}
 
     def cross_view(

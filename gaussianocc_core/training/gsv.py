@@ -214,7 +214,7 @@ class Gsv(Stage):
         if self.config.ego_motion != "learned" or not self.frozen or inv_depth is None or search.factor == 1:
             return T_target_now
         depth = interpolate_depth(1.0 / inv_depth.detach(), *view.now.shape[-2:])
-        return as_long_as_depth_says(view.colours, Guess(depth, view.valid), view.cameras, T_target_now, search)
+        return as_long_as_depth_says(view.colors, Guess(depth, view.valid), view.cameras, T_target_now, search)
 
     def _draw_cameras(self, count: int) -> list[int]:
         """Which cameras' images are compared, in ascending order."""

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ColourJitter:
+class ColorJitter:
     """One change of colours for all images of a sample; the identity by default."""
 
     brightness: float = 1.0
@@ -41,7 +41,7 @@ class ColourJitter:
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples of one rig size at network size. Frame 0 is now, frames 1 and 2 are the neighbours of `STEPS`."""
+    """B samples of one rig size at network size. Frame 0 is now, frames 1 and 2 are the neighbours of `OFFSETS`."""
 
     tokens: tuple[str, ...]
     images: UInt8[Tensor, "B T N 3 H W"]
@@ -49,7 +49,7 @@ class Batch:
     valid: Bool[Tensor, "B N H W"]  # true where a pixel has a source and does not show the robot itself
     T_target_now: Float[Tensor, "B S 4 4"]  # ego frame now -> at the neighbour, from sensor poses; NaN: unknown
     semantics: UInt8[Tensor, "B N H W"] | None  # Occ3D ids, 17 is sky, 255 no label
-    jitter: tuple[ColourJitter, ...]
+    jitter: tuple[ColorJitter, ...]
     problems: tuple[str, ...] = ()  # samples that could not be used and what is wrong with them
     # Cameras of a set fire one after another: time of each image after the anchor's, as a share of the time to the
     # neighbour on that side; negative: before. None: at once.
@@ -73,13 +73,13 @@ class Batch:
         """The images of the first sample that are looked at."""
         return self.images[0, 0]
 
-    def colours(self) -> Float[Tensor, "B T N 3 H W"]:
+    def colors(self) -> Float[Tensor, "B T N 3 H W"]:
         """RGB 0-1 as recorded: what photometric losses compare."""
         return self.images.float() / 255.0
 
     def jittered(self) -> Float[Tensor, "B T N 3 H W"]:
         """RGB 0-1 with each sample's colour change: what networks see."""
-        return torch.stack([jitter_colours(s, j) for s, j in zip(self.colours(), self.jitter, strict=True)])
+        return torch.stack([jitter_colors(s, j) for s, j in zip(self.colors(), self.jitter, strict=True)])
 
 
 class TrainingSet(Dataset):
@@ -144,7 +144,7 @@ def prepare(sample: Sample, lenses: Lenses) -> Batch:
         valid=torch.tensor(lenses.valid_mask)[None],
         T_target_now=_sensor_motion(sample)[None],
         semantics=semantics,
-        jitter=(ColourJitter(),),
+        jitter=(ColorJitter(),),
         lags=_lags(sample)[None],
     )
 
@@ -153,7 +153,7 @@ def _lags(sample: Sample) -> Float[Tensor, " N"]:
     after = np.array(sample.camera_stamps_ns or (sample.stamp_ns,) * len(sample.cameras)) - sample.stamp_ns
     lags = np.zeros(len(after))
     for neighbour in sample.neighbours:
-        side = np.sign(after) == neighbour.step
+        side = np.sign(after) == neighbour.offset
         lags[side] = after[side] / abs(neighbour.camera_stamps_ns[0] - sample.stamp_ns)
     return torch.from_numpy(lags).float()
 
@@ -297,18 +297,18 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
-def _draw_jitter(random: np.random.Generator, probability: float) -> ColourJitter:
+def _draw_jitter(random: np.random.Generator, probability: float) -> ColorJitter:
     """Brightness, contrast, saturation +-0.2, hue +-0.1 with the given probability (docs/method.md#h)."""
     values = random.uniform(-1, 1, 4)
     if random.random() >= probability:
-        return ColourJitter()
+        return ColorJitter()
     brightness, contrast, saturation = 1.0 + 0.2 * values[:3]
-    return ColourJitter(float(brightness), float(contrast), float(saturation), 0.1 * float(values[3]))
+    return ColorJitter(float(brightness), float(contrast), float(saturation), 0.1 * float(values[3]))
 
 
-def jitter_colours(images: Float[Tensor, "*shape 3 H W"], jitter: ColourJitter) -> Float[Tensor, "*shape 3 H W"]:
+def jitter_colors(images: Float[Tensor, "*shape 3 H W"], jitter: ColorJitter) -> Float[Tensor, "*shape 3 H W"]:
     """RGB 0-1 changed in brightness, contrast (about the mean luminance), saturation and hue."""
-    if jitter == ColourJitter():
+    if jitter == ColorJitter():
         return images
     # Saturation and hue are one matrix; so is all of it but the mean that contrast needs.
     device = images.device

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gaussianocc_core.data.sources import STEPS
+from gaussianocc_core.data.sources import OFFSETS
 from gaussianocc_core.models.image_encoder import ImageEncoder, Look
 from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources, join_pairs, pair_matrix
 from gaussianocc_core.models.view_choice import Candidates, ViewSettings, choose_views
 from gaussianocc_core.types import Cameras
 
-_BEFORE = STEPS.index(-1)
+_BEFORE = OFFSETS.index(-1)
 _VIEWS = ViewSettings()
 
 
@@ -61,7 +61,7 @@ def look_around(
 ) -> tuple[Look, Sources]:
     """The first maps of the B N current images, and what they are matched with.
 
-    frames: RGB 0-1, now and then the neighbours of `STEPS`; cameras: with a leading dimension B; T_target_now: points
+    frames: RGB 0-1, now and then the neighbours of `OFFSETS`; cameras: with a leading dimension B; T_target_now: points
     of the ego frame now in that of each neighbour, m, or None: other cameras of the moment alone. dropout: drawn from
     torch's generator, so that a resumed run draws the same.
     """

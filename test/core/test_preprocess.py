@@ -96,7 +96,7 @@ def test_training_and_prediction_see_the_same_of_a_masked_sample_that_its_lenses
     valid = batch.valid[0].numpy()
     assert (valid.sum(), unmasked.sum()) < (unmasked.sum(), uncropped.sum())  # masks and lenses both take pixels out
     assert np.array_equal(valid, predictor._views[0].lenses.valid_mask)
-    assert torch.equal(batch.colours()[:, 0], seen["images"])
+    assert torch.equal(batch.colors()[:, 0], seen["images"])
     assert torch.equal(trained.rays, predicted.rays)
     assert torch.equal(trained.weight, predicted.weight)
     pairs = zip((*trained.points, *trained.positions), (*predicted.points, *predicted.positions), strict=True)

@@ -85,7 +85,7 @@ def test_bayer_image_of_a_red_scene_decodes_to_red(encoding, corner):
 
 
 @pytest.mark.parametrize("encoding, order", [("yuv422", "uyvy"), ("yuv422_yuy2", "yuyv")])
-def test_yuv_image_without_colour_difference_decodes_to_gray(encoding, order):
+def test_yuv_image_without_color_difference_decodes_to_gray(encoding, order):
     luma = np.array([180 if letter == "y" else 128 for letter in order], np.uint8)
     decoded = decode_rgb(image(encoding, np.tile(luma.reshape(1, 2, 2), (4, 3, 1))))
     assert decoded.shape == (4, 6, 3)

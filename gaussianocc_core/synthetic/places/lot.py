@@ -243,9 +243,9 @@ def open_ground(seed: int) -> Float[np.ndarray, " parameters"]:
     return g
 
 
-def set_surface(g, at: int, style: int, scale: float, contrast: float, colour, label: int) -> None:
+def set_surface(g, at: int, style: int, scale: float, contrast: float, color, label: int) -> None:
     """Describe the surface at gr.BASE or gr.PATH."""
-    g[at : at + 7] = (style, scale, contrast, *colour, label)
+    g[at : at + 7] = (style, scale, contrast, *color, label)
 
 
 def draw_relief(rng, g, steepest: float) -> None:

@@ -27,22 +27,20 @@ def draw_floor(rng, g) -> None:
     grey = float(rng.uniform(0.10, 0.38))
     kind = int(rng.integers(0, 6))
     if kind <= 1:
-        colour = (grey, 0.99 * grey, 0.96 * grey)
-        set_surface(g, gr.BASE, gr.TARMAC, float(rng.uniform(0.04, 0.1)), float(rng.uniform(0.4, 1.0)), colour, road)
+        color = (grey, 0.99 * grey, 0.96 * grey)
+        set_surface(g, gr.BASE, gr.TARMAC, float(rng.uniform(0.04, 0.1)), float(rng.uniform(0.4, 1.0)), color, road)
     elif kind == 2:
-        colour = (1.3 * grey, 1.27 * grey, 1.2 * grey)
-        set_surface(
-            g, gr.BASE, textures.GROUT, float(rng.uniform(0.5, 4.0)), float(rng.uniform(0.3, 0.8)), colour, road
-        )
+        color = (1.3 * grey, 1.27 * grey, 1.2 * grey)
+        set_surface(g, gr.BASE, textures.GROUT, float(rng.uniform(0.5, 4.0)), float(rng.uniform(0.3, 0.8)), color, road)
     elif kind == 3:
-        colour = (grey, 0.95 * grey, 0.88 * grey)
-        set_surface(g, gr.BASE, textures.COBBLES, float(rng.uniform(0.1, 0.25)), 0.7, colour, road)
+        color = (grey, 0.95 * grey, 0.88 * grey)
+        set_surface(g, gr.BASE, textures.COBBLES, float(rng.uniform(0.1, 0.25)), 0.7, color, road)
     elif kind == 4:
-        colour = (0.36, 0.33, 0.29)
-        set_surface(g, gr.BASE, textures.SPECKLE, float(rng.uniform(0.05, 0.15)), 0.6, colour, terrain)
+        color = (0.36, 0.33, 0.29)
+        set_surface(g, gr.BASE, textures.SPECKLE, float(rng.uniform(0.05, 0.15)), 0.6, color, terrain)
     else:
-        colour = (0.24, 0.17, 0.11)
-        set_surface(g, gr.BASE, textures.GRIME, float(rng.uniform(0.15, 0.6)), 0.7, colour, terrain)
+        color = (0.24, 0.17, 0.11)
+        set_surface(g, gr.BASE, textures.GRIME, float(rng.uniform(0.15, 0.6)), 0.7, color, terrain)
     g[gr.DIRT] = float(rng.uniform(0.0, 1.0))
     if kind <= 2 and rng.random() < 0.6:
         draw_lines(rng, g, (2.5, 6.0))

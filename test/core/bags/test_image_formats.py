@@ -39,8 +39,8 @@ def mosaic(rgb: np.ndarray, pattern: str) -> np.ndarray:
     return seen
 
 
-def wall(colour=RED) -> np.ndarray:
-    return np.tile(np.array(colour, np.uint8), (SIZE[1], SIZE[0], 1))
+def wall(color=RED) -> np.ndarray:
+    return np.tile(np.array(color, np.uint8), (SIZE[1], SIZE[0], 1))
 
 
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
@@ -53,7 +53,7 @@ def test_a_compressed_mosaic_is_demosaiced(pattern, ending):
     assert reduce == 1 and pixels.shape[:2] == (SIZE[1], SIZE[0])
 
 
-def test_a_mosaic_that_its_publisher_turned_into_colours_is_left_as_it_is():
+def test_a_mosaic_that_its_publisher_turned_into_colors_is_left_as_it_is():
     image = compressed("bayer_rggb8; jpeg compressed bgr8", wall()[..., ::-1], ".jpg")
     np.testing.assert_allclose(decode_image(image).reshape(-1, 3).mean(0), RED, atol=2)
 
@@ -83,7 +83,7 @@ def test_red_is_red_whatever_order_the_publisher_gave_its_encoder(form, order):
     np.testing.assert_allclose(decode_reduced(image, 2)[0].reshape(-1, 3).mean(0), RED, atol=2)
 
 
-def test_a_bag_of_compressed_mosaics_has_colours(tmp_path):
+def test_a_bag_of_compressed_mosaics_has_colors(tmp_path):
     robot = RobotBag()
     for _, _, content in robot.messages:
         if hasattr(content, "format"):

@@ -58,7 +58,7 @@ def test_a_bag_of_a_data_set_gives_the_samples_of_the_data_set(tmp_path, storage
         assert sample.cameras.names == expected.cameras.names
         np.testing.assert_array_equal(sample.cameras.intrinsics, expected.cameras.intrinsics)
         np.testing.assert_allclose(sample.cameras.T_ego_cam, expected.cameras.T_ego_cam, atol=1e-12)
-        assert [n.step for n in sample.neighbours] == [n.step for n in expected.neighbours]
+        assert [n.offset for n in sample.neighbours] == [n.offset for n in expected.neighbours]
         pairs = [(sample, expected), *zip(sample.neighbours, expected.neighbours, strict=True)]
         for ours, theirs in pairs:
             for a, b in zip(ours.images, theirs.images, strict=True):
@@ -87,7 +87,7 @@ def test_neighbours_are_the_next_images_or_those_at_the_wanted_time(tmp_path):
     gaps = [entry.gap_s for entry in source(path).entries() if len(entry.neighbours) == 2]
     assert gaps == [pytest.approx(0.1)] * 7
     far = source(path, neighbour_time=0.3).entries()
-    assert [[step for step, _ in entry.neighbours] for entry in far] == [[1]] * 3 + [[-1, 1]] * 3 + [[-1]] * 3
+    assert [[offset for offset, _ in entry.neighbours] for entry in far] == [[1]] * 3 + [[-1, 1]] * 3 + [[-1]] * 3
     assert far[4].gap_s == pytest.approx(0.3)
 
 

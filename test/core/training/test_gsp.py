@@ -21,7 +21,7 @@ from gaussianocc_core.training.ground import ground_of, plane_depth
 from gaussianocc_core.training.gsp import Gsp
 from gaussianocc_core.training.gsv import Gsv
 from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, hinted_pixels
-from gaussianocc_core.training.loader import Batch, ColourJitter
+from gaussianocc_core.training.loader import Batch, ColorJitter
 from gaussianocc_core.training.motion_search import Guess, MotionSearch, length_error, scale_length, search_length
 from gaussianocc_core.training.phases import fit_to_run
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
@@ -159,7 +159,7 @@ def made_up_batch(street) -> Batch:
         valid=torch.ones(1, len(cameras), HEIGHT, WIDTH, dtype=torch.bool),
         T_target_now=motions[None],
         semantics=None,
-        jitter=(ColourJitter(),),
+        jitter=(ColorJitter(),),
     )
 
 
@@ -273,7 +273,7 @@ def test_stage_2_takes_the_learnt_motion_as_long_as_its_frozen_depth_head_says(s
     images, depth, _, motions = street
     model_config = replace(SMALL, image_width=WIDTH, image_height=HEIGHT)
     (view,) = views_of(made_up_batch(street), None)
-    view = replace(view, colours=images[[1, 0, 2]])
+    view = replace(view, colors=images[[1, 0, 2]])
 
     def taken(frozen=True, **settings):
         config = GsvConfig(ego_motion="learned", **settings)
@@ -399,7 +399,7 @@ def test_pyramids_halve_and_masks_shrink_only_where_all_is_true():
     assert shrink_mask(mask, 2, 2).tolist() == [[[False, True], [True, True]]]
 
 
-def test_a_pixels_gaussian_is_opaque_isotropic_and_of_its_colour():
+def test_a_pixels_gaussian_is_opaque_isotropic_and_of_its_color():
     gaussians = pixel_gaussians(torch.zeros(2, 3), torch.rand(2, 3), torch.tensor([0.01, 0.02]))
     assert gaussians.opacities.tolist() == [1.0, 1.0]
     torch.testing.assert_close(gaussians.scales, torch.tensor([[0.01] * 3, [0.02] * 3]))
@@ -454,7 +454,7 @@ def test_cameras_that_fire_one_after_another_know_the_scale_only_where_motion_pl
         torch.ones(1, *depth.shape, dtype=torch.bool),
         motions[None],
         None,
-        (ColourJitter(),),
+        (ColorJitter(),),
         lags=torch.from_numpy(after / (LATER - NOW))[None].float(),
     )
     gsp = stage(cross=Photometric(levels=1, auto_mask=False))

@@ -37,7 +37,7 @@ def hue(rgb) -> float:
     return colorsys.rgb_to_hsv(*(np.asarray(rgb, dtype=float) / 255))[0]
 
 
-def test_depth_colours_run_from_red_to_blue_and_invalid_is_black():
+def test_depth_colors_run_from_red_to_blue_and_invalid_is_black():
     depth = np.array([[1.0, 2.0, 60.0, 600.0, 0.0, np.nan, np.inf, -1.0]])
     colors = viz.colorize_depth(depth, near=1.0, far=60.0)[0].astype(int)
     assert colors[0, 0] > colors[0, 2] + 100 and colors[2, 2] > colors[2, 0] + 50
@@ -47,7 +47,7 @@ def test_depth_colours_run_from_red_to_blue_and_invalid_is_black():
         viz.colorize_depth(depth, near=0.0)
 
 
-def test_label_colours_are_the_palette_and_free_is_dark():
+def test_label_colors_are_the_palette_and_free_is_dark():
     labels = np.array([[CLASS_ID["car"], FREE, UNOBSERVED]], dtype=np.uint8)
     colors = viz.colorize_labels(labels)[0]
     assert (colors[0] == PALETTE[CLASS_ID["car"]]).all()

@@ -129,7 +129,7 @@ def read_stamp_ns(row: dict) -> int:
     number = isinstance(stamp, int | float) and not isinstance(stamp, bool)
     if not number or stamp != stamp or abs(stamp) == float("inf") or stamp != int(stamp):
         raise DatasetError(
-            f"row {row.get('token')}: timestamp {stamp!r} is no whole number of microseconds; is it in seconds? "
+            f"row {row.get('token')}: timestamp {shorten(stamp)} is no whole number of microseconds; is it in seconds? "
             "Multiply by 1e6 and round"
         )
     for unit, per_second in (("seconds", 1), ("milliseconds", 10**3), ("nanoseconds", 10**9)):
@@ -137,6 +137,11 @@ def read_stamp_ns(row: dict) -> int:
             raise DatasetError(
                 f"row {row.get('token')}: timestamp {stamp} is a time in {unit}; the schema wants microseconds"
             )
+    if not 1 <= stamp <= _LATEST_US:
+        raise DatasetError(
+            f"row {row.get('token')}: timestamp {shorten(stamp)}: expected microseconds from 1 to {_LATEST_US}; restore "
+            "the table"
+        )
     return int(stamp) * _US_TO_NS
 
 
@@ -154,12 +159,13 @@ def check_sample_data(row: dict, root: DataRoot) -> None:
     check_fields(row, "sample_data", (*_NEEDED_FIELDS, "width", "height") if is_camera else _NEEDED_FIELDS)
     for name in ("channel", "sample_token"):
         check_name(row.get(name), f"{where}: {name}", DatasetError)
-    whole = ("timestamp", "width", "height") if is_camera else ("timestamp",)
-    for name in whole:
-        value, most = row[name], _LATEST_US if name == "timestamp" else MOST_PIXELS
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+    read_stamp_ns(row)
+    for name in ("width", "height") if is_camera else ():
+        value = row[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_PIXELS:
             raise DatasetError(
-                f"{where}: {name}: expected a whole number from 1 to {most}, got {shorten(value)}; restore the table"
+                f"{where}: {name}: expected a whole number from 1 to {MOST_PIXELS}, got {shorten(value)}; restore the "
+                "table"
             )
     if not isinstance(row["is_key_frame"], bool):
         raise DatasetError(f"{where}: is_key_frame: expected true or false, got {shorten(row['is_key_frame'])}")

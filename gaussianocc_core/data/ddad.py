@@ -46,6 +46,7 @@ from gaussianocc_core.errors import BagError, DatasetError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.labels import IGNORE
+from gaussianocc_core.mistakes import reading
 from gaussianocc_core.names import DataRoot, check_name
 from gaussianocc_core.types import Cameras, Sample
 
@@ -300,7 +301,8 @@ class DdadSource:
                 f"did you mean {', '.join(near)}?"
             )
         if name not in self._scenes:
-            self._scenes[name] = read_scene(name, self._files[name], self._root)
+            with reading(f"scene {name} of {self._index_path}", "restore its files", DatasetError):
+                self._scenes[name] = read_scene(name, self._files[name], self._root)
         return self._scenes[name]
 
 

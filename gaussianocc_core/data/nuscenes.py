@@ -11,9 +11,9 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -38,13 +38,27 @@ from gaussianocc_core.data.sets import SetBuilder
 from gaussianocc_core.errors import BagError, CalibrationError, DatasetError
 from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.labels import IGNORE
+from gaussianocc_core.mistakes import reading
 from gaussianocc_core.names import DataRoot, check_name
 from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)
+P, R = ParamSpec("P"), TypeVar("R")
 
 # Times from an image to its neighbour differ by less from camera to camera, unless one of them lost an image.
 _GAPS_DIFFER_NS = 30_000_000
+
+
+def _reads_tables(method: Callable[P, R]) -> Callable[P, R]:
+    """A method whose rows may hold anything: what none of the checks foresaw is a DatasetError too."""
+
+    @wraps(method)
+    def careful(*args: P.args, **kwargs: P.kwargs) -> R:
+        source: Any = args[0]
+        with reading(f"{source.dataroot / source.version}", "restore its tables", DatasetError):
+            return method(*args, **kwargs)
+
+    return careful
 
 
 class NuScenesSource:
@@ -77,6 +91,7 @@ class NuScenesSource:
 
     # ---- samples ---------------------------------------------------------------------------------------------------
 
+    @_reads_tables
     def index(
         self,
         scene: str,
@@ -204,6 +219,7 @@ class NuScenesSource:
 
     # ---- the raw stream --------------------------------------------------------------------------------------------
 
+    @_reads_tables
     def rig(self, scene: str) -> BagRig:
         """Sensors of a scene with their static calibration; odom is the ego pose of the scene's first row."""
         rows = self._rows(scene)
@@ -220,6 +236,7 @@ class NuScenesSource:
         cameras = {name: row for name, row in channels.items() if row["sensor_modality"] == "camera"}
         return BagRig(self._cameras(scene, cameras), T_ego_lidar, self._T_world_ego(rows[0]))
 
+    @_reads_tables
     def recording(
         self,
         scene: str,
@@ -313,6 +330,7 @@ class NuScenesSource:
                 self._listings[folder] = frozenset()
         return self._listings[folder]
 
+    @_reads_tables
     def lidar_world(self, scene: str, entry: SampleEntry) -> Float[np.ndarray, "P 3"] | None:
         """Points (m, world frame) of the lidar sweep of a keyframe; None if it has none."""
         for row in self._rows(scene, sweeps=False):

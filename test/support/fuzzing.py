@@ -12,6 +12,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -150,7 +151,8 @@ TREE_CHANGES = st.lists(
 def change_tree(tree: Any, changes: list[tuple[str, float, Any]]) -> Any:
     """A copy in which values are others, gone, or twice there; of plain data."""
     tree = json.loads(json.dumps(tree))
-    for how, share, value in changes:
+    for how, share, odd in changes:
+        value = deepcopy(odd)  # a later change may lie in it
         places = list(_places(tree))
         if not places:
             return value
@@ -158,7 +160,7 @@ def change_tree(tree: Any, changes: list[tuple[str, float, Any]]) -> Any:
         if how == "drop":
             del holder[key]
         elif how == "copy" and isinstance(holder, list):
-            holder.append(holder[key])
+            holder.append(deepcopy(holder[key]))
         else:
             holder[key] = value
     return tree

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import dacite
 
 from gaussianocc_core.errors import ConfigError
-from gaussianocc_core.mistakes import reading, reason_of
+from gaussianocc_core.mistakes import one_line, reading
 from gaussianocc_core.names import shorten
 from gaussianocc_core.yaml_text import MOST_BYTES, parse_yaml
 
@@ -61,7 +61,7 @@ def from_dict(cls: type[T], data: dict[str, Any], origin: str = "configuration")
         try:
             return dacite.from_dict(cls, data, dacite.Config(strict=True, cast=[tuple], type_hooks=_TYPE_HOOKS))
         except (dacite.DaciteError, ValueError, TypeError) as error:
-            raise ConfigError(f"{origin}: {reason_of(error) if len(str(error)) > 1000 else error}") from error
+            raise ConfigError(f"{origin}: {one_line(error)}") from error
 
 
 def drop_retired(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") -> dict[str, Any]:
@@ -75,7 +75,8 @@ def drop_retired(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") 
         if key in retired:
             if not _agrees(value, retired[key]):
                 raise ConfigError(
-                    f"{origin}: {prefix}{key} is no setting any more; its value is {retired[key]!r}, not {value!r}. "
+                    f"{origin}: {prefix}{key} is no setting any more; its value is {retired[key]!r}, not "
+                    f"{shorten(value)}. "
                     "Leave it out, or use the version of this package that the file is from"
                 )
         elif isinstance(value, dict) and dataclasses.is_dataclass(hints.get(key)):
@@ -175,7 +176,8 @@ def _check_keys(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") -
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, n=1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else f"; valid keys: {', '.join(hints)}"
-            raise ConfigError(f"{origin}: unknown key {prefix}{key}{hint}")
+            unknown = one_line(f"{prefix}{key}")
+            raise ConfigError(f"{origin}: unknown key {unknown}{hint}")
         inner = hints[key]
         if isinstance(inner, types.UnionType):
             continue
@@ -183,5 +185,6 @@ def _check_keys(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") -
             if isinstance(value, str) and value in _names(inner):
                 continue
             if not isinstance(value, dict):
-                raise ConfigError(f"{origin}: {prefix}{key} is a section; expected `key: value` lines, got {value!r}")
+                got = shorten(value)
+                raise ConfigError(f"{origin}: {prefix}{key} is a section; expected `key: value` lines, got {got}")
             _check_keys(inner, value, origin, f"{prefix}{key}.")

@@ -26,7 +26,7 @@ from gaussianocc_core.errors import CalibrationError, DatasetError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.calibration import find_fault
 from gaussianocc_core.geometry.pixel_centers import from_opencv
-from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.mistakes import one_line, reason_of
 from gaussianocc_core.names import DataRoot, check_name
 
 logger = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ def _read_calibrations(
     for sample, key in zip(samples, keys, strict=True):
         for sensor in sample:
             if sensor not in files[key]:
-                there = ", ".join(files[key]) or "none"
+                there = one_line(", ".join(map(str, files[key])) or "none")[:300]
                 path = folder / f"{key}.json"
                 raise CalibrationError(f"calibration {path} of scene {scene} has no {sensor}; it has {there}")
             before, now = used.setdefault(sensor, files[key][sensor]), files[key][sensor]

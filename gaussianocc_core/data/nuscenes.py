@@ -43,7 +43,8 @@ from gaussianocc_core.names import DataRoot, check_name
 from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Times from an image to its neighbour differ by less from camera to camera, unless one of them lost an image.
 _GAPS_DIFFER_NS = 30_000_000

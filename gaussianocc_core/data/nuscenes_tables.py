@@ -139,8 +139,8 @@ def read_stamp_ns(row: dict) -> int:
             )
     if not 1 <= stamp <= _LATEST_US:
         raise DatasetError(
-            f"row {row.get('token')}: timestamp {shorten(stamp)}: expected microseconds from 1 to {_LATEST_US}; restore "
-            "the table"
+            f"row {row.get('token')}: timestamp {shorten(stamp)}: expected microseconds from 1 to {_LATEST_US}; "
+            "restore the table"
         )
     return int(stamp) * _US_TO_NS
 

@@ -217,7 +217,8 @@ class Missing:
 sys.meta_path.insert(0, Missing)
 import gaussianocc_core
 names = [m.name for m in pkgutil.walk_packages(gaussianocc_core.__path__, "gaussianocc_core.")]
-names.remove("gaussianocc_core.bags.storage")  # subclasses of rosbags, imported only to write a bag
+for name in ("storage", "containers"):  # subclasses of rosbags, imported only where a bag is written or read
+    names.remove(f"gaussianocc_core.bags.{name}")
 for name in names:
     importlib.import_module(name)
 print(gaussianocc_core.__file__, len(names))

@@ -106,7 +106,7 @@ class _Level:
 class _Set:
     """What is remembered of a set."""
 
-    pyramid: tuple[Float[np.ndarray, "N h w"], ...]  # grey, finest first
+    pyramid: tuple[Float[np.ndarray, "N _ _"], ...]  # grey, finest first
     cameras: Cameras
     valid: Bool[np.ndarray, "N h w"]
     stamp_s: float
@@ -430,7 +430,7 @@ def _unfrozen(then: _Set, now: _Set) -> Bool[np.ndarray, " N"]:
     return np.ones(len(same), bool) if same.all() else ~same
 
 
-def _pyramid(grey: Float[np.ndarray, "N h w"], levels: int) -> tuple[Float[np.ndarray, "N h2 w2"], ...]:
+def _pyramid(grey: Float[np.ndarray, "N h w"], levels: int) -> tuple[Float[np.ndarray, "N _ _"], ...]:
     result = [grey]
     for _ in range(levels - 1):
         result.append(_halve(result[-1]))

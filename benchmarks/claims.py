@@ -113,8 +113,17 @@ def run_row(row: Row, options: argparse.Namespace, table: dict[str, Any]) -> dic
     if not started or load_state(run / LAST)["step"] < config.steps:
         processes = torch.cuda.device_count() or usable_cores()
         # A process and thread for each core: twice as fast as one process with many threads.
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone",
-                   "-m", "gaussianocc_core.train", str(path), *overrides]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            f"--nproc_per_node={processes}",
+            "--standalone",
+            "-m",
+            "gaussianocc_core.train",
+            str(path),
+            *overrides,
+        ]
         command += ["--resume"] if started else []
         command += [f"--minutes={options.budget}"] if options.budget else []
         threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
@@ -125,15 +134,23 @@ def run_row(row: Row, options: argparse.Namespace, table: dict[str, Any]) -> dic
     measured = evaluate(run / "model.safetensors", held_out)
     provenance = measured["checkpoint"]["provenance"] or {}
     return {
-        "says": row.says, "complete": state["step"] == config.steps, "steps": state["step"], "of": config.steps,
+        "says": row.says,
+        "complete": state["step"] == config.steps,
+        "steps": state["step"],
+        "of": config.steps,
         "samples_per_step": state.get("samples_per_step"),
-        "minutes": round(state["seconds"] / 60, 1), "s_per_step": round(state["seconds"] / max(state["step"], 1), 3),
-        "commit": provenance.get("commit") or COMMIT, "processor": processor(), "cores": usable_cores(),
+        "minutes": round(state["seconds"] / 60, 1),
+        "s_per_step": round(state["seconds"] / max(state["step"], 1), 3),
+        "commit": provenance.get("commit") or COMMIT,
+        "processor": processor(),
+        "cores": usable_cores(),
         "load": os.getloadavg(),
         "size": f"{config.model.image_width} x {config.model.image_height}, six cameras, model {config.model.name}",
-        "measured": {name: measured[name] for name in
-                     ("keyframes", "depth", "ego_motion", "mask_camera", "whole_grid", "by_range", "ray_iou")},
-    }  # fmt: skip
+        "measured": {
+            name: measured[name]
+            for name in ("keyframes", "depth", "ego_motion", "mask_camera", "whole_grid", "by_range", "ray_iou")
+        },
+    }
 
 
 def row_settings(row: Row, options: argparse.Namespace, data: Path) -> tuple[Path, list[str]]:

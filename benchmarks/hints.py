@@ -83,7 +83,7 @@ def find(networks: CheckpointNetworks, batch: Batch) -> dict[str, tuple[Tensor, 
     plane = None if view.ground is None else view.ground.plane()
     said = predict_ego_motion(networks.pose_net, batch.jittered())[0]
     guess = Guess(depth, view.valid)
-    searched = as_long_as_depth_says(view.colours, guess, view.cameras, said, CONFIG.length_search)
+    searched = as_long_as_depth_says(view.colors, guess, view.cameras, said, CONFIG.length_search)
     motions = {"learnt": said, "learnt, length searched": searched}
     if torch.isfinite(batch.T_target_now).all():
         motions["true"] = batch.T_target_now[0].float()
@@ -91,9 +91,16 @@ def find(networks: CheckpointNetworks, batch: Batch) -> dict[str, tuple[Tensor, 
     for name, T_target_now in motions.items():
         T_other_cam = neighbour_motions(T_target_now, view.cameras.T_ego_cam)
         hints, believed = find_hints(
-            view.now, view.around, depth, plane, view.cameras.intrinsics, T_other_cam, view.valid, CONFIG.hints,
+            view.now,
+            view.around,
+            depth,
+            plane,
+            view.cameras.intrinsics,
+            T_other_cam,
+            view.valid,
+            CONFIG.hints,
             CONFIG.temporal,
-        )  # fmt: skip
+        )
         found[name] = interpolate_depth(depth, *hints.shape[-2:]), hints, believed
     return found
 
@@ -113,13 +120,22 @@ def rows(motion: str, total: np.ndarray) -> list[dict[str, Any]]:
     share = total[:, 0] / total[:, 0].sum()
     pixels, hinted = np.maximum(total[:, 0], 1.0), np.maximum(total[:, 1], 1.0)
     others = np.maximum(total[:, 0] - total[:, 1], 1.0)
-    figures = (share, total[:, 1] / pixels, total[:, 2] / hinted, total[:, 3] / hinted, total[:, 4] / others,
-               total[:, 5] / hinted)  # fmt: skip
+    figures = (
+        share,
+        total[:, 1] / pixels,
+        total[:, 2] / hinted,
+        total[:, 3] / hinted,
+        total[:, 4] / others,
+        total[:, 5] / hinted,
+    )
     return [
-        {"motion": motion, "true_depth": ring, **{name: round(float(values[k]), 4) for name, values in
-                                                  zip(COLUMNS, figures, strict=True)}}
+        {
+            "motion": motion,
+            "true_depth": ring,
+            **{name: round(float(values[k]), 4) for name, values in zip(COLUMNS, figures, strict=True)},
+        }
         for k, ring in enumerate(RINGS)
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

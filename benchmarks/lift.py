@@ -116,10 +116,19 @@ def compare(name: str, ways: list[str], repeats: int, seed: int) -> list[dict[st
         for way, values in times.items():
             low, median, high = np.percentile(np.array(values)[:, 0], [25, 50, 75])
             results.append(
-                {"size": name, "stage": stage, "way": way, "wall_s": float(median), "wall_iqr_s": float(high - low),
-                 "cpu_s": cpu_s[way], "times_matrix_cpu": cpu_s[way] / cpu_s["matrix"],
-                 "peak_mib": peak(name, stage, way, seed), "build_cpu_s": build, "difference": difference}
-            )  # fmt: skip
+                {
+                    "size": name,
+                    "stage": stage,
+                    "way": way,
+                    "wall_s": float(median),
+                    "wall_iqr_s": float(high - low),
+                    "cpu_s": cpu_s[way],
+                    "times_matrix_cpu": cpu_s[way] / cpu_s["matrix"],
+                    "peak_mib": peak(name, stage, way, seed),
+                    "build_cpu_s": build,
+                    "difference": difference,
+                }
+            )
             print(
                 f"  {stage}, {way}: {median:.3f} s wall, {cpu_s[way]:.3f} s CPU "
                 f"({cpu_s[way] / cpu_s['matrix']:.1f} x matrix), peak {results[-1]['peak_mib']:.0f} MiB"

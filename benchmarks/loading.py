@@ -75,8 +75,10 @@ def time_index(path: str) -> dict[str, Any]:
     began = time.perf_counter()
     messages = sum(len(topic) for bag in bags for topic in open_index(bag, cache=False).topics.values())
     took = time.perf_counter() - began
-    print(f"index: {messages} messages, {megabytes:.0f} MB in {took:.2f} s ({megabytes / took:.0f} MB/s); "
-          f"reading the bytes alone {plain:.2f} s")  # fmt: skip
+    print(
+        f"index: {messages} messages, {megabytes:.0f} MB in {took:.2f} s ({megabytes / took:.0f} MB/s); "
+        f"reading the bytes alone {plain:.2f} s"
+    )
     return {"what": "index", "messages": messages, "mb": megabytes, "s": took, "read_bytes_s": plain}
 
 

@@ -39,8 +39,12 @@ RATE = 12.0  # Hz
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
-        "images": time_images, "outputs": time_outputs, "stream": run_stream, "sync": run_sync, "faults": run_faults,
-    }  # fmt: skip
+        "images": time_images,
+        "outputs": time_outputs,
+        "stream": run_stream,
+        "sync": run_sync,
+        "faults": run_faults,
+    }
     parser.add_argument("part", choices=[*parts, "all"])
     parser.add_argument("--minutes", type=float, default=10.0, help="of the stream (default: 10)")
     parser.add_argument("--restarts", type=int, default=20)
@@ -103,12 +107,16 @@ def compare_decoding(dataroot: str, checkpoint: str) -> list[dict[str, Any]]:
         small = predictor([decode_rgb(d, reduce=r) for d, r in zip(files, factors, strict=True)], sample.cameras)
         seen = full.observed
         occupied = [(each.labels != FREE) & seen for each in (full, small)]
-        rows.append({
-            "what": "reduced against full decoding", "reduce": factors[0], "keyframe": entry.token,
-            "labels_equal": round(float((full.labels == small.labels)[seen].mean()), 4),
-            "occupied_iou": round(float((occupied[0] & occupied[1]).sum() / (occupied[0] | occupied[1]).sum()), 3),
-            "confidence_moves": round(float(np.abs(full.confidence - small.confidence)[seen].mean()), 4),
-        })  # fmt: skip
+        rows.append(
+            {
+                "what": "reduced against full decoding",
+                "reduce": factors[0],
+                "keyframe": entry.token,
+                "labels_equal": round(float((full.labels == small.labels)[seen].mean()), 4),
+                "occupied_iou": round(float((occupied[0] & occupied[1]).sum() / (occupied[0] | occupied[1]).sum()), 3),
+                "confidence_moves": round(float(np.abs(full.confidence - small.confidence)[seen].mean()), 4),
+            }
+        )
     return rows
 
 
@@ -172,18 +180,24 @@ def run_stream(options: argparse.Namespace) -> list[dict[str, Any]]:
             robot.drive(share)
             took = time.time() - since
             ages = robot.ages(since)
-            rows.append({
-                "s": round(took, 1), "results_per_s": round((len(robot.results) - before) / took, 2),
-                "age_s": round(float(np.median(ages)), 3) if ages else None,
-                "worst_age_s": round(max(ages), 3) if ages else None,
-                "memory_mb": round(node.memory_mb()), "cpu_cores": round((node.cpu_s() - cpu) / took, 2),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "s": round(took, 1),
+                    "results_per_s": round((len(robot.results) - before) / took, 2),
+                    "age_s": round(float(np.median(ages)), 3) if ages else None,
+                    "worst_age_s": round(max(ages), 3) if ages else None,
+                    "memory_mb": round(node.memory_mb()),
+                    "cpu_cores": round((node.cpu_s() - cpu) / took, 2),
+                }
+            )
         rows.append({"unknown_stamps": robot.unknown_stamps(), "frames": dict(robot.frames), "values": robot.values})
     first, last = rows[0], rows[9]
-    rows.append({
-        "memory_growth": round(last["memory_mb"] / first["memory_mb"] - 1, 3),
-        "age_growth": round(last["age_s"] / first["age_s"] - 1, 3) if first["age_s"] else None,
-    })  # fmt: skip
+    rows.append(
+        {
+            "memory_growth": round(last["memory_mb"] / first["memory_mb"] - 1, 3),
+            "age_growth": round(last["age_s"] / first["age_s"] - 1, 3) if first["age_s"] else None,
+        }
+    )
     return rows
 
 
@@ -212,11 +226,12 @@ def _sets(robot: Robot) -> dict[str, float]:
     values = robot.values
     superseded = float(values.get("dropped: superseded", 0))
     return {
-        "published": float(values.get("sets", 0)), "superseded": superseded,
+        "published": float(values.get("sets", 0)),
+        "superseded": superseded,
         "incomplete": float(values.get("dropped: incomplete", 0)),
         "degraded": float(values.get("sets without all cameras", 0)),
         "overflow": float(values.get("dropped: overflow", 0)),
-    }  # fmt: skip
+    }
 
 
 def _formed(before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
@@ -239,8 +254,17 @@ def run_faults(options: argparse.Namespace) -> list[dict[str, Any]]:
         said = [f"{level}: {text[:120]}" for (level, text), _ in robot.said.most_common(4) if level != "OK"]
         unknown, alive = robot.unknown_stamps(), node.alive
         wrong_frames = sum(count for frame, count in robot.frames.items() if frame != "base_link")
-        rows.append({"fault": fault, "policy": policy, "results": counts, "alive": alive, "unknown_stamps": unknown,
-                     "wrong_frames": wrong_frames, "said": said})  # fmt: skip
+        rows.append(
+            {
+                "fault": fault,
+                "policy": policy,
+                "results": counts,
+                "alive": alive,
+                "unknown_stamps": unknown,
+                "wrong_frames": wrong_frames,
+                "said": said,
+            }
+        )
 
     def drive(robot: Robot, seconds: float, **faults: Any) -> Callable[[], None]:
         def phase() -> None:
@@ -254,30 +278,63 @@ def run_faults(options: argparse.Namespace) -> list[dict[str, Any]]:
         settings = {"sync_policy": policy, "checkpoint": options.checkpoint}
         with robot_and_node(RATE, **settings) as (robot, node):
             name, anchor = robot.rig.names[3], robot.rig.names[0]
-            note("TF missing, then present", policy, robot, node, {
-                "during": drive(robot, 4.0), "after": partial(robot.placed, 6.0)})  # fmt: skip
+            note(
+                "TF missing, then present",
+                policy,
+                robot,
+                node,
+                {"during": drive(robot, 4.0), "after": partial(robot.placed, 6.0)},
+            )
             for fault, kind, camera in (
-                ("a camera dies and returns", "dead", name), ("the anchor dies and returns", "dead", anchor),
+                ("a camera dies and returns", "dead", name),
+                ("the anchor dies and returns", "dead", anchor),
                 ("one stream is corrupt", "corrupt", name),
-            ):  # fmt: skip
-                note(fault, policy, robot, node, {
-                    "before": drive(robot, 4.0), "during": drive(robot, 8.0, **{kind: {camera}}),
-                    "after": drive(robot, 6.0, **{kind: set()})})  # fmt: skip
+            ):
+                note(
+                    fault,
+                    policy,
+                    robot,
+                    node,
+                    {
+                        "before": drive(robot, 4.0),
+                        "during": drive(robot, 8.0, **{kind: {camera}}),
+                        "after": drive(robot, 6.0, **{kind: set()}),
+                    },
+                )
             back = -3600 * 1_000_000_000
-            note("the clock jumps back by an hour", policy, robot, node, {
-                "before": drive(robot, 4.0), "after": drive(robot, 8.0, clock_ns=back)})  # fmt: skip
+            note(
+                "the clock jumps back by an hour",
+                policy,
+                robot,
+                node,
+                {"before": drive(robot, 4.0), "after": drive(robot, 8.0, clock_ns=back)},
+            )
             robot.faults.clock_ns = 0
             robot.drive(4.0)
-            note("60 more subscribers come and go", policy, robot, node, {
-                "before": drive(robot, 4.0), "during": partial(robot.flooded, 6.0),
-                "after": drive(robot, 4.0)})  # fmt: skip
+            note(
+                "60 more subscribers come and go",
+                policy,
+                robot,
+                node,
+                {"before": drive(robot, 4.0), "during": partial(robot.flooded, 6.0), "after": drive(robot, 4.0)},
+            )
     with robot_and_node(RATE, checkpoint=options.checkpoint) as (robot, node):
         robot.place()
-        note("CameraInfo 5 s late", "wait", robot, node, {
-            "during": drive(robot, 5.0, no_info=True), "after": drive(robot, 6.0, no_info=False)})  # fmt: skip
+        note(
+            "CameraInfo 5 s late",
+            "wait",
+            robot,
+            node,
+            {"during": drive(robot, 5.0, no_info=True), "after": drive(robot, 6.0, no_info=False)},
+        )
         robot.drive(2.0)  # a set is in work whenever the next signal comes
-        rows.append({"fault": "SIGINT during inference", "status": node.stop(signal.SIGINT),
-                     "traceback": "Traceback" in node.log})  # fmt: skip
+        rows.append(
+            {
+                "fault": "SIGINT during inference",
+                "status": node.stop(signal.SIGINT),
+                "traceback": "Traceback" in node.log,
+            }
+        )
     rows.append(_restart(options))
     return rows
 
@@ -300,9 +357,13 @@ def _restart(options: argparse.Namespace) -> dict[str, Any]:
     finally:
         robot.close()
     failed = sum(status not in (0, 130) for status in statuses)
-    return {"fault": f"{options.restarts} restarts", "status": sorted(set(statuses)), "failed": failed,
-            "s_to_first_result": round(statistics.median(seconds), 2),
-            "unknown_stamps": robot.unknown_stamps()}  # fmt: skip
+    return {
+        "fault": f"{options.restarts} restarts",
+        "status": sorted(set(statuses)),
+        "failed": failed,
+        "s_to_first_result": round(statistics.median(seconds), 2),
+        "unknown_stamps": robot.unknown_stamps(),
+    }
 
 
 if __name__ == "__main__":

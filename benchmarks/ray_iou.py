@@ -47,9 +47,14 @@ def main() -> None:
         low, median, high = np.percentile(np.array(times)[:, 0], [25, 50, 75])
         cpu_s = float(np.median(np.array(times)[:, 1]))
         results.append(
-            {"stage": name, "wall_s": float(median), "wall_iqr_s": float(high - low), "cpu_s": cpu_s,
-             "first_call_wall_s": first}
-        )  # fmt: skip
+            {
+                "stage": name,
+                "wall_s": float(median),
+                "wall_iqr_s": float(high - low),
+                "cpu_s": cpu_s,
+                "first_call_wall_s": first,
+            }
+        )
         print(
             f"{name}: {median:.2f} s wall, {cpu_s:.2f} s CPU a sample (budget {BUDGET} s wall), "
             f"the first one {first:.1f} s; ray_iou {scores.summary()['ray_iou']:.3f}"

@@ -68,10 +68,14 @@ def main() -> None:
     for (who, size, reach), total in counts.items():
         hits, union, standing_hits, standing_union, claimed, true = total
         row = {
-            "depth": who, "size": "x".join(map(str, size)), "reach_m": reach, "iou": hits / union,
-            "off_ground_iou": standing_hits / standing_union, "off_ground_precision": standing_hits / max(claimed, 1),
+            "depth": who,
+            "size": "x".join(map(str, size)),
+            "reach_m": reach,
+            "iou": hits / union,
+            "off_ground_iou": standing_hits / standing_union,
+            "off_ground_precision": standing_hits / max(claimed, 1),
             "off_ground_recall": standing_hits / true,
-        }  # fmt: skip
+        }
         results.append({key: round(float(v), 4) if isinstance(v, float) else v for key, v in row.items()})
         print(" ".join(f"{value:>12}" if isinstance(value, str) else f"{value:8.3f}" for value in row.values()))
     print("columns: depth, size, reach m; IoU; off the ground: IoU, precision, recall")
@@ -89,7 +93,7 @@ def true_depth(sample: Sample, size: tuple[int, ...]) -> tuple[Tensor, Cameras]:
 @torch.no_grad()
 def learnt_depth(sample: Sample, size: tuple[int, ...], network: torch.nn.Module) -> tuple[Tensor, Cameras]:
     batch = prepare(sample, Preprocessor(*size)(sample.cameras))
-    depth = predict_depth(network, batch.colours()[:, 0], batch.cameras).depth[0]
+    depth = predict_depth(network, batch.colors()[:, 0], batch.cameras).depth[0]
     cameras = replace(batch.cameras, intrinsics=batch.cameras.intrinsics[0], T_ego_cam=batch.cameras.T_ego_cam[0])
     return depth, placed(sample, cameras)
 

@@ -63,10 +63,17 @@ def main() -> None:
                 for k, factor in enumerate(FACTORS):
                     torch.manual_seed(samples)  # the same sides of the overlaps for every factor
                     with torch.no_grad():
-                        total[k] += [float(each) for each in compare_overlaps(
-                            view.now, depth * float(factor), torch.full_like(depth, SPREAD), where, masks,
-                            stage.config.cross,
-                        )]  # fmt: skip
+                        total[k] += [
+                            float(each)
+                            for each in compare_overlaps(
+                                view.now,
+                                depth * float(factor),
+                                torch.full_like(depth, SPREAD),
+                                where,
+                                masks,
+                                stage.config.cross,
+                            )
+                        ]
             samples += 1
     results: list[dict[str, Any]] = []
     for name, total in sums.items():

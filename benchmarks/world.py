@@ -70,9 +70,11 @@ def draw(
     stages["build"] = np.array([seconds(partial(random_scene, seed + 1 + k, place, cameras)) for k in range(3)])
     small = scene.cameras_at(*SMALL)
     views = {
-        "frame": (cameras, "edges"), "frame, four rays": (cameras, "full"),
-        "small": (small, "edges"), "small, four rays": (small, "full"),
-    }  # fmt: skip
+        "frame": (cameras, "edges"),
+        "frame, four rays": (cameras, "full"),
+        "small": (small, "edges"),
+        "small, four rays": (small, "full"),
+    }
     times: dict[str, list] = {name: [] for name in views}
     marches = []
     for moment in [0.0, *(0.5 * np.arange(frames))]:

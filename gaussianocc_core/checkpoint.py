@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gaussianocc_core.config import from_dict, to_dict
 from gaussianocc_core.errors import CheckpointError, ConfigError
 from gaussianocc_core.files import complete_file
+from gaussianocc_core.finite import is_finite
+from gaussianocc_core.mistakes import reason_of
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
@@ -31,6 +33,8 @@ from gaussianocc_core.models.pose_net import PoseNet
 
 FORMAT = "gaussianocc-model/2"
 _DEFAULT_NAME = "tiny.safetensors"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NEVER_NEGATIVE = ("running_var", "num_batches_tracked")
 _POSE_PREFIX, _DEPTH_PREFIX = "pose_net.", "depth_net."
 
 
@@ -173,9 +177,9 @@ def _read(path: Path, prefix: str) -> _Content:
             metadata = file.metadata() or {}
             names = [name for name in file.keys() if _prefix_of(name) == prefix]  # noqa: SIM118  not a dict
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # of safetensors, the file system, and torch of types that it does not know
         raise CheckpointError(
-            f"{path}: not a readable .safetensors file ({error}); was the download complete?"
+            f"{path}: not a readable .safetensors file ({reason_of(error)}); was the download complete?"
         ) from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
@@ -197,15 +201,17 @@ T = TypeVar("T", bound=nn.Module)
 def _build(path: Path, construct: Callable[[], T]) -> T:
     try:
         return construct()
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its configuration is impossible: {error}") from error
+    except Exception as error:  # torch raises half a dozen kinds for layers that cannot be
+        reason = error if isinstance(error, ValueError) else reason_of(error)
+        raise CheckpointError(f"{path}: its configuration is impossible: {reason}") from error
 
 
 def _read_metadata(path: Path, metadata: dict[str, str], key: str, cls: type[Any]) -> Any:
     try:
         return from_dict(cls, json.loads(metadata[key]), f"{path}: {key}")
-    except (KeyError, json.JSONDecodeError, ConfigError) as error:
-        raise CheckpointError(f"{path}: the {key} in its metadata cannot be used ({error})") from error
+    except Exception as error:
+        reason = error if isinstance(error, ConfigError) else reason_of(error)
+        raise CheckpointError(f"{path}: the {key} in its metadata cannot be used ({reason})") from error
 
 
 def _load_strict(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -222,7 +228,24 @@ def _load_strict(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> No
         parts += [f"{len(unknown)} unknown (first: {unknown[0]})"] if unknown else []
         parts += [f"{len(misfits)} of another shape ({misfits[0]})"] if misfits else []
         raise CheckpointError(f"{path}: weights do not fit the file's own config: {'; '.join(parts)}")
-    bad = [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    kinds = sorted(
+        f"{name} is {value.dtype}, expected {'floats' if expected[name].is_floating_point() else expected[name].dtype}"
+        for name, value in tensors.items()
+        if not (value.dtype in _FLOATS if expected[name].is_floating_point() else value.dtype == expected[name].dtype)
+    )
+    if kinds:
+        raise CheckpointError(
+            f"{path}: {len(kinds)} weights of a type that they cannot have ({kinds[0]}); "
+            "the file is damaged, or of another program"
+        )
+    state = {name: value.to(expected[name].dtype) for name, value in tensors.items()}  # a float64 may overflow here
+    bad = [name for name, value in state.items() if not is_finite(value)]
     if bad:
         raise CheckpointError(f"{path}: {len(bad)} weights are not finite (first: {bad[0]}); the training run diverged")
-    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
+    negative = [name for name, value in state.items() if name.endswith(_NEVER_NEGATIVE) and (value < 0).any()]
+    if negative:
+        raise CheckpointError(
+            f"{path}: {len(negative)} variances are negative (first: {negative[0]}); "
+            "the file is damaged: take another copy"
+        )
+    model.load_state_dict(state)

@@ -36,11 +36,15 @@ def run_tool(main: Callable[[], int]) -> int:
 def run_command(command: Callable[[], int], interrupted: str) -> int:
     """The exit status of `command`: a user's mistake is one line and 2, Ctrl-C the line `interrupted` and 130."""
     from gaussianocc_core.errors import GaussianOccError
+    from gaussianocc_core.mistakes import one_line
 
     try:
         return command()
     except (GaussianOccError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {one_line(error)}\n")
+        return 2
+    except MemoryError:
+        sys.stderr.write("error: this machine has not the memory that this takes; use a smaller model or fewer jobs\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"{interrupted}\n")
@@ -74,6 +78,7 @@ def convert_scenes(
 
     from gaussianocc_core.bags.check import format_checks
     from gaussianocc_core.bags.convert import convert_all, describe, verify_all
+    from gaussianocc_core.mistakes import one_line
 
     output, jobs = arguments.output, arguments.jobs
     with tqdm(unit="files", disable=None, leave=False) as bar:  # silent where no terminal is
@@ -83,15 +88,21 @@ def convert_scenes(
             return int(any(check.faults for check in checks))
         failed = []
         for outcome in convert_all(
-            scenes, open_recording, output, storage=arguments.storage, overwrite=arguments.overwrite, jobs=jobs,
-            on_total=bar.reset, on_step=bar.update,
-        ):  # fmt: skip
+            scenes,
+            open_recording,
+            output,
+            storage=arguments.storage,
+            overwrite=arguments.overwrite,
+            jobs=jobs,
+            on_total=bar.reset,
+            on_step=bar.update,
+        ):
             if outcome.error:
                 failed.append(outcome)
             else:
                 bar.write(describe(outcome.result))
     for outcome in failed:
-        sys.stderr.write(f"error: {outcome.name}: {outcome.error}\n")
+        sys.stderr.write(f"error: {one_line(f'{outcome.name}: {outcome.error}')}\n")
     return int(bool(failed))
 
 

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dacite
-import yaml
 
 from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.mistakes import reading, reason_of
+from gaussianocc_core.names import shorten
+from gaussianocc_core.yaml_text import MOST_BYTES, parse_yaml
 
 T = TypeVar("T")
 
@@ -42,7 +44,7 @@ def load_config(path: str | Path | None, cls: type[T], overrides: Sequence[str] 
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
-        node[last] = yaml.safe_load(text)
+        node[last] = parse_yaml(text, f"override {override!r}")
         if key == "model" and isinstance(node[last], str):
             node[last] = read_yaml(find_model_config(node[last]))
     return from_dict(cls, data, origin)
@@ -50,13 +52,16 @@ def load_config(path: str | Path | None, cls: type[T], overrides: Sequence[str] 
 
 def from_dict(cls: type[T], data: dict[str, Any], origin: str = "configuration") -> T:
     """A configuration dataclass from plain data; lists become tuples and integers floats where the field says so."""
-    data = drop_retired(cls, data, origin)
-    _check_keys(cls, data, origin)
-    data = _named_values(cls, data)
-    try:
-        return dacite.from_dict(cls, data, dacite.Config(strict=True, cast=[tuple], type_hooks=_TYPE_HOOKS))
-    except (dacite.DaciteError, ValueError, TypeError) as error:
-        raise ConfigError(f"{origin}: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{origin}: expected a section of `key: value` lines, got {shorten(data)}")
+    with reading(origin, "correct it", ConfigError):
+        data = drop_retired(cls, data, origin)
+        _check_keys(cls, data, origin)
+        data = _named_values(cls, data)
+        try:
+            return dacite.from_dict(cls, data, dacite.Config(strict=True, cast=[tuple], type_hooks=_TYPE_HOOKS))
+        except (dacite.DaciteError, ValueError, TypeError) as error:
+            raise ConfigError(f"{origin}: {reason_of(error) if len(str(error)) > 1000 else error}") from error
 
 
 def drop_retired(cls: Any, data: dict[str, Any], origin: str, prefix: str = "") -> dict[str, Any]:
@@ -85,11 +90,7 @@ def _agrees(value: Any, constant: Any) -> bool:
     if isinstance(constant, dict):
         return isinstance(value, dict) and all(key in constant and _agrees(value[key], constant[key]) for key in value)
     if isinstance(constant, (tuple, list)):
-        return (
-            isinstance(value, (tuple, list))
-            and len(value) == len(constant)
-            and all(map(_agrees, value, constant))
-        )
+        return isinstance(value, (tuple, list)) and len(value) == len(constant) and all(map(_agrees, value, constant))
     return bool(_to_float(value) == constant) if isinstance(constant, float) else bool(value == constant)
 
 
@@ -107,13 +108,14 @@ def to_dict(config: Any) -> dict[str, Any]:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError where it is absent, unreadable or not a mapping."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        size = Path(path).stat().st_size
+        if size > MOST_BYTES:
+            raise ConfigError(f"{path}: {size} bytes of YAML; at most {MOST_BYTES} are read")
+        data = parse_yaml(Path(path).read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; give the path of an existing YAML file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):

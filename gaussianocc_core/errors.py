@@ -14,6 +14,12 @@ class CheckpointError(GaussianOccError):
     """A checkpoint is missing, unreadable, or does not fit its own configuration."""
 
 
+class PredictionError(GaussianOccError):
+    """A network says what is no number, or no class: nothing may be concluded from it, least of all free space."""
+
+    reason = "not a number"  # what a set that is dropped for it is counted under
+
+
 class DatasetError(GaussianOccError):
     """A data set, a table of it, or a file it names is missing or broken."""
 

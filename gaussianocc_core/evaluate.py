@@ -22,6 +22,7 @@ from gaussianocc_core.errors import DatasetError, GaussianOccError
 from gaussianocc_core.evaluation import evaluate, format_report
 from gaussianocc_core.evaluation.report import depth_rows
 from gaussianocc_core.evaluation.sources import EvaluationSource, open_source
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.training.config import TrainConfig
 
 EXAMPLES = """examples:
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where.add_argument("--bag", help="rosbag2, or a folder of them, with calibrated cameras and lidar")
     where.add_argument("--config", type=Path, metavar="FILE", help="training configuration: what its `data:` names")
     parser.add_argument("--schema", choices=("nuscenes", "ddad"), default="nuscenes", help="of --dataroot")
+    parser.add_argument("--follow-outside", action="store_true", help="follow links that lead out of the data root")
     parser.add_argument("--version", default="v1.0-mini", help="nuScenes' version folder (default: %(default)s)")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--scene", nargs="+", metavar="NAME", help="scenes or bags to use (default: all)")
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.csv:
             options.csv.write_text(depth_rows(result), encoding="utf-8")
     except GaussianOccError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename or ''}: {error.strerror or error}".replace(" :", ""), file=sys.stderr)
@@ -109,8 +111,14 @@ def _open(options: argparse.Namespace) -> EvaluationSource:
             return open_source(bag=data.bag)
         if not data.dataroot:
             raise DatasetError(f"--config {options.config}: its data: names no bag.path and no dataroot")
-        return open_source(data.dataroot, schema=data.schema, version=data.version)
-    return open_source(options.dataroot, schema=options.schema, version=options.version, bag=options.bag)
+        return open_source(data.dataroot, schema=data.schema, version=data.version, follow_outside=data.follow_outside)
+    return open_source(
+        options.dataroot,
+        schema=options.schema,
+        version=options.version,
+        bag=options.bag,
+        follow_outside=options.follow_outside,
+    )
 
 
 def _check_outputs(files: Mapping[str, Path | None], pictures: Path | None) -> None:

@@ -14,11 +14,14 @@ import numba
 import numpy as np
 from jaxtyping import Float
 
+from gaussianocc_core.errors import PredictionError
+from gaussianocc_core.finite import check_finite, check_labels
 from gaussianocc_core.kernels import JIT
 from gaussianocc_core.labels import UNOBSERVED, free_label
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 
 _FORGOTTEN = 0.1  # log-odds, a probability of 0.475 to 0.525: no more than a voxel that nobody saw
+_FARTHEST = 1e8  # m from the fixed frame's origin; twice around the Earth, and its voxels can still be numbered
 _LEAST_WEIGHT = np.float32(0.5)  # of a prediction: it has decided, whatever the probability of its class
 _MOST_VOTES = np.float32(10.0)  # a class that was right for long must still be outvoted within seconds
 _SLOPE = np.sin(np.radians(5.0))  # the map is so much higher than the grid at its rim: pitch, roll, a hill ahead
@@ -81,11 +84,16 @@ class TemporalFusion:
         """What is known with this prediction, over the same grid around where the robot is now.
 
         T_fixed_ego: the robot's pose, m, at `stamp_ns`. Voxels that the prediction does not observe keep what earlier
-        ones said; `observed` is true wherever that is still known. The rest is the newest prediction's.
+        ones said; `observed` is true wherever that is still known. The rest is the newest prediction's. PredictionError
+        where a confidence is not a number, a label no class, or the pose no place on Earth; nothing is added then.
         """
         if prediction.grid != self.grid:
             raise ValueError(f"prediction over {prediction.grid}, expected {self.grid}")
+        check_finite("confidence", prediction.confidence)
+        check_labels(prediction.labels, self._free + 1)
         T = np.array(T_fixed_ego, dtype=np.float64)
+        if not (np.isfinite(T).all() and np.abs(T[:3, 3]).max() < _FARTHEST):
+            raise PredictionError(f"fusion: the robot's pose in the fixed frame is no place on Earth: {T[:3, 3]} m")
         place = T[:3, 3].copy()
         if self._first is not None:
             if stamp_ns < self._stamp_ns or np.linalg.norm(place - self._place) > self._reach:
@@ -104,9 +112,19 @@ class TemporalFusion:
         self._follow(np.floor(T[:3, 3] / size).astype(np.int64) + self._lead)
         origin, shape = np.array(self.grid.origin), np.array(self.grid.shape)
         _integrate(
-            self._log_odds, self._votes, self._labels, self._first, prediction.labels, prediction.confidence,
-            np.linalg.inv(T), origin, shape, size, self._evidence, self._free,
-        )  # fmt: skip
+            self._log_odds,
+            self._votes,
+            self._labels,
+            self._first,
+            prediction.labels,
+            prediction.confidence,
+            np.linalg.inv(T),
+            origin,
+            shape,
+            size,
+            self._evidence,
+            self._free,
+        )
         # Where the map says nothing, what is seen now holds: evidence that cancels out, voxels above or below the map.
         labels, confidence = prediction.labels.copy(), prediction.confidence.astype(np.float32)
         _read(self._log_odds, self._labels, self._first, T, origin, size, self._free, labels, confidence)
@@ -137,9 +155,7 @@ def _log_odds(probability: float) -> float:
 
 
 @numba.njit(**JIT)
-def _integrate(
-    log_odds, votes, leading, first, labels, confidence, T_ego_fixed, origin, shape, size, evidence, free
-):  # fmt: skip
+def _integrate(log_odds, votes, leading, first, labels, confidence, T_ego_fixed, origin, shape, size, evidence, free):
     """Every voxel of the map whose centre lies in the grid takes the prediction there: turned grids leave no holes."""
     nx, ny, nz = log_odds.shape
     hit, miss, low, high = evidence[0], evidence[1], evidence[2], evidence[3]

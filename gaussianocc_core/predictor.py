@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_model
-from gaussianocc_core.errors import BackendError
+from gaussianocc_core.errors import BackendError, CheckpointError, PredictionError
+from gaussianocc_core.finite import check_finite
 from gaussianocc_core.labels import UNOBSERVED, free_label
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
@@ -27,6 +28,7 @@ from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.matching import plane_inv_depths
 from gaussianocc_core.models.matching_net import VIEW_STRIDES, MatchingHead
 from gaussianocc_core.models.observed import observed_voxels
+from gaussianocc_core.models.self_test import self_test
 from gaussianocc_core.models.view_ring import ViewRing, Views
 from gaussianocc_core.preprocess import Lenses, Preprocessor
 from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction, RenderedViews
@@ -84,10 +86,13 @@ class Prediction(OccupancyPrediction):
     @torch.inference_mode()
     def render(self, names: Sequence[str] | None = None) -> Rendered:
         """What the field looks like from some of the cameras (None: all), in this order; KeyError names one that is
-        absent."""
+        absent, PredictionError what is not a number."""
+        check_finite("logits", self.field.logits)
         views = self.views if names is None else self.views.select(tuple(names))
         views_here = views.to(self.field.logits.device, torch.float32)
         rendered: RenderedViews = self._network.render(self.field, views_here, normalize_depth=True)[0]
+        check_finite("rendered alpha", rendered.alpha)
+        check_finite("rendered depth", rendered.depth)
         solid = rendered.alpha[:, 0] > 0.5
         free = free_label(self.class_names)
         # Composited logits name the surface; the free logit of a surface voxel says nothing about the pixel.
@@ -123,9 +128,17 @@ class OccupancyPredictor:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> OccupancyPredictor:
-        """A predictor with the weights, architecture, grid and classes of a model file."""
+        """A predictor with the weights, architecture, grid and classes of a model file.
+
+        CheckpointError where it cannot be read, or fails its self-test: weights that cannot be right.
+        """
         loaded = load_model(path)
-        return cls(loaded.model, loaded.config, loaded.provenance, device)
+        predictor = cls(loaded.model, loaded.config, loaded.provenance, device)
+        try:
+            self_test(predictor.model, loaded.config.image_width, loaded.config.image_height, predictor.trained)
+        except PredictionError as error:
+            raise CheckpointError(f"{path}: refused after a self-test: {error}") from error
+        return predictor
 
     @classmethod
     def untrained(cls, config: ModelConfig | None = None, device: str = "auto", seed: int = 0) -> OccupancyPredictor:
@@ -174,6 +187,7 @@ class OccupancyPredictor:
         """images: RGB at native size, one per camera, sizes may differ; cameras: their calibration, ego frame.
 
         An image may also come shrunk by its `reductions`; `cameras` speaks of the native size all the same.
+        PredictionError where what the network says is not a number.
 
         For a model that matches: stamp_s (s) is the moment of the ego frame that the cameras are in, T_world_ego (m)
         that frame in one that stands still, e.g. odometry's. Sets of one recording come in time order; `matched` of the
@@ -209,6 +223,9 @@ class OccupancyPredictor:
             if stamp_s is not None:
                 ring.add(features, pinhole, T_world_ego, stamp_s)
         field = self.model.decide_from(look, [view.plan], matched.sources if matched else None)
+        check_finite("logits", field.logits)
+        if field.inv_depth is not None:
+            check_finite("inverse depths", field.inv_depth)
         if odometry is not None and field.inv_depth is not None:
             log_error = None if field.log_error is None else field.log_error[0].float().cpu().numpy()
             odometry.learn_depth(field.inv_depth[0].float().cpu().numpy(), log_error)
@@ -284,7 +301,7 @@ class OccupancyPredictor:
             observed.setflags(write=False)  # every prediction of this view hands it out
             looks = None
             if not lenses.valid_mask.all():
-                shares = F.avg_pool2d(torch.tensor(lenses.valid_mask)[:, None].float(), VIEW_STRIDES[1])
+                shares = F.avg_pool2d(torch.tensor(lenses.valid_mask)[:, None].float(), int(VIEW_STRIDES[1]))
                 looks = (shares == 1.0).float().to(self.device)
             found = _View(lenses, T_ego_cam, plan, observed, looks)
         self._views = _remember(found, self._views)

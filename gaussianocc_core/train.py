@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gaussianocc_core.config import load_config
 from gaussianocc_core.errors import GaussianOccError
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.engine import TrainingStopped, train
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(stopped, file=sys.stderr)
         return 0 if options.minutes else 130
     except GaussianOccError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped at once; --resume goes on from the last save, if there was one", file=sys.stderr)

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from gaussianocc_core.names import check_names
+
 PINHOLE = "pinhole"
 EQUIDISTANT = "equidistant"
 CAMERA_MODELS = (PINHOLE, EQUIDISTANT)
@@ -25,7 +27,8 @@ class Cameras:
     """N calibrated cameras of one rig at one moment, addressed by name.
 
     `model[i]` is "pinhole" or "equidistant" (Kannala-Brandt, ROS `equidistant`); `distortion[i]` holds OpenCV's
-    coefficients in OpenCV's order (pinhole: 0, 4, 5 or 8 of plumb_bob / rational_polynomial; equidistant: 0 or 4).
+    coefficients in OpenCV's order (pinhole: 0, 4, 5, 8, 12 or 14, rational from 8 on, with thin prism and tilt from 12
+    on; equidistant: 0 or 4).
     """
 
     names: tuple[str, ...]
@@ -42,6 +45,7 @@ class Cameras:
         object.__setattr__(self, "distortion", self.distortion or ((),) * count)
         if len(set(self.names)) != count:
             raise ValueError(f"names: camera names must be unique, got {list(self.names)}")
+        check_names(self.names, "names: camera", ValueError)
         for name, value, tail in (
             ("intrinsics", self.intrinsics, (count, 3, 3)),
             ("T_ego_cam", self.T_ego_cam, (count, 4, 4)),
@@ -187,7 +191,7 @@ class OccupancyLabels:
 class Neighbour:
     """The same rig a moment before or after a Sample, camera for camera; the calibration is the sample's."""
 
-    step: int  # -1: the frame before, +1: the one after
+    offset: int  # -1: the frame before, +1: the one after
     images: tuple[UInt8[np.ndarray, "_ _ 3"], ...]  # RGB at native size, one per camera
     camera_stamps_ns: tuple[int, ...]
     T_world_ego_per_camera: Float[np.ndarray, "N 4 4"] | None = None  # at each camera's own image time, if known

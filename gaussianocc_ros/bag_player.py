@@ -25,10 +25,11 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from rosbags.interfaces import Connection, QosDurability, QosHistory, QosReliability
-from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 
+from gaussianocc_core.bags.opened import OpenBag, open_bag
 from gaussianocc_core.errors import BagError, GaussianOccError
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_ros.stamps import time_message
 from gaussianocc_ros.startup import INTERRUPTED, USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
 from gaussianocc_ros.step_gate import LINGER, StepGate, Unanswered, pause
@@ -49,6 +50,9 @@ class BagPlayer(Node):
         self.step: StepGate | None = None  # None: a plain replay, and no occupancy node listens
         self._publishers_by_topic: dict[str, Any] = {}
         self._latched: set[str] = set()
+        self._damage: Counter[str] = Counter()  # why something could not be read
+        for problem in self._reader.problems:
+            _say(f"{bag}: {problem}")
         for connection in self._reader.connections:
             self._offer(connection)
         if not self._publishers_by_topic:
@@ -134,13 +138,19 @@ class BagPlayer(Node):
         wanted = [connection for connection in self._reader.connections if connection.topic in self.topics]
         latched = [connection for connection in wanted if connection.topic in self._latched]
         try:
-            if latched and first_ns > self._reader.start_time:
-                for connection, _, data in self._reader.messages(latched, stop=first_ns):
+            if latched and first_ns > self._reader.first_time:
+                for connection, _, data in self._reader.messages(latched, stop=first_ns, on_damage=self._note_damage):
                     yield connection.topic, first_ns, bytes(data)
-            for connection, log_ns, data in self._reader.messages(wanted, start=first_ns):
+            for connection, log_ns, data in self._reader.messages(wanted, first_ns, on_damage=self._note_damage):
                 yield connection.topic, log_ns, bytes(data)
         except Exception as error:  # rosbags raises what its storage libraries raise
             raise BagError(f"{self._options.bag}: broken off while reading: {error}") from error
+
+    def _note_damage(self, log_ns: int, reason: str) -> None:
+        if not self._damage[reason]:
+            at = (log_ns - self._reader.start_time) * 1e-9
+            _say(f"{self._options.bag}: {at:.1f} s after its start something cannot be read and is left out: {reason}")
+        self._damage[reason] += 1
 
     def _wait_until(self, log_ns: int) -> None:
         """Sleep until this log time is due, moving /clock along."""
@@ -204,14 +214,13 @@ class BagPlayer(Node):
 # ---- bags ----------------------------------------------------------------------------------------------------------
 
 
-def _open(bag: Path) -> Reader:
+def _open(bag: Path) -> OpenBag:
     if not bag.exists():
         raise BagError(f"{bag}: no such bag; give a rosbag2 folder, an .mcap or a .db3 file")
     try:
-        reader = Reader(bag)
-        reader.open()
-    except Exception as error:  # ReaderError, OSError, and whatever the storage libraries raise on broken files
-        raise BagError(f"{bag}: not a readable rosbag2: {' '.join(str(error).split())}") from error
+        reader = open_bag(bag)
+    except BagError as error:
+        raise BagError(f"not a readable rosbag2: {error}") from error
     if not reader.message_count:
         reader.close()
         raise BagError(f"{bag}: the bag holds no messages")
@@ -258,14 +267,29 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("bag", type=Path, help="rosbag2 folder, .mcap or .db3 file")
     parser.add_argument("--rate", type=float, default=1.0, help="speed; 0 plays as fast as it goes (default 1)")
     parser.add_argument("--loop", action="store_true", help="start over at the end")
-    parser.add_argument("--clock", type=float, nargs="?", const=40.0, default=0.0, metavar="HZ",
-                        help="publish /clock (at 40 Hz unless told)")  # fmt: skip
+    parser.add_argument(
+        "--clock",
+        type=float,
+        nargs="?",
+        const=40.0,
+        default=0.0,
+        metavar="HZ",
+        help="publish /clock (at 40 Hz unless told)",
+    )
     parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="play these only")
     parser.add_argument("--start-offset", type=float, default=0.0, metavar="S", help="begin this far into the bag")
-    parser.add_argument("--wait", type=float, metavar="S",
-                        help="longest wait for subscribers before the start (default 5; with --step 60)")  # fmt: skip
-    parser.add_argument("--wait-for", default="", metavar="TOPIC",
-                        help="wait until somebody publishes this as well, such as the results of a node")  # fmt: skip
+    parser.add_argument(
+        "--wait",
+        type=float,
+        metavar="S",
+        help="longest wait for subscribers before the start (default 5; with --step 60)",
+    )
+    parser.add_argument(
+        "--wait-for",
+        default="",
+        metavar="TOPIC",
+        help="wait until somebody publishes this as well, such as the results of a node",
+    )
     parser.add_argument("--step", action="store_true", help="wait for the occupancy node's result of each image set")
     parser.add_argument("--step-topic", default="/occupancy_node/occupancy", metavar="TOPIC", help="the results")
     parser.add_argument("--step-timeout", type=float, default=30.0, metavar="S", help="longest wait for one result")
@@ -297,12 +321,12 @@ def main(args: list[str] | None = None) -> None:
     except (KeyboardInterrupt, ExternalShutdownException):
         status = INTERRUPTED
     except GaussianOccError as error:
-        _say(" ".join(str(error).split()))
+        _say(one_line(error))
         status = _UNANSWERED if isinstance(error, Unanswered) else USER_MISTAKE
     except Exception as error:
         if not initialized:  # ROS arguments that nobody can read, such as a bad -p
             status = USER_MISTAKE
-            _say(f"ROS arguments {args[1:]}: {' '.join(str(error).split())}")
+            _say(f"ROS arguments {args[1:]}: {one_line(error)}")
         elif rclpy.ok():
             raise
         else:

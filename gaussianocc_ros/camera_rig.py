@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gaussianocc_core.bags.messages import Intrinsics, decode_camera_info
+from gaussianocc_core.bags.messages import Intrinsics, T_camera_rectified, decode_camera_info, rectified
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
+from gaussianocc_core.geometry.plausibility import SAME_PLACE, find_doubts
 from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.types import Cameras
 from gaussianocc_ros.ros_compat import TransformSource, TransformUnavailable, wait_for_transform
@@ -49,10 +50,13 @@ class CameraRig:
         rig: Cameras | None = None,
         calibration_timeout: float = 1.0,
         odometry_timeout: float = 0.1,
+        rectified: frozenset[str] = frozenset(),
         compensates: bool = True,
     ) -> None:
-        """compensates: motion between a set's images is taken from TF; not where TF has it from this node's sets."""
+        """rectified: cameras whose images image_proc has rectified, so that P and R of their CameraInfo hold.
+        compensates: motion between a set's images is taken from TF; not where TF has it from this node's sets."""
         self.names = names
+        self._rectified = rectified
         self._given_up: frozenset[str] = frozenset()  # cameras that a lenient lookup has waited for in vain
         self._transforms = transforms
         self._ego_frame, self._fixed_frame = ego_frame, fixed_frame
@@ -62,6 +66,8 @@ class CameraRig:
         self._changed = threading.Condition()
         self._intrinsics: dict[str, Intrinsics] = {}
         self._problems: dict[str, str] = {}  # camera -> why its last CameraInfo was refused
+        self._judged: tuple[Any, ...] = ()  # the calibrations that `doubts` are of
+        self.doubts: dict[str, str] = {}  # camera -> what is hard to believe of the calibration in use
 
     @property
     def needs_camera_info(self) -> bool:
@@ -71,6 +77,8 @@ class CameraRig:
         """True if this changes a calibration that was in use. An unusable one is refused and remembered."""
         try:
             intrinsics = decode_camera_info(message, camera)
+            if camera in self._rectified:
+                intrinsics = rectified(intrinsics, camera)
             if not intrinsics.frame_id:
                 raise CalibrationError(f"camera {camera}: CameraInfo has an empty frame_id; TF cannot place the camera")
         except CalibrationError as error:
@@ -117,9 +125,24 @@ class CameraRig:
         self._given_up = frozenset(left_out)
         if left_out and not found:
             raise next(iter(left_out.values()))
+        self._judge(found)
         motions, T_fixed_ego, problem = self._motions(anchor_ns, [stamps_ns[name] for name in found])
         frames = {name: name if known is None else known.frame_id for name, (known, _) in found.items()}
         return Placed(self._cameras(found, motions), frames, left_out, T_fixed_ego, problem)
+
+    def _judge(self, found: Mapping[str, tuple[Intrinsics | None, np.ndarray]]) -> None:
+        """Find the doubts of these calibrations, if they are not those of the set before."""
+        key = tuple((name, known, np.round(pose, 3).tobytes()) for name, (known, pose) in found.items())
+        if key == self._judged or not found:
+            return
+        self._judged = key
+        cameras = self._cameras(found, [np.eye(4) for _ in found])
+        frames = {name: known.frame_id for name, (known, _) in found.items() if known is not None}
+        doubts: dict[str, str] = {}
+        for doubt in find_doubts(cameras, frames):
+            if doubt.kind != SAME_PLACE:  # no scale can be learnt from such two, but they can be used
+                doubts.setdefault(doubt.camera, str(doubt))  # the first says enough in a status line
+        self.doubts = doubts
 
     def _cameras(self, found: Mapping[str, tuple[Intrinsics | None, np.ndarray]], motions: list[np.ndarray]) -> Cameras:
         names, calibrations = tuple(found), list(found.values())
@@ -127,9 +150,14 @@ class CameraRig:
         if self._rig is not None:
             cameras = self._rig.select(names).to(dtype=torch.float64)
             return Cameras(
-                names, cameras.intrinsics, torch.from_numpy(poses),
-                cameras.width, cameras.height, cameras.model, cameras.distortion,
-            )  # fmt: skip
+                names,
+                cameras.intrinsics,
+                torch.from_numpy(poses),
+                cameras.width,
+                cameras.height,
+                cameras.model,
+                cameras.distortion,
+            )
         known = [intrinsics for intrinsics, _ in calibrations if intrinsics is not None]
         return Cameras(
             names=names,
@@ -154,7 +182,7 @@ class CameraRig:
             pose = wait_for_transform(self._transforms, self._ego_frame, intrinsics.frame_id, stamp_ns, timeout)
         except TransformUnavailable as error:
             raise CameraUnusable("no TF", f"camera {camera}: {error}; publish its place in /tf_static") from None
-        return intrinsics, pose
+        return intrinsics, pose @ T_camera_rectified(intrinsics) if camera in self._rectified else pose
 
     def _motions(self, anchor_ns: int, stamps_ns: list[int]) -> tuple[list[np.ndarray], np.ndarray | None, str]:
         """T_ego(anchor)_ego(stamp) of each image, T_fixed_ego at the anchor's time, and what is wrong with them;

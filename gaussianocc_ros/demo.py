@@ -21,6 +21,7 @@ from typing import Any
 from gaussianocc_core.checkpoint import load_model
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
 from gaussianocc_core.errors import ConfigError, GaussianOccError
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_ros.demo_pictures import draw
 from gaussianocc_ros.demo_replay import replay
 from gaussianocc_ros.startup import INTERRUPTED, USER_MISTAKE, raise_on_interrupt
@@ -122,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
             shutil.rmtree(options.output / "data", ignore_errors=True)
         result = run(options.output, options.keyframes, options.seed, options.checkpoint, options.every)
     except (GaussianOccError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -15,7 +15,7 @@ from rclpy.lifecycle import LifecycleNode
 from gaussianocc_core.checkpoint import default_checkpoint
 from gaussianocc_core.data.entries import mask_paths, read_mask
 from gaussianocc_core.data.sets import SynchronizedSet
-from gaussianocc_core.errors import GaussianOccError
+from gaussianocc_core.errors import GaussianOccError, PredictionError
 from gaussianocc_core.fusion import TemporalFusion
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.types import OccupancyPrediction
@@ -113,6 +113,8 @@ class Inference:
                 self._predict_and_publish(newest, completed)
             except ExternalShutdownException:  # Ctrl-C during inference
                 return
+            except PredictionError as error:
+                reporter.set_meaningless(error)
             except GaussianOccError as error:
                 reporter.set_dropped(getattr(error, "reason", type(error).__name__), str(error))
             except Exception as error:
@@ -127,9 +129,13 @@ class Inference:
         motion = self._motion.of(gathered)
         with reporter.statistics.timed("predict"):
             prediction = seen = predictor(
-                gathered.images, gathered.cameras, motion.T_world_ego, 1e-9 * gathered.stamp_ns, motion.odometry,
+                gathered.images,
+                gathered.cameras,
+                motion.T_world_ego,
+                1e-9 * gathered.stamp_ns,
+                motion.odometry,
                 motion_from_images=motion.source == IMAGES,
-            )  # fmt: skip
+            )
         reporter.set_matched(motion, seen)
         self._motion.publish(seen.moved, gathered.stamp_ns)
         if self._fusion is not None:

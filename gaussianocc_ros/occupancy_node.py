@@ -21,9 +21,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Empty
 
-from gaussianocc_core.bags.messages import decode_transform
+from gaussianocc_core.bags.messages import decode_transform, is_rectified
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.geometry.rig_file import load_rig
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.navigation.traversability import class_table
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_ros import ros_compat
@@ -66,10 +67,15 @@ class OccupancyNode(TidyLifecycleNode):
         self.configured.callback(self._transforms.close)
         timeouts = parameters.calibration_timeout, parameters.odometry_timeout
         self._rig = CameraRig(
-            self._cameras, self._transforms, parameters.ego_frame, parameters.fixed_frame, rig,
+            self._cameras,
+            self._transforms,
+            parameters.ego_frame,
+            parameters.fixed_frame,
+            rig,
             *(max(each, parameters.least_timeout) for each in timeouts),
+            frozenset(each for each in self._cameras if is_rectified(parameters.image_topic_of(each))),
             compensates=not parameters.publish_odometry_tf,
-        )  # fmt: skip
+        )
         _check_classes(self._predictor, parameters)
         self._outputs = Outputs(self, parameters, self._rig.ego_at)
         self.configured.callback(self._outputs.close)
@@ -203,7 +209,7 @@ def _run(args: list[str] | None) -> None:
 
 
 def _refuse(why: object) -> NoReturn:
-    print(f"occupancy_node: {' '.join(str(why).split())}", file=sys.stderr)
+    print(f"occupancy_node: {one_line(why)}", file=sys.stderr)
     sys.exit(USER_MISTAKE)
 
 

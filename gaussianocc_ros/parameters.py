@@ -19,6 +19,7 @@ from rclpy.parameter import Parameter
 
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.names import check_names
 from gaussianocc_core.navigation.traversability import Traversability
 from gaussianocc_ros.sync_parameters import SyncParameters, parameter
 
@@ -36,9 +37,10 @@ class NodeParameters(SyncParameters):
     """Deployment only; grid, classes and network come from the checkpoint."""
 
     image_transport: str = parameter(
-        "auto", "raw, compressed, or auto: compressed where the camera's topic ends in /compressed.",
+        "auto",
+        "raw, compressed, or auto: compressed where the camera's topic ends in /compressed.",
         choices=("auto", "raw", "compressed"),
-    )  # fmt: skip
+    )
     mask_dir: str = parameter(
         "", "Folder of <camera>_mask.png, zero where a camera sees the robot itself (tools/make_masks.py). Empty: none."
     )
@@ -123,8 +125,9 @@ class NodeParameters(SyncParameters):
     error_age: float = parameter(
         5.0,
         "Age of results, or time without one, from which on /diagnostics says ERROR, s; 0: never.",
-        range=(0.0, 3600.0), dynamic=True,
-    )  # fmt: skip
+        range=(0.0, 3600.0),
+        dynamic=True,
+    )
     least_rate: float = parameter(
         0.0, "Results per second below which /diagnostics says WARN; 0: none.", range=(0.0, 1000.0), dynamic=True
     )
@@ -135,6 +138,7 @@ class NodeParameters(SyncParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = self.camera_names
+        check_names(names, "parameter cameras: camera", ConfigError)
         if self.rig_file and (missing := [name for name in names if name not in self.rig_names]):
             raise ConfigError(
                 f"parameter cameras: rig_file {self.rig_file!r} has no {', '.join(missing)}; "
@@ -144,8 +148,10 @@ class NodeParameters(SyncParameters):
             raise ConfigError("parameter ego_frame: must not be empty")
         tokens = [topic_token(camera) for camera in names]
         if self.publish_views and len(set(tokens)) < len(tokens):
-            raise ConfigError(f"parameter cameras: {list(names)} would share topics ~/<camera>/depth; rename them, or "
-                              "set publish_views to false")  # fmt: skip
+            raise ConfigError(
+                f"parameter cameras: {list(names)} would share topics ~/<camera>/depth; rename them, or "
+                "set publish_views to false"
+            )
         if self.fusion and not self.fixed_frame:
             raise ConfigError("parameter fusion: needs a fixed_frame in which results are accumulated, such as odom")
         if self.publish_odometry_tf and not self.fixed_frame:

@@ -16,6 +16,8 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
 from gaussianocc_core.data.sets import SetStatistics
+from gaussianocc_core.errors import PredictionError
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.models import view_ring
 from gaussianocc_core.predictor import Prediction
 from gaussianocc_ros.camera_rig import CameraRig
@@ -54,6 +56,7 @@ class Reporter:
         self._rewinds = 0  # that were said
         self._history: deque[tuple[Counter[str], int]] = deque(maxlen=_LATE_REPORTS + 1)  # missing, sets
         self._set_problem = ""  # of the last set
+        self._nonsense = ""  # why the last set's prediction means nothing; "" where it does
         self._left_out: dict[str, str] = {}  # cameras that the last set did without -> why
         self._matched: dict[str, dict[str, str]] = {}  # camera -> the last set's views, for diagnostics
         self._suspect: dict[str, str] = {}  # cameras whose images were not matched -> what is wrong with them
@@ -97,7 +100,7 @@ class Reporter:
 
     def set_published(self, stamp_ns: int, completed: float) -> None:
         """`completed`: when the set's last image came, by time.perf_counter."""
-        self._set_problem = ""
+        self._set_problem = self._nonsense = ""
         self.statistics.record("total", time.perf_counter() - completed)
         self.statistics.count_set(self._seconds_since(stamp_ns))
 
@@ -147,6 +150,11 @@ class Reporter:
         self._set_problem = text
         self.warn(reason, f"set dropped ({self.statistics.drops[reason]} so far, {reason}): {text}")
 
+    def set_meaningless(self, error: PredictionError) -> None:
+        """The network said what is no number: nothing was published for this set, and that is an error at once."""
+        self.set_dropped(error.reason, str(error))
+        self._nonsense = f"{error.reason}: {error}"
+
     def set_failed(self, error: Exception) -> None:
         """A fault of ours must not end the node: it is counted, and logged in full."""
         self._node.get_logger().error(traceback.format_exc(), throttle_duration_sec=_WARN_PERIOD)
@@ -157,7 +165,7 @@ class Reporter:
         now = time.monotonic()
         if now - self._warned.get(kind, -_WARN_PERIOD) >= _WARN_PERIOD:
             self._warned[kind] = now
-            self._node.get_logger().warning(" ".join(text.split()))
+            self._node.get_logger().warning(one_line(text))
 
     def _seconds_since(self, stamp_ns: int) -> float:
         return (self._node.get_clock().now().nanoseconds - stamp_ns) * 1e-9
@@ -173,6 +181,8 @@ class Reporter:
             self.warn("clock", f"stamps stepped back ({self._rewinds} times so far): synchronisation begins afresh")
         silent, late = self._silent_cameras(now), self._late_cameras()
         self._missing = {camera: text for camera, text in self._rig.missing().items() if camera not in silent}
+        for camera, text in self._rig.doubts.items():
+            self.warn(f"calibration of {camera}", text)
         level, text = self._judge(now, silent, late)
         values = self._values()
         name = self._node.get_fully_qualified_name()
@@ -189,7 +199,9 @@ class Reporter:
     def _judge(self, now: float, silent: dict[str, str], late: dict[str, str]) -> tuple[bytes, str]:
         """How bad it is, and the worst reason: what keeps the node from publishing before what makes it worse."""
         parameters, statistics = self.parameters, self.statistics
-        reasons = []
+        reasons: list[str] = []
+        if self._nonsense:
+            return ERROR, self._nonsense
         if silent:
             everyone = len(silent) == len(self._cameras) > 1
             reasons.append(self._all_silent(now) if everyone else "; ".join(silent.values()))
@@ -292,7 +304,7 @@ class Reporter:
 
     def _camera_status(self, name: str, camera: str, silent: dict[str, str], late: dict[str, str]) -> DiagnosticStatus:
         images = self._images[camera]
-        problems = (silent, self._missing, late, self._left_out, self._suspect)
+        problems = (silent, self._missing, late, self._left_out, self._suspect, self._rig.doubts)
         problem = next((each[camera] for each in problems if camera in each), "")
         values = {
             "images": str(images.received),

@@ -30,6 +30,7 @@ from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.bags.messages import POINT_DATATYPES, ImageError, check_size, decode_reduced
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
+from gaussianocc_core.names import shorten
 
 try:
     # The cv_bridge of these is built against the numpy 1 of their Ubuntu and aborts the process under numpy 2.
@@ -171,14 +172,12 @@ class _TransformTopics(TransformTree):
         for item in message.transforms:
             try:
                 T_parent_child = self._decode(item.transform)
+                stamp = item.header.stamp
+                stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+                self.add(item.header.frame_id, item.child_frame_id, stamp_ns, T_parent_child, static)
             except GaussianOccError as error:
-                self._node.get_logger().warning(
-                    f"ignored TF {item.header.frame_id} <- {item.child_frame_id}: {error}", throttle_duration_sec=10.0
-                )
-                continue
-            stamp = item.header.stamp
-            stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-            self.add(item.header.frame_id, item.child_frame_id, stamp_ns, T_parent_child, static)
+                frames = f"{shorten(item.header.frame_id)} <- {shorten(item.child_frame_id)}"
+                self._node.get_logger().warning(f"ignored TF {frames}: {error}", throttle_duration_sec=10.0)
 
     def close(self) -> None:
         for subscription in self._subscriptions:

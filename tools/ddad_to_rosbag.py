@@ -39,7 +39,7 @@ def convert(arguments: argparse.Namespace) -> int:
     # Imported here, because torch takes seconds and --help should not.
     from gaussianocc_core.data.ddad import DdadSource
 
-    source = DdadSource(arguments.dataroot)
+    source = DdadSource(arguments.dataroot, follow_outside=arguments.follow_outside)
     return convert_scenes(
         choose_scenes(source, arguments),
         lambda scene: source.recording(scene, lidar=not arguments.no_lidar),
@@ -71,6 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", choices=("train", "val", "test"), help="scenes of this split (default: of all)")
     parser.add_argument("--scene", nargs="+", metavar="NAME", help="folders of the scenes to convert (default: all)")
     add_bag_options(parser)
+    parser.add_argument("--follow-outside", action="store_true", help="follow links that lead out of the data root")
     parser.add_argument("--no-lidar", action="store_true", help="leave the lidar out")
     return parser.parse_args()
 

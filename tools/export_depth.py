@@ -45,8 +45,10 @@ def export(arguments: argparse.Namespace) -> int:
                 source, scene, entries, arguments.output or source.dataroot, arguments.overwrite, bar.update
             )
         per_image = report.points / max(report.written, 1)
-        print(f"{scene}: {report.written} images written, {per_image:.0f} points each; {report.skipped} were there"
-              + (f"; {report.without_lidar} samples have no lidar" if report.without_lidar else ""))  # fmt: skip
+        print(
+            f"{scene}: {report.written} images written, {per_image:.0f} points each; {report.skipped} were there"
+            + (f"; {report.without_lidar} samples have no lidar" if report.without_lidar else "")
+        )
         written, skipped = written + report.written, skipped + report.skipped
         without += report.without_lidar
     print(f"{written} written, {skipped} skipped, below {arguments.output or source.dataroot}")
@@ -58,8 +60,8 @@ def open_source(arguments: argparse.Namespace):
     from gaussianocc_core.data.nuscenes import NuScenesSource
 
     if arguments.schema == "ddad":
-        return DdadSource(arguments.dataroot)
-    return NuScenesSource(arguments.dataroot, arguments.version)
+        return DdadSource(arguments.dataroot, follow_outside=arguments.follow_outside)
+    return NuScenesSource(arguments.dataroot, arguments.version, follow_outside=arguments.follow_outside)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -72,6 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", choices=("train", "val", "test"), help="ddad: scenes of this split (default: all)")
     parser.add_argument("--scene", nargs="+", metavar="NAME", help="scenes to export (default: all)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="another place than the data root, same layout")
+    parser.add_argument("--follow-outside", action="store_true", help="follow links that lead out of the data root")
     parser.add_argument("--overwrite", action="store_true", help="write anew what is there already")
     return parser.parse_args()
 

@@ -59,8 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {options.output}: cannot be written ({error.strerror}); free space or choose another folder",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"error: {options.output}: cannot be written ({error.strerror}); free space or choose another folder",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("stopped: nothing was written", file=sys.stderr)

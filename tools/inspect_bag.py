@@ -26,6 +26,9 @@ examples:
 Cameras are found by their topics' types; name them with --cameras if the bag has more than you want to use. Settings of
 the data that need changing (another base frame, a rig file, odometry on a topic of its own) are given as in training:
   python tools/inspect_bag.py recordings/ ego_frame=base_footprint odometry_topic=/wheel/odometry
+  python tools/inspect_bag.py recordings/ stamp=log     # where drivers do not stamp, or by clocks of their own
+
+What is wrong with a recording or hard to believe of its calibration is printed as "problem: ...", with what to do.
 """
 
 
@@ -75,7 +78,9 @@ def look(arguments: argparse.Namespace) -> int:
     source, entries, found = max(looked_at, key=lambda each: each[2].samples)
     complete = [entry for entry in entries if len(entry.neighbours) == 2]
     if not complete:
-        print(source.explain_no_sets() if not entries else "no image has one before and one after it: record longer")
+        clocks = any("stamp=log" in problem for problem in source.problems)
+        short = "no image has one before and one after it: record longer"
+        print(short if entries and not clocks else source.explain_no_sets())
         return 1
     picture = arguments.picture or Path("out") / f"{source.index.name}.png"
     write_png(picture, inspection_picture(source, complete[len(complete) // 2]))
@@ -120,7 +125,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bag", type=Path, help="rosbag2: folder, .mcap or .db3 file, or a folder of bags")
+    parser.add_argument(
+        "bag",
+        type=Path,
+        help="rosbag2: folder (splits without metadata.yaml are one bag), .mcap or .db3 file, or a folder of bags",
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of data.bag, as in training")
     parser.add_argument("--cameras", nargs="+", metavar="NAME", help="cameras to use, the anchor first (default: all)")
     parser.add_argument("--masks", type=Path, help="folder of <camera>_mask.png, zero where a camera sees the robot")

@@ -60,7 +60,9 @@ def label(options: argparse.Namespace) -> int:
         targets = labelling.bag_targets(folder, moments)
     else:
         folder = options.dataroot / "nuscenes_semantic"
-        moments = dataset_moments(options.dataroot, options.version, options.scene or (), options.sweeps)
+        moments = dataset_moments(
+            options.dataroot, options.version, options.scene or (), options.sweeps, options.follow_outside
+        )
         moments = moments[:: options.every]
         targets = labelling.dataset_targets(options.dataroot, moments)
     labelling.claim(targets, labeller.made_with(options.unknown_as_free), options.overwrite)
@@ -96,6 +98,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", default="v1.0-mini", help="of data sets: folder with the tables (%(default)s)")
     parser.add_argument("--scene", nargs="+", metavar="NAME", help="of data sets: scenes to label (default: all)")
     parser.add_argument("--sweeps", action="store_true", help="of data sets: every image, not only keyframes")
+    parser.add_argument("--follow-outside", action="store_true", help="follow links that lead out of the data root")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a segmentation model")
     parser.add_argument("--mapping", type=Path, metavar="FILE", help="its classes -> ours (default: the one that fits)")
     parser.add_argument("--least-confidence", type=float, default=0.5, metavar="P", help="less: no label (%(default)s)")

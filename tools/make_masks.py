@@ -48,13 +48,18 @@ def make(options: argparse.Namespace) -> int:
     from gaussianocc_core.viz.files import write_png
 
     config = masks.MaskConfig(
-        options.images, options.width, options.threshold, options.least_share, options.close, options.grow,
+        options.images,
+        options.width,
+        options.threshold,
+        options.least_share,
+        options.close,
+        options.grow,
         options.least_travel,
-    )  # fmt: skip
+    )
     if options.bag:
         moments = bag_moments(load_config(None, BagConfig, [*options.settings, f"path={options.bag}"]))
     else:
-        moments = dataset_moments(options.dataroot, options.version, options.scene or (), sweeps=True)
+        moments = dataset_moments(options.dataroot, options.version, options.scene or (), True, options.follow_outside)
     names = list(dict.fromkeys(name for moment in moments for name in moment.cameras.names))
     if not options.overwrite:
         masks.refuse_existing(options.output, names)
@@ -84,6 +89,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the masks and review.png")
     parser.add_argument("--version", default="v1.0-mini", help="of data sets: folder with the tables (%(default)s)")
     parser.add_argument("--scene", nargs="+", metavar="NAME", help="of data sets: scenes to look at (default: all)")
+    parser.add_argument("--follow-outside", action="store_true", help="follow links that lead out of the data root")
     parser.add_argument("--images", type=int, default=200, metavar="N", help="images to look at (%(default)s)")
     parser.add_argument("--threshold", type=float, default=0.3, help="robot: varies less, times typical (%(default)s)")
     parser.add_argument("--least-share", type=float, default=0.003, help="smallest part of an image (%(default)s)")

@@ -43,14 +43,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=10, metavar="N", help="keyframes per scene, at 2 Hz (default 10)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="what to draw (default 0)")
     parser.add_argument(
-        "--world", default="classic", metavar="PLACE",
+        "--world",
+        default="classic",
+        metavar="PLACE",
         help="classic (default): the streets that published figures refer to; street, yard, hall, park: places of any "
         "light, texture, blur and noise, and drives that turn, stop and reverse; mixed: another of these per scene",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--rig", metavar="FILE|random", help="camera rig as YAML, see config/rig/, or random: 1 to 8 cameras, 0.3 to "
+        "--rig",
+        metavar="FILE|random",
+        help="camera rig as YAML, see config/rig/, or random: 1 to 8 cameras, 0.3 to "
         "2.5 m high, 50 to 190 degrees, on a robot, forklift, car or lorry (default: six cameras, 400x225)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--no-sweeps", dest="sweeps", action="store_false", help="keyframe images only: six times faster"
     )
@@ -62,6 +66,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     from gaussianocc_core.errors import GaussianOccError
+    from gaussianocc_core.mistakes import one_line
     from gaussianocc_core.synthetic.writer import write_dataset
 
     try:
@@ -71,11 +76,18 @@ def main(arguments: list[str] | None = None) -> int:
 
             cameras = load_rig(options.rig)
         folder = write_dataset(
-            options.output, options.scenes, options.frames, options.seed, cameras, options.sweeps, options.overwrite,
-            progress=not options.quiet, world=options.world,
-        )  # fmt: skip
+            options.output,
+            options.scenes,
+            options.frames,
+            options.seed,
+            cameras,
+            options.sweeps,
+            options.overwrite,
+            progress=not options.quiet,
+            world=options.world,
+        )
     except GaussianOccError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: nothing was written", file=sys.stderr)

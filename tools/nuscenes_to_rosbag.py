@@ -42,7 +42,7 @@ def convert(arguments: argparse.Namespace) -> int:
     from gaussianocc_core.data.nuscenes import NuScenesSource
     from gaussianocc_core.data.nuscenes_splits import select_scenes
 
-    source = NuScenesSource(arguments.dataroot, arguments.version)
+    source = NuScenesSource(arguments.dataroot, arguments.version, follow_outside=arguments.follow_outside)
     contents = {
         "sweeps": not arguments.no_sweeps,
         "lidar": not arguments.no_lidar,
@@ -72,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
         help="train, val, mini_train, mini_val, test, or a file with a scene name or sample token on each line",
     )
     add_bag_options(parser)
+    add("--follow-outside", action="store_true", help="follow links that lead out of the data root")
     add("--no-sweeps", action="store_true", help="keyframes only (2 Hz instead of 12 Hz images)")
     add("--no-lidar", action="store_true", help="leave the lidar out")
     add("--no-labels", action="store_true", help="leave 2D labels and Occ3D occupancy out")

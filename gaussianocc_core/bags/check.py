@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
-import yaml
-
 from gaussianocc_core.bags.encoder import Encoder
 from gaussianocc_core.bags.schema import TF_STATIC_TOPIC, TF_TOPIC, BagRig, Record
 from gaussianocc_core.bags.typestore import import_rosbags
 from gaussianocc_core.bags.writer import CONTENTS_KEY, TopicContents
 from gaussianocc_core.errors import BagError, GaussianOccError
+from gaussianocc_core.names import check_name
+from gaussianocc_core.yaml_text import METADATA_BYTES, METADATA_NODES, parse_yaml
 
 COLUMNS = ("counts", "order", "checksums", "source")
 
@@ -38,15 +38,14 @@ def read_metadata(path: Path) -> StoredBag:
     """BagError where `path` is no complete bag."""
     metadata = path / "metadata.yaml"
     try:
-        # libyaml's loader, where PyYAML has it, is ten times faster.
-        document = yaml.load(metadata.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        document = parse_yaml(metadata.read_text(), str(metadata), BagError, METADATA_BYTES, METADATA_NODES)
         information = document["rosbag2_bagfile_information"]
         custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}
         contents = json.loads(custom.pop(CONTENTS_KEY, "null"))
         return StoredBag(
             path,
             information["storage_identifier"],
-            tuple(path / name for name in information["relative_file_paths"]),
+            tuple(path / check_name(name, "file", ValueError) for name in information["relative_file_paths"]),
             custom,
             {
                 each["topic_metadata"]["name"]: each["message_count"]
@@ -56,7 +55,7 @@ def read_metadata(path: Path) -> StoredBag:
         )
     except OSError as error:
         raise BagError(f"{path} is no bag: cannot read {metadata} ({error.strerror}); convert its scene") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (BagError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BagError(
             f"{metadata} is damaged ({type(error).__name__}); remove the bag and convert its scene again"
         ) from error

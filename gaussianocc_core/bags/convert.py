@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gaussianocc_core.bags.check import BagCheck, check_bag, find_differences, read_metadata
 from gaussianocc_core.bags.schema import BagRig, PoseRecord, Record
 from gaussianocc_core.bags.writer import BagReport, refuse_existing, write_bag
-from gaussianocc_core.errors import BagError, GaussianOccError
+from gaussianocc_core.errors import BagError, DatasetError, GaussianOccError
+from gaussianocc_core.files import discard_hidden_folder
+from gaussianocc_core.names import check_names
 from gaussianocc_core.processes import Outcome, run_all
 
 # What a recording's provenance says of its parts; not yes and no, which half of all YAML readers take for booleans.
@@ -100,6 +102,7 @@ def convert_all(
     bag appears when it is complete; an interrupt leaves those that were complete, and nothing else.
     on_total: gets the number of files to read. on_step: gets how many were read since.
     """
+    check_names(names, "scene", DatasetError)
     finished, todo, files = _plan(names, open_recording, output, storage, overwrite)
     if on_total:
         on_total(files)
@@ -114,7 +117,7 @@ def convert_all(
     finally:  # a process that was killed, by the system or after an interrupt, could not tidy up
         for name in todo:
             for folder in _hidden(output, name) - before[name]:
-                shutil.rmtree(folder, ignore_errors=True)
+                discard_hidden_folder(output / name, folder)
 
 
 def verify_all(
@@ -129,6 +132,8 @@ def verify_all(
 
     open_recording: also gets what the bag says about its making, so that the same options are compared.
     """
+
+    check_names(names, "scene", DatasetError)
 
     def prepare(name: str) -> _Task:
         bag = read_metadata(output / name)
@@ -214,4 +219,4 @@ def _verify(task: _Task, on_step: Callable[[int], object]) -> BagCheck:
 
 
 def _hidden(output: Path, name: str) -> set[Path]:
-    return set(output.glob(f".{name}.partial-*"))
+    return set(output.glob(f".{escape(name)}.partial-*"))

@@ -38,17 +38,50 @@ def image_size(data: bytes | memoryview) -> tuple[int, int]:
         raise ValueError(f"{len(data)} bytes that are neither a JPEG nor a PNG: {begins}" if head else "it is empty")
     if _END not in bytes(data[-_PADDING:]) and _END not in bytes(data).rstrip(b"\0")[-_PADDING:]:
         raise ValueError(f"the JPEG is truncated: no end marker in its {len(data)} bytes")
+    place = _frame_header(data)
+    if place is None:
+        raise ValueError("the JPEG is damaged: no frame header")
+    height, width = struct.unpack_from(">HH", data, place + 5)
+    return width, height
+
+
+def _frame_header(data: bytes | memoryview) -> int | None:
+    """Where the frame header of a JPEG begins."""
     position = 2
     while position + 9 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame, not DHT, JPG, DAC
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return width, height
+            return position
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    raise ValueError("the JPEG is damaged: no frame header")
+    return None
+
+
+def _check_pixels(data: bytes | memoryview, max_pixels: int) -> None:
+    width, height = image_size(data)
+    if not 1 <= width * height <= max_pixels:
+        raise ValueError(f"it says that it has {width}x{height} pixels; between 1 and {max_pixels} are accepted")
+
+
+def is_grey(data: bytes | memoryview) -> bool:
+    """Whether a JPEG or PNG has one channel, as the mosaic of a Bayer sensor has."""
+    head = bytes(data[:26])
+    if head.startswith(_PNG):
+        return len(head) == 26 and head[25] == 0
+    place = _frame_header(data)
+    return place is not None and bytes(data[place + 9 : place + 10]) == b"\x01"
+
+
+def decode_grey(data: bytes | memoryview, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8[np.ndarray, "H W"]:
+    """The pixels of a JPEG or PNG of one channel as they are stored, of 16 bits the upper 8; ValueError as
+    `decode_rgb`."""
+    _check_pixels(data, max_pixels)
+    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise ValueError(f"it is damaged: its {len(data)} bytes cannot be decoded")
+    return pixels
 
 
 def can_reduce(data: bytes | memoryview) -> bool:
@@ -64,9 +97,7 @@ def decode_rgb(
     reduce: 1, 2, 4 or 8 native pixels a side become one, sizes rounded up: a JPEG is then not even decoded at full
     size. What has no cheap way to shrink, a PNG, stays as it is.
     """
-    width, height = image_size(data)
-    if not 1 <= width * height <= max_pixels:
-        raise ValueError(f"it says that it has {width}x{height} pixels; between 1 and {max_pixels} are accepted")
+    _check_pixels(data, max_pixels)
     pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), _FLAGS[reduce if can_reduce(data) else 1])
     if pixels is None:
         raise ValueError(f"it is damaged: its {len(data)} bytes cannot be decoded")

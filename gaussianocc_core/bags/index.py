@@ -2,18 +2,19 @@
 """What a rosbag2 holds: one pass over it, cached beside it, and random access to its messages afterwards.
 
 Stamps are those of message headers, in ns; log times only say where in the file a message lies. A message that cannot
-be used is named in `problems` and left out; so is a stretch of the file that cannot be read.
+be used is named in `problems` and left out; so is a stretch of the file that cannot be read, and whatever else makes
+this index hold less than was recorded.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +22,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+from gaussianocc_core.arrays import check_npz
 from gaussianocc_core.bags.image_codec import image_size
 from gaussianocc_core.bags.messages import Intrinsics, decode_camera_info, decode_transform
-from gaussianocc_core.bags.reader import MessageRef, bag_files, open_bag
+from gaussianocc_core.bags.opened import (
+    METADATA,
+    OpenBag,
+    bag_files,
+    format_time,
+    is_container,
+    open_bag,
+    siblings,
+    splits,
+)
+from gaussianocc_core.bags.reader import MessageRef
 from gaussianocc_core.bags.schema import (
     CAMERA_INFO_TYPE,
     IMAGE_TYPE,
@@ -34,12 +46,16 @@ from gaussianocc_core.bags.schema import (
 )
 from gaussianocc_core.bags.stamps import cdr_stamp_ns, stamp_ns
 from gaussianocc_core.bags.typestore import typestore
-from gaussianocc_core.errors import BagError
+from gaussianocc_core.errors import BagError, CalibrationError
+from gaussianocc_core.files import complete_file
 from gaussianocc_core.geometry.transform_tree import TransformTree
+from gaussianocc_core.names import check_topic
 
 _INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
-_VERSION = 3  # of the cache file
-_SLICE_NS = 2_000_000_000  # a stretch that cannot be read costs no more than this
+_VERSION = 4  # of the cache file
+_SILENCE_NS = 3_600_000_000_000  # without any message: somebody set the clock, or paused the recorder
+_SAME_PLACE = 1e-6  # by which a fixed transform may differ when it is said again, m and rotation matrix
+_LEAST_CACHE = 1 << 26  # bytes that the arrays of a cache may have, beside four times its bag's: it says less than that
 _TF, _STATIC = "/tf", "/tf_static"
 _JUMP_NS = 1_000_000_000  # a stamp that steps back farther means that the clock did
 _FOREVER_NS = 1 << 62
@@ -84,6 +100,8 @@ class PoseSeries:
     topic: str
     stamps_ns: Int64[np.ndarray, " M"]
     T_parent_child: Float[np.ndarray, "M 4 4"]  # m
+    logs_ns: Int64[np.ndarray, " M"]
+    orders: Int64[np.ndarray, " M"]  # which transform of the whole bag each is
 
     @property
     def static(self) -> bool:
@@ -100,6 +118,7 @@ class BagIndex:
     poses: tuple[PoseSeries, ...]
     unsupported: dict[str, str]  # topic -> type that is not read
     problems: tuple[str, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)  # topic, or child frame -> why what is said of it is not used
     start_ns: int = 0  # log time
     end_ns: int = 0
 
@@ -115,8 +134,10 @@ class BagIndex:
         """
         begin, end = self.start_ns + round(begin_s * 1e9), self.start_ns + round(end_s * 1e9) if end_s else self.end_ns
         if begin >= self.end_ns and begin_s:
-            raise BagError(f"{self.path} is over {(self.end_ns - self.start_ns) * 1e-9:.1f} s after its start; "
-                           f"data.bag.begin={begin_s:g} leaves nothing of it")  # fmt: skip
+            raise BagError(
+                f"{self.path} is over {(self.end_ns - self.start_ns) * 1e-9:.1f} s after its start; "
+                f"data.bag.begin={begin_s:g} leaves nothing of it"
+            )
         if begin <= self.start_ns and end >= self.end_ns:
             return self
         topics = {name: each.stretch(begin, end) for name, each in self.topics.items()}
@@ -127,6 +148,14 @@ class BagIndex:
                 value for value, until in zip(values, untils, strict=True) if until > begin and value[0] < end
             )
         return replace(self, topics=topics, intrinsics=intrinsics, start_ns=begin, end_ns=end)
+
+    def by_log_time(self) -> BagIndex:
+        """The same with the time of recording in place of every header's stamp."""
+        return replace(
+            self,
+            topics={name: replace(each, stamps_ns=each.logs_ns) for name, each in self.topics.items()},
+            poses=tuple(replace(series, stamps_ns=series.logs_ns) for series in self.poses),
+        )
 
     def transforms(self, odometry_topic: str = "") -> TransformTree:
         """The frames of /tf_static and /tf, and of an Odometry topic where one is named.
@@ -144,20 +173,29 @@ class BagIndex:
                     "(ros2 bag convert), or give a rig file and name data.bag.odometry_topic"
                 )
             wanted |= found
-        tree = TransformTree(keep_ns=_FOREVER_NS)
+        tree = TransformTree(keep_ns=_FOREVER_NS, bridge_gaps=False)
         named = {series.child for series in self.poses if series.topic == odometry_topic}
-        for series in self.poses:
-            if series.topic not in wanted and series.topic != odometry_topic:
-                continue
-            if series.topic.endswith(_TF) and series.child in named:  # the topic that was asked for takes its place
-                continue
-            newest = None
-            for stamp, T in zip(series.stamps_ns.tolist(), series.T_parent_child, strict=True):
-                if newest is not None and not series.static and stamp < newest - _JUMP_NS:
-                    break  # the clock jumped back: the same stamps would mean other places
-                newest = stamp if newest is None else max(newest, stamp)
-                tree.add(series.parent, series.child, stamp, T, series.static)
+        chosen = [
+            series
+            for series in self.poses
+            if series.topic == odometry_topic  # the topic that was asked for takes the place of /tf
+            or (series.topic in wanted and not (series.topic.endswith(_TF) and series.child in named))
+        ]
+        # As they were published: of two that say otherwise the last one holds.
+        said = [
+            (int(order), series, i) for series in chosen for i, order in enumerate(series.orders[: _one_run(series)])
+        ]
+        for _, series, i in sorted(said, key=lambda each: each[0]):
+            tree.add(series.parent, series.child, int(series.stamps_ns[i]), series.T_parent_child[i], series.static)
         return tree
+
+
+def _one_run(series: PoseSeries) -> int:
+    """How many of its poses came before the clock jumped back: the same stamps would mean other places."""
+    if series.static or not len(series.stamps_ns):
+        return len(series.stamps_ns)
+    back = series.stamps_ns < np.maximum.accumulate(series.stamps_ns) - _JUMP_NS
+    return int(np.argmax(back)) if back.any() else len(series.stamps_ns)
 
 
 def find_bags(path: str | Path) -> tuple[Path, ...]:
@@ -167,7 +205,8 @@ def find_bags(path: str | Path) -> tuple[Path, ...]:
         raise BagError(f"{path} does not exist; give a rosbag2 folder, an .mcap or .db3 file, or a folder of bags")
     if path.is_file() or _is_bag_folder(path):
         return (path,)
-    found = tuple(sorted(bag for each in path.iterdir() for bag in _bags_at(each)))
+    within = [bag for each in path.iterdir() if each.is_dir() for bag in _bags_at(each)]
+    found = tuple(sorted([*within, *_bags_at(path)]))
     if not found:
         raise BagError(
             f"{path} holds no bag: no metadata.yaml, no .mcap or .db3 file, no folder with one; "
@@ -177,12 +216,18 @@ def find_bags(path: str | Path) -> tuple[Path, ...]:
 
 
 def _bags_at(path: Path) -> list[Path]:
-    """A bag, or the files of a folder that a recording left when it was cut off: without metadata.yaml."""
+    """A bag, or the files of a folder that a recording left when it was cut off: without metadata.yaml.
+
+    The splits of one recording are one bag, and so that folder; of several in one folder each split is a bag.
+    """
     if path.is_file():
-        return [path] if path.suffix in (".mcap", ".db3") else []
+        return [path] if is_container(path) else []
     if _is_bag_folder(path):
         return [path]
-    return [each for each in path.iterdir() if each.suffix in (".mcap", ".db3")]
+    recordings = list(splits(path).values())
+    if len(recordings) == 1 and len(recordings[0]) > 1:
+        return [path]
+    return [file for files in recordings for file in files]
 
 
 def open_index(path: str | Path, on_progress: Callable[[float], None] | None = None, cache: bool = True) -> BagIndex:
@@ -202,7 +247,7 @@ def open_index(path: str | Path, on_progress: Callable[[float], None] | None = N
 
 
 def _is_bag_folder(path: Path) -> bool:
-    return (path / "metadata.yaml").is_file()
+    return (path / METADATA).is_file()
 
 
 # ---- the pass ------------------------------------------------------------------------------------------------------
@@ -219,27 +264,48 @@ class _Topic:
     places: list[int] = field(default_factory=list)
 
 
+@dataclass
+class _Poses:
+    """What one topic says of one frame in another."""
+
+    stamps: list[int] = field(default_factory=list)
+    poses: list[np.ndarray] = field(default_factory=list)
+    logs: list[int] = field(default_factory=list)
+    orders: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Bad:
+    """Messages of a topic, or transforms in them, that cannot be used for one reason."""
+
+    what: str
+    first_ns: int  # log time
+    count: int = 0
+
+
 class _Builder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.topics: dict[str, _Topic] = {}
         self.intrinsics: dict[str, list[tuple[int, Intrinsics]]] = defaultdict(list)
-        self.poses: dict[tuple[str, str, str], tuple[list[int], list[np.ndarray]]] = defaultdict(lambda: ([], []))
+        self.poses: dict[tuple[str, str, str], _Poses] = defaultdict(_Poses)
         self.problems: list[str] = []
+        self.refused: dict[str, str] = {}
+        self._transforms = 0
         self._store = typestore()
-        self._bad: dict[tuple[str, str], list[int]] = {}  # (topic, what) -> [count, first log time]
+        self._bad: dict[tuple[str, str], _Bad] = {}  # by topic and what is wrong
 
     def add(self, topic: str, msgtype: str, log_ns: int, place: int, data: bytes) -> None:
         try:
             if msgtype == TF_TYPE:
-                self._add_transforms(topic, self._store.deserialize_cdr(data, msgtype))
+                self._add_transforms(topic, log_ns, self._store.deserialize_cdr(data, msgtype))
                 return
             message = None if msgtype == POINTS_TYPE else self._store.deserialize_cdr(data, msgtype)
             entry = self.topics.setdefault(topic, _Topic(msgtype))
             if msgtype == CAMERA_INFO_TYPE:
                 self._add_intrinsics(topic, log_ns, message)
             elif msgtype == ODOMETRY_TYPE:
-                self._add_odometry(topic, message)
+                self._add_odometry(topic, log_ns, message)
             size = (0, 0)
             if msgtype in (IMAGE_TYPE, RAW_IMAGE_TYPE):
                 size = _checked_size(message)
@@ -248,36 +314,63 @@ class _Builder:
                 entry.frame_id = entry.frame_id or message.header.frame_id
             entry.stamps.append(cdr_stamp_ns(data))
         except Exception as error:  # a damaged message: whatever its parser stumbles over
-            # Numbers differ from message to message; what is wrong does not.
-            count = self._bad.setdefault((topic, f"{type(error).__name__}: {error}"[:160]), [0, log_ns])
-            count[0] += 1
+            self._refuse(topic, log_ns, "messages", f"{type(error).__name__}: {error}")
+            self.refused.setdefault(topic, str(error))
             return
         entry.sizes.append(size)
         entry.logs.append(log_ns)
         entry.places.append(place)
+
+    def _refuse(self, topic: str, log_ns: int, of: str, what: str) -> None:
+        # Numbers differ from message to message; what is wrong does not.
+        bad = self._bad.setdefault((topic, re.sub(r"-?\d[\d.e+-]*|nan|inf", "#", f"{of}: {what}")), _Bad(what, log_ns))
+        bad.what = bad.what if bad.count else f"{of} cannot be used, the first at log time {log_ns} ns: {what[:240]}"
+        bad.count += 1
+
+    def add_elsewhere(self, topic: str, msgtype: str, log_ns: int, data: bytes) -> None:
+        """What another split of the recording says of frames or of a camera, before all that this one does."""
+        if msgtype == TF_TYPE:
+            self.add(topic, msgtype, log_ns, 0, data)
+            return
+        try:
+            self._add_intrinsics(topic, log_ns, self._store.deserialize_cdr(data, msgtype))
+        except Exception:  # as in `add`; what this split lacks is said by whoever misses it
+            return
+        self.topics.setdefault(topic, _Topic(msgtype))
 
     def _add_intrinsics(self, topic: str, log_ns: int, message: Any) -> None:
         value, known = decode_camera_info(message, topic), self.intrinsics[topic]
         if not known or known[-1][1] != value:
             known.append((log_ns, value))
 
-    def _add_odometry(self, topic: str, message: Any) -> None:
+    def _add_odometry(self, topic: str, log_ns: int, message: Any) -> None:
         pose = message.pose.pose
         transform = SimpleNamespace(translation=pose.position, rotation=pose.orientation)
-        self._add_pose(topic, message.header, message.child_frame_id, transform)
+        self._add_pose(topic, log_ns, message.header, message.child_frame_id, transform)
 
-    def _add_transforms(self, topic: str, message: Any) -> None:
-        for item in message.transforms:
-            self._add_pose(topic, item.header, item.child_frame_id, item.transform)
+    def _add_transforms(self, topic: str, log_ns: int, message: Any) -> None:
+        for item in message.transforms:  # each by itself: a broken one says nothing about the others of its message
+            try:
+                self._add_pose(topic, log_ns, item.header, item.child_frame_id, item.transform)
+            except CalibrationError as error:
+                child = item.child_frame_id.lstrip("/")
+                self._refuse(topic, log_ns, f"transforms {item.header.frame_id} <- {child}", str(error))
+                self.refused.setdefault(child, f"{topic} has for it {error}")
 
-    def _add_pose(self, topic: str, header: Any, child: str, transform: Any) -> None:
-        stamps, poses = self.poses[topic, header.frame_id, child]
+    def _add_pose(self, topic: str, log_ns: int, header: Any, child: str, transform: Any) -> None:
+        for frame in (header.frame_id, child):
+            check_topic(frame, "TF frame", CalibrationError)
         T = decode_transform(transform)
-        stamps.append(stamp_ns(header))
-        poses.append(T)
+        known = self.poses[topic, header.frame_id.lstrip("/"), child.lstrip("/")]
+        known.stamps.append(stamp_ns(header))
+        known.poses.append(T)
+        known.logs.append(log_ns)
+        known.orders.append(self._transforms)
+        self._transforms += 1
 
     def _finish_topic(self, name: str, entry: _Topic) -> TopicIndex:
-        """Images of another size than most, such as a driver's first one, are left out."""
+        """Images of another size than most, such as a driver's first one, are left out; so are stamps of zero among
+        others, which would look as if the clock had jumped back."""
         counts = Counter(entry.sizes)
         size = counts.most_common(1)[0][0] if counts else (0, 0)
         for other, count in counts.items():
@@ -286,20 +379,62 @@ class _Builder:
                     f"{name}: {count} images of {other[0]}x{other[1]} pixels are left out, the others have "
                     f"{size[0]}x{size[1]}"
                 )
-        kept = [i for i, each in enumerate(entry.sizes) if each == size]
+        unset = entry.stamps.count(0)
+        unset = unset if unset < len(entry.stamps) else 0  # of all of them something can be made: their log times
+        if unset:
+            self.problems.append(f"{name}: {unset} messages whose stamp is zero are left out")
+        kept = [i for i, each in enumerate(entry.sizes) if each == size and (entry.stamps[i] or not unset)]
         columns = (np.array(values, dtype=np.int64)[kept] for values in (entry.stamps, entry.logs, entry.places))
         return TopicIndex(name, entry.msgtype, entry.frame_id, size, entry.encoding, *columns)
 
     def finish(self, unsupported: dict[str, str], start_ns: int, end_ns: int) -> BagIndex:
-        for (topic, what), (count, first) in self._bad.items():
-            self.problems.append(f"{topic}: {count} messages cannot be used, the first at log time {first} ns: {what}")
+        for (topic, _), bad in self._bad.items():
+            self.problems.append(f"{topic}: {bad.count} {bad.what}")
         topics = {name: self._finish_topic(name, entry) for name, entry in self.topics.items()}
         poses = tuple(
-            PoseSeries(parent, child, topic, np.array(stamps, dtype=np.int64), np.array(values))
-            for (topic, parent, child), (stamps, values) in self.poses.items()
+            PoseSeries(
+                parent,
+                child,
+                topic,
+                np.array(known.stamps, dtype=np.int64),
+                np.array(known.poses),
+                np.array(known.logs, dtype=np.int64),
+                np.array(known.orders, dtype=np.int64),
+            )
+            for (topic, parent, child), known in self.poses.items()
         )
+        self.problems += _contradictions(poses)
         intrinsics = {topic: tuple(values) for topic, values in self.intrinsics.items()}
-        return BagIndex(self.path, topics, intrinsics, poses, unsupported, tuple(self.problems), start_ns, end_ns)
+        return BagIndex(
+            self.path, topics, intrinsics, poses, unsupported, tuple(self.problems), self.refused, start_ns, end_ns
+        )
+
+
+def _contradictions(poses: tuple[PoseSeries, ...]) -> list[str]:
+    """Frames that are said to be in two places, as somebody's second TF publisher makes them."""
+    found = []
+    said: dict[tuple[str, str], list[PoseSeries]] = defaultdict(list)  # by namespace and child
+    for series in poses:
+        if series.topic.endswith((_TF, _STATIC)):
+            said[series.topic.rsplit("/", 1)[0], series.child].append(series)
+        if not series.static:
+            continue
+        places = series.T_parent_child
+        moved = np.abs(places - places[0]).reshape(len(places), -1).max(axis=1) > _SAME_PLACE
+        if moved.any():
+            before, last = (np.round(T[:3, 3], 3).tolist() for T in (places[0], places[-1]))
+            found.append(
+                f"{series.topic}: the fixed place of {series.child} in {series.parent} changes, from {before} to "
+                f"{last} m or another direction; the last one is used, as TF does: only one node may publish it"
+            )
+    for (_, child), claims in said.items():
+        parents = Counter({series.parent: 0 for series in claims})
+        for series in claims:
+            parents[series.parent] += len(series.stamps_ns)
+        if len(parents) > 1:
+            each = ", ".join(f"{parent} ({count} times)" for parent, count in parents.items())
+            found.append(f"TF: {child} has several parents: {each}; what came last holds: only one node may publish it")
+    return found
 
 
 def _checked_size(message: Any) -> tuple[int, int]:
@@ -320,30 +455,78 @@ def _encoding(message: Any) -> str:
 def _build(path: Path, on_progress: Callable[[float], None] | None) -> BagIndex:
     reader, builder = open_bag(path), _Builder(path)
     try:
-        start, end = reader.start_time, reader.end_time
-        wanted = [connection for connection in reader.connections if connection.msgtype in _INDEXED]
-        unsupported = {c.topic: c.msgtype for c in reader.connections if c.msgtype not in _INDEXED}
         if not reader.message_count:
             raise BagError(f"{path} is empty; record again")
-        for begin in range(start, end, _SLICE_NS):
-            stop = min(begin + _SLICE_NS, end)
-            places: dict[tuple[str, int], int] = defaultdict(int)
-            try:
-                for connection, log_ns, data in reader.messages(wanted, start=begin, stop=stop) if wanted else ():
-                    topic = connection.topic
-                    builder.add(topic, connection.msgtype, log_ns, places[topic, log_ns], data)
-                    places[topic, log_ns] += 1
-            except Exception as error:  # rosbags raises what its storage libraries raise
-                builder.problems.append(
-                    f"from {(begin - start) * 1e-9:.1f} to {(stop - start) * 1e-9:.1f} s the file cannot be read "
-                    f"completely, the rest of that stretch is left out: {error}"
-                )
-            if on_progress:
-                on_progress((stop - start) / (end - start))
+        builder.problems += reader.problems
+        wanted = [connection for connection in reader.connections if connection.msgtype in _INDEXED]
+        unsupported = {c.topic: c.msgtype for c in reader.connections if c.msgtype not in _INDEXED}
+        read = _read_all(reader, builder, wanted, on_progress)
+        short = [f"{c.topic} {read[c.topic]} of {c.msgcount}" for c in wanted if read[c.topic] < c.msgcount]
+        if short:
+            builder.problems.append(f"fewer messages can be read than are stored: {', '.join(short)}")
+        if path.is_file():
+            _borrow(path, builder)
+        return builder.finish(unsupported, reader.start_time, reader.end_time)
     finally:
-        with suppress(Exception):  # whatever state its file is in
-            reader.close()
-    return builder.finish(unsupported, start, end)
+        reader.close()
+
+
+def _read_all(
+    reader: OpenBag, builder: _Builder, wanted: list[Any], on_progress: Callable[[float], None] | None
+) -> Counter[str]:
+    """Every message once; returns how many of each topic there were."""
+    total = sum(connection.msgcount for connection in wanted)
+    read: Counter[str] = Counter()
+    places: dict[str, tuple[int, int]] = {}  # topic -> its newest log time, and how many messages have it so far
+    damage: dict[str, list[int]] = defaultdict(list)
+    before = None
+    for number, (connection, log_ns, data) in enumerate(
+        reader.messages(wanted, on_damage=lambda at_ns, reason: damage[reason].append(at_ns)) if wanted else (), 1
+    ):
+        topic = connection.topic
+        newest, place = places.get(topic, (None, 0))
+        place = place + 1 if newest == log_ns else 0
+        places[topic] = log_ns, place
+        builder.add(topic, connection.msgtype, log_ns, place, data)
+        read[topic] += 1
+        if before is not None and before >= reader.start_time and log_ns - before > _SILENCE_NS:
+            builder.problems.append(
+                f"nothing was recorded for {(log_ns - before) / 3.6e12:.1f} h, from {format_time(before)} to "
+                f"{format_time(log_ns)}: the clock was set meanwhile, or the recorder paused"
+            )
+        before = log_ns
+        if on_progress and number % 64 == 0:
+            on_progress(number / total)
+    for reason, at in damage.items():
+        where = f"{(min(at) - reader.start_time) * 1e-9:.1f}"
+        builder.problems.append(
+            f"{where} s after its start the file cannot be read completely, what is damaged is left out: {reason}"
+        )
+    if on_progress:
+        on_progress(1.0)
+    return read
+
+
+def _borrow(path: Path, builder: _Builder) -> None:
+    """What is said once, and so stands in one split only, holds for the others: /tf_static and calibration."""
+    for file in siblings(path):
+        try:
+            other = open_bag(file)
+        except BagError as error:
+            _log.info("%s: nothing is taken from its other split: %s", path, error)
+            continue
+        try:
+            for connection in other.connections:
+                if connection.msgtype == TF_TYPE and connection.topic.endswith(_STATIC):
+                    for _, log_ns, data in other.messages([connection]):
+                        builder.add_elsewhere(connection.topic, connection.msgtype, log_ns, data)
+                elif connection.msgtype == CAMERA_INFO_TYPE and connection.topic not in builder.intrinsics:
+                    for _, log_ns, data in islice(other.messages([connection]), 1):
+                        builder.add_elsewhere(connection.topic, connection.msgtype, log_ns, data)
+        except Exception as error:  # rosbags raises what its storage libraries raise
+            _log.info("%s: %s is damaged: %s", path, file, error)
+        finally:
+            other.close()
 
 
 # ---- cache ---------------------------------------------------------------------------------------------------------
@@ -365,7 +548,8 @@ def _write_cache(index: BagIndex, files: list[list[Any]]) -> None:
     for i, topic in enumerate(index.topics.values()):
         arrays[f"topic{i}"] = np.stack([topic.stamps_ns, topic.logs_ns, topic.places])
     for i, series in enumerate(index.poses):
-        arrays[f"stamps{i}"], arrays[f"poses{i}"] = series.stamps_ns, series.T_parent_child
+        arrays[f"times{i}"] = np.stack([series.stamps_ns, series.logs_ns, series.orders])
+        arrays[f"poses{i}"] = series.T_parent_child
     meta = {
         "version": _VERSION,
         "files": files,
@@ -374,18 +558,14 @@ def _write_cache(index: BagIndex, files: list[list[Any]]) -> None:
         "intrinsics": {k: [[log_ns, asdict(v)] for log_ns, v in values] for k, values in index.intrinsics.items()},
         "unsupported": index.unsupported,
         "problems": index.problems,
+        "refused": index.refused,
         "span": [index.start_ns, index.end_ns],
     }
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
     target = cache_path(index.path)
     try:
-        unfinished = target.with_name(f"{target.name}.{os.getpid()}")
-        try:
-            with unfinished.open("wb") as stream:
-                np.savez(stream, **arrays)
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with complete_file(target) as unfinished, unfinished.open("wb") as stream:
+            np.savez(stream, **arrays)
     except OSError as error:  # read-only media: indexing again is all that is lost
         _log.info("the index of %s is not kept: %s", index.path, error.strerror)
 
@@ -395,6 +575,7 @@ def _read_cache(path: Path) -> BagIndex | None:
     if not target.is_file():
         return None
     try:
+        check_npz(target, _LEAST_CACHE + 4 * sum(size for _, size, _ in _fingerprint(path)))
         with np.load(target, allow_pickle=False) as file:
             meta = json.loads(file["meta"].tobytes())
             if meta["version"] != _VERSION or meta["files"] != _fingerprint(path):
@@ -404,14 +585,28 @@ def _read_cache(path: Path) -> BagIndex | None:
                 for i, (name, msgtype, frame, size, encoding) in enumerate(meta["topics"])
             }
             poses = tuple(
-                PoseSeries(parent, child, topic, file[f"stamps{i}"], file[f"poses{i}"])
+                _series(parent, child, topic, file[f"times{i}"], file[f"poses{i}"])
                 for i, (parent, child, topic) in enumerate(meta["poses"])
             )
         intrinsics = {k: tuple((s, _as_intrinsics(v)) for s, v in values) for k, values in meta["intrinsics"].items()}
-        return BagIndex(path, topics, intrinsics, poses, meta["unsupported"], tuple(meta["problems"]), *meta["span"])
+        return BagIndex(
+            path,
+            topics,
+            intrinsics,
+            poses,
+            meta["unsupported"],
+            tuple(meta["problems"]),
+            meta["refused"],
+            *meta["span"],
+        )
     except Exception as error:  # numpy, zipfile and json raise half a dozen kinds; the bag itself is what counts
         _log.info("the index %s is not used: %s", target, error)
         return None
+
+
+def _series(parent: str, child: str, topic: str, times: np.ndarray, poses: np.ndarray) -> PoseSeries:
+    stamps, logs, orders = times
+    return PoseSeries(parent, child, topic, stamps, poses, logs, orders)
 
 
 def _as_intrinsics(values: dict[str, Any]) -> Intrinsics:

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS, can_reduce, decode_rgb
+from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS, can_reduce, decode_grey, decode_rgb, is_grey
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
-from gaussianocc_core.geometry.lens import ROS_MODELS
+from gaussianocc_core.geometry.calibration import find_fault
+from gaussianocc_core.geometry.lens import from_ros
 from gaussianocc_core.geometry.pixel_centers import from_opencv
+from gaussianocc_core.geometry.plausibility import refuse_intrinsics
 from gaussianocc_core.geometry.transforms import make_transform, quat_to_matrix
+from gaussianocc_core.names import shorten
 from gaussianocc_core.types import PINHOLE
 
 
@@ -30,7 +33,7 @@ def decode_transform(transform: Any) -> Float[np.ndarray, "4 4"]:
     q, t = transform.rotation, transform.translation
     quat = np.array([q.w, q.x, q.y, q.z], dtype=np.float64)
     translation = np.array([t.x, t.y, t.z], dtype=np.float64)
-    if not (np.isfinite(quat).all() and np.isfinite(translation).all() and np.linalg.norm(quat) > 1e-6):
+    if find_fault(rotation=quat, translation=translation) is not None:
         raise CalibrationError(
             f"not a rigid transform: rotation x y z w = {q.x}, {q.y}, {q.z}, {q.w}, translation {t.x}, {t.y}, {t.z}"
         )
@@ -51,9 +54,13 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "bgr16": (2, 3, cv2.COLOR_BGR2RGB),
     "mono16": (2, 1, cv2.COLOR_GRAY2RGB),
     "bayer_rggb8": (1, 1, cv2.COLOR_BayerBG2RGB),
+    "bayer_rggb16": (2, 1, cv2.COLOR_BayerBG2RGB),
     "bayer_bggr8": (1, 1, cv2.COLOR_BayerRG2RGB),
+    "bayer_bggr16": (2, 1, cv2.COLOR_BayerRG2RGB),
     "bayer_gbrg8": (1, 1, cv2.COLOR_BayerGR2RGB),
+    "bayer_gbrg16": (2, 1, cv2.COLOR_BayerGR2RGB),
     "bayer_grbg8": (1, 1, cv2.COLOR_BayerGB2RGB),
+    "bayer_grbg16": (2, 1, cv2.COLOR_BayerGB2RGB),
     "yuv422": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
     "uyvy": (1, 2, cv2.COLOR_YUV2RGB_UYVY),
     "yuv422_yuy2": (1, 2, cv2.COLOR_YUV2RGB_YUY2),
@@ -74,10 +81,30 @@ def decode_reduced(
         if hasattr(message, "encoding"):
             check_size(message, max_pixels)
             return raw_image_to_rgb(message), 1
-        data = memoryview(message.data)
-        return decode_rgb(data, max_pixels, reduce), reduce if can_reduce(data) else 1
+        return _decode_compressed(message, max_pixels, reduce)
     except (ValueError, cv2.error) as error:  # OpenCV: a size that the encoding cannot have
         raise ImageError(f"image cannot be decoded: {' '.join(str(error).split())}") from None
+
+
+def _decode_compressed(message: Any, max_pixels: int, reduce: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+    """As image_transport's subscribers read what its publishers write: "ENCODING; jpeg compressed STORED".
+
+    A Bayer mosaic is stored as a grey image. Where STORED is rgb8 the publisher handed its encoder red and blue the
+    other way round, and what a decoder takes for blue is red.
+    """
+    data = memoryview(message.data)
+    encoding, _, rest = str(getattr(message, "format", "")).partition(";")
+    encoding, stored = encoding.strip(), rest.rpartition("compressed")[2].strip() if "compressed" in rest else ""
+    if encoding.startswith("bayer_") and is_grey(data):  # may not be shrunk: neighbours are of other colours
+        if encoding not in _ENCODINGS:
+            raise ValueError(f"encoding {encoding!r} is not supported; known are {', '.join(_ENCODINGS)}")
+        code = _ENCODINGS[encoding][2]
+        assert code is not None
+        return cv2.cvtColor(decode_grey(data, max_pixels), code), 1
+    pixels = decode_rgb(data, max_pixels, reduce)
+    if stored in ("rgb8", "rgba8", "rgb16"):
+        pixels = np.ascontiguousarray(pixels[..., ::-1])
+    return pixels, reduce if can_reduce(data) else 1
 
 
 def check_size(message: Any, max_pixels: int) -> None:
@@ -90,7 +117,7 @@ def check_size(message: Any, max_pixels: int) -> None:
 def raw_image_to_rgb(message: Any) -> UInt8[np.ndarray, "H W 3"]:
     """RGB of a sensor_msgs/Image; ValueError says what does not fit. 16 bits keep the upper 8."""
     if message.encoding not in _ENCODINGS:
-        raise ValueError(f"encoding {message.encoding!r} is not supported; known are {', '.join(_ENCODINGS)}")
+        raise ValueError(f"encoding {shorten(message.encoding)} is not supported; known are {', '.join(_ENCODINGS)}")
     depth, channels, code = _ENCODINGS[message.encoding]
     height, width, step = message.height, message.width, message.step
     row = width * channels * depth
@@ -121,6 +148,33 @@ class Intrinsics:
     model: str  # types.CAMERA_MODELS
     distortion: tuple[float, ...]  # OpenCV's order; () means none
     frame_id: str
+    rectified: tuple[float, ...] = ()  # P's 3x3 part, row by row, of the rectified image of this size; () without P
+    rotation: tuple[float, ...] = ()  # R, row by row: from the camera's axes to those of the rectified image
+    baseline: float = 0.0  # m, how far right of its frame P says that a stereo camera's second eye stands
+
+
+def rectified(intrinsics: Intrinsics, camera: str) -> Intrinsics:
+    """Of the same camera's rectified images, as image_proc makes them: K is P's, and there is no distortion left.
+
+    CalibrationError where the CameraInfo has no P.
+    """
+    if not intrinsics.rectified:
+        raise CalibrationError(
+            f"camera {camera}: its images are rectified, but its CameraInfo has no P, which says how; use the raw "
+            "images, or give a rig file"
+        )
+    return replace(intrinsics, matrix=intrinsics.rectified, model=PINHOLE, distortion=())
+
+
+def T_camera_rectified(intrinsics: Intrinsics) -> Float[np.ndarray, "4 4"]:
+    """From the axes of the rectified image to those of the camera's frame."""
+    R = np.array(intrinsics.rotation).reshape(3, 3) if intrinsics.rotation else np.eye(3)
+    return make_transform(R.T, np.zeros(3))
+
+
+def is_rectified(topic: str) -> bool:
+    """Whether a topic has rectified images by image_proc's naming: image_rect, image_rect_color."""
+    return any(part.startswith("image_rect") for part in topic.split("/"))
 
 
 def decode_camera_info(message: Any, camera: str) -> Intrinsics:
@@ -137,19 +191,13 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
         )
     if width < 1 or height < 1:
         raise CalibrationError(f"camera {camera}: CameraInfo says {width}x{height} pixels; set width and height")
-    if message.distortion_model not in ROS_MODELS:
+    refuse_intrinsics(camera, K, width, height)
+    try:
+        model, distortion = from_ros(message.distortion_model, distortion)
+    except ValueError as error:
         raise CalibrationError(
-            f"camera {camera}: distortion model {message.distortion_model!r} is not supported; "
-            f"use one of {', '.join(name for name in ROS_MODELS if name)}"
-        )
-    model, counts = ROS_MODELS[message.distortion_model]
-    if len(distortion) not in counts:
-        raise CalibrationError(
-            f"camera {camera}: distortion model {message.distortion_model!r} takes {' or '.join(map(str, counts))} "
-            f"coefficients, CameraInfo has {len(distortion)}"
-        )
-    if model == PINHOLE and not any(distortion):
-        distortion = ()  # four zeros are no distortion; for a fisheye they are the ideal equidistant lens
+            f"camera {camera}: distortion model {shorten(message.distortion_model)} {error}; calibrate the camera"
+        ) from None
 
     K = from_opencv(K)
     roi, binning = message.roi, (max(1, int(message.binning_x)), max(1, int(message.binning_y)))
@@ -160,7 +208,39 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
     K[0] /= binning[0]
     K[1] /= binning[1]
     size = (width // binning[0], height // binning[1])
-    return Intrinsics(tuple(K.ravel().tolist()), *size, model, distortion, message.header.frame_id)
+    fault = find_fault(width=size[0], height=size[1], intrinsics=K, model=model, distortion=distortion)
+    if fault is not None:
+        raise CalibrationError(
+            f"camera {camera}: CameraInfo, with its binning and region of interest applied: {fault.field}: expected "
+            f"{fault.expected}, got {size[0]}x{size[1]} pixels, fx {K[0, 0]:g}, fy {K[1, 1]:g}"
+        )
+    P, R, baseline = _decode_projection(message, (roi.x_offset, roi.y_offset) if roi.width and roi.height else (0, 0))
+    return Intrinsics(
+        tuple(K.ravel().tolist()),
+        *size,
+        model,
+        distortion,
+        message.header.frame_id,
+        tuple((P / [[binning[0]], [binning[1]], [1]]).ravel().tolist()) if P is not None else (),
+        tuple(R.ravel().tolist()),
+        baseline,
+    )
+
+
+def _decode_projection(message: Any, corner: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray, float]:
+    """P's 3x3 part with the region's corner taken off, R (the identity where it is no rotation), and the baseline."""
+    P = np.array(getattr(message, "p", None) if getattr(message, "p", None) is not None else [], dtype=np.float64)
+    R = np.array(getattr(message, "r", None) if getattr(message, "r", None) is not None else [], dtype=np.float64)
+    rotation = R.reshape(3, 3) if R.size == 9 and np.isfinite(R).all() else np.eye(3)
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3:
+        rotation = np.eye(3)
+    P = P.reshape(3, 4) if P.size == 12 and np.isfinite(P).all() else np.zeros((3, 4))
+    if min(P[0, 0], P[1, 1]) <= 2.0 or not np.array_equal(P[2, :3], (0, 0, 1)):
+        return None, rotation, 0.0
+    baseline = float(-P[0, 3] / P[0, 0])
+    projection = from_opencv(P[:, :3])
+    projection[:2, 2] -= corner
+    return projection, rotation, baseline
 
 
 # ---- point clouds --------------------------------------------------------------------------------------------------
@@ -172,7 +252,15 @@ POINT_DATATYPES = {
 
 
 def decode_cloud(cloud: Any) -> np.ndarray:
-    """Structured array of the fields of a sensor_msgs/PointCloud2 (each of count 1), whatever padding lies between."""
+    """Structured array of the fields of a sensor_msgs/PointCloud2 (each of count 1), whatever padding lies between.
+
+    ValueError where its data cannot hold what it says, KeyError where a field is of no known type.
+    """
+    wanted = cloud.width * cloud.height * cloud.point_step
+    if wanted > len(cloud.data) or cloud.point_step < 1:
+        raise ValueError(
+            f"{cloud.width}x{cloud.height} points of {cloud.point_step} bytes in {len(cloud.data)} bytes of data"
+        )
     order: Any = ">" if cloud.is_bigendian else "<"
     layout = np.dtype(
         {

@@ -10,8 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gaussianocc_core.bags.typestore import import_rosbags, typestore
+from gaussianocc_core.bags.opened import open_bag
+from gaussianocc_core.bags.typestore import typestore
 from gaussianocc_core.errors import BagError, GaussianOccError
+from gaussianocc_core.mistakes import reason_of
 
 _GAP_NS = 100_000_000  # messages logged no farther apart are read in one go
 
@@ -46,7 +48,7 @@ class MessageReader:
             places: dict[tuple[str, int], int] = defaultdict(int)
             try:
                 for connection, log_ns, data in self._reader.messages(
-                    connections, start=group[0].log_ns, stop=group[-1].log_ns + 1
+                    connections, group[0].log_ns, group[-1].log_ns + 1, on_damage=_pass_over
                 ):
                     place = places[connection.topic, log_ns]
                     places[connection.topic, log_ns] += 1
@@ -56,7 +58,8 @@ class MessageReader:
             except GaussianOccError:
                 raise
             except Exception as error:  # rosbags raises what its storage libraries raise
-                raise BagError(f"{self.path}: messages near log time {group[0].log_ns} ns: {error}") from error
+                reason = reason_of(error)
+                raise BagError(f"{self.path}: messages near log time {group[0].log_ns} ns: {reason}") from error
         missing = next((ref for ref in refs if ref not in found), None)
         if missing is not None:
             raise BagError(
@@ -83,27 +86,5 @@ def _by_time(refs: Sequence[MessageRef]) -> Iterator[list[MessageRef]]:
         yield group
 
 
-def open_bag(path: Path) -> Any:
-    rosbag2 = import_rosbags().rosbag2
-    try:
-        reader = rosbag2.Reader(path)
-        reader.open()
-    except Exception as error:  # rosbags raises what its storage libraries raise
-        hint = f"; it was cut off: tools/inspect_bag.py {path} --recover NEW_BAG saves what is there"
-        raise BagError(f"{path} cannot be read: {error}{hint if _looks_cut_off(path) else ''}") from error
-    return reader
-
-
-def bag_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    return sorted(each for each in path.iterdir() if each.suffix in (".mcap", ".db3", ".yaml", ".zstd"))
-
-
-def _looks_cut_off(path: Path) -> bool:
-    for file in bag_files(path) if path.exists() else ():
-        if file.suffix == ".mcap":
-            with file.open("rb") as stream:
-                stream.seek(max(0, file.stat().st_size - 8))
-                return stream.read() != b"\x89MCAP0\r\n"
-    return False
+def _pass_over(log_ns: int, reason: str) -> None:
+    """The index has no messages of what is damaged, and says so."""

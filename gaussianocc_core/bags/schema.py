@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from gaussianocc_core.names import check_names
 from gaussianocc_core.types import Cameras
 
 MAP_FRAME, ODOM_FRAME, EGO_FRAME = "map", "odom", "base_link"  # REP 105
@@ -136,3 +137,7 @@ class BagRig:
     T_ego_lidar: Mapping[str, Float[np.ndarray, "4 4"]] = field(default_factory=dict)
     T_map_odom: Float[np.ndarray, "4 4"] = field(default_factory=lambda: np.eye(4))
     masks: Mapping[str, Bool[np.ndarray, "H W"]] = field(default_factory=dict)  # True where a camera sees the world
+
+    def __post_init__(self) -> None:
+        check_names(self.T_ego_lidar, "T_ego_lidar: lidar", ValueError)
+        check_names(self.masks, "masks: camera", ValueError)

@@ -36,16 +36,16 @@ class Series:
         place = bisect.bisect_left(stamps, ref.stamp_ns)
         return self._topic[int(run[place])] if place < len(run) and stamps[place] == ref.stamp_ns else None
 
-    def beside(self, ref: MessageRef, step: int, distance_s: float) -> MessageRef | None:
+    def beside(self, ref: MessageRef, offset: int, distance_s: float) -> MessageRef | None:
         """The message nearest to `distance_s` before (-1) or after (+1), or if 0 the next in that direction."""
         run, stamps = self._run(ref)
         if distance_s:
-            wanted = ref.stamp_ns + step * round(distance_s * 1e9)
+            wanted = ref.stamp_ns + offset * round(distance_s * 1e9)
             place = bisect.bisect_left(stamps, wanted)
             place = min((place - 1, place), key=lambda p: abs(stamps[p] - wanted) if 0 <= p < len(run) else np.inf)
             near = abs(int(stamps[place]) - wanted) <= _TOLERANCE * distance_s * 1e9
             return self._topic[int(run[place])] if near else None
-        if step < 0:
+        if offset < 0:
             place = bisect.bisect_left(stamps, ref.stamp_ns) - 1
         else:
             place = bisect.bisect_right(stamps, ref.stamp_ns)

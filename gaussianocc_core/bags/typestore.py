@@ -52,5 +52,3 @@ def import_rosbags() -> Any:
     except ImportError as error:
         raise GaussianOccError(f"bags need the rosbags library: pip install rosbags ({error})") from error
     return rosbags
-
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 
 from gaussianocc_core.bags import messages
+from gaussianocc_core.bags.clocks import Clocks, compare
 from gaussianocc_core.bags.index import BagIndex, find_bags, open_index
 from gaussianocc_core.bags.messages import Intrinsics
 from gaussianocc_core.bags.reader import MessageRef, open_reader
@@ -27,9 +28,11 @@ from gaussianocc_core.data.entries import longest_gap_s, mask_paths, read_label_
 from gaussianocc_core.data.sets import SetBuilder, SetStatistics
 from gaussianocc_core.errors import BagError, CalibrationError, ConfigError, DatasetError
 from gaussianocc_core.geometry.cameras import counter_clockwise
+from gaussianocc_core.geometry.plausibility import SAME_PLACE, Doubt, find_doubts
 from gaussianocc_core.geometry.rig_file import load_rig
-from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUnavailable
+from gaussianocc_core.geometry.transform_tree import TransformGap, TransformTree, TransformUnavailable
 from gaussianocc_core.labels import IGNORE, count_unknown
+from gaussianocc_core.names import check_name
 from gaussianocc_core.types import Cameras, Neighbour, Sample
 
 _ALL_CAMERAS = BagConfig()
@@ -58,7 +61,7 @@ class BagEntry:
     path: Path
     cameras: Cameras
     frame: BagFrame
-    neighbours: tuple[tuple[int, BagFrame], ...] = ()  # (step, frame)
+    neighbours: tuple[tuple[int, BagFrame], ...] = ()  # (offset, frame)
     labels: tuple[MessageRef, ...] = ()  # 2D labels of all cameras, or none
     label_paths: tuple[Path, ...] = ()  # files in their place
     masks: tuple[MessageRef, ...] = ()
@@ -79,9 +82,12 @@ class BagEntry:
         frames = [self.frame, *(frame for _, frame in self.neighbours)]
         refs = [ref for frame in frames for ref in frame.images]
         found = dict(
-            zip([*refs, *self.labels, *self.masks],
-                open_reader(self.path).read([*refs, *self.labels, *self.masks]), strict=True)
-        )  # fmt: skip
+            zip(
+                [*refs, *self.labels, *self.masks],
+                open_reader(self.path).read([*refs, *self.labels, *self.masks]),
+                strict=True,
+            )
+        )
         sizes = list(zip(self.cameras.width, self.cameras.height, strict=True))
 
         def images(frame: BagFrame) -> tuple[np.ndarray, ...]:
@@ -91,8 +97,9 @@ class BagEntry:
         if self.mask_paths:
             masks = tuple(read_mask(path, size) for path, size in zip(self.mask_paths, sizes, strict=True))
         elif self.masks:
-            masks = tuple(_decode_plane(self, ref, found[ref], size) != 0
-                          for ref, size in zip(self.masks, sizes, strict=True))  # fmt: skip
+            masks = tuple(
+                _decode_plane(self, ref, found[ref], size) != 0 for ref, size in zip(self.masks, sizes, strict=True)
+            )
         T_world_ego = self.frame.T_world_ego
         semantics, unknown = self._semantics(found, sizes)
         return Sample(
@@ -105,8 +112,8 @@ class BagEntry:
             camera_stamps_ns=self.frame.camera_stamps_ns,
             T_world_ego_per_camera=T_world_ego,
             neighbours=tuple(
-                Neighbour(step, images(frame), frame.camera_stamps_ns, frame.T_world_ego)
-                for step, frame in self.neighbours
+                Neighbour(offset, images(frame), frame.camera_stamps_ns, frame.T_world_ego)
+                for offset, frame in self.neighbours
             ),
             semantics=semantics,
             static_masks=masks,
@@ -130,6 +137,7 @@ class BagEntry:
 
 def label_path(folder: str | Path, bag: str, camera: str, stamp_ns: int) -> Path:
     """Where the 2D labels of one image of a bag are kept: a grey PNG of Occ3D ids, 255 where there is no label."""
+    bag, camera = check_name(bag, "bag", DatasetError), check_name(camera, "camera", DatasetError)
     return Path(folder) / bag / camera / f"{stamp_ns}.png"
 
 
@@ -172,6 +180,7 @@ class BagSource:
     def __init__(self, index: BagIndex, config: BagConfig = _ALL_CAMERAS) -> None:
         self._start_ns = index.start_ns
         index = index.stretch(config.begin, config.end)
+        index = index.by_log_time() if config.stamp == "log" else index
         self.index, self.config = index, config
         self.topics = find_cameras(index, config)
         odometry = [series.topic for series in index.poses if not series.topic.endswith(("/tf", "/tf_static"))]
@@ -182,21 +191,77 @@ class BagSource:
             )
         self._tree = index.transforms(config.odometry_topic)
         self._poses: dict[int, np.ndarray | None] = {}
+        self._in_gaps: set[int] = set()  # stamps that odometry leaves out
         self.cameras = self._cameras()
         by_name = {each.name: each for each in self.topics}
         self.topics = tuple(by_name[name] for name in self.cameras.names)
         self._series = {each.name: Series(index.topics[each.images]) for each in self.topics}
         self.statistics = SetStatistics()
+        self._clocks = self._compare_clocks()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with this recording, for the user."""
+        return (*self.index.problems, *self._clocks.problems, *map(str, self.doubts))
+
+    @property
+    def odometry_fits(self) -> bool:
+        """Whether images and odometry are stamped by one clock; where not, no poses are used."""
+        return self._clocks.odometry_fits
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What is hard to believe of its calibration."""
+        values = {each.name: self.index.intrinsics.get(each.info, ()) for each in self.topics}
+        frames = {name: known[0][1].frame_id for name, known in values.items() if known}
+        found = find_doubts(self.cameras, {} if self.config.rig else frames)
+        eyes = {name: known[0][1].baseline for name, known in values.items() if known and known[0][1].baseline}
+        return tuple(
+            replace(doubt, text=f"{doubt.text}; P[3] says {eyes[doubt.camera]:.3f} m")
+            if doubt.kind == SAME_PLACE and doubt.camera in eyes
+            else doubt
+            for doubt in found
+        )
+
+    def _compare_clocks(self) -> Clocks:
+        cameras = {each.name: self.index.topics[each.images] for each in self.topics}
+        return compare(
+            {name: (topic.stamps_ns, topic.logs_ns) for name, topic in cameras.items()},
+            self._odometry_times(),
+        )
+
+    def _odometry_times(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Stamps and log times of what moves between the fixed frame and the ego frame."""
+        moving = [series for series in self.index.poses if not series.static]
+        frame, seen = self.config.ego_frame.lstrip("/"), set()
+        while frame not in seen:
+            seen.add(frame)
+            above = [each for each in moving if each.child == frame]
+            if above:
+                most = max(above, key=lambda each: len(each.stamps_ns))
+                return most.stamps_ns, most.logs_ns
+            frame = next((each.parent for each in self.index.poses if each.static and each.child == frame), frame)
+        return None
 
     def T_world_ego(self, stamp_ns: int) -> Float[np.ndarray, "4 4"] | None:
-        """By odometry; None where there is none at that time."""
+        """By odometry; None where there is none at that time, or where it has another clock than the cameras."""
+        if not self._clocks.odometry_fits:
+            return None
         if stamp_ns not in self._poses:  # a stamp is asked for by three samples
             try:
                 pose = self._tree.lookup(self.config.fixed_frame, self.config.ego_frame, stamp_ns)
+            except TransformGap:
+                pose = None
+                self._in_gaps.add(stamp_ns)
             except TransformUnavailable:
                 pose = None
             self._poses[stamp_ns] = pose
         return self._poses[stamp_ns]
+
+    def in_gap(self, entry: BagEntry) -> bool:
+        """Whether odometry pauses at a sample's own time or at a neighbour's, so that nobody knows how it moved."""
+        frames = [entry.frame, *(frame for _, frame in entry.neighbours)]
+        return any(stamp in self._in_gaps for frame in frames for stamp in frame.camera_stamps_ns)
 
     def T_ego_sensor(self, frame_id: str) -> Float[np.ndarray, "4 4"] | None:
         """By /tf_static; None where the frames are not connected."""
@@ -226,8 +291,10 @@ class BagSource:
             lags[each.name] = float(np.median(topic.logs_ns - topic.stamps_ns)) * 1e-9
         late = "; ".join(f"{name} {lag:.3f} s" for name, lag in lags.items())
         missing = ", ".join(f"{name} ({count} times)" for name, count in self.statistics.missing.most_common())
+        clocks = "; ".join([*self._clocks.problems, ""])
         return (
-            f"no set of all cameras within data.bag.slop={self.config.slop:g} s; missing: {missing or 'none'}; time "
+            f"{clocks}no set of all cameras within data.bag.slop={self.config.slop:g} s; missing: {missing or 'none'}; "
+            "time "
             f"from stamp to recording: {late}. If these differ by more than the slop, the cameras' clocks do"
         )
 
@@ -246,11 +313,14 @@ class BagSource:
         mask_refs = tuple(self.index.topics[each.mask][0] for each in self.topics if each.mask and not files)
         if mask_refs and len(mask_refs) != len(self.topics):
             without = ", ".join(each.name for each in self.topics if not each.mask)
-            _log.warning("%s: no mask topic of %s, so that none is used; give a folder of masks: data.masks=DIR",
-                         self.index.path, without)  # fmt: skip
+            _log.warning(
+                "%s: no mask topic of %s, so that none is used; give a folder of masks: data.masks=DIR",
+                self.index.path,
+                without,
+            )
         result = []
         for refs in self.sets():
-            around = {step: self._beside(series, refs, step) for step in (-1, 1)}
+            around = {offset: self._beside(series, refs, offset) for offset in (-1, 1)}
             result.append(
                 BagEntry(
                     token=f"{self.index.name}/{refs[0].stamp_ns}{self._again(refs[0])}",
@@ -258,7 +328,7 @@ class BagSource:
                     path=self.index.path,
                     cameras=self.cameras,
                     frame=self._frame(refs),
-                    neighbours=tuple((step, frame) for step, frame in around.items() if frame is not None),
+                    neighbours=tuple((offset, frame) for offset, frame in around.items() if frame is not None),
                     labels=_complete([each.at(ref) for each, ref in zip(labels, refs, strict=False)], refs),
                     label_paths=self._label_paths(refs) if semantics else (),
                     masks=mask_refs if len(mask_refs) == len(refs) else (),
@@ -278,9 +348,9 @@ class BagSource:
         )
         return paths if all(path.is_file() for path in paths) else ()
 
-    def _beside(self, series: list[Series], refs: tuple[MessageRef, ...], step: int) -> BagFrame | None:
+    def _beside(self, series: list[Series], refs: tuple[MessageRef, ...], offset: int) -> BagFrame | None:
         distance = self.config.neighbour_time
-        found = [each.beside(ref, step, distance) for each, ref in zip(series, refs, strict=True)]
+        found = [each.beside(ref, offset, distance) for each, ref in zip(series, refs, strict=True)]
         complete = _complete(found, refs)
         if not complete:
             return None
@@ -297,8 +367,10 @@ class BagSource:
     def _frame(self, refs: tuple[MessageRef, ...]) -> BagFrame:
         series = self._series.values()
         # After a jump back, stamps mean other places: odometry is known for the first run only.
-        poses = [self.T_world_ego(ref.stamp_ns) if not each.run_of(ref) else None
-                 for each, ref in zip(series, refs, strict=True)]  # fmt: skip
+        poses = [
+            self.T_world_ego(ref.stamp_ns) if not each.run_of(ref) else None
+            for each, ref in zip(series, refs, strict=True)
+        ]
         known = [pose for pose in poses if pose is not None]
         return BagFrame(refs, np.stack(known) if len(known) == len(refs) else None)
 
@@ -306,18 +378,20 @@ class BagSource:
         names = tuple(each.name for each in self.topics)
         if self.config.rig:
             return self._from_rig_file(names)
-        intrinsics = {each.name: self._intrinsics(each) for each in self.topics}
-        T_ego_cam = {}
-        for each in self.topics:
-            frame = intrinsics[each.name].frame_id or self.index.topics[each.images].frame_id
-            T = self.T_ego_sensor(frame)
-            if T is None:
-                raise CalibrationError(
-                    f"{self.index.path}: camera {each.name}: nothing connects its frame {frame!r} with "
-                    f"{self.config.ego_frame!r} ({_known(self._tree, self.config.ego_frame, frame)}); "
-                    "record /tf_static, set data.bag.ego_frame, or give a rig file: data.bag.rig=FILE"
-                )
-            T_ego_cam[each.name] = T
+        intrinsics, T_ego_cam, faults = {}, {}, {}
+        for each in self.topics:  # each by itself: what one of them lacks is said together with what the others lack
+            try:
+                intrinsics[each.name] = known = self._intrinsics(each)
+                T_ego_cam[each.name] = self._place(each, known)
+                if messages.is_rectified(each.images):
+                    intrinsics[each.name] = messages.rectified(known, each.name)
+                    T_ego_cam[each.name] = T_ego_cam[each.name] @ messages.T_camera_rectified(known)
+            except CalibrationError as error:
+                faults[each.name] = str(error)
+        if faults:
+            good = [name for name in names if name not in faults]
+            rest = f"; to do without: --cameras {' '.join(good)} (data.bag.cameras=[{', '.join(good)}])" if good else ""
+            raise CalibrationError(f"{self.index.path}: {'; '.join(faults.values())}{rest}")
         if not self.config.cameras:
             names = counter_clockwise(T_ego_cam)
         rows = [intrinsics[name] for name in names]
@@ -333,12 +407,13 @@ class BagSource:
 
     def _intrinsics(self, topics: CameraTopics) -> Intrinsics:
         """The camera's calibration; a CalibrationError if there is none, or more than one."""
-        values = self.index.intrinsics.get(topics.info, ())
-        where = f"{self.index.path}: camera {topics.name}"
+        values = _used_values(self.index.intrinsics.get(topics.info, ()), messages.is_rectified(topics.images))
+        where = f"camera {topics.name}"
         if not values:
+            reason = self.index.refused.get(topics.info, "")
             raise CalibrationError(
-                f"{where}: no usable CameraInfo on {topics.info or 'any topic beside ' + topics.images}; "
-                "calibrate the camera, or give a rig file: data.bag.rig=FILE"
+                f"{where}: no usable CameraInfo on {topics.info or 'any topic beside ' + topics.images}"
+                f"{f' ({reason})' if reason else ''}; calibrate the camera, or give a rig file: data.bag.rig=FILE"
             )
         if len(values) > 1:
             log_ns, change = values[1]
@@ -356,6 +431,20 @@ class BagSource:
             )
         return values[0][1]
 
+    def _place(self, topics: CameraTopics, intrinsics: Intrinsics) -> Float[np.ndarray, "4 4"]:
+        """T_ego_cam by TF; a CalibrationError says what TF lacks."""
+        frame = intrinsics.frame_id or self.index.topics[topics.images].frame_id
+        T = self.T_ego_sensor(frame)
+        if T is None:
+            refused = self.index.refused
+            reasons = [refused[each] for each in (frame.lstrip("/"), self.config.ego_frame) if each in refused]
+            raise CalibrationError(
+                f"camera {topics.name}: nothing connects its frame {frame!r} with {self.config.ego_frame!r} "
+                f"({'; '.join([_known(self._tree, self.config.ego_frame, frame), *reasons])}); "
+                "record /tf_static, set data.bag.ego_frame, or give a rig file: data.bag.rig=FILE"
+            )
+        return T
+
     def _from_rig_file(self, names: tuple[str, ...]) -> Cameras:
         rig = load_rig(self.config.rig)
         wanted = self.config.cameras or tuple(name for name in rig.names if name in names)
@@ -366,6 +455,16 @@ class BagSource:
                 f"missing: {', '.join(missing) or 'all'}"
             )
         return rig.select(wanted)
+
+
+def _used_values(values: tuple[tuple[int, Intrinsics], ...], rectified: bool) -> tuple[tuple[int, Intrinsics], ...]:
+    """Those that differ from the one before in what counts for the images: P and R only do for rectified ones."""
+    used: list[tuple[int, Intrinsics]] = []
+    for log_ns, value in values:
+        value = value if rectified else replace(value, rectified=(), rotation=(), baseline=0.0)
+        if not used or used[-1][1] != value:
+            used.append((log_ns, value))
+    return tuple(used)
 
 
 def _known(tree: TransformTree, *frames: str) -> str:
@@ -385,7 +484,7 @@ def open_bags(config: BagConfig) -> list[BagSource]:
         except (BagError, CalibrationError) as error:
             faults.append(str(error))
             continue
-        for problem in source.index.problems:
+        for problem in source.problems:
             _log.warning("%s: %s", path, problem)
         sources.append(source)
     if not sources:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gaussianocc_core.bags.index import BagIndex, TopicIndex
 from gaussianocc_core.bags.schema import EGO_FRAME, IMAGE_TYPE, ODOM_FRAME, RAW_IMAGE_TYPE
 from gaussianocc_core.errors import BagError
+from gaussianocc_core.names import check_name, check_topic
 
 _NOT_A_CAMERA = ("semantic", "depth", "mask", "disparity", "confidence")  # images beside those of cameras
 _LABELS = "semantic/image_raw"
@@ -31,6 +32,7 @@ class BagConfig:
     labels: str = ""  # folder of tools/label_semantics.py: <bag>/<camera>/<stamp in ns>.png; "": topics, if any
     begin: float = 0.0  # s from the start of each bag: what was recorded earlier is not used
     end: float = 0.0  # s from the start of each bag: what was recorded later is not used; 0: its end
+    stamp: str = "header"  # "log": the time of recording in place of headers' stamps, where clocks are not to be had
     slop: float = 0.05  # s, most that an image of a set may be away from the anchor's
     neighbour_time: float = 0.0  # s between an image and its neighbours; 0: the images before and after
     least_motion: float = 0.0  # m between neighbours by odometry; samples with less are left out
@@ -42,6 +44,8 @@ class BagConfig:
         for name in ("begin", "end", "slop", "neighbour_time", "least_motion", "least_change"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"data.bag.{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.stamp not in ("header", "log"):
+            raise ValueError(f"data.bag.stamp: expected 'header' or 'log', got {self.stamp!r}")
         if 0 < self.end <= self.begin:
             raise ValueError(f"data.bag.end: expected more than data.bag.begin={self.begin:g}, got {self.end:g}")
         for name in ("image_topic", "camera_info_topic"):
@@ -90,6 +94,8 @@ def find_cameras(index: BagIndex, config: BagConfig) -> tuple[CameraTopics, ...]
         )
     found = []
     for name, topic in wanted.items():
+        check_topic(topic, f"{index.path}: topic", BagError)
+        check_name(name, f"{index.path}: camera", BagError)
         space = _namespace(topic)
         info = config.camera_info_topic.format(camera=name) if config.camera_info_topic else f"{space}/camera_info"
         beside = [f"{space}/{_LABELS}", f"{space}/{_MASK}"]
@@ -118,7 +124,7 @@ def _namespace(topic: str) -> str:
 def _name_cameras(topics: Iterable[str], images: dict[str, TopicIndex]) -> dict[str, str]:
     """Camera name -> topic of its images; compressed ones if there are both."""
     by_space: dict[str, str] = {}
-    # CameraInfo's lens is that of the raw images.
+    # CameraInfo's lens is that of the raw images, which show more than the rectified ones.
     for topic in sorted(topics, key=lambda topic: ("rect" in topic, images[topic].msgtype != IMAGE_TYPE)):
         by_space.setdefault(_namespace(topic), topic)
     last = [space.rsplit("/", 1)[-1] for space in by_space]

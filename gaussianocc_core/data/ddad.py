@@ -46,6 +46,7 @@ from gaussianocc_core.errors import BagError, DatasetError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.labels import IGNORE
+from gaussianocc_core.names import DataRoot, check_name
 from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)
@@ -114,13 +115,18 @@ class DdadRecording:
 class DdadSource:
     """The scenes of one data root. Opening reads the scene index; a scene is read when it is first asked for."""
 
-    def __init__(self, dataroot: Path | str, cameras: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, dataroot: Path | str, cameras: Sequence[str] | None = None, follow_outside: bool = False
+    ) -> None:
         """dataroot: the folder of the scene index (`ddad.json`, or any name), or that file itself.
 
         cameras: names in the wanted order, anchor first; default all, counter-clockwise from the front.
+        follow_outside: links in the data root may lead out of it. DatasetError where a name in a file could become
+        another path than it should.
         """
         self._index_path, splits = find_scene_index(Path(dataroot))
         self.dataroot = self._index_path.parent
+        self._root = DataRoot(self.dataroot, DatasetError, follow_outside)
         self._wanted_cameras = tuple(cameras) if cameras is not None else None
         self._files: dict[str, Path] = {}  # scene -> its JSON file
         self._splits = {key: self._add_scenes(key, splits[key]) for key in sorted(splits)}
@@ -169,7 +175,7 @@ class DdadSource:
         frames = [self._frame(data, cameras) for data in sets]
         entries = []
         for i, (data, frame) in enumerate(zip(sets, frames, strict=True)):
-            beside = [(step, frames[i + step]) for step in (-1, 1) if 0 <= i + step < len(frames)]
+            beside = [(offset, frames[i + offset]) for offset in (-1, 1) if 0 <= i + offset < len(frames)]
             entries.append(
                 SampleEntry(
                     token=data[0].path.stem,
@@ -274,10 +280,13 @@ class DdadSource:
         where = f"scene index {self._index_path}: split {key}"
         names = []
         for filename in read_field(split, "filenames", list, where):
-            path = self.dataroot / str(filename)
-            name = path.parent.name
-            if not isinstance(filename, str) or path.parent == self.dataroot or name in ("", ".."):
+            if not isinstance(filename, str):
                 raise DatasetError(f"{where}: expected <scene>/scene_<hash>.json, got {short(filename)}")
+            path = self._root.locate(filename, where)
+            name = path.parent.name
+            if path.parent == self.dataroot:
+                raise DatasetError(f"{where}: expected <scene>/scene_<hash>.json, got {short(filename)}")
+            check_name(name, f"{where}: scene", DatasetError)
             if self._files.setdefault(name, path) != path:
                 raise DatasetError(f"{where}: scene {name} is both {self._files[name]} and {path}; keep one of them")
             names.append(name)
@@ -291,7 +300,7 @@ class DdadSource:
                 f"did you mean {', '.join(near)}?"
             )
         if name not in self._scenes:
-            self._scenes[name] = read_scene(name, self._files[name])
+            self._scenes[name] = read_scene(name, self._files[name], self._root)
         return self._scenes[name]
 
 

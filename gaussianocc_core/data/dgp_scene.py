@@ -21,14 +21,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gaussianocc_core.arrays import read_npz
 from gaussianocc_core.errors import CalibrationError, DatasetError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.calibration import find_fault
 from gaussianocc_core.geometry.pixel_centers import from_opencv
+from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.names import DataRoot, check_name
 
 logger = logging.getLogger(__name__)
 
 _NS_PER_COUNT = {17: 100, 16: 1000}  # by the number of digits in a file's name
+_MOST_POINT_BYTES = 1 << 28  # of a sweep, decompressed: five million points
 _HEAD = 1 << 16  # bytes; a scene index says what it is at its beginning, other JSON files may be large
 _COLUMNS = ("X", "Y", "Z", "INTENSITY")  # of point_format; RING follows where there is one
 _LENS = ("fx", "fy", "cx", "cy")
@@ -84,10 +88,8 @@ class Scene:
         place = {name: i for i, name in enumerate(names)}
         return sorted(
             self.data,
-            key=lambda datum: (
-                datum.stamp_ns, not datum.is_camera, place.get(datum.sensor, len(place)), datum.sensor
-            ),
-        )  # fmt: skip
+            key=lambda datum: (datum.stamp_ns, not datum.is_camera, place.get(datum.sensor, len(place)), datum.sensor),
+        )
 
 
 # ---- JSON files ----------------------------------------------------------------------------------------------------
@@ -134,7 +136,8 @@ def _read_splits(path: Path) -> dict[str, Any]:
     return splits
 
 
-def read_scene(name: str, path: Path) -> Scene:
+def read_scene(name: str, path: Path, root: DataRoot) -> Scene:
+    """root: no file of the scene may lie outside of it."""
     path = _find_scene_file(name, path)
     where = f"scene {name}, {path}"
     content = _read_json(path, f"scene {name}:")
@@ -149,7 +152,7 @@ def read_scene(name: str, path: Path) -> Scene:
             if key not in rows:
                 raise DatasetError(f"{where}, sample {i}: its datum {key!r} is not among the data; restore the file")
             if key not in data:
-                data[key] = _read_datum(rows[key], path, where)
+                data[key] = _read_datum(rows[key], path, where, root)
             datum = data[key]
             if datum is None:
                 continue
@@ -158,7 +161,8 @@ def read_scene(name: str, path: Path) -> Scene:
             sample[datum.sensor] = datum
         if sample:
             samples.append(sample)
-            keys.append(read_field(row, "calibration_key", str, f"{where}, sample {i}"))
+            named = read_field(row, "calibration_key", str, f"{where}, sample {i}")
+            keys.append(check_name(named, f"{where}, sample {i}: calibration_key", DatasetError))
     if not samples:
         raise DatasetError(f"{where} has no samples with images or points; restore it from the data set")
     skipped = {kind for key in data if data[key] is None for kind in rows[key]["datum"]}
@@ -180,12 +184,13 @@ def _find_scene_file(name: str, path: Path) -> Path:
     return found[0]
 
 
-def _read_datum(row: dict, scene_file: Path, where: str) -> Datum | None:
+def _read_datum(row: dict, scene_file: Path, where: str, root: DataRoot) -> Datum | None:
     """None for kinds that are neither an image nor points of a lidar."""
-    key = row["key"]
+    key = check_name(row["key"], f"{where}: key", DatasetError)
     where = f"{where}, datum {key}"
     kinds = read_field(row, "datum", dict, where)
     sensor = read_field(read_field(row, "id", dict, where), "name", str, where)
+    check_name(sensor, f"{where}: sensor", DatasetError)
     if "image" in kinds:
         body = read_field(kinds, "image", dict, where)
     elif "point_cloud" in kinds:
@@ -194,7 +199,7 @@ def _read_datum(row: dict, scene_file: Path, where: str) -> Datum | None:
         return None
     else:
         raise DatasetError(f"{where} is empty; expected image or point_cloud; restore the file from the data set")
-    path = scene_file.parent / read_field(body, "filename", str, where)
+    path = root.locate(read_field(body, "filename", str, where), f"{where}: filename", scene_file.parent)
     T_world_sensor = _read_transform(read_field(body, "pose", dict, where), f"{where}: pose")
     stamp_ns = _read_stamp_ns(path, where)
     if "image" not in kinds:
@@ -225,7 +230,8 @@ def _read_json(path: Path, what: str) -> dict:
             f"{what} {path} is missing or unreadable ({error.strerror}); restore it from the data set"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{what} {path} is not valid JSON ({error}); restore it from the data set") from error
+        reason = reason_of(error)
+        raise DatasetError(f"{what} {path} is not valid JSON ({reason}); restore it from the data set") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{what} {path}: expected a JSON object, got {short(content)}; restore it from the data set")
     return content
@@ -307,7 +313,8 @@ def _read_transform(row: Any, where: str) -> Float[np.ndarray, "4 4"]:
     translation = _numbers(parts.get("translation"), ("x", "y", "z"), f"{where}: translation")
     fault = find_fault(rotation=rotation, translation=translation)
     if fault is not None:
-        raise CalibrationError(f"{where}: {fault.field}: expected {fault.expected}, got {parts.get(fault.field)}")
+        got = short(parts.get(fault.field))
+        raise CalibrationError(f"{where}: {fault.field}: expected {fault.expected}, got {got}")
     return transforms.make_transform(transforms.quat_to_matrix(rotation), translation)
 
 
@@ -336,13 +343,13 @@ def read_points(datum: Datum) -> Float[np.ndarray, "P C"]:
     if absent:
         raise DatasetError(f"{what}: point_format has no {', '.join(absent)}, only {', '.join(datum.point_format)}")
     try:
-        with np.load(datum.path, allow_pickle=False) as file:
-            names = tuple(file.files)
-            points = file["data" if "data" in names else names[0]] if len(names) == 1 or "data" in names else None
+        found = read_npz(datum.path, _MOST_POINT_BYTES)
+        names = tuple(found)
+        points = found["data" if "data" in names else names[0]] if len(names) == 1 or "data" in names else None
     except OSError as error:
         raise DatasetError(f"{what} cannot be read ({error.strerror or error}); restore the file") from error
     except Exception as error:  # numpy, zipfile and zlib raise half a dozen kinds for a damaged file
-        raise DatasetError(f"{what} cannot be read ({error}); restore the file from the data set") from error
+        raise DatasetError(f"{what} cannot be read ({reason_of(error)}); restore the file from the data set") from error
     if points is None:
         raise DatasetError(f"{what}: expected an array named data, got {', '.join(names) or 'none'}")
     columns = len(datum.point_format)

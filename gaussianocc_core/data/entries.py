@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
+from gaussianocc_core.arrays import read_npz
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.labels import GENERATOR_TO_OCC3D, GENERATOR_UNDETECTED, IGNORE, generator_to_occ3d
+from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.names import check_name
 from gaussianocc_core.types import Cameras, Neighbour, OccupancyLabels, Sample
 
 
@@ -38,7 +41,7 @@ class SampleEntry:
     frame: FrameEntry
     occupancy_path: Path | None = None  # Occ3D labels; only keyframes have them
     T_world_labels: Float[np.ndarray, "4 4"] | None = None  # of the ego frame that those are in
-    neighbours: tuple[tuple[int, FrameEntry], ...] = ()  # (step, frame)
+    neighbours: tuple[tuple[int, FrameEntry], ...] = ()  # (offset, frame)
     semantic_paths: tuple[Path, ...] = ()  # 2D labels, published format
     depth_paths: tuple[Path, ...] = ()  # true depth, published format
     mask_paths: tuple[Path, ...] = ()  # non-zero where a camera does not see the robot itself
@@ -66,8 +69,10 @@ class SampleEntry:
         meta: dict[str, Any] = {}
         semantics = None
         if self.semantic_paths:
-            loaded = [read_semantics(path, size, self.undetected) for path, size in zip(self.semantic_paths, sizes,
-                                                                                            strict=True)]  # fmt: skip
+            loaded = [
+                read_semantics(path, size, self.undetected)
+                for path, size in zip(self.semantic_paths, sizes, strict=True)
+            ]
             semantics = tuple(labels for labels, _ in loaded)
             unknown = {str(path): n for path, (_, n) in zip(self.semantic_paths, loaded, strict=True) if n}
             if unknown:
@@ -83,8 +88,8 @@ class SampleEntry:
             camera_stamps_ns=self.frame.camera_stamps_ns,
             T_world_ego_per_camera=self.frame.T_world_ego,
             neighbours=tuple(
-                Neighbour(step, _decode_frame(frame, sizes), frame.camera_stamps_ns, frame.T_world_ego)
-                for step, frame in self.neighbours
+                Neighbour(offset, _decode_frame(frame, sizes), frame.camera_stamps_ns, frame.T_world_ego)
+                for offset, frame in self.neighbours
             ),
             semantics=semantics,
             static_masks=tuple(read_mask(p, size) for p, size in zip(self.mask_paths, sizes, strict=True))
@@ -114,16 +119,21 @@ def in_label_frame(sample: Sample) -> Cameras:
     return camera_geometry.relocate(sample.cameras, T_world_ego, torch.from_numpy(T_world_labels))
 
 
+_MOST_LABEL_BYTES = 1 << 28  # decompressed; Occ3D has 2 MB
+
+
 def load_occupancy(path: Path, T_world_ego: Float[np.ndarray, "4 4"] | None = None) -> OccupancyLabels:
     """Occ3D `labels.npz`: semantics, mask_camera, mask_lidar over one grid, in the ego frame of the given pose."""
     try:
-        with np.load(path) as file:
-            semantics, *masks = (file[name] for name in ("semantics", "mask_camera", "mask_lidar"))
+        found = read_npz(path, _MOST_LABEL_BYTES)
+        semantics, *masks = (found[name] for name in ("semantics", "mask_camera", "mask_lidar"))
     except Exception as error:  # numpy and zipfile raise half a dozen kinds for a damaged file
-        raise DatasetError(f"occupancy labels {path} cannot be read ({error}); restore the file") from error
+        raise DatasetError(f"occupancy labels {path} cannot be read ({reason_of(error)}); restore the file") from error
     if semantics.ndim != 3 or any(mask.shape != semantics.shape for mask in masks):
         shapes = [array.shape for array in (semantics, *masks)]
         raise DatasetError(f"occupancy labels {path}: expected three (X, Y, Z) arrays of one shape, got {shapes}")
+    if semantics.dtype.kind not in "iu" or (semantics.size and not 0 <= semantics.min() <= semantics.max() <= 255):
+        raise DatasetError(f"occupancy labels {path}: semantics: expected class ids from 0 to 255; restore the file")
     return OccupancyLabels(semantics.astype(np.uint8), masks[0].astype(bool), masks[1].astype(bool), T_world_ego)
 
 
@@ -171,17 +181,19 @@ def read_label_image(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H 
 
 def _read_depth(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
     try:
-        depth = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"true depth {path} cannot be read ({error}); restore the file") from error
+        depth = np.load(path, mmap_mode="r", allow_pickle=False)  # of a file that says more than it holds, nothing
+    except Exception as error:
+        raise DatasetError(f"true depth {path} cannot be read ({reason_of(error)}); restore the file") from error
     if depth.shape != (size[1], size[0]):
         raise DatasetError(f"true depth {path}: expected shape ({size[1]}, {size[0]}), got {depth.shape}")
-    return depth.astype(np.float32, copy=False)
+    if depth.dtype.kind not in "fiu":
+        raise DatasetError(f"true depth {path}: expected numbers, got {depth.dtype}")
+    return np.array(depth, dtype=np.float32)
 
 
 def mask_path(folder: str | Path, camera: str) -> Path:
     """Where a camera's self-occlusion mask is kept in a folder of masks."""
-    return Path(folder) / f"{camera}_mask.png"
+    return Path(folder) / f"{check_name(camera, 'camera', DatasetError)}_mask.png"
 
 
 def mask_paths(folder: str | Path | None, names: Sequence[str]) -> tuple[Path, ...]:

@@ -26,7 +26,7 @@ from gaussianocc_core.data.entries import FrameEntry, SampleEntry, mask_paths
 from gaussianocc_core.data.nuscenes_recording import Contents, Row, SceneRecording, read_points
 from gaussianocc_core.data.nuscenes_tables import (
     TABLES,
-    check_fields,
+    check_sample_data,
     diagnose_references,
     open_database,
     read_intrinsics,
@@ -38,24 +38,38 @@ from gaussianocc_core.data.sets import SetBuilder
 from gaussianocc_core.errors import BagError, CalibrationError, DatasetError
 from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.labels import IGNORE
+from gaussianocc_core.names import DataRoot, check_name
 from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)
 
 # Times from an image to its neighbour differ by less from camera to camera, unless one of them lost an image.
 _GAPS_DIFFER_NS = 30_000_000
-_NEEDED_FIELDS = ("timestamp", "filename", "ego_pose_token", "calibrated_sensor_token")
 
 
 class NuScenesSource:
     """One version of one data root. Opening reads the tables (a minute for the full data set)."""
 
-    def __init__(self, dataroot: Path | str, version: str = "v1.0-mini", cameras: Sequence[str] | None = None) -> None:
-        """`cameras`: names in the wanted order, anchor first; default all, counter-clockwise from the front."""
+    def __init__(
+        self,
+        dataroot: Path | str,
+        version: str = "v1.0-mini",
+        cameras: Sequence[str] | None = None,
+        follow_outside: bool = False,
+    ) -> None:
+        """cameras: names in the wanted order, anchor first; default all, counter-clockwise from the front.
+
+        follow_outside: links in the data root may lead out of it. DatasetError where a name in the tables could become
+        another path than it should.
+        """
         self.dataroot = Path(dataroot)
         self.version = version
         self._wanted_cameras = tuple(cameras) if cameras is not None else None
         self._db = open_database(self.dataroot, version)
+        for row in self._db.scene:
+            check_name(row.get("name"), f"scene {row['token']}: name", DatasetError)
+        self._root = DataRoot(self.dataroot, DatasetError, follow_outside)
+        self._checked: set[str] = set()  # tokens of scenes
         self._listings: dict[str, frozenset[str]] = {}
 
     def scene_names(self) -> tuple[str, ...]:
@@ -89,17 +103,18 @@ class NuScenesSource:
             if row["channel"] in by_camera and row["sensor_modality"] == "camera":
                 by_camera[row["channel"]].append(row)
         sets = self._swept_sets(scene, by_camera) if sweeps else self._keyframe_sets(scene, cameras.names)
-        lidar_rows = {row["sample_token"]: row for row in self._rows(scene, sweeps=False)
-                      if row["sensor_modality"] == "lidar"}  # fmt: skip
+        lidar_rows = {
+            row["sample_token"]: row for row in self._rows(scene, sweeps=False) if row["sensor_modality"] == "lidar"
+        }
         files = mask_paths(masks, cameras.names)
         places = {name: {row["token"]: i for i, row in enumerate(rows)} for name, rows in by_camera.items()}
         entries = []
         for rows in sets:
             entry = self._entry(scene, cameras, rows, lidar_rows)
-            around = {step: self._beside(by_camera, places, rows, step) for step in (-1, 1)} if neighbours else {}
+            around = {offset: self._beside(by_camera, places, rows, offset) for offset in (-1, 1)} if neighbours else {}
             entry = replace(
                 entry,
-                neighbours=tuple((step, frame) for step, frame in around.items() if frame is not None),
+                neighbours=tuple((offset, frame) for offset, frame in around.items() if frame is not None),
                 semantic_paths=self._existing(rows, "nuscenes_semantic", "_mask.bin") if semantics else (),
                 depth_paths=self._existing(rows, "depth_full", ".npy") if depths else (),
                 mask_paths=files,
@@ -140,7 +155,7 @@ class NuScenesSource:
         return sets
 
     def _beside(
-        self, by_camera: dict[str, list[dict]], places: dict[str, dict[str, int]], rows: list[dict], step: int
+        self, by_camera: dict[str, list[dict]], places: dict[str, dict[str, int]], rows: list[dict], offset: int
     ) -> FrameEntry | None:
         """The nearest earlier (-1) or later (+1) image of each camera; None where a camera has none.
 
@@ -150,9 +165,9 @@ class NuScenesSource:
         found = []
         for row in rows:
             series = by_camera[row["channel"]]
-            place = places[row["channel"]][row["token"]] + step
+            place = places[row["channel"]][row["token"]] + offset
             while 0 <= place < len(series) and not (self.dataroot / series[place]["filename"]).is_file():
-                place += step
+                place += offset
             if not 0 <= place < len(series):
                 return None
             found.append(series[place])
@@ -281,8 +296,9 @@ class NuScenesSource:
         for row in rows:
             if row["is_key_frame"] and row["channel"] == anchor:
                 carriers.setdefault(row["sample_token"], row)
-        carriers |= {row["sample_token"]: row for row in rows
-                     if row["is_key_frame"] and row["sensor_modality"] == "lidar"}  # fmt: skip
+        carriers |= {
+            row["sample_token"]: row for row in rows if row["is_key_frame"] and row["sensor_modality"] == "lidar"
+        }
         folder = f"gts/{scene}"
         known = self._listing(folder)
         paths = {row["token"]: f"{folder}/{sample}/labels.npz" for sample, row in carriers.items() if sample in known}
@@ -338,12 +354,13 @@ class NuScenesSource:
     def _rows(self, scene: str, sweeps: bool = True) -> list[dict]:
         """sample_data rows of a scene by time; keyframes only without `sweeps`."""
         token = self.check_scene(scene)
+        if token not in self._checked:
+            for row in self._rows_by_scene[token]:
+                check_sample_data(row, self._root)
+            self._checked.add(token)
         rows = [row for row in self._rows_by_scene[token] if sweeps or row["is_key_frame"]]
         if not rows:
             raise DatasetError(f"scene {scene} has no rows in sample_data.json of {self.dataroot / self.version}")
-        for row in rows:
-            is_camera = row["sensor_modality"] == "camera"
-            check_fields(row, "sample_data", (*_NEEDED_FIELDS, "width", "height") if is_camera else _NEEDED_FIELDS)
         return sorted(rows, key=lambda row: (row["timestamp"], row["sensor_modality"], row["channel"]))
 
     def _lookup(self, row: dict, table: str) -> dict:

@@ -14,14 +14,27 @@ import numpy as np
 
 from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
 from gaussianocc_core.geometry import transforms
-from gaussianocc_core.geometry.calibration import find_fault
+from gaussianocc_core.geometry.calibration import MOST_PIXELS, find_fault
 from gaussianocc_core.geometry.pixel_centers import from_opencv
+from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.names import DataRoot, check_name, shorten
 from gaussianocc_core.types import PINHOLE
 
 TABLES = (
-    "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene",
-    "sample", "sample_data", "sample_annotation", "map",
-)  # fmt: skip
+    "category",
+    "attribute",
+    "visibility",
+    "instance",
+    "sensor",
+    "calibrated_sensor",
+    "ego_pose",
+    "log",
+    "scene",
+    "sample",
+    "sample_data",
+    "sample_annotation",
+    "map",
+)
 # (table, field, table it points to): what a scene cannot be read without.
 _REFERENCES = (
     ("calibrated_sensor", "sensor_token", "sensor"),
@@ -33,7 +46,10 @@ _REFERENCES = (
     ("sample_annotation", "instance_token", "instance"),
     ("instance", "category_token", "category"),
 )
+_EPOCH_S = (946_684_800, 4_102_444_800)  # the years 2000 to 2100, by which the unit of a stamp is told
 _US_TO_NS = 1000
+_NEEDED_FIELDS = ("timestamp", "filename", "ego_pose_token", "calibrated_sensor_token", "is_key_frame")
+_LATEST_US = (1 << 63) // 1000 - 1  # what nanoseconds in 64 bits can say
 
 
 def open_database(dataroot: Path, version: str) -> Any:
@@ -56,7 +72,11 @@ def open_database(dataroot: Path, version: str) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):
             database = NuScenes(version=version, dataroot=str(dataroot), verbose=False)
     except Exception as error:  # the devkit asserts, indexes and looks up: find out what it stumbled over
-        reason = _diagnose(dataroot, folder) or f"the devkit says {type(error).__name__}: {error}"
+        try:
+            reason = _diagnose(dataroot, folder)
+        except Exception as fault:  # lists where texts belong, and whatever else a row can hold
+            reason = f"a table holds a value of another kind than it should ({reason_of(fault)}); restore the tables"
+        reason = reason or f"the devkit says {reason_of(error)}"
         raise DatasetError(f"cannot read {folder}: {reason}") from error
     return database
 
@@ -70,8 +90,8 @@ def _diagnose(dataroot: Path, folder: Path) -> str | None:
             tables[name] = json.loads(path.read_bytes())
         except OSError as error:
             return f"table {path.name} is missing or unreadable ({error.strerror}); restore it from the data set"
-        except ValueError as error:
-            return f"table {path.name} is not valid JSON ({error}); restore it from the data set"
+        except (ValueError, RecursionError) as error:
+            return f"table {path.name} is not valid JSON ({reason_of(error)}); restore it from the data set"
         if not isinstance(tables[name], list) or not all(isinstance(row, dict) for row in tables[name]):
             return f"table {path.name} is not a list of rows; restore it from the data set"
         nameless = next((i for i, row in enumerate(tables[name]) if "token" not in row), None)
@@ -85,7 +105,7 @@ def diagnose_references(tables: dict[str, list[dict]]) -> str | None:
         known = {row["token"] for row in tables[target]}
         for row in tables[table]:
             if row.get(field) not in known:
-                return f"{table} {row['token']}: its {field} {row.get(field)!r} is not in table {target}.json"
+                return f"{table} {row['token']}: its {field} {shorten(row.get(field))} is not in table {target}.json"
     return None
 
 
@@ -104,7 +124,20 @@ def _diagnose_maps(tables: dict[str, list[dict]], dataroot: Path) -> str | None:
 
 
 def read_stamp_ns(row: dict) -> int:
-    return int(row["timestamp"]) * _US_TO_NS
+    """Of a row whose `timestamp` counts microseconds; DatasetError where it plainly counts something else."""
+    stamp = row["timestamp"]
+    number = isinstance(stamp, int | float) and not isinstance(stamp, bool)
+    if not number or stamp != stamp or abs(stamp) == float("inf") or stamp != int(stamp):
+        raise DatasetError(
+            f"row {row.get('token')}: timestamp {stamp!r} is no whole number of microseconds; is it in seconds? "
+            "Multiply by 1e6 and round"
+        )
+    for unit, per_second in (("seconds", 1), ("milliseconds", 10**3), ("nanoseconds", 10**9)):
+        if _EPOCH_S[0] <= stamp / per_second <= _EPOCH_S[1]:
+            raise DatasetError(
+                f"row {row.get('token')}: timestamp {stamp} is a time in {unit}; the schema wants microseconds"
+            )
+    return int(stamp) * _US_TO_NS
 
 
 def check_fields(row: dict, table: str, fields: Sequence[str]) -> None:
@@ -113,12 +146,36 @@ def check_fields(row: dict, table: str, fields: Sequence[str]) -> None:
         raise DatasetError(f"{table} {row['token']} has no field {', '.join(missing)}; restore the table")
 
 
+def check_sample_data(row: dict, root: DataRoot) -> None:
+    """DatasetError where a row has not what it needs, or a name or path that it cannot have."""
+    row["token"] = check_name(row["token"], "sample_data: token", DatasetError)
+    where = f"sample_data {row['token']}"
+    is_camera = row.get("sensor_modality") == "camera"
+    check_fields(row, "sample_data", (*_NEEDED_FIELDS, "width", "height") if is_camera else _NEEDED_FIELDS)
+    for name in ("channel", "sample_token"):
+        check_name(row.get(name), f"{where}: {name}", DatasetError)
+    whole = ("timestamp", "width", "height") if is_camera else ("timestamp",)
+    for name in whole:
+        value, most = row[name], _LATEST_US if name == "timestamp" else MOST_PIXELS
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise DatasetError(
+                f"{where}: {name}: expected a whole number from 1 to {most}, got {shorten(value)}; restore the table"
+            )
+    if not isinstance(row["is_key_frame"], bool):
+        raise DatasetError(f"{where}: is_key_frame: expected true or false, got {shorten(row['is_key_frame'])}")
+    root.locate(row["filename"], f"{where}: filename")
+
+
 def read_transform(row: dict, table: str) -> np.ndarray:
     """T_ego_sensor of a calibrated_sensor row, T_world_ego of an ego_pose row."""
     check_fields(row, table, ("rotation", "translation"))
-    fault = find_fault(rotation=row["rotation"], translation=row["translation"])
+    # To find_fault, None is what nobody gave.
+    fault = find_fault(
+        rotation=() if row["rotation"] is None else row["rotation"],
+        translation=() if row["translation"] is None else row["translation"],
+    )
     if fault is not None:
-        got = row[fault.field]
+        got = shorten(row[fault.field])
         raise CalibrationError(f"{table} {row['token']}: {fault.field}: expected {fault.expected}, got {got}")
     rotation, translation = np.array(row["rotation"], np.float64), np.array(row["translation"], np.float64)
     return transforms.make_transform(transforms.quat_to_matrix(rotation), translation)
@@ -127,11 +184,11 @@ def read_transform(row: dict, table: str) -> np.ndarray:
 def read_intrinsics(row: dict, camera: str) -> np.ndarray:
     """(3, 3), px, pixel centres at +0.5; nuScenes' tables count from the first one, as OpenCV does."""
     check_fields(row, "calibrated_sensor", ("camera_intrinsic",))
-    fault = find_fault(intrinsics=row["camera_intrinsic"])
+    fault = find_fault(intrinsics=() if row["camera_intrinsic"] is None else row["camera_intrinsic"])
     if fault is not None:
         raise CalibrationError(
             f"calibrated_sensor {row['token']} of {camera}: camera_intrinsic: expected a 3x3 matrix of "
-            f"{fault.expected}, got {row['camera_intrinsic']}; correct the table"
+            f"{fault.expected}, got {shorten(row['camera_intrinsic'])}; correct the table"
         )
     return from_opencv(np.array(row["camera_intrinsic"], np.float64))
 
@@ -142,10 +199,10 @@ def read_lens(row: dict, camera: str) -> tuple[str, tuple[float, ...]]:
     nuScenes' images are undistorted and its schema has no lens. Other rigs in that schema may add the two fields.
     """
     model, distortion = row.get("camera_model", PINHOLE), row.get("camera_distortion", ())
-    fault = find_fault(model=model, distortion=distortion)
+    fault = find_fault(model=model or "", distortion=() if distortion is None else distortion)
     if fault is not None:
         raise CalibrationError(
             f"calibrated_sensor {row['token']} of {camera}: camera_{fault.field}: expected {fault.expected}, got "
-            f"camera_model {model!r} with camera_distortion {distortion}; correct the table"
+            f"camera_model {shorten(model)} with camera_distortion {shorten(distortion)}; correct the table"
         )
     return model, tuple(float(value) for value in distortion)

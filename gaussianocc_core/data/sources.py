@@ -16,10 +16,11 @@ from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.data.image_change import image_change
 from gaussianocc_core.data.nuscenes_splits import select_scenes
 from gaussianocc_core.errors import ConfigError, DatasetError
+from gaussianocc_core.geometry.plausibility import find_doubts
 from gaussianocc_core.labels import FREE, IGNORE
 
 Entry = SampleEntry | BagEntry
-STEPS = (-1, 1)  # neighbours, in the order of a batch's frames 1 and 2
+OFFSETS = (-1, 1)  # neighbours, in the order of a batch's frames 1 and 2
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class DataConfig:
     """Where samples come from and how they are varied."""
 
     dataroot: str = ""  # of a data set
+    follow_outside: bool = False  # links in the data root may lead out of it
     schema: str = "nuscenes"  # of that data set; "ddad": scenes in the DGP format
     version: str = "v1.0-mini"  # nuscenes
     split: str = ""  # ddad: "train", "val" or "test"; nuscenes: those, mini_train, mini_val or a list file; "": all
@@ -70,8 +72,9 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
         entries = _bag_entries(config)
     else:
         entries = _ddad_entries(config) if config.schema == "ddad" else _nuscenes_entries(config)
+        _report_doubts(entries)
     scenes = {entry.scene for entry in entries}
-    complete = [entry for entry in entries if len(entry.neighbours) == len(STEPS)]
+    complete = [entry for entry in entries if len(entry.neighbours) == len(OFFSETS)]
     near = [entry for entry in complete if entry.gap_s <= config.max_gap]
     moving = tuple(entry for entry in near if _moves_enough(entry, config.bag))
     if not moving:
@@ -85,10 +88,16 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     _log.info(
         "%d samples from %d scenes, neighbours %.0f ms away (median; at most %.0f); left out: %d at the ends of "
         "scenes, %d with neighbours beyond %.1f s, %d standing still; 2D labels: %d",
-        len(moving), len(scenes), 1e3 * np.median(gaps), 1e3 * gaps.max(), len(entries) - len(complete),
-        len(complete) - len(near), config.max_gap, len(near) - len(moving),
+        len(moving),
+        len(scenes),
+        1e3 * np.median(gaps),
+        1e3 * gaps.max(),
+        len(entries) - len(complete),
+        len(complete) - len(near),
+        config.max_gap,
+        len(near) - len(moving),
         sum(entry.labelled for entry in moving),
-    )  # fmt: skip
+    )
     return moving
 
 
@@ -106,7 +115,7 @@ def _choose_scenes(config: DataConfig, available: Sequence[str]) -> Sequence[str
 
 
 def _nuscenes_entries(config: DataConfig) -> list[Entry]:
-    source = nuscenes.NuScenesSource(config.dataroot, config.version)
+    source = nuscenes.NuScenesSource(config.dataroot, config.version, follow_outside=config.follow_outside)
     entries: list[Entry] = []
     for scene in _choose_scenes(config, select_scenes(source, split=config.split or None)):
         entries += source.index(
@@ -121,7 +130,7 @@ def _nuscenes_entries(config: DataConfig) -> list[Entry]:
 
 
 def _ddad_entries(config: DataConfig) -> list[Entry]:
-    source = ddad.DdadSource(config.dataroot)
+    source = ddad.DdadSource(config.dataroot, follow_outside=config.follow_outside)
     entries: list[Entry] = []
     for scene in _choose_scenes(config, source.scene_names(config.split or None)):
         entries += source.index(
@@ -134,6 +143,16 @@ def _ddad_entries(config: DataConfig) -> list[Entry]:
     return entries
 
 
+def _report_doubts(entries: Sequence[Entry]) -> None:
+    """What is hard to believe of the calibrations, once each; a bag says its own when it is opened."""
+    said: dict[str, str] = {}
+    for scene, entry in {entry.scene: entry for entry in reversed(entries)}.items():
+        for doubt in find_doubts(entry.cameras):
+            said.setdefault(str(doubt), scene)
+    for text, scene in said.items():
+        _log.warning("%s: %s", scene, text)
+
+
 def _bag_entries(config: DataConfig) -> list[Entry]:
     sources = {source.index.name: source for source in open_bags(config.bag)}
     entries: list[Entry] = []
@@ -141,7 +160,15 @@ def _bag_entries(config: DataConfig) -> list[Entry]:
         found = sources[name].entries(config.masks, config.semantics, _undetected(config))
         if not found:
             _log.warning("%s: %s", sources[name].index.path, sources[name].explain_no_sets())
-        entries += found
+        kept = [entry for entry in found if not sources[name].in_gap(entry)]
+        if len(kept) < len(found):
+            _log.warning(
+                "%s: %d of %d moments are left out: they lie in gaps of odometry",
+                sources[name].index.path,
+                len(found) - len(kept),
+                len(found),
+            )
+        entries += kept
     return entries
 
 

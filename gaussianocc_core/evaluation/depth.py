@@ -17,6 +17,7 @@ from gaussianocc_core.preprocess import Lenses
 from gaussianocc_core.types import Cameras, Sample
 
 FLAT_GROUND = "flat_ground"
+_SURENESS = np.linspace(-7.0, 3.0, 501)  # edges between bins of log errors: far below and above any real one
 DISTANCES = (2.0, 4.0, 8.0, 16.0, 32.0)  # m of true depth, between the rings that abs_rel is told by
 
 
@@ -29,12 +30,21 @@ class DepthTable:
         self.keyframes = 0
         self._scores: dict[str, dict[str, DepthScores]] = {}
         self._scales: dict[str, dict[str, list[float]]] = {}
+        self._sureness: dict[str, Float[np.ndarray, "B 4"]] = {}  # by how sure: pixels, squared error, error, expected
         self._rings: dict[str, Float[np.ndarray, "R 2"]] = {}  # pixels and their summed relative error, all cameras
 
     def update(
-        self, way: str, camera: str, truth: Float[np.ndarray, "H W"], depth: Float[Tensor, "h w"]
+        self,
+        way: str,
+        camera: str,
+        truth: Float[np.ndarray, "H W"],
+        depth: Float[Tensor, "h w"],
+        log_error: Float[Tensor, "h w"] | None = None,
     ) -> float | None:
-        """One image: true z-depth (m, 0 where unknown) and an estimate of any size; returns its abs_rel."""
+        """One image: true z-depth (m, 0 where unknown) and an estimate of any size; returns its abs_rel.
+
+        log_error: of an estimate that says how wrong it may be, log of the expected error of its log depth.
+        """
         low, high = self.limits
         valid = (truth > low) & (truth < high)
         if not valid.any():
@@ -49,6 +59,9 @@ class DepthTable:
         ring, count = np.digitize(true, DISTANCES), len(DISTANCES) + 1
         rings = self._rings.setdefault(way, np.zeros((count, 2)))
         rings += np.stack([np.bincount(ring, weights, minlength=count) for weights in (None, relative)], axis=1)
+        if log_error is not None:
+            sure = resize_depth(log_error[None].detach().float(), *truth.shape)[0].cpu().numpy()[valid]
+            self._add_sureness(way, sure, relative, np.abs(np.log(estimate.clip(low, high) / true)))
         ratio = np.median(true) / np.median(estimate)
         self._scales.setdefault(way, {}).setdefault(camera, []).append(float(ratio))
         return float(scores.sums[0, 0] - before)
@@ -64,7 +77,16 @@ class DepthTable:
             "limits_m": list(self.limits),
             "ways": {way: self._summary_of(way) for way in self._scores},
             "by_distance": self._by_distance(),
+            "confidence": {way: _sum_up_sureness(bins) for way, bins in self._sureness.items()},
         }
+
+    def _add_sureness(self, way: str, sure: np.ndarray, relative: np.ndarray, logarithmic: np.ndarray) -> None:
+        """Sums in fine bins of what the network expects, so that nothing grows with the number of images."""
+        place = np.clip(np.digitize(np.nan_to_num(sure, nan=np.inf), _SURENESS), 0, len(_SURENESS))
+        expected = np.exp(np.clip(np.nan_to_num(sure, nan=_SURENESS[-1]), _SURENESS[0], _SURENESS[-1]))
+        columns = (None, relative**2, logarithmic, expected)
+        sums = np.stack([np.bincount(place, each, minlength=len(_SURENESS) + 1) for each in columns], axis=1)
+        self._sureness[way] = self._sureness.get(way, 0.0) + sums
 
     def _by_distance(self) -> dict[str, Any]:
         """Over all pixels, unlike the means over images: shares of them, and abs_rel by way; NaN in an empty ring."""
@@ -84,6 +106,20 @@ class DepthTable:
         mean = {name: float(np.mean([row[name] for row in per_camera.values()])) for name in DEPTH_ERRORS}
         mean["scale"] = float(np.median(np.concatenate(list(scales.values()))))
         return {"mean": mean, "per_camera": per_camera}
+
+
+def _sum_up_sureness(bins: Float[np.ndarray, "B 4"]) -> dict[str, float]:
+    """How much of the squared relative error lies in the fifth of the pixels that the network is least sure of (0.2: it
+    knows nothing about its errors), and the mean errors of log depth, as expected and as they are."""
+    count, squared, error, expected = bins[::-1].T  # least sure first
+    before = np.concatenate([[0.0], count.cumsum()[:-1]])
+    inside = np.clip((0.2 * count.sum() - before) / np.maximum(count, 1.0), 0.0, 1.0)
+    total = max(float(squared.sum()), 1e-12)
+    return {
+        "least_confident_fifth": float((inside * squared).sum() / total),
+        "log_error": float(error.sum() / count.sum()),
+        "expected_log_error": float(expected.sum() / count.sum()),
+    }
 
 
 def depth_cameras(cameras: Cameras, lenses: Lenses) -> Cameras:

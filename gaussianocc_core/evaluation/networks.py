@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -15,13 +15,17 @@ from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in
 from gaussianocc_core.data.entries import in_label_frame
+from gaussianocc_core.finite import check_finite
+from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.models.config import ModelConfig
-from gaussianocc_core.models.depth_net import predict_depth
+from gaussianocc_core.models.depth_net import DepthPrediction, depth_prediction, predict_depth
 from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
 from gaussianocc_core.rendering.background import compose_depth, find_background
-from gaussianocc_core.training.ego import motion_to
+from gaussianocc_core.training.ego import motion_to, place_cameras
 from gaussianocc_core.training.loader import Batch
+from gaussianocc_core.training.matched import look_around
 from gaussianocc_core.training.motion_search import Guess, MotionSearch, as_long_as_depth_says
 from gaussianocc_core.training.view import batch_element
 from gaussianocc_core.types import Sample
@@ -37,6 +41,8 @@ class Estimates:
     occupancy: UInt8[np.ndarray, "X Y Z"] | None = None  # class ids, 255 unobserved
     T_target_now: Float[np.ndarray, "S 4 4"] | None = None  # ego motion to each of the sample's neighbours, m
     network_lengths: Float[np.ndarray, " S"] | None = None  # of it, m, before its search; None: not searched
+    # Log of the error of log depth that the network expects of itself, of the ways that say so; higher: less sure.
+    log_errors: Mapping[str, Float[Tensor, "N h w"]] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -74,37 +80,100 @@ class CheckpointNetworks:
     @torch.inference_mode()
     def __call__(self, sample: Sample, batch: Batch) -> Estimates:
         batch = batch.to(self.device)
-        images = batch.colours()  # (1, T, N, 3, h, w)
+        images = batch.colors()  # (1, T, N, 3, h, w)
+        found: dict[str, DepthPrediction] = {}
         depths: dict[str, Tensor] = {}
         occupancy = motions = said = None
         if self.predictor is not None:
             depths, occupancy = _see_occupancy(self.predictor, sample)
         if self.depth_net is not None:
-            depths["depth_network"] = predict_depth(self.depth_net, images[:, 0], batch.cameras).depth[0]
+            found["depth_network"] = predict_depth(self.depth_net, images[:, 0], batch.cameras)
+        offsets = [neighbour.offset for neighbour in sample.neighbours]
         if self.pose_net is not None:
-            steps = [neighbour.step for neighbour in sample.neighbours]
             motions = np.empty((0, 4, 4))
-            if steps:
+            if offsets:
                 T_target_now = torch.stack(
-                    [motion_to(self.pose_net, images[:, 0], images[:, 1 + k], step)[0] for k, step in enumerate(steps)]
+                    [
+                        motion_to(self.pose_net, images[:, 0], images[:, 1 + k], offset)[0]
+                        for k, offset in enumerate(offsets)
+                    ]
                 )
-                if "depth_network" in depths:
+                if "depth_network" in found:
                     said = T_target_now[:, :3, 3].norm(dim=-1).double().cpu().numpy()
                     T_target_now = as_long_as_depth_says(
-                        images[0, : 1 + len(steps)], Guess(depths["depth_network"], batch.valid[0]),
-                        batch_element(batch.cameras, 0), T_target_now, MotionSearch(),
-                    )  # fmt: skip
+                        images[0, : 1 + len(offsets)],
+                        Guess(self._guess(images, batch, found["depth_network"]), batch.valid[0]),
+                        batch_element(batch.cameras, 0),
+                        T_target_now,
+                        MotionSearch(),
+                    )
+                check_finite("ego motion", T_target_now)
                 motions = T_target_now.double().cpu().numpy()
-        return Estimates({name: depth.float().cpu() for name, depth in depths.items()}, occupancy, motions, said)
+        if self.depth_net is not None and self.depth_net.matches:
+            found = {**self._matched(images, batch, offsets, motions), "one_image": found["depth_network"]}
+        depths |= {way: prediction.depth[0] for way, prediction in found.items()}
+        for way, depth in depths.items():
+            check_finite(f"depth by {way}", depth)
+        sure = {way: each.log_error[0].cpu() for way, each in found.items() if each.log_error is not None}
+        return Estimates({way: depth.float().cpu() for way, depth in depths.items()}, occupancy, motions, said, sure)
+
+    def _guess(self, images: Tensor, batch: Batch, alone: DepthPrediction) -> Float[Tensor, "N h w"]:
+        """What depth says before there is a motion: of a network that matches, with the other cameras."""
+        if self.depth_net is None or not self.depth_net.matches:
+            return alone.depth[0]
+        return self._look_around(images[:, :1], batch, None).depth[0]
+
+    def _matched(
+        self, images: Tensor, batch: Batch, offsets: Sequence[int], learnt: np.ndarray | None
+    ) -> dict[str, DepthPrediction]:
+        """As a robot would see: with the other cameras and the frame before, never with the frame after. The motion is
+        learnt for `depth_network` (of a file without an ego-motion network, recorded), and recorded for the other."""
+        found = {"depth_network": self._look_around(images[:, :1], batch, None)}
+        if -1 not in offsets:
+            return found
+        before = offsets.index(-1)
+        frames = images[:, [0, 1 + before]]
+        recorded = batch.T_target_now[:, before : before + 1]
+        known = bool(torch.isfinite(recorded).all())
+        if learnt is not None:
+            motion = torch.from_numpy(learnt[before : before + 1]).to(recorded)[None]
+            found["depth_network"] = self._look_around(frames, batch, motion)
+        if known:
+            way = "depth_network" if learnt is None else "recorded_motion"
+            found[way] = self._look_around(frames, batch, recorded)
+        return found
+
+    def _look_around(self, frames: Tensor, batch: Batch, T_before_now: Tensor | None) -> DepthPrediction:
+        assert self.depth_net is not None
+        cameras, (height, width) = batch.cameras, frames.shape[-2:]
+        if T_before_now is not None and batch.lags is not None:  # each camera where it was at its own image time
+            there = torch.cat([T_before_now[0], transforms.invert(T_before_now[0])])
+            placed = place_cameras(batch_element(cameras, 0), batch.lags[0], there)
+            cameras = replace(cameras, T_ego_cam=placed.T_ego_cam[None])
+        look, sources = look_around(self.depth_net.image_encoder, frames, cameras, T_before_now)
+        heads = self.depth_net.match(look, sources, cameras.intrinsics[0], cameras.T_ego_cam[0], width, height)
+        return depth_prediction(heads, frames.shape[:1] + frames.shape[2:3], width, height)
 
 
 def _see_occupancy(
     predictor: OccupancyPredictor, sample: Sample
 ) -> tuple[dict[str, Tensor], UInt8[np.ndarray, "X Y Z"]]:
-    """As the node would: cameras where they were at their own image times, in the ego frame of the labels."""
+    """As the node would: cameras where they were at their own image times, in the ego frame of the labels. A model that
+    matches has seen the frame before, and knows the recorded motion."""
     cameras = in_label_frame(sample)
     predictor.use_masks(dict(zip(cameras.names, sample.static_masks or (), strict=bool(sample.static_masks))))
-    prediction = predictor(sample.images, cameras)
+    predictor.reset()
+    for neighbour in sample.neighbours if predictor.matches else ():
+        T_world_ego = neighbour.T_world_ego_per_camera
+        if neighbour.offset < 0 and T_world_ego is not None and sample.T_world_ego is not None:
+            there = camera_geometry.relocate(
+                sample.cameras, torch.from_numpy(T_world_ego), torch.from_numpy(T_world_ego[0])
+            )
+            predictor(neighbour.images, there, T_world_ego[0], 1e-9 * neighbour.camera_stamps_ns[0])
+    T_world_now = sample.T_world_ego
+    if sample.occupancy is not None and sample.occupancy.T_world_ego is not None:
+        T_world_now = sample.occupancy.T_world_ego
+    prediction = predictor(sample.images, cameras, T_world_now, 1e-9 * sample.stamp_ns)
     field, model, pinhole = prediction.field, predictor.model, prediction.views.to(predictor.device)
     views = model.render(field, pinhole, normalize_depth=False)[0]
     head_depth = None if field.inv_depth is None else 1.0 / field.inv_depth[0]

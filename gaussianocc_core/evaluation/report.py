@@ -18,6 +18,9 @@ _DEPTH_NOTES = """\
 abs_rel: mean |estimate - truth| / truth. a1, a2, a3: share of pixels within a factor 1.25, 1.25^2, 1.25^3.
 scale: median over images of median truth / median estimate; 1 is metric, above 1 everything is seen too near.
 flat ground: looks at no image; a ray meets the plane under the robot, or else nothing for 80 m."""
+_CONFIDENCE_NOTES = """\
+fifth: share of the squared relative error in the fifth of the pixels that the network is least sure of; 0.2 is chance.
+error, expected: mean |log(estimate / truth)|, as it is and as the network expects it."""
 _MOTION_NOTES = """\
 Lengths are those that fit the depth network best (training/motion_search.py), with which stage 2 trains; "as the
 network says": before that search. Without a depth network in the file there is none.
@@ -84,6 +87,11 @@ def _depth(depth: dict[str, Any]) -> str:
     lines.append(f"{_title(way)} by camera")
     lines += [_row(f"  {name}", _depth_numbers(row), 9) for name, row in table["per_camera"].items()]
     lines += _by_distance(depth["by_distance"])
+    if depth["confidence"]:
+        lines.append(_row("confidence", ("fifth", "error", "expected"), 9))
+        for way, sure in depth["confidence"].items():
+            lines.append(_row(f"  {_title(way)}", [*map(_number, sure.values())], 9))
+        lines.append(_CONFIDENCE_NOTES)
     return "\n".join([*lines, _DEPTH_NOTES])
 
 

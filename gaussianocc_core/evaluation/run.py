@@ -80,7 +80,8 @@ def evaluate_networks(
         raise DatasetError(f"every: expected a whole number of at least 1, got {every}")
     scenes = tuple(scenes) if scenes else source.scene_names()
     kinds = networks.kinds
-    indexed = {scene: source.entries(scene, neighbours="pose" in kinds) for scene in scenes}
+    beside = "pose" in kinds or networks.config.matching.enabled
+    indexed = {scene: source.entries(scene, neighbours=beside) for scene in scenes}
     entries = [entry for scene in scenes for entry in indexed[scene][::every]]
     notes = _what_is_missing(entries, kinds, source)
     depth, motion = DepthTable(source.depth_limits), MotionScores()
@@ -142,7 +143,8 @@ def _measure_depth(
         ways = {way: images[n] for way, images in estimates.depths.items()}
         ways[FLAT_GROUND] = flat_ground_depth(cameras, n, truth.shape[1], truth.shape[0], FAR)
         for way, depth in ways.items():
-            error = table.update(way, camera, truth, depth)
+            sure = estimates.log_errors.get(way)
+            error = table.update(way, camera, truth, depth, None if sure is None else sure[n])
             if error is not None:
                 first.setdefault(camera, error)
     table.keyframes += 1

@@ -149,8 +149,12 @@ def open_source(
     schema: str = "nuscenes",
     version: str = "v1.0-mini",
     bag: str | Path | BagConfig | None = None,
+    follow_outside: bool = False,
 ) -> EvaluationSource:
-    """Of a data root (nuscenes: with its version; ddad), or of a bag, a folder of bags, or what a BagConfig says."""
+    """Of a data root (nuscenes: with its version; ddad), or of a bag, a folder of bags, or what a BagConfig says.
+
+    follow_outside: links in the data root may lead out of it.
+    """
     if (dataroot is None) == (bag is None):
         raise DatasetError("give either dataroot, a data set, or bag, a rosbag2 or a folder of them")
     if bag is not None:
@@ -159,10 +163,10 @@ def open_source(
         return RecordingSource(config)
     assert dataroot is not None
     if schema == "ddad":
-        return TableSource(DdadSource(dataroot))
+        return TableSource(DdadSource(dataroot, follow_outside=follow_outside))
     if schema != "nuscenes":
         raise DatasetError(f"schema: expected nuscenes or ddad, got {schema!r}")
-    return TableSource(NuScenesSource(dataroot, version))
+    return TableSource(NuScenesSource(dataroot, version, follow_outside=follow_outside))
 
 
 def choose_scenes(source: EvaluationSource, scenes: Sequence[str] | None, split: str | None) -> tuple[str, ...]:

@@ -10,6 +10,9 @@ import numpy as np
 from gaussianocc_core.geometry.lens import COEFFICIENTS
 from gaussianocc_core.types import CAMERA_MODELS
 
+MOST_PIXELS = 1 << 16  # of a side of an image, as in JPEG
+_SHORTEST_FOCAL, _LARGEST = 1e-2, 1e8  # px; beyond, what follows from them is no number in float32
+_FARTHEST = 1e8  # m; twice around the Earth
 _SHORTEST_QUATERNION = 1e-6  # below, normalising amplifies rounding; a zero one would become NaN
 
 
@@ -36,38 +39,39 @@ def find_fault(
     is looked at together with `model`. All but the sizes may be anything that a file can hold.
     """
     for field, size in (("width", width), ("height", height)):
-        if size is not None and size < 1:
-            return Fault(field, "at least 1 pixel")
+        if size is not None and not 1 <= size <= MOST_PIXELS:
+            return Fault(field, f"at least 1 pixel and at most {MOST_PIXELS}")
     if intrinsics is not None and not _is_pinhole_matrix(intrinsics):
-        return Fault("intrinsics", "finite numbers and positive focal lengths fx, fy")
+        return Fault("intrinsics", "finite numbers and positive focal lengths fx, fy, in pixels")
     if model is not None:
-        if model not in CAMERA_MODELS:
+        if not isinstance(model, str) or model not in CAMERA_MODELS:
             return Fault("model", f"one of {', '.join(CAMERA_MODELS)}")
         counts = COEFFICIENTS[model]
-        if not (_is_finite(distortion) and len(distortion) in counts):
+        if not (_is_finite(distortion, below=_LARGEST) and len(distortion) in counts):
             number = f"{', '.join(map(str, counts[:-1]))} or {counts[-1]}"
             return Fault("distortion", f"{number} finite coefficients for a lens of model {model}")
     if rotation is not None and not (
-        _is_finite(rotation, 4) and np.linalg.norm(np.asarray(rotation, dtype=np.float64)) > _SHORTEST_QUATERNION
+        _is_finite(rotation, 4, _LARGEST) and np.linalg.norm(_numbers(rotation)) > _SHORTEST_QUATERNION
     ):
         return Fault("rotation", "a finite quaternion w x y z that is not zero")
-    if translation is not None and not _is_finite(translation, 3):
-        return Fault("translation", "a finite position x y z in metres")
+    if translation is not None and not _is_finite(translation, 3, _FARTHEST):
+        return Fault("translation", f"a finite position x y z in metres, nearer than {_FARTHEST:g} m")
     return None
 
 
 def _is_pinhole_matrix(values: Any) -> bool:
     K = _numbers(values)
-    return K.shape == (3, 3) and bool(np.isfinite(K).all()) and bool(min(K[0, 0], K[1, 1]) > 0)
+    usable = K.shape == (3, 3) and (np.abs(K) < _LARGEST).all()  # not so of NaN
+    return bool(usable and min(K[0, 0], K[1, 1]) >= _SHORTEST_FOCAL)
 
 
-def _is_finite(values: Any, count: int | None = None) -> bool:
+def _is_finite(values: Any, count: int | None = None, below: float = np.inf) -> bool:
     array = _numbers(values)
-    return array.ndim == 1 and (count is None or len(array) == count) and bool(np.isfinite(array).all())
+    return array.ndim == 1 and (count is None or len(array) == count) and bool((np.abs(array) < below).all())
 
 
 def _numbers(values: Any) -> np.ndarray:
     try:
         return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):  # text, or rows of unequal length
+    except (TypeError, ValueError, OverflowError):  # text, rows of unequal length, whole numbers of 400 digits
         return np.array(np.nan)

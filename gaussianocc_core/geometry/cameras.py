@@ -122,9 +122,7 @@ def ego_rays(
     return rays.unflatten(0, intrinsics.shape[:-2])
 
 
-def lens_maps(
-    intrinsics: Float[Tensor, "N 3 3"], width: int, height: int, stride: int = 1
-) -> Float[Tensor, "N 4 h w"]:
+def lens_maps(intrinsics: Float[Tensor, "N 3 3"], width: int, height: int, stride: int = 1) -> Float[Tensor, "N 4 h w"]:
     """What the lens does at the cells of a map: direction (x / z, y / z) and the logarithms of both focal lengths (1:
     a hundred pixels of the image)."""
     factor = 1.0 / stride

@@ -1,22 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lens models: how many coefficients each takes, and what ROS calls it. Coefficients stand in OpenCV's order."""
+"""Lens models: how many coefficients each takes, what ROS calls it, and how far from the middle it can be believed.
+
+Coefficients stand in OpenCV's order.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from gaussianocc_core.types import EQUIDISTANT, PINHOLE
 
-# The counts that OpenCV's two camera models take: k1 k2 p1 p2 [k3 [k4 k5 k6]], and k1 k2 k3 k4 of its fisheye model.
-COEFFICIENTS = {PINHOLE: (0, 4, 5, 8), EQUIDISTANT: (0, 4)}
-# sensor_msgs/distortion_models -> our model and the counts that ROS allows under that name. "": an image of a driver
+# The counts that OpenCV's two camera models take: k1 k2 p1 p2 [k3 [k4 k5 k6 [s1 s2 s3 s4 [tau_x tau_y]]]], rational
+# from k4 on, with thin prism and tilt; and k1 k2 k3 k4 of its fisheye model.
+COEFFICIENTS = {PINHOLE: (0, 4, 5, 8, 12, 14), EQUIDISTANT: (0, 4)}
+# sensor_msgs/distortion_models, and what calibration tools and drivers write in their place -> our model. As in ROS's
+# own image_geometry it is the number of coefficients that says how many of a pinhole's count. "": an image of a driver
 # that rectifies and says nothing more.
 ROS_MODELS = {
-    "": (PINHOLE, (0,)),
-    "plumb_bob": (PINHOLE, (0, 4, 5)),
-    "rational_polynomial": (PINHOLE, (0, 4, 5, 8)),
-    "equidistant": (EQUIDISTANT, (0, 4)),
+    "": PINHOLE,
+    "plumb_bob": PINHOLE,
+    "rational_polynomial": PINHOLE,
+    "radtan": PINHOLE,  # Kalibr
+    "equidistant": EQUIDISTANT,
+    "fisheye": EQUIDISTANT,  # OpenCV
+    "kannala_brandt": EQUIDISTANT,
 }
+_RADII = 4096  # at which a lens is looked at for folds
+
+
+def from_ros(name: str, distortion: Sequence[float]) -> tuple[str, tuple[float, ...]]:
+    """Our model and its coefficients: zeros at their end beyond a count that the model takes are dropped.
+
+    Four zeros of a pinhole are no distortion; of a fisheye they are the ideal equidistant lens. ValueError says what
+    cannot be used, in words that follow "distortion model 'name' ".
+    """
+    if name not in ROS_MODELS:
+        raise ValueError(f"is not supported; use one of {', '.join(known for known in ROS_MODELS if known)}")
+    model, values = ROS_MODELS[name], tuple(float(value) for value in distortion)
+    used = max((i + 1 for i, value in enumerate(values) if value), default=0)
+    if model == PINHOLE and not used:
+        return model, ()
+    if len(values) in COEFFICIENTS[model] and name:
+        return model, values
+    count = next((count for count in COEFFICIENTS[model] if count > 0 and used <= count <= len(values)), None)
+    if count is None or not name:
+        takes = " or ".join(map(str, COEFFICIENTS[model])) if name else "no"
+        raise ValueError(f"takes {takes} coefficients, CameraInfo has {len(values)}")
+    return model, values[:count]
 
 
 def to_ros(model: str, distortion: Sequence[float]) -> tuple[str, tuple[float, ...]]:
@@ -24,7 +56,25 @@ def to_ros(model: str, distortion: Sequence[float]) -> tuple[str, tuple[float, .
     if model == EQUIDISTANT:
         name, count = "equidistant", 4
     elif len(distortion) > 5:
-        name, count = "rational_polynomial", 8
+        name, count = "rational_polynomial", next(n for n in COEFFICIENTS[PINHOLE] if n >= max(8, len(distortion)))
     else:
         name, count = "plumb_bob", 5
     return name, tuple(distortion) + (0.0,) * (count - len(distortion))
+
+
+def fold_radius(model: str, distortion: Sequence[float], largest: float) -> float:
+    """How far from the middle the lens model maps farther out what lies farther out; `largest` if it does up to there.
+
+    Beyond that radius two directions share a pixel: the coefficients were fitted to a smaller part of the image. Of a
+    pinhole it is the tangent of the angle to the optical axis, of an equidistant lens the angle in radians. Radial
+    coefficients alone are looked at; tangential ones, prism and tilt are too small to fold an image.
+    """
+    r = np.linspace(0.0, largest, _RADII)
+    k = [*distortion, *(0.0,) * (8 - len(distortion))]
+    if model == EQUIDISTANT:
+        image = r * (1 + k[0] * r**2 + k[1] * r**4 + k[2] * r**6 + k[3] * r**8)
+    else:
+        below = 1 + k[5] * r**2 + k[6] * r**4 + k[7] * r**6
+        image = r * (1 + k[0] * r**2 + k[1] * r**4 + k[4] * r**6) / np.where(below > 0, below, np.nan)
+    grows = np.diff(image) > 0  # false from a pole on
+    return largest if grows.all() else float(r[np.argmin(grows)])

@@ -38,9 +38,12 @@ LEAST_SHARE = 0.005  # of the image; less is no overlap
 
 
 def overlap_masks(
-    cameras: Cameras, settings: OverlapSettings = OverlapSettings(), *, least_hits: int = LEAST_HITS,
+    cameras: Cameras,
+    settings: OverlapSettings = OverlapSettings(),
+    *,
+    least_hits: int = LEAST_HITS,
     erosion: int = EROSION,
-) -> Bool[Tensor, "N N H W"]:  # fmt: skip
+) -> Bool[Tensor, "N N H W"]:
     """[i, j]: pixels of camera i whose rays pass through the view of camera j; false everywhere for i = j.
 
     Cameras are pinholes of one size.

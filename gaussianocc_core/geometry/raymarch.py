@@ -141,7 +141,18 @@ def march_labels(
     entry, leave = np.full(count, np.inf), np.full(count, np.inf)
     low, high = np.array(grid.origin, dtype=np.float64), np.array(grid.upper, dtype=np.float64)
     _march_kernel(
-        origins, directions, np.ascontiguousarray(labels), np.uint8(free_label), low, high, float(grid.voxel_size),
-        visited, hit, index, label, entry, leave,
-    )  # fmt: skip
+        origins,
+        directions,
+        np.ascontiguousarray(labels),
+        np.uint8(free_label),
+        low,
+        high,
+        float(grid.voxel_size),
+        visited,
+        hit,
+        index,
+        label,
+        entry,
+        leave,
+    )
     return MarchResult(hit, index, label, entry, leave, visited)

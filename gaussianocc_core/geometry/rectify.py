@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Num, UInt8
 
 from gaussianocc_core.errors import CalibrationError
 from gaussianocc_core.geometry.calibration import find_fault
+from gaussianocc_core.geometry.lens import fold_radius
 from gaussianocc_core.geometry.pixel_centers import PIXEL_CENTER, to_opencv
 from gaussianocc_core.types import EQUIDISTANT, Cameras
 
@@ -43,7 +44,8 @@ class Rectifier:
     """Rectifies the images of one rig to pinhole images of width x height pixels.
 
     `cameras` describes the output (pinhole, no distortion), `valid_mask` (N, height, width) is true where a pixel has a
-    source, `lost_share` is, per camera, the share of source pixels that the output does not show; it is logged.
+    source of its own (coefficients fitted to less than the image can fold its rim over what lies inside), `lost_share`
+    is, per camera, the share of source pixels that the output does not show; it is logged.
     Pinhole lenses keep their focal lengths, scaled, and so without distortion their field of view; what a barrel
     distortion draws in from outside of it is lost: with k1 = -0.32, 26 to 52 % of 1280x720 pixels at fx 900 to 600.
     Equidistant lenses get `fisheye_fov_deg` horizontally and square pixels.
@@ -70,7 +72,9 @@ class Rectifier:
             mask: Any = np.ones((height, width), dtype=bool)
             if cameras.model[i] == EQUIDISTANT or any(cameras.distortion[i]):
                 pixels = self._source_pixels(K, cameras.model[i], cameras.distortion[i], K_new, width, height)
-                mask = ((pixels >= 0) & (pixels < source_size)).all(axis=-1)
+                unique = _unfolded(cameras.model[i], cameras.distortion[i], K_new, pixels)
+                mask = ((pixels >= 0) & (pixels < source_size)).all(axis=-1) & unique
+                pixels = np.where(unique[..., None], pixels, -2.0 * max(source_size))  # nothing is read for the others
                 remap = _build_remap(pixels, source_size)
                 lost_share = 1.0 - _covered_share(pixels, mask, source_size)
             self._remaps.append(remap)
@@ -96,8 +100,9 @@ class Rectifier:
             if model == EQUIDISTANT:  # chosen with the field of view, and no pinhole shows all of a wide fisheye
                 _log.info("camera %s: the rectified view leaves out %.0f %% of the fisheye's pixels", name, 100 * share)
             else:
-                _log.warning("camera %s: undistorting at its focal length leaves out %.0f %% of the pixels", name,
-                             100 * share)  # fmt: skip
+                _log.warning(
+                    "camera %s: undistorting at its focal length leaves out %.0f %% of the pixels", name, 100 * share
+                )
 
     @staticmethod
     def _source_pixels(
@@ -197,9 +202,29 @@ def _check_calibration(name: str, K: np.ndarray, model: str, distortion: tuple[f
         )
 
 
+def _unfolded(
+    model: str, distortion: tuple[float, ...], K_new: np.ndarray, pixels: Float[np.ndarray, "h w 2"]
+) -> Bool[np.ndarray, "h w"]:
+    """Output pixels whose direction the lens model maps to a place of its own; beyond, it shows something twice."""
+    height, width = pixels.shape[:2]
+    u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    radius = np.hypot((u - K_new[0, 2]) / K_new[0, 0], (v - K_new[1, 2]) / K_new[1, 1])
+    if model == EQUIDISTANT:
+        radius = np.arctan(radius)
+    largest = float(radius.max())
+    limit = fold_radius(model, distortion, largest)
+    unique = np.ones_like(radius, dtype=bool) if limit >= largest else radius < limit
+    if min(width, height) > 1:  # tangential coefficients, prism and tilt of nonsense turn it over
+        (x_v, x_u), (y_v, y_u) = np.gradient(pixels[..., 0]), np.gradient(pixels[..., 1])
+        unique &= x_u * y_v > x_v * y_u
+    return unique
+
+
 def _build_remap(pixels: Float[np.ndarray, "h w 2"], source_size: tuple[int, int]) -> _Remap:
-    step_x = float(np.median(np.abs(np.diff(pixels[..., 0], axis=1))))
-    step_y = float(np.median(np.abs(np.diff(pixels[..., 1], axis=0))))
+    # Where a pixel or the one beside it has no source, the step between them is none.
+    known = pixels[..., 0] > -max(source_size)
+    step_x = _median_step(pixels[..., 0], known, axis=1)
+    step_y = _median_step(pixels[..., 1], known, axis=0)
     factors = [max(1.0, step / _MAX_REMAP_REDUCTION) for step in (step_x, step_y)]
     reduction = (max(1, round(source_size[0] / factors[0])), max(1, round(source_size[1] / factors[1])))
     scale = np.array([reduction[0] / source_size[0], reduction[1] / source_size[1]])
@@ -207,11 +232,21 @@ def _build_remap(pixels: Float[np.ndarray, "h w 2"], source_size: tuple[int, int
     return _Remap(reduction, np.ascontiguousarray(maps[..., 0]), np.ascontiguousarray(maps[..., 1]))
 
 
+def _median_step(values: np.ndarray, known: np.ndarray, axis: int) -> float:
+    steps = np.abs(np.diff(values, axis=axis))
+    both = known[:, 1:] & known[:, :-1] if axis == 1 else known[1:] & known[:-1]
+    return float(np.median(steps[both])) if both.any() else 1.0
+
+
 def _covered_share(
     pixels: Float[np.ndarray, "h w 2"], mask: Bool[np.ndarray, "h w"], source_size: tuple[int, int]
 ) -> float:
     """Share of the source image inside the outline of the output's pixels."""
     area = np.zeros((source_size[1], source_size[0]), dtype=np.uint8)
+    if (pixels < -max(source_size)).any():  # a lens that folds: its outline would be that of the fold
+        if mask.any():
+            cv2.fillConvexPoly(area, cv2.convexHull(pixels[mask].astype(np.int32)), 1)
+        return float(area.mean())
     outline = np.concatenate([pixels[0], pixels[1:, -1], pixels[-1, -2::-1], pixels[-2:0:-1, 0]])
     outline = np.clip(outline, [0, 0], [source_size[0] - 1, source_size[1] - 1])
     cv2.fillPoly(area, [outline.astype(np.int32)], 1)

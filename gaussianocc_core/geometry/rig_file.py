@@ -17,7 +17,10 @@ from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.calibration import find_fault
 from gaussianocc_core.geometry.cameras import view_rotation
 from gaussianocc_core.geometry.pixel_centers import from_opencv, to_opencv
+from gaussianocc_core.names import shorten
 from gaussianocc_core.types import Cameras
+
+_MOST_CAMERAS = 64
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ def load_rig(path: str | Path) -> Cameras:
     data = read_yaml(path)
     if list(data) != ["cameras"] or not isinstance(data["cameras"], dict) or not data["cameras"]:
         raise ConfigError(f"{path}: expected one section `cameras:` with one entry per camera name")
+    if len(data["cameras"]) > _MOST_CAMERAS:
+        raise ConfigError(f"{path}: {len(data['cameras'])} cameras; at most {_MOST_CAMERAS} are read")
     intrinsics, poses, rigs = [], [], []
     for name, entry in data["cameras"].items():
         if not isinstance(entry, dict):
-            raise ConfigError(f"{path}: cameras.{name}: expected `key: value` lines, got {entry!r}")
+            raise ConfigError(f"{path}: cameras.{name}: expected `key: value` lines, got {shorten(entry)}")
         rig = from_dict(_RigCamera, entry, f"{path}: cameras.{name}")
         _check_rig_camera(rig, f"{path}: cameras.{name}")
         if rig.view is None:
@@ -86,12 +91,17 @@ def _check_rig_camera(rig: _RigCamera, origin: str) -> None:
     if rig.view is not None and not np.isfinite(dataclasses.astuple(rig.view)).all():
         raise ConfigError(f"{origin}.view: expected finite angles in degrees, got {dataclasses.asdict(rig.view)}")
     fault = find_fault(
-        width=rig.width, height=rig.height, intrinsics=_rig_matrix(rig), model=rig.model, distortion=rig.distortion,
-        rotation=rig.rotation, translation=rig.translation,
-    )  # fmt: skip
+        width=rig.width,
+        height=rig.height,
+        intrinsics=_rig_matrix(rig),
+        model=rig.model,
+        distortion=rig.distortion,
+        rotation=rig.rotation,
+        translation=rig.translation,
+    )
     if fault is not None:
         got = getattr(rig, fault.field)
-        got = list(got) if isinstance(got, tuple) else got
+        got = shorten(list(got) if isinstance(got, tuple) else got)
         raise ConfigError(f"{origin}.{fault.field}: expected {fault.expected}, got {got}")
 
 

@@ -35,8 +35,10 @@ def take_share(T_b_a: Float[Tensor, "*batch 4 4"], share: Float[Tensor, "*batch"
     zero = torch.zeros_like(x)
     skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
     half = torch.sin(0.5 * share[..., None, None] * angle[..., None])
-    unit = torch.stack([zero, -axis[..., 2], axis[..., 1], axis[..., 2], zero, -axis[..., 0], -axis[..., 1],
-                        axis[..., 0], zero], dim=-1).unflatten(-1, (3, 3))  # fmt: skip
+    unit = torch.stack(
+        [zero, -axis[..., 2], axis[..., 1], axis[..., 2], zero, -axis[..., 0], -axis[..., 1], axis[..., 0], zero],
+        dim=-1,
+    ).unflatten(-1, (3, 3))
     rotation = torch.eye(3, dtype=R.dtype, device=R.device) + skew + 2.0 * half**2 * (unit @ unit)
     top = torch.cat([rotation, share[..., None, None] * T_b_a[..., :3, 3:]], dim=-1)
     return torch.cat([top, T_b_a[..., 3:, :]], dim=-2)

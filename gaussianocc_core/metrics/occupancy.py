@@ -9,6 +9,7 @@ import numpy as np
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int64, UInt8
 
+from gaussianocc_core.finite import check_labels
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, GROUND_CLASSES
 from gaussianocc_core.metrics.pooling import sum_over_processes
 from gaussianocc_core.types import OccupancyLabels, VoxelGrid
@@ -36,9 +37,11 @@ def confusion_matrix(
 ) -> Int64[np.ndarray, "K K"]:
     """Counts of (true class, predicted class) over the voxels where mask is true and the truth is a class.
 
-    A prediction outside the classes (unobserved) counts as free: nothing was claimed there.
+    An unobserved voxel (255) of the prediction counts as free: nothing was claimed there. PredictionError where it says
+    another number that is no class.
     """
     classes = len(CLASS_NAMES)
+    check_labels(prediction, classes)
     valid = mask & (truth < classes)
     predicted = np.where(prediction < classes, prediction, FREE)[valid].astype(np.int64)
     counts = np.bincount(truth[valid].astype(np.int64) * classes + predicted, minlength=classes * classes)

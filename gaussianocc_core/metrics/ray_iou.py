@@ -13,6 +13,7 @@ import numpy as np
 import torch.distributed as dist
 from jaxtyping import Float, Int64, UInt8
 
+from gaussianocc_core.finite import check_labels
 from gaussianocc_core.labels import CLASS_NAMES, FREE
 from gaussianocc_core.metrics.pooling import sum_over_processes
 from gaussianocc_core.types import VoxelGrid
@@ -115,7 +116,11 @@ class RayIoU:
         prediction: UInt8[np.ndarray, "X Y Z"],
         origins: Float[np.ndarray, "O 3"],
     ) -> None:
-        """One sample, over the whole grid; origins as from `ray_origins`. Unobserved voxels (255) count as free."""
+        """One sample, over the whole grid; origins as from `ray_origins`. Unobserved voxels (255) count as free.
+
+        PredictionError where the prediction says another number that is no class.
+        """
+        check_labels(prediction, len(CLASS_NAMES))
         rays = _voxel_rays(origins, self.directions, self.grid)
         (true, true_distance), (predicted, predicted_distance) = (
             _cast(np.where(labels < len(CLASS_NAMES), labels, np.uint8(FREE)), *rays, self.grid)

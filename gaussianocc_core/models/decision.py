@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from gaussianocc_core.finite import check_finite
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.lattice import fractional_index
 from gaussianocc_core.kernels import JIT, run_in_threads
@@ -27,8 +28,10 @@ def decide_labels(
     """Class ids and their probabilities 0-1; the last class is free.
 
     by_argmax: softmax over all classes, as published. Otherwise a voxel is occupied with its opacity
-    (docs/method.md#o.8), and then of a class by the softmax over the others.
+    (docs/method.md#o.8), and then of a class by the softmax over the others. PredictionError where a logit is not a
+    number.
     """
+    check_finite("logits", logits)
     if by_argmax:
         best, labels = logits.max(dim=0)
         return labels, 1.0 / torch.exp(logits - best).sum(dim=0)
@@ -45,7 +48,9 @@ def decide_on_grid(
     """`decide_labels` by opacity of the logits that `lattice.resample` gives, on the CPU and in one pass.
 
     Most voxels are free: of them nothing but the free logit is interpolated (20 times faster than class by class).
+    PredictionError where a logit is not a number: to the comparison below it would be free.
     """
+    check_finite("logits", logits)
     places = []
     for axis in range(3):
         index = fractional_index(lattice, voxels.axis_centers(grid, axis), axis)
@@ -94,9 +99,11 @@ def _decide(first, end, logits, x_low, x_share, y_low, y_share, z_low, z_share, 
             w00, w01, w10, w11 = (1 - a) * (1 - b), (1 - a) * b, a * (1 - b), a * b
             for k in range(size_z):
                 column[k] = (
-                    w00 * logits[free, i, j, k] + w01 * logits[free, i, j2, k]
-                    + w10 * logits[free, i2, j, k] + w11 * logits[free, i2, j2, k]
-                )  # fmt: skip
+                    w00 * logits[free, i, j, k]
+                    + w01 * logits[free, i, j2, k]
+                    + w10 * logits[free, i2, j, k]
+                    + w11 * logits[free, i2, j2, k]
+                )
             for w in range(labels.shape[2]):
                 k, c = z_low[w], z_share[w]
                 k2 = min(k + 1, size_z - 1)
@@ -109,13 +116,17 @@ def _decide(first, end, logits, x_low, x_share, y_low, y_share, z_low, z_share, 
                 best, label = np.float32(-np.inf), 0
                 for n in range(free):
                     low = (
-                        w00 * logits[n, i, j, k] + w01 * logits[n, i, j2, k]
-                        + w10 * logits[n, i2, j, k] + w11 * logits[n, i2, j2, k]
-                    )  # fmt: skip
+                        w00 * logits[n, i, j, k]
+                        + w01 * logits[n, i, j2, k]
+                        + w10 * logits[n, i2, j, k]
+                        + w11 * logits[n, i2, j2, k]
+                    )
                     high = (
-                        w00 * logits[n, i, j, k2] + w01 * logits[n, i, j2, k2]
-                        + w10 * logits[n, i2, j, k2] + w11 * logits[n, i2, j2, k2]
-                    )  # fmt: skip
+                        w00 * logits[n, i, j, k2]
+                        + w01 * logits[n, i, j2, k2]
+                        + w10 * logits[n, i2, j, k2]
+                        + w11 * logits[n, i2, j2, k2]
+                    )
                     values[n] = (1 - c) * low + c * high
                     if values[n] > best:
                         best, label = values[n], n

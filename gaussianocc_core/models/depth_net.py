@@ -122,7 +122,6 @@ class DepthNet(nn.Module):
         depth, scale = 1.0 / _resize(inv_depth, *size), _resize(scale, *size)
         return DepthPrediction(depth.unflatten(0, images.shape[:2]), scale.unflatten(0, images.shape[:2]))
 
-
     @property
     def matches(self) -> bool:
         """Whether images are matched with others."""

@@ -246,8 +246,10 @@ class VisualOdometry:
             starts.append(T_guess @ T_newest_reference)
         moving = _unfrozen(reference, present)
         coarsest = self.settings.levels - 1
-        tries = [_gauss_newton(reference.levels[coarsest], coarsest, reference, present, T, moving, self.settings)
-                 for T in starts]  # fmt: skip
+        tries = [
+            _gauss_newton(reference.levels[coarsest], coarsest, reference, present, T, moving, self.settings)
+            for T in starts
+        ]
         tries = [each for each in tries if not each[1].problem]
         if not tries:
             return _Alignment(np.eye(4), np.eye(6), 0.0, NO_TEXTURE)
@@ -314,8 +316,10 @@ def _make_level(
     T_ego_cam = cameras.T_ego_cam.double().cpu().numpy()
     focal, centre = K[camera][:, [0, 1], [0, 1]], K[camera][:, :2, 2]
     ray = np.column_stack([(np.column_stack([x, y]) - centre) / focal, np.ones(len(x))])
-    place = (np.minimum((y / height * inv_depth.shape[1]).astype(int), inv_depth.shape[1] - 1),
-             np.minimum((x / width * inv_depth.shape[2]).astype(int), inv_depth.shape[2] - 1))  # fmt: skip
+    place = (
+        np.minimum((y / height * inv_depth.shape[1]).astype(int), inv_depth.shape[1] - 1),
+        np.minimum((x / width * inv_depth.shape[2]).astype(int), inv_depth.shape[2] - 1),
+    )
     rho = np.maximum(inv_depth[camera, place[0], place[1]].astype(np.float64), 1e-4)
     spread = error[camera, place[0], place[1]].astype(np.float64)
     point = ray / rho[:, None]
@@ -418,10 +422,9 @@ def _sample(images: np.ndarray, camera: np.ndarray, x: np.ndarray, y: np.ndarray
     left = np.minimum(x.astype(int), images.shape[2] - 2)
     top = np.minimum(y.astype(int), images.shape[1] - 2)
     a, b = x - left, y - top
-    return (
-        (images[camera, top, left] * (1 - a) + images[camera, top, left + 1] * a) * (1 - b)
-        + (images[camera, top + 1, left] * (1 - a) + images[camera, top + 1, left + 1] * a) * b
-    )
+    return (images[camera, top, left] * (1 - a) + images[camera, top, left + 1] * a) * (1 - b) + (
+        images[camera, top + 1, left] * (1 - a) + images[camera, top + 1, left + 1] * a
+    ) * b
 
 
 def _unfrozen(then: _Set, now: _Set) -> Bool[np.ndarray, " N"]:

@@ -25,6 +25,7 @@ from gaussianocc_core.models.lifting import (
     plan_lift,
     surface_features,
 )
+from gaussianocc_core.models.limits import check_limits
 from gaussianocc_core.models.matching import Sources
 from gaussianocc_core.models.matching_net import MatchingHead
 from gaussianocc_core.models.pose_net import PoseNet
@@ -67,9 +68,14 @@ class GaussianOcc(nn.Module):
         """Whether the Gaussians' scale is a weight, so that no plan of them lasts."""
         return self.gaussian_head.scale_factor is not None
 
-    def plan(self, cameras: Cameras, valid_mask: Bool[Tensor, "N H W"] | None = None) -> LiftPlan:
-        """Where the lattice points fall in these cameras; compute once per calibration."""
-        return plan_lift(cameras, self.points, valid_mask, self.quirks.lift)
+    def plan(
+        self,
+        cameras: Cameras,
+        valid_mask: Bool[Tensor, "N H W"] | None = None,
+        points: Float[Tensor, "X Y Z 3"] | None = None,
+    ) -> LiftPlan:
+        """Where the lattice points, or a block of them, fall in these cameras; compute once per calibration."""
+        return plan_lift(cameras, self.points if points is None else points, valid_mask, self.quirks.lift)
 
     @property
     def matches(self) -> bool:
@@ -189,7 +195,8 @@ def render_gaussians(
 
 
 def build_model(config: ModelConfig) -> GaussianOcc:
-    """The network that a configuration describes, with fresh weights."""
+    """The network that a configuration describes, with fresh weights; ValueError where it cannot or should not be."""
+    check_limits(config)
     if config.image_height % 16 or config.image_width % 16:
         raise ValueError(
             f"image_height, image_width: expected multiples of 16, got {config.image_height} x {config.image_width}"
@@ -229,38 +236,58 @@ def build_decoder(config: ModelConfig) -> VoxelDecoder | BevDecoder:
     if decoder.kind != "hourglass":
         raise ValueError(f"decoder.kind: expected 'hourglass' or 'bev', got {decoder.kind!r}")
     return VoxelDecoder(
-        channels_in, decoder.channels, decoder.hourglasses, decoder.head_blocks, classes,
+        channels_in,
+        decoder.channels,
+        decoder.hourglasses,
+        decoder.head_blocks,
+        classes,
         config.quirks.skipping_hourglasses,
-    )  # fmt: skip
+    )
 
 
 def build_image_encoder(config: ModelConfig) -> ImageEncoder:
     encoder = config.encoder
     return ImageEncoder(
-        encoder.backbone, encoder.width, encoder.up_channels, encoder.feature_channels, encoder.norm, encoder.rays,
+        encoder.backbone,
+        encoder.width,
+        encoder.up_channels,
+        encoder.feature_channels,
+        encoder.norm,
+        encoder.rays,
         config.matching if config.matching.enabled else None,
-    )  # fmt: skip
+    )
 
 
 def build_depth_head(config: ModelConfig) -> DepthHead | MatchingHead:
     depth = config.depth
     if config.matching.enabled:
         return MatchingHead(
-            config.encoder.up_channels[1], config.matching, (depth.near, depth.far), depth.first, depth.max_scale,
-            depth.ground, depth.metric_ground,
-        )  # fmt: skip
+            config.encoder.up_channels[1],
+            config.matching,
+            (depth.near, depth.far),
+            depth.first,
+            depth.max_scale,
+            depth.ground,
+            depth.metric_ground,
+        )
     return DepthHead(
-        config.encoder.up_channels[1], (depth.near, depth.far), depth.first, depth.max_scale, depth.ground,
+        config.encoder.up_channels[1],
+        (depth.near, depth.far),
+        depth.first,
+        depth.max_scale,
+        depth.ground,
         depth.metric_ground,
-    )  # fmt: skip
+    )
 
 
 def build_depth_net(config: ModelConfig) -> DepthNet:
-    """The depth network of the first stage, with fresh weights."""
+    """The depth network of the first stage, with fresh weights; ValueError as `build_model`."""
+    check_limits(config)
     return DepthNet(build_image_encoder(config), build_depth_head(config))
 
 
 def build_pose_net(config: ModelConfig) -> PoseNet:
-    """The ego-motion network, with fresh weights."""
+    """The ego-motion network, with fresh weights; ValueError as `build_model`."""
+    check_limits(config)
     pose = config.pose
     return PoseNet(pose.backbone, pose.width, pose.channels, pose.reduction, pose.output_scale)

@@ -162,9 +162,7 @@ class ImageEncoder(nn.Module):
         stride2, stride4 = self.stem(images)
         return Look(stride4, None if self.features is None else self.features(stride2, stride4))
 
-    def stem(
-        self, images: Float[Tensor, "N 3 H W"]
-    ) -> tuple[Float[Tensor, "N C H2 W2"], Float[Tensor, "N C2 H4 W4"]]:
+    def stem(self, images: Float[Tensor, "N 3 H W"]) -> tuple[Float[Tensor, "N C H2 W2"], Float[Tensor, "N C2 H4 W4"]]:
         """The first maps, at stride 2 and 4; what matching features are made of."""
         stride2 = F.relu(self.bn1(self.conv1((images - self.mean) / self.std)))
         return stride2, self.layer1(self.maxpool(stride2))

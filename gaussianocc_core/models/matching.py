@@ -62,9 +62,11 @@ class Pairs:
 
 
 NO_PAIRS = Pairs(
-    torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long),
+    torch.zeros(0, dtype=torch.long),
+    torch.zeros(0, dtype=torch.long),
+    torch.zeros(0, dtype=torch.long),
     torch.zeros(0, 3, 4),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,11 @@ def join_pairs(parts: Sequence[Pairs]) -> Pairs:
     if not parts:
         return NO_PAIRS
     return Pairs(
-        torch.cat([part.reference for part in parts]), torch.cat([part.source for part in parts]),
-        torch.cat([part.group for part in parts]), torch.cat([part.matrix for part in parts]),
-    )  # fmt: skip
+        torch.cat([part.reference for part in parts]),
+        torch.cat([part.source for part in parts]),
+        torch.cat([part.group for part in parts]),
+        torch.cat([part.matrix for part in parts]),
+    )
 
 
 def pair_matrix(
@@ -102,9 +106,7 @@ def plane_inv_depths(config: MatchingConfig, far: float) -> Float[Tensor, " D"]:
     return (1.0 / far + (1.0 / config.nearest - 1.0 / far) * share).float()
 
 
-def plane_coordinate(
-    inv_depth: Float[Tensor, "*shape"], config: MatchingConfig, far: float
-) -> Float[Tensor, "*shape"]:
+def plane_coordinate(inv_depth: Float[Tensor, "*shape"], config: MatchingConfig, far: float) -> Float[Tensor, "*shape"]:
     """Where among the planes an inverse depth lies: 0 at the first, depths - 1 at the last."""
     low, high = 1.0 / far, 1.0 / config.nearest
     share = ((inv_depth - low) / (high - low)).clamp(0.0, 1.0)
@@ -147,8 +149,9 @@ def sweep_planes(
         from gaussianocc_core.models import matching_cpu  # here: it imports numba, which nothing else needs
 
         short = -channels % matching_cpu.LANES
-        left, right = (F.pad(each.float(), (0, 0, 0, 0, 0, short)) if short else each.float()
-                       for each in (references, sources))  # fmt: skip
+        left, right = (
+            F.pad(each.float(), (0, 0, 0, 0, 0, short)) if short else each.float() for each in (references, sources)
+        )
         summed, seen = matching_cpu.sweep(
             left, right, (pairs.reference, pairs.source, pairs.group), matrices, inv_depths, GROUPS
         )

@@ -53,11 +53,21 @@ class _Sweep(torch.autograd.Function):
         rows = range(0, count * height, _ROWS)
         for _ in run_in_threads(
             lambda row: _sweep_rows(
-                row, min(row + _ROWS, count * height), size, starts, source, group, matrix, inverse, left, right,
-                volume, seen,
+                row,
+                min(row + _ROWS, count * height),
+                size,
+                starts,
+                source,
+                group,
+                matrix,
+                inverse,
+                left,
+                right,
+                volume,
+                seen,
             ),
             [(row,) for row in rows],
-        ):  # fmt: skip
+        ):
             pass
         ctx.fixed = (reference, source, group, matrix, inverse, size)
         ctx.save_for_backward(references, sources)
@@ -85,9 +95,17 @@ class _Sweep(torch.autograd.Function):
             rows = slice(number * per_source, (number + 1) * per_source)
             for pair in mine:
                 _backward_pair(
-                    size, reference[pair], group[pair], matrix[pair], inverse, left, right[rows], grad, part,
+                    size,
+                    reference[pair],
+                    group[pair],
+                    matrix[pair],
+                    inverse,
+                    left,
+                    right[rows],
+                    grad,
+                    part,
                     grad_right[rows],
-                )  # fmt: skip
+                )
             return part
 
         for part in run_in_threads(work, [(number,) for number in range(len(sources))]):

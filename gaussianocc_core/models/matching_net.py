@@ -26,7 +26,7 @@ from gaussianocc_core.models.matching import (
     sweep_planes,
 )
 
-VIEW_STRIDES = (4, 2)  # image pixels per cell of the maps that are swept: of the reference, of the views
+VIEW_STRIDES = (4.0, 2.0)  # image pixels per cell of the maps that are swept: of the reference, of the views
 LENS_CHANNELS = 4
 WITHIN = 1.25  # factor: confidence is the probability that depth is right to within it
 _FINE = 16  # channels of the head at stride 2
@@ -159,6 +159,11 @@ class MatchingHead(nn.Module):
         self.fine.bias.data[1] = math.log(0.3)  # of log depth
         self.register_buffer("coordinates", torch.arange(config.depths).float().view(1, -1, 1, 1), persistent=False)
         self.coordinates: Tensor
+
+    def doubt_ground(self) -> None:
+        """Fresh weights say ground and planes alike: where truth teaches, nothing needs to begin with the ground."""
+        assert self.grounded.bias is not None
+        nn.init.zeros_(self.grounded.bias)
 
     def forward(
         self,

@@ -126,10 +126,16 @@ def rodrigues(axis_angle: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
     c, s = torch.cos(angle[:, 0]), torch.sin(angle[:, 0])
     d = 1.0 - c
     rows = [
-        x * x * d + c, x * y * d - z * s, x * z * d + y * s,
-        x * y * d + z * s, y * y * d + c, y * z * d - x * s,
-        x * z * d - y * s, y * z * d + x * s, z * z * d + c,
-    ]  # fmt: skip
+        x * x * d + c,
+        x * y * d - z * s,
+        x * z * d + y * s,
+        x * y * d + z * s,
+        y * y * d + c,
+        y * z * d - x * s,
+        x * z * d - y * s,
+        y * z * d + x * s,
+        z * z * d + c,
+    ]
     return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
 

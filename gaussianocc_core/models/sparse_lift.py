@@ -110,11 +110,18 @@ class _Apply(torch.autograd.Function):
         lifted = np.empty((matrix.count, features.shape[1]), dtype=dtype)
         for _ in run_in_threads(
             lambda block: _fill_block(
-                lifted[block * _BLOCK : (block + 1) * _BLOCK], block * _BLOCK, matrix.blocks[block],
-                matrix.blocks[block + 1], matrix.points, matrix.corners, matrix.weights, *matrix.steps, pixels,
+                lifted[block * _BLOCK : (block + 1) * _BLOCK],
+                block * _BLOCK,
+                matrix.blocks[block],
+                matrix.blocks[block + 1],
+                matrix.points,
+                matrix.corners,
+                matrix.weights,
+                *matrix.steps,
+                pixels,
             ),
             [(block,) for block in range(len(matrix.blocks) - 1)],
-        ):  # fmt: skip
+        ):
             pass
         return torch.from_numpy(lifted)
 

@@ -69,9 +69,7 @@ def choose_views(
     c = candidates
     T_source_ego = _inverse(c.T_ego_cam)
     T = T_source_ego[None] @ c.T_ego_reference[:, None]  # (N, M, 4, 4)
-    u, v = np.meshgrid(
-        (np.arange(_COLUMNS) + 0.5) / _COLUMNS * width, (np.arange(_ROWS) + 0.5) / _ROWS * height
-    )
+    u, v = np.meshgrid((np.arange(_COLUMNS) + 0.5) / _COLUMNS * width, (np.arange(_ROWS) + 0.5) / _ROWS * height)
     pixels = np.stack([u.ravel(), v.ravel(), np.ones(u.size)])  # (3, Q)
     rays = np.linalg.inv(c.K_reference) @ pixels  # (N, 3, Q)
     turned = c.K[None] @ T[..., :3, :3] @ rays[:, None]  # (N, M, 3, Q)
@@ -94,12 +92,18 @@ def choose_views(
         # What is seen at another depth only still has a parallax: that of the baseline.
         baseline = np.linalg.norm(T[..., :3, 3], axis=-1)
         parallax = np.where(sees.any(axis=-1), parallax, baseline / settings.middle * c.K[None, :, 0, 0] / width)
+    # Another camera that has not moved since shows what it shows now.
+    known = c.camera >= 0
+    moved_since = np.linalg.norm(c.T_ego_cam[:, :3, 3] - c.T_ego_reference[np.maximum(c.camera, 0), :3, 3], axis=-1)
+    with np.errstate(invalid="ignore"):
+        stays = known & (moved_since / settings.middle * c.K[:, 0, 0] / width < settings.least_parallax)
     same_camera = np.arange(len(c.K_reference))[:, None] == c.camera[None]
     now = (c.moment == 0)[None]
     possible = np.isfinite(T).all(axis=(-1, -2)) & ~(same_camera & now)
     reason = np.full(possible.shape, ENOUGH, dtype=object)
     reason[~possible | (overlap < settings.least_overlap)] = NO_OVERLAP
-    still = possible & (overlap >= settings.least_overlap) & ~(parallax >= settings.least_parallax)
+    still = ~(parallax >= settings.least_parallax) | (stays & (c.moment > 0))[None]
+    still &= possible & (overlap >= settings.least_overlap)
     reason[still] = NO_PARALLAX
     score = overlap * np.minimum(parallax / settings.good_parallax, 1.0)
     score = np.where(reason == ENOUGH, score, 0.0)

@@ -248,18 +248,22 @@ class ViewRing:
         pose[[bool(fault) for fault in fault_of]] = np.nan
         choice = choose_views(
             Candidates(K, T_ego_cam, np.concatenate(Ks), pose, places, np.concatenate(moment)),
-            self.width, self.height, self.settings.views,
-        )  # fmt: skip
+            self.width,
+            self.height,
+            self.settings.views,
+        )
         used = choice.used & ~np.array(frozen)[:, None]  # nor is a frozen image matched with others
         earlier = torch.cat(sources) if sources else features[:0]
         pairs, turned = self._pairs(used, choice, K, T_ego_cam, np.concatenate(Ks), features, past, T_world_ego)
         return Views(
             Sources(earlier, pairs.to(features.device)),
             {name: tuple(labels[m] for m in np.flatnonzero(used[n])) for n, name in enumerate(cameras.names)},
-            {name: _refusals(n, used, choice, labels, fault_of, places, frozen[n])
-             for n, name in enumerate(cameras.names)},
+            {
+                name: _refusals(n, used, choice, labels, fault_of, places, frozen[n])
+                for n, name in enumerate(cameras.names)
+            },
             turned,
-        )  # fmt: skip
+        )
 
     def _pairs(
         self,
@@ -297,9 +301,15 @@ class ViewRing:
             nothing = torch.zeros(len(index), 3, 4)
             pairs = Pairs(index, torch.from_numpy(place), torch.full_like(index, EARLIER), nothing)
             T_now_then, angle = refine_turn(
-                references, each.features, pairs, cameras, T_now_then, self.inv_depths, VIEW_STRIDES,
+                references,
+                each.features,
+                pairs,
+                cameras,
+                T_now_then,
+                self.inv_depths,
+                VIEW_STRIDES,
                 self.settings.refinement,
-            )  # fmt: skip
+            )
             parts.append(replace(pairs, source=torch.from_numpy(source), matrix=cameras.matrices(T_now_then)))
             turned.append(angle)
         return join_pairs(parts), tuple(turned)
@@ -325,17 +335,23 @@ def _direct_pairs(used: np.ndarray, choice: ViewChoice, K: np.ndarray, Ks: np.nd
     if not len(reference):
         return NO_PAIRS
     matrix = pair_matrix(
-        torch.from_numpy(K[reference]), torch.from_numpy(Ks[source]),
+        torch.from_numpy(K[reference]),
+        torch.from_numpy(Ks[source]),
         torch.from_numpy(choice.T_source_reference[reference, source]),
-    ).float()  # fmt: skip
+    ).float()
     index = torch.from_numpy(reference)
     return Pairs(index, torch.from_numpy(source), torch.full_like(index, SAME_MOMENT), matrix)
 
 
 def _refusals(
-    n: int, used: np.ndarray, choice: ViewChoice, labels: list[str], faults: list[str], places: np.ndarray,
+    n: int,
+    used: np.ndarray,
+    choice: ViewChoice,
+    labels: list[str],
+    faults: list[str],
+    places: np.ndarray,
     frozen: bool,
-) -> tuple[str, ...]:  # fmt: skip
+) -> tuple[str, ...]:
     """Why camera n is not matched with its own past and with other cameras that it could be."""
     lines = []
     for m, label in enumerate(labels):
@@ -377,5 +393,4 @@ __all__ = [
     "RingSettings",
     "ViewRing",
     "Views",
-
 ]

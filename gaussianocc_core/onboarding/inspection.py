@@ -56,6 +56,7 @@ class MotionFacts:
     speed_m_s: float  # median while moving
     still_share: float  # of the time
     neighbour_m: float  # median motion from a sample to its neighbour
+    in_gaps: int  # samples at which odometry pauses; they have no pose and are left out of training
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Inspection:
     labelled: int  # samples with 2D labels of all cameras
     samples: int  # with both neighbours
     problems: tuple[str, ...]
+    other_clock: bool = False  # there is odometry, stamped by another clock than the images
 
     @property
     def alone(self) -> tuple[str, ...]:
@@ -112,7 +114,8 @@ def inspect(source: BagSource, entries: Sequence[BagEntry]) -> Inspection:
         lidars=tuple(_lidar_facts(source, topic, some, views) for topic in lidar_topics(source)),
         labelled=sum(entry.labelled for entry in entries),
         samples=sum(len(entry.neighbours) == 2 for entry in entries),
-        problems=source.index.problems,
+        problems=source.problems,
+        other_clock=not source.odometry_fits,
     )
 
 
@@ -171,8 +174,9 @@ def _changes(entries: Sequence[BagEntry]) -> tuple[float, float]:
 
 
 def _motion_facts(source: BagSource, entries: Sequence[BagEntry]) -> MotionFacts | None:
-    posed = [(e.frame.camera_stamps_ns[0], e.frame.T_world_ego[0, :3, 3]) for e in entries
-             if e.frame.T_world_ego is not None]  # fmt: skip
+    posed = [
+        (e.frame.camera_stamps_ns[0], e.frame.T_world_ego[0, :3, 3]) for e in entries if e.frame.T_world_ego is not None
+    ]
     if len(posed) < 2:
         return None
     seconds = np.diff([stamp for stamp, _ in posed]) * 1e-9
@@ -191,6 +195,7 @@ def _motion_facts(source: BagSource, entries: Sequence[BagEntry]) -> MotionFacts
         speed_m_s=float(np.median(speeds[moving])) if moving.any() else 0.0,
         still_share=float((seconds[near] * ~moving).sum() / max(seconds[near].sum(), 1e-9)),
         neighbour_m=float(np.median(beside)) if beside else 0.0,
+        in_gaps=sum(source.in_gap(entry) for entry in entries),
     )
 
 
@@ -227,8 +232,10 @@ def describe(found: Inspection) -> str:
     lines += _describe_sync(found) + _describe_overlap(found) + _describe_motion(found)
     for lidar in found.lidars:
         seen = ", ".join(f"{name} {count}" for name, count in lidar.in_view.items())
-        lines.append(f"lidar {lidar.topic}: {lidar.scans} scans at {lidar.rate_hz:.1f} Hz; points in view: "
-                     f"{seen or 'no scan within 60 ms of an image'}")  # fmt: skip
+        lines.append(
+            f"lidar {lidar.topic}: {lidar.scans} scans at {lidar.rate_hz:.1f} Hz; points in view: "
+            f"{seen or 'no scan within 60 ms of an image'}"
+        )
         blind = [name for name, count in lidar.in_view.items() if count < 20]
         if blind:
             lines.append(f"  {', '.join(blind)}: hardly a point in view; check their mounting in /tf_static")
@@ -276,8 +283,9 @@ def _describe_motion(found: Inspection) -> list[str]:
         return []
     if found.motion is None:
         low, usual = found.change
+        why = "odometry is not used, its clock is another" if found.other_clock else "no odometry in the bag"
         return [
-            f"motion: no odometry in the bag; the anchor's images change by {usual:.1f} grey levels to the next (a "
+            f"motion: {why}; the anchor's images change by {usual:.1f} grey levels to the next (a "
             f"tenth by less than {low:.1f}); data.bag.least_change={0.3 * usual:.1f} would leave out standing still"
         ]
     motion = found.motion
@@ -285,6 +293,8 @@ def _describe_motion(found: Inspection) -> list[str]:
         f"motion: {motion.distance_m:.1f} m, {motion.speed_m_s:.2f} m/s while moving, {100 * motion.still_share:.0f} % "
         f"of the time still; {100 * motion.neighbour_m:.1f} cm to a neighbour"
     ]
+    if motion.in_gaps:
+        lines.append(f"  {motion.in_gaps} moments lie in gaps of odometry: they have no pose, training leaves them out")
     if motion.neighbour_m < 0.02 and motion.speed_m_s > 0:
         wanted = 0.1 / max(motion.speed_m_s, 1e-6)
         lines.append(f"  too little to see depth by; try data.bag.neighbour_time={wanted:.2f} (s)")

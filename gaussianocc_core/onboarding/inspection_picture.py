@@ -54,9 +54,9 @@ def inspection_picture(
 def _shade(
     image: UInt8[np.ndarray, "H W 3"], shared: Bool[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    colours = np.where((shared & valid)[..., None], np.array(_SHARED_RGB), np.array(_LOST_RGB)).astype(np.uint8)
+    colors = np.where((shared & valid)[..., None], np.array(_SHARED_RGB), np.array(_LOST_RGB)).astype(np.uint8)
     strength = np.where(valid, 0.30 * shared, 0.75).astype(np.float32)
-    return overlay(image, colours, strength)
+    return overlay(image, colors, strength)
 
 
 def _dots(image: UInt8[np.ndarray, "H W 3"], points: Float[np.ndarray, "P 3"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -65,7 +65,7 @@ def _dots(image: UInt8[np.ndarray, "H W 3"], points: Float[np.ndarray, "P 3"]) -
     if not len(points):
         return picture
     points = points[np.argsort(-points[:, 2])]
-    colours = colorize_depth(points[:, 2:])[:, 0]
-    for (column, row, _), colour in zip(points, colours.tolist(), strict=True):
-        cv2.circle(picture, (int(column), int(row)), 1, colour, -1, cv2.LINE_AA)
+    colors = colorize_depth(points[:, 2:])[:, 0]
+    for (column, row, _), color in zip(points, colors.tolist(), strict=True):
+        cv2.circle(picture, (int(column), int(row)), 1, color, -1, cv2.LINE_AA)
     return picture

@@ -55,8 +55,10 @@ def load_class_map(path: Path, names: Sequence[str]) -> ClassMap:
             raise ConfigError(f"{path}: {theirs}: {name!r} is no Occ3D class; these are: {', '.join(CLASS_NAMES)}")
         ours[_plain(theirs)] = CLASS_ID[name]
     if not ours:
-        raise ConfigError(f"{path} maps no class; its lines are `class of the model: Occ3D class`, such as `road: "
-                          f"driveable_surface`; the model's classes: {_listed(names)}")  # fmt: skip
+        raise ConfigError(
+            f"{path} maps no class; its lines are `class of the model: Occ3D class`, such as `road: "
+            f"driveable_surface`; the model's classes: {_listed(names)}"
+        )
     table = np.array([ours.get(_plain(name), IGNORE) for name in names], dtype=np.uint8)
     return ClassMap(tuple(names), table, path)
 
@@ -124,8 +126,9 @@ class Labeller:
 
     def made_with(self, unknown_as_free: bool) -> dict[str, Any]:
         """All that labels depend on, as plain data."""
-        ours = {name: CLASS_NAMES[i] for name, i in zip(self.classes.names, self.classes.table, strict=True)
-                if i != IGNORE}  # fmt: skip
+        ours = {
+            name: CLASS_NAMES[i] for name, i in zip(self.classes.names, self.classes.table, strict=True) if i != IGNORE
+        }
         return {
             "model": self.folder.resolve().name,
             "mapping": ours,
@@ -288,8 +291,9 @@ def claim(targets: Iterable[tuple[Target, ...]], made_with: dict[str, Any], over
 def _check_record(record: Path, made_with: dict[str, Any]) -> None:
     try:
         before = json.loads(record.read_text()) if record.is_file() else made_with
-    except ValueError:
+    except (ValueError, RecursionError):
         before = {}
+    before = before if isinstance(before, dict) else {}
     for key, value in made_with.items():
         if before.get(key) != value:
             ours, theirs = (value, before.get(key)) if not isinstance(value, dict) else ("this one", "another")

@@ -28,9 +28,9 @@ def label_picture(
     """labels: Occ3D ids; the image shows where there is none. The layout is that of the rig."""
     panels = {}
     for name, image, plane in zip(cameras.names, images, labels, strict=True):
-        colours = colorize_labels(plane)
-        colours[plane == FREE] = _SKY_RGB
-        panels[name] = overlay(image, colours, np.where(plane == IGNORE, 0.0, 0.55).astype(np.float32))
+        colors = colorize_labels(plane)
+        colors[plane == FREE] = _SKY_RGB
+        panels[name] = overlay(image, colors, np.where(plane == IGNORE, 0.0, 0.55).astype(np.float32))
     rows = surround_rows(cameras)
     cell_width = (width - 2 * _MARGIN) / max(len(row) for row in rows)
     high = round(len(rows) * cell_width * max(h / w for w, h in zip(cameras.width, cameras.height, strict=True)))

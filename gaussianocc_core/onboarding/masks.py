@@ -42,9 +42,14 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("images", LEAST_IMAGES, 10_000), ("width", 32, 4096), ("threshold", 0.0, 1.0), ("least_share", 0.0, 1.0),
-            ("close", 0, 100), ("grow", 0, 100), ("least_travel", 0.0, float("inf")),
-        ):  # fmt: skip
+            ("images", LEAST_IMAGES, 10_000),
+            ("width", 32, 4096),
+            ("threshold", 0.0, 1.0),
+            ("least_share", 0.0, 1.0),
+            ("close", 0, 100),
+            ("grow", 0, 100),
+            ("least_travel", 0.0, float("inf")),
+        ):
             if not low <= getattr(self, name) <= high:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option}: expected {low:g} to {high:g}, got {getattr(self, name):g}")
@@ -153,8 +158,9 @@ def measure_variation(images: UInt8[np.ndarray, "N h w"], camera: str = "") -> F
     """How much each pixel changes, 1 where that is typical of the image: the larger of its intensity's and its
     gradient's robust standard deviation. Road varies little in the one, sky in the other, the robot in neither."""
     grey = images.astype(np.float32)
-    across, down = (np.stack([cv2.Sobel(image, cv2.CV_32F, *axis, scale=0.125) for image in grey])
-                    for axis in ((1, 0), (0, 1)))  # fmt: skip
+    across, down = (
+        np.stack([cv2.Sobel(image, cv2.CV_32F, *axis, scale=0.125) for image in grey]) for axis in ((1, 0), (0, 1))
+    )
     planes = []
     for spread in (_spread(grey), np.hypot(_spread(across), _spread(down))):
         smooth = cv2.medianBlur(spread.astype(np.float32), 5)  # keeps the robot's edge where it is

@@ -35,11 +35,13 @@ def mask_review(masks: Sequence[CameraMask], threshold: float) -> UInt8[np.ndarr
         rows.append([image, heat, shade])
     height = _HEAD + sum(row[0].shape[0] + _GAP for row in rows)
     canvas = np.full((height, 3 * (_CELL[0] + _GAP), 3), PAGE, dtype=np.uint8)
-    texts = [Label(title, c * (_CELL[0] + _GAP) + 6, 8, 15, MUTED)
-             for c, title in enumerate(("image", "variation", "red: the robot, masked"))]  # fmt: skip
-    colours = _heat(np.geomspace(_LEAST, _MOST, 130, dtype=np.float32)[None], 0.0)[0]
+    texts = [
+        Label(title, c * (_CELL[0] + _GAP) + 6, 8, 15, MUTED)
+        for c, title in enumerate(("image", "variation", "red: the robot, masked"))
+    ]
+    colors = _heat(np.geomspace(_LEAST, _MOST, 130, dtype=np.float32)[None], 0.0)[0]
     ends = (f"{_LEAST:g}", f"{_MOST:g} x typical; line: {threshold:g}")
-    color_bar(canvas, texts, colours, ends, 2 * (_CELL[0] + _GAP) - 16, 6, 1)
+    color_bar(canvas, texts, colors, ends, 2 * (_CELL[0] + _GAP) - 16, 6, 1)
     top = _HEAD
     for each, row in zip(masks, rows, strict=True):
         for c, cell in enumerate(row):
@@ -55,8 +57,8 @@ def mask_review(masks: Sequence[CameraMask], threshold: float) -> UInt8[np.ndarr
 def _heat(variation: Float[np.ndarray, "h w"], threshold: float) -> UInt8[np.ndarray, "h w 3"]:
     """RGB on a logarithmic scale, steady dark blue to varying red, with the outline of what is below the threshold."""
     place = np.log(np.clip(variation, _LEAST, _MOST) / _LEAST) / np.log(_MOST / _LEAST)
-    colours = cv2.applyColorMap((255 * place).astype(np.uint8), cv2.COLORMAP_TURBO)
-    image = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+    colors = cv2.applyColorMap((255 * place).astype(np.uint8), cv2.COLORMAP_TURBO)
+    image = cv2.cvtColor(colors, cv2.COLOR_BGR2RGB)
     edges, _ = cv2.findContours((variation < threshold).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(image, edges, -1, (255, 255, 255), 1, cv2.LINE_AA)
     return image

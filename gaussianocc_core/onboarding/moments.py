@@ -17,10 +17,17 @@ Moment = SampleEntry | BagEntry
 
 
 def dataset_moments(
-    dataroot: str | Path, version: str, scenes: Sequence[str] = (), sweeps: bool = False
+    dataroot: str | Path,
+    version: str,
+    scenes: Sequence[str] = (),
+    sweeps: bool = False,
+    follow_outside: bool = False,
 ) -> list[Moment]:
-    """Of a data set in the nuScenes schema; scenes (): all. sweeps: every image, not only keyframes."""
-    source = NuScenesSource(dataroot, version)
+    """Of a data set in the nuScenes schema; scenes (): all. sweeps: every image, not only keyframes.
+
+    follow_outside: links in the data root may lead out of it.
+    """
+    source = NuScenesSource(dataroot, version, follow_outside=follow_outside)
     found: list[Moment] = []
     for scene in dict.fromkeys(scenes or source.scene_names()):
         found += source.index(scene, sweeps=sweeps)

@@ -98,10 +98,16 @@ def propose(
                 "Record odometry (/tf or nav_msgs/Odometry), or turn cameras so that neighbours share a part of a view"
             )
         gsp["cross_weight"], gsv["ego_motion"] = 0.0, "sensor"
-    stage1 = {"stage": "gsp", "steps": steps, **rates, "model": model, "data": {**data, "semantics": False},
-              "gsp": gsp}  # fmt: skip
-    stage2 = {"stage": "gsv", "steps": steps // 2, "learning_rate": 2e-3, "encoder_learning_rate": 2e-4,
-              "model": model, "data": data, "gsv": gsv}  # fmt: skip
+    stage1 = {"stage": "gsp", "steps": steps, **rates, "model": model, "data": {**data, "semantics": False}, "gsp": gsp}
+    stage2 = {
+        "stage": "gsv",
+        "steps": steps // 2,
+        "learning_rate": 2e-3,
+        "encoder_learning_rate": 2e-4,
+        "model": model,
+        "data": data,
+        "gsv": gsv,
+    }
     return Proposal(stage1, stage2, voxel, steps, found.labelled > 0)
 
 
@@ -170,9 +176,11 @@ def _node_parameters(source: BagSource) -> dict[str, Any]:
     """What the node needs to find the bag's cameras on the robot."""
     config = source.config
     values: dict[str, Any] = {
-        "cameras": list(source.cameras.names), "ego_frame": config.ego_frame, "fixed_frame": config.fixed_frame,
+        "cameras": list(source.cameras.names),
+        "ego_frame": config.ego_frame,
+        "fixed_frame": config.fixed_frame,
         "slop": config.slop,
-    }  # fmt: skip
+    }
     for name, topics in (
         ("image_topic", {each.name: each.images for each in source.topics}),
         ("camera_info_topic", {} if config.rig else {each.name: each.info for each in source.topics}),

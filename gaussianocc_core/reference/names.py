@@ -15,9 +15,13 @@ NETWORKS = {"encoder": OCCUPANCY, "depth": OCCUPANCY, "pose_encoder": POSE, "pos
 
 _RESNET = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 _HOURGLASS = (
-    ("conv1.0.", "down1."), ("conv2.", "conv1."), ("conv3.0.", "down2."),
-    ("conv4.0.", "conv2."), ("conv5.", "up1."), ("conv6.", "up2."),
-)  # fmt: skip
+    ("conv1.0.", "down1."),
+    ("conv2.", "conv1."),
+    ("conv3.0.", "down2."),
+    ("conv4.0.", "conv2."),
+    ("conv5.", "up1."),
+    ("conv6.", "up2."),
+)
 
 # (their network, beginning of their name, beginning of ours); no beginning of one side begins another.
 _TABLE = (

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from gaussianocc_core.checkpoint import Provenance, save_model
 from gaussianocc_core.errors import CheckpointError
+from gaussianocc_core.mistakes import reason_of
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model, build_pose_net
 from gaussianocc_core.models.pose_net import PoseNet
@@ -101,10 +101,9 @@ def import_release(folder: str | Path, output: str | Path, config: ModelConfig) 
 def _read_state_dict(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:120]
+    except Exception as error:  # torch, zipfile and pickle raise a dozen kinds for a damaged file
         raise CheckpointError(
-            f"{path}: cannot be read as plain weights ({reason}); was the download complete?"
+            f"{path}: cannot be read as plain weights ({reason_of(error)}); was the download complete?"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise CheckpointError(f"{path}: expected a state dict, got a {type(state).__name__}; is this a released file?")

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gaussianocc_core.errors import BackendError
+from gaussianocc_core.finite import check_finite
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.rendering.geometry import GSPLAT, RasterConstants, SplatPlan, project_gaussians
 from gaussianocc_core.types import PINHOLE, Cameras, Gaussians, RenderedViews
@@ -47,6 +48,9 @@ def rasterize(
 
     The images are float32 on the Gaussians' device, differentiable in all five tensors of the Gaussians and in the
     cameras' intrinsics (CPU) and T_ego_cam.
+
+    PredictionError where an opacity or a feature is not a number: NaN would be drawn as nothing at all. On a GPU
+    this is checked of the images, and only without gradients: training looks at its loss.
     """
     _check_gaussians(gaussians)
     cameras = render_cameras(cameras, width, height)
@@ -59,12 +63,17 @@ def rasterize(
         target = device if device.type == "cuda" else torch.device("cuda")
         gaussians, cameras = gaussians.to(target, torch.float32), cameras.to(target, torch.float32)
         views = gpu.rasterize(gaussians, cameras, near, normalize_depth, constants)
+        if not torch.is_grad_enabled():
+            for name in ("alpha", "features", "depth"):
+                check_finite(f"rendered {name}", getattr(views, name))
         return RenderedViews(views.features.to(device), views.depth.to(device), views.alpha.to(device))
 
     from gaussianocc_core.rendering import cpu, cpu_projection  # here: they import numba, which nothing else needs
 
     gaussians = gaussians.to("cpu", torch.float32)
     cameras = cameras.to("cpu", torch.float32)
+    for name in ("opacities", "features"):
+        check_finite(name, getattr(gaussians, name))
     moving = (gaussians.means, gaussians.quats, gaussians.scales, cameras.intrinsics, cameras.T_ego_cam)
     differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in moving)
     if plan is not None:

@@ -7,6 +7,18 @@ from gaussianocc_core.synthetic.rig import Lidar, default_rig, fisheye_rig
 from gaussianocc_core.synthetic.world import Frame, World, occupancy, render_frame, scan_lidar
 
 __all__ = [
-    "WORLDS", "Frame", "Lidar", "RandomScene", "Rig", "Vehicle", "World", "default_rig", "draw_rig", "fisheye_rig",
-    "occupancy", "random_scene", "render_frame", "scan_lidar",
-]  # fmt: skip
+    "WORLDS",
+    "Frame",
+    "Lidar",
+    "RandomScene",
+    "Rig",
+    "Vehicle",
+    "World",
+    "default_rig",
+    "draw_rig",
+    "fisheye_rig",
+    "occupancy",
+    "random_scene",
+    "render_frame",
+    "scan_lidar",
+]

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short clips of random rigs with true depth, at network size: what depth by matching is pretrained on.
 
-A network that matches must not know one rig, one focal length or one mounting. So every clip has a rig of its own: a
-surround rig, a forward stereo pair, wide views tilted down, or cameras anywhere on the robot; low or high, level or
-not; driving ahead, turning, reversing or standing, by centimetres or metres between frames.
+A network that matches must not know one rig, one focal length or one mounting. So every clip has a rig of its own. Of
+two kinds: streets, through which any pinhole rig is carried along any path (a surround rig, a stereo pair, wide views
+tilted down, cameras anywhere; by centimetres or metres between frames); and scenes of `draw.random_scene`, with their
+places, vehicles, courses and sensors.
 """
 
 from __future__ import annotations
 
 import math
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,10 +23,17 @@ from gaussianocc_core.geometry.cameras import view_rotation
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.types import Cameras
 
+if TYPE_CHECKING:
+    from gaussianocc_core.synthetic.draw import RandomScene
+
 SIZES = ((176, 96), (208, 64), (144, 112), (240, 64), (128, 128))  # (width, height), px
 _SIZE_SHARES = (0.45, 0.25, 0.12, 0.10, 0.08)
 _FIRST_WORLD = 20_000  # seeds of worlds that clips come from: none that a demo, a benchmark or a test uses
+_FIRST_SCENE = 60_000
 _CLIPS_PER_WORLD = 2
+_SCENES_OF_FIVE = 2
+_GAPS = (1, 1, 2, 2, 3, 4, 6, 8)  # frames of 12 Hz between moments
+_EARLIEST = -1.4  # s, of a scene's drive
 _BLOCKED = 0.25  # share of an image that may be nearer than _NEAREST
 _NEAREST = 0.5  # m
 
@@ -34,7 +43,7 @@ class Clip:
     """T moments of N pinhole cameras, in time order; the last moment is the one whose depth is asked for."""
 
     images: UInt8[np.ndarray, "T N H W 3"]  # RGB
-    depth: Float[np.ndarray, "T N H W"]  # true z-depth, m, float16; 0: sky
+    depth: Float[np.ndarray, "T N H W"]  # true z-depth, m, float16; 0: sky, -1: unknown (the robot itself)
     intrinsics: Float[np.ndarray, "N 3 3"]  # px of these images
     T_ego_cam: Float[np.ndarray, "N 4 4"]  # m
     T_world_ego: Float[np.ndarray, "T N 4 4"]  # of each camera at its own image time, m
@@ -109,9 +118,12 @@ def draw_rig(rng: np.random.Generator, size: tuple[int, int], most: int = 4) -> 
         poses.append(make_transform(view_rotation(yaw, pitch, roll + lean), np.array(place)))
     count = len(views)
     return Cameras(
-        tuple(f"CAM_{k}" for k in range(count)), torch.tensor(np.array(intrinsics)), torch.tensor(np.array(poses)),
-        (width,) * count, (height,) * count,
-    )  # fmt: skip
+        tuple(f"CAM_{k}" for k in range(count)),
+        torch.tensor(np.array(intrinsics)),
+        torch.tensor(np.array(poses)),
+        (width,) * count,
+        (height,) * count,
+    )
 
 
 def _draw_motion(rng: np.random.Generator, moments: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +143,63 @@ def _draw_motion(rng: np.random.Generator, moments: int) -> tuple[np.ndarray, np
 
 
 def render_clip(seed: int, moments: int = 3, most: int = 4) -> Clip | None:
-    """The clip of this seed, the same to the byte; None where the draw put the cameras into things."""
+    """The clip of this seed, the same to the byte; None where the draw put the cameras into things.
+
+    most: cameras; of a rig that has more, so many neighbours.
+    """
+    return (_render_scene if seed % 5 < _SCENES_OF_FIVE else _render_street)(seed, moments, most)
+
+
+def _render_scene(seed: int, moments: int, most: int) -> Clip | None:
+    from gaussianocc_core.synthetic.draw import random_scene
+
+    rng = np.random.default_rng([20260702, seed])
+    scene = random_scene(_FIRST_SCENE + seed // _CLIPS_PER_WORLD)
+    size = SIZES[int(rng.choice(len(SIZES), p=_SIZE_SHARES))]
+    rig = _crop(scene, size, rng)
+    names = rig.names
+    if len(rig) > most:
+        first = int(rng.integers(len(rig)))
+        names = tuple(rig.names[(first + k) % len(rig)] for k in range(most))
+    gap = float(rng.choice(_GAPS)) / 12.0  # s
+    times = rng.uniform(0.0, scene.duration) - gap * np.cumsum([0.0, *rng.uniform(0.8, 1.2, moments - 1)])[::-1]
+    if times[0] < _EARLIEST:
+        return None
+    spread = rng.uniform(0.0, 0.006)  # s, from camera to camera
+    images, depths, poses = [], [], []
+    for time in times:
+        at = [time + spread * k for k in range(len(rig))]
+        frame = scene.render(time, rig, camera_times=at, antialias="edges")
+        chosen = [rig.names.index(name) for name in names]
+        images.append([frame.images[k] for k in chosen])
+        bodies = frame.bodies or (np.zeros(frame.depths[0].shape, dtype=bool),) * len(rig)
+        depths.append([np.where(bodies[k], np.float32(-1.0), frame.depths[k]) for k in chosen])
+        poses.append([scene.T_world_ego(at[k]) for k in chosen])
+    return _checked(np.array(images), np.array(depths), rig.select(names), np.array(poses), times)
+
+
+def _crop(scene: RandomScene, size: tuple[int, int], rng: np.random.Generator) -> Cameras:
+    """Views of the scene's rig at this size; what is flatter than its images is cut out of their middle."""
+    width, height = size
+    native = scene.cameras
+    aspect = float(np.mean(np.array(native.width) / np.array(native.height)))
+    full = max(16 * round(width / aspect / 16 * rng.uniform(0.9, 1.15)), height)
+    cameras = scene.cameras_at(width, full)
+    intrinsics = cameras.intrinsics.clone()
+    intrinsics[:, 1, 2] -= (full - height) * rng.uniform(0.35, 0.65)
+    return replace(cameras, intrinsics=intrinsics, height=(height,) * len(cameras))
+
+
+def _checked(
+    images: np.ndarray, depth: np.ndarray, rig: Cameras, T_world_ego: np.ndarray, stamps: np.ndarray
+) -> Clip | None:
+    if (((depth > 0) & (depth < _NEAREST)).mean(axis=(2, 3)) > _BLOCKED).any():
+        return None
+    depth = np.where(np.isfinite(depth), depth, 0.0).clip(-1.0, 6e4).astype(np.float16)
+    return Clip(images, depth, rig.intrinsics.double().numpy(), rig.T_ego_cam.double().numpy(), T_world_ego, stamps)
+
+
+def _render_street(seed: int, moments: int, most: int) -> Clip | None:
     from gaussianocc_core.synthetic.world import World, render_frame
 
     rng = np.random.default_rng([20260701, seed])
@@ -161,13 +229,7 @@ def render_clip(seed: int, moments: int = 3, most: int = 4) -> Clip | None:
         images.append(frame_images)
         depths.append(frame_depths)
         poses.append(frame_poses)
-    depth = np.array(depths)
-    if (((depth > 0) & (depth < _NEAREST)).mean(axis=(2, 3)) > _BLOCKED).any():
-        return None
-    return Clip(
-        np.array(images), depth.clip(0, 6e4).astype(np.float16), rig.intrinsics.double().numpy(),
-        rig.T_ego_cam.double().numpy(), np.array(poses), np.array([*lags, 0.0]),
-    )  # fmt: skip
+    return _checked(np.array(images), np.array(depths), rig, np.array(poses), np.array([*lags, 0.0]))
 
 
 def _planar(pose: np.ndarray) -> Float[np.ndarray, "4 4"]:

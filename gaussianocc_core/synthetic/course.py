@@ -205,9 +205,12 @@ class Course:
 
     @staticmethod
     def draw(
-        rng: np.random.Generator, vehicle: Vehicle, path: Path, along: Float[np.ndarray, " ticks"],
+        rng: np.random.Generator,
+        vehicle: Vehicle,
+        path: Path,
+        along: Float[np.ndarray, " ticks"],
         height: Height | None = None,
-    ) -> Course:  # fmt: skip
+    ) -> Course:
         """The course of a vehicle whose speed is drawn already (`draw_speed`)."""
         glances = _draw_glances(rng, along) if vehicle.turns_on_the_spot else ()
         return Course(path, along, Wobble.draw(rng, vehicle), max(0.3, 0.6 * vehicle.length), height, glances)
@@ -254,8 +257,10 @@ def _rotation(yaw: float, pitch: float, roll: float) -> Float[np.ndarray, "3 3"]
     """Yaw about z, then pitch about y (nose down), then roll about x (left side up)."""
     cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
     cr, sr = math.cos(roll), math.sin(roll)
-    return np.array([
-        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
-        [-sp, cp * sr, cp * cr],
-    ])  # fmt: skip
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ]
+    )

@@ -69,9 +69,7 @@ class RandomScene:
                 K = native.intrinsics[index].float()
                 rows.append(scale_intrinsics(K, width / native.width[index], height / native.height[index]))
         count = len(native)
-        return Cameras(
-            native.names, torch.stack(rows), native.T_ego_cam.float(), (width,) * count, (height,) * count
-        )  # fmt: skip
+        return Cameras(native.names, torch.stack(rows), native.T_ego_cam.float(), (width,) * count, (height,) * count)
 
     def camera_times(self, time: float) -> list[float]:
         """When each camera takes its picture of the set at `time`; not all rigs fire at once."""
@@ -99,32 +97,36 @@ class RandomScene:
     ) -> Frame:
         """What each camera sees at `time`, or at its own entry of `camera_times` (for example those of the method).
 
-        `cameras` may be any views of this rig in its order: `cameras_at(...)`, resized ones, or (default) the native
-        ones. `antialias`: "full" four rays a pixel, "edges" four at outlines (half the time), "none" one. `effects`
-        off leaves out exposure, vignetting, blur, noise and JPEG. Raises ValueError for another `antialias`.
+        `cameras` may be any views of this rig's cameras, some or all, by their names: `cameras_at(...)`, resized or
+        cropped ones, or (default) the native ones. `antialias`: "full" four rays a pixel, "edges" four at outlines
+        (half the time; textures are band-limited in any case), "none" one. `effects` off leaves out exposure,
+        vignetting, blur, noise and JPEG. Raises ValueError for another `antialias` or camera.
         """
         if antialias not in _ANTIALIAS:
             raise ValueError(f"antialias: expected one of {', '.join(_ANTIALIAS)}, got {antialias!r}")
         cameras = self.cameras if cameras is None else cameras
+        if unknown := set(cameras.names) - set(self.cameras.names):
+            raise ValueError(f"cameras: {sorted(unknown)} are not among this rig's {list(self.cameras.names)}")
         times = [time] * len(cameras) if camera_times is None else list(camera_times)
         images, depths, labels, bodies = [], [], [], []
         for index in range(len(cameras)):
             at = times[index]
-            colour, depth, label = cast_camera(
+            color, depth, label = cast_camera(
                 self.world, cameras, index, at, self.T_world_ego(at), _ANTIALIAS[antialias]
             )
             if self._own is not None:
                 own, body = self._own.seen_by(cameras, index)
-                colour, depth = np.where(body[..., None], own, colour), np.where(body, np.float32(0.0), depth)
+                color, depth = np.where(body[..., None], own, color), np.where(body, np.float32(0.0), depth)
                 label = np.where(body, np.uint8(FREE), label)
                 bodies.append(body)
             if effects:
                 flow = self._flow(cameras, index, at, depth) if self.optics.shutter > 0.0 else None
                 if flow is not None and bodies:
                     flow[bodies[-1]] = 0.0
-                image = self.optics.expose(index % len(self.cameras), colour, flow, round(at * 1e6) % (1 << 40))
+                which = self.cameras.names.index(cameras.names[index])
+                image = self.optics.expose(which, color, flow, round(at * 1e6) % (1 << 40))
             else:
-                image = np.clip(colour + 0.5, 0, 255).astype(np.uint8)
+                image = np.clip(color + 0.5, 0, 255).astype(np.uint8)
             images.append(image)
             depths.append(depth)
             labels.append(label)

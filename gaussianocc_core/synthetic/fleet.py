@@ -20,7 +20,7 @@ from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic import textures
 from gaussianocc_core.synthetic.rig import camera_offsets
 from gaussianocc_core.synthetic.shapes import CAR_CABIN, METAL, TEXTURE, PrimitiveTable, Shapes
-from gaussianocc_core.synthetic.things import any_colour, any_finish
+from gaussianocc_core.synthetic.things import any_color, any_finish
 from gaussianocc_core.types import EQUIDISTANT, PINHOLE, Cameras
 
 LOWEST, HIGHEST = 0.3, 2.5  # m above the ground
@@ -88,19 +88,53 @@ def draw_vehicle(rng: np.random.Generator, kind: str, has_body: bool | None = No
     body = bool(rng.random() < 0.6) if has_body is None else has_body
     if kind == "robot":
         length, height = uniform(0.45, 1.1), uniform(0.2, 0.7)
-        return Vehicle(kind, length, length * uniform(0.6, 1.0), height, 0.5 * length, 0.3, 2.0, 0.9, 0.8,
-                       uniform(0.2, 1.6), body)  # fmt: skip
+        return Vehicle(
+            kind, length, length * uniform(0.6, 1.0), height, 0.5 * length, 0.3, 2.0, 0.9, 0.8, uniform(0.2, 1.6), body
+        )
     if kind == "forklift":
         length = uniform(1.6, 2.8)
-        return Vehicle(kind, length, uniform(0.9, 1.3), uniform(1.0, 2.0), 0.35 * length, 0.5, 4.0, 1.2, 1.8,
-                       uniform(0.2, 1.0), body)  # fmt: skip
+        return Vehicle(
+            kind,
+            length,
+            uniform(0.9, 1.3),
+            uniform(1.0, 2.0),
+            0.35 * length,
+            0.5,
+            4.0,
+            1.2,
+            1.8,
+            uniform(0.2, 1.0),
+            body,
+        )
     if kind == "car":
         length = uniform(3.6, 5.0)
-        return Vehicle(kind, length, uniform(1.6, 1.95), uniform(1.25, 1.7), uniform(0.7, 1.0), 2.0, 15.0, 2.5, 5.5,
-                       uniform(0.2, 1.2), body)  # fmt: skip
+        return Vehicle(
+            kind,
+            length,
+            uniform(1.6, 1.95),
+            uniform(1.25, 1.7),
+            uniform(0.7, 1.0),
+            2.0,
+            15.0,
+            2.5,
+            5.5,
+            uniform(0.2, 1.2),
+            body,
+        )
     length = uniform(5.0, 7.5)
-    return Vehicle("lorry", length, uniform(1.9, 2.3), uniform(1.9, 2.4), uniform(1.0, 1.8), 2.0, 12.0, 1.8, 7.0,
-                   uniform(0.3, 1.4), body)  # fmt: skip
+    return Vehicle(
+        "lorry",
+        length,
+        uniform(1.9, 2.3),
+        uniform(1.9, 2.4),
+        uniform(1.0, 1.8),
+        2.0,
+        12.0,
+        1.8,
+        7.0,
+        uniform(0.3, 1.4),
+        body,
+    )
 
 
 def draw_rig(seed: int, kind: str | None = None) -> Rig:
@@ -168,35 +202,44 @@ def rig_of(cameras: Cameras, seed: int = 0) -> Rig:
 def _body(rng, vehicle: Vehicle, eyes: list[_Eye]) -> PrimitiveTable:
     """A hull of the vehicle's size with what belongs to its kind; nothing of it encloses a camera."""
     shapes = Shapes(label=CLASS_ID["others"], seed=int(rng.integers(1 << 30)))
-    colour, finish = any_colour(rng), any_finish(rng, 1.0)
+    color, finish = any_color(rng), any_finish(rng, 1.0)
     material, m = finish if rng.random() < 0.5 else (METAL, (0.0, 0.0, 0.0))
     length, width, height = vehicle.length, vehicle.width, vehicle.height
     middle, front = 0.5 * length - vehicle.rear, length - vehicle.rear
     radius = min(0.4, 0.45 * height)
     if vehicle.kind in ("car", "lorry"):
         belt = height * float(rng.uniform(0.5, 0.7))
-        shapes.box((middle, 0, 0.5 * (belt + 0.2)), (length, width, belt - 0.2), colour, METAL, lean=(0.08, 0.04, 0.03))
+        shapes.box((middle, 0, 0.5 * (belt + 0.2)), (length, width, belt - 0.2), color, METAL, lean=(0.08, 0.04, 0.03))
         cabin = length * (float(rng.uniform(0.45, 0.7)) if vehicle.kind == "car" else 0.25)
         back = -vehicle.rear + 0.15 if vehicle.kind == "car" else front - cabin - 0.1
         lean = (float(rng.uniform(0.1, 0.9)), 0.2, 0.2)
         middle_z, tall = 0.5 * (belt + height), height - belt
         shapes.box(
-            (back + 0.5 * cabin, 0, middle_z), (cabin, 0.92 * width, tall), colour, CAR_CABIN, lean=lean, m=(0.0,)
+            (back + 0.5 * cabin, 0, middle_z), (cabin, 0.92 * width, tall), color, CAR_CABIN, lean=lean, m=(0.0,)
         )
         for side in (1, -1):
-            shapes.box((back + cabin, side * (0.5 * width + 0.1), belt + 0.1), (0.14, 0.2, 0.14), colour)
+            shapes.box((back + cabin, side * (0.5 * width + 0.1), belt + 0.1), (0.14, 0.2, 0.14), color)
         if rng.random() < 0.4:  # a rack
             for x in (back + 0.3 * cabin, back + 0.7 * cabin):
                 shapes.box((x, 0, height + 0.04), (0.06, 0.9 * width, 0.05), (0.05, 0.05, 0.05))
     else:
-        shapes.box((middle, 0, 0.5 * (height + 0.06)), (length, width, height - 0.06), colour, material, m=m)
-        shapes.box((middle, 0, 0.6 * height), (length + 0.02, width + 0.02, 0.12 * height), any_colour(rng), TEXTURE,
-                   m=(float(textures.HAZARD), 0.08, 1.0))  # fmt: skip
+        shapes.box((middle, 0, 0.5 * (height + 0.06)), (length, width, height - 0.06), color, material, m=m)
+        shapes.box(
+            (middle, 0, 0.6 * height),
+            (length + 0.02, width + 0.02, 0.12 * height),
+            any_color(rng),
+            TEXTURE,
+            m=(float(textures.HAZARD), 0.08, 1.0),
+        )
         if rng.random() < 0.5:  # bumper
             shapes.box((front + 0.06, 0, 0.12), (0.12, width, 0.1), (0.03, 0.03, 0.03))
         if rng.random() < 0.5:  # mast or antenna
-            shapes.cone((middle - 0.3 * length, 0.3 * width * float(rng.uniform(-1, 1)), height),
-                        float(rng.uniform(0.2, 1.2)), 0.02, (0.05, 0.05, 0.05))  # fmt: skip
+            shapes.cone(
+                (middle - 0.3 * length, 0.3 * width * float(rng.uniform(-1, 1)), height),
+                float(rng.uniform(0.2, 1.2)),
+                0.02,
+                (0.05, 0.05, 0.05),
+            )
     for x in (0.0, max(0.0, front - 1.2 * radius)):
         for y in (0.5 * width, -0.5 * width):
             shapes.wheel((x, y, radius), radius, 0.14, (0.02, 0.02, 0.022), m=(radius,))
@@ -204,10 +247,10 @@ def _body(rng, vehicle: Vehicle, eyes: list[_Eye]) -> PrimitiveTable:
         spread, reach = float(rng.uniform(0.2, 0.4)), float(rng.uniform(0.7, 1.2))
         top = float(rng.uniform(1.6, 2.4))
         for y in (spread, -spread):
-            shapes.box((front + 0.2, y, 0.5 * top), (0.08, 0.07, top), (0.05, 0.05, 0.05), METAL)
-            shapes.box((front + 0.25 + 0.5 * reach, y, 0.12), (reach, 0.11, 0.05), (0.06, 0.06, 0.06), METAL)
+            shapes.box((front + 0.4, y, 0.5 * top), (0.08, 0.05, top), (0.05, 0.05, 0.05), METAL)
+            shapes.box((front + 0.45 + 0.5 * reach, y, 0.12), (reach, 0.11, 0.05), (0.06, 0.06, 0.06), METAL)
         for z in (0.5, top):
-            shapes.box((front + 0.2, 0, z), (0.06, 2 * spread, 0.1), (0.05, 0.05, 0.05), METAL)
+            shapes.box((front + 0.4, 0, z), (0.06, 2 * spread, 0.05), (0.05, 0.05, 0.05), METAL)
     table = shapes.table()
     lows, highs = table.bounds()
     kept = np.ones(len(table), dtype=bool)
@@ -313,6 +356,10 @@ def _front(rng, mount: _Mount) -> list[_Eye]:
 
 
 _LAYOUTS: dict[str, Callable[[np.random.Generator, _Mount], list[_Eye]]] = {
-    "single": _single, "stereo": _stereo, "stereo_sides": _stereo_sides, "ring": _ring, "fisheyes": _fisheyes,
+    "single": _single,
+    "stereo": _stereo,
+    "stereo_sides": _stereo_sides,
+    "ring": _ring,
+    "fisheyes": _fisheyes,
     "front": _front,
-}  # fmt: skip
+}

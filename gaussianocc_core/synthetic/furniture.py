@@ -18,27 +18,27 @@ from gaussianocc_core.synthetic.shapes import (
     ROOF,
     SIGN,
     STRIPES,
-    Colour,
+    Color,
     Shapes,
 )  # fmt: skip
 
 MANMADE, VEGETATION = CLASS_ID["manmade"], CLASS_ID["vegetation"]
-STEEL: Colour = (0.22, 0.23, 0.23)
-BRICKS: tuple[Colour, ...] = (
+STEEL: Color = (0.22, 0.23, 0.23)
+BRICKS: tuple[Color, ...] = (
     (0.33, 0.13, 0.08),
     (0.40, 0.20, 0.11),
     (0.46, 0.33, 0.20),
     (0.24, 0.10, 0.08),
     (0.50, 0.42, 0.32),
 )
-PLASTERS: tuple[Colour, ...] = (
+PLASTERS: tuple[Color, ...] = (
     (0.52, 0.47, 0.38), (0.53, 0.52, 0.48), (0.48, 0.36, 0.24), (0.38, 0.43, 0.41), (0.52, 0.31, 0.22),
     (0.41, 0.38, 0.43),    (0.34, 0.36, 0.36), (0.57, 0.50, 0.33),
 )  # fmt: skip
 
 
-def _shade(colour: Colour, factor: float) -> Colour:
-    return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
+def _shade(color: Color, factor: float) -> Color:
+    return (color[0] * factor, color[1] * factor, color[2] * factor)
 
 
 def building(rng, depth: float, width: float, style: int | None = None, low: float = 7.0, high: float = 24.0) -> Shapes:
@@ -47,16 +47,16 @@ def building(rng, depth: float, width: float, style: int | None = None, low: flo
     height = float(rng.uniform(low, high)) * (1.25 if style >= RIBBON else 1.0)
     storey = float(rng.uniform(2.9, 3.6))
     pitch = float(rng.uniform(2.2, 3.4)) if style < RIBBON else float(rng.uniform(1.4, 2.6))
-    colour = (BRICKS if style == BRICK else PLASTERS)[rng.integers(len(BRICKS if style == BRICK else PLASTERS))]
+    color = (BRICKS if style == BRICK else PLASTERS)[rng.integers(len(BRICKS if style == BRICK else PLASTERS))]
     if style == CURTAIN:
-        colour = (0.26, 0.28, 0.30)
+        color = (0.26, 0.28, 0.30)
     seed = int(rng.integers(1 << 30))
     shapes = Shapes(label=MANMADE, seed=seed)
     floors = max(2, round(height / storey))
     height = floors * storey + 0.8
     m = (float(style), pitch, storey)
-    shapes.box((0, 0, 0.5 * height), (depth, width, height), colour, FACADE, m=m)
-    trim = tuple(min(0.7, 1.2 * c + 0.06) for c in colour)
+    shapes.box((0, 0, 0.5 * height), (depth, width, height), color, FACADE, m=m)
+    trim = tuple(min(0.7, 1.2 * c + 0.06) for c in color)
     shapes.box((0, 0, height + 0.12), (depth + 0.5, width + 0.3, 0.30), trim, PLAIN)
     shapes.box((0, 0, height + 0.45), (depth - 0.4, width - 0.4, 0.5), trim, PLAIN)
     shapes.box((0, 0, 0.20), (depth + 0.16, width + 0.10, 0.50), (0.22, 0.21, 0.20), PLAIN)
@@ -81,9 +81,9 @@ def building(rng, depth: float, width: float, style: int | None = None, low: flo
                 )
     if rng.random() < 0.5:  # awning over the shop or the door
         span = width * rng.uniform(0.3, 0.8)
-        colours = ((0.45, 0.05, 0.04), (0.05, 0.22, 0.12), (0.06, 0.10, 0.30), (0.55, 0.40, 0.10))
+        colors = ((0.45, 0.05, 0.04), (0.05, 0.22, 0.12), (0.06, 0.10, 0.30), (0.55, 0.40, 0.10))
         shapes.box(
-            (front + 0.6, rng.uniform(-0.1, 0.1) * width, 2.85), (1.2, span, 0.30), colours[rng.integers(4)], PANEL,
+            (front + 0.6, rng.uniform(-0.1, 0.1) * width, 2.85), (1.2, span, 0.30), colors[rng.integers(4)], PANEL,
             lean=(2.0, 0.0, 0.0), m=(9.0, 0.5),
         )  # fmt: skip
     if style >= RIBBON:
@@ -95,13 +95,13 @@ def building(rng, depth: float, width: float, style: int | None = None, low: flo
 
 def house(rng, depth: float, width: float) -> Shapes:
     """Low house with a pitched roof and a chimney; the +x face looks at the street."""
-    colours = PLASTERS + BRICKS
-    colour = colours[rng.integers(len(colours))]
+    colors = PLASTERS + BRICKS
+    color = colors[rng.integers(len(colors))]
     shapes = Shapes(label=MANMADE, seed=int(rng.integers(1 << 30)))
     floors = int(rng.integers(1, 3))
     height = 2.9 * floors + 0.9
-    style = float(BRICK if colour in BRICKS else PLASTER)
-    shapes.box((0, 0, 0.5 * height), (depth, width, height), colour, FACADE, m=(style, 2.8, 2.9))
+    style = float(BRICK if color in BRICKS else PLASTER)
+    shapes.box((0, 0, 0.5 * height), (depth, width, height), color, FACADE, m=(style, 2.8, 2.9))
     roof = ((0.30, 0.10, 0.06), (0.14, 0.13, 0.13), (0.22, 0.15, 0.10))[rng.integers(3)]
     rise = 0.30 * depth
     slope = (0.5 * depth + 0.25) / rise
@@ -116,7 +116,7 @@ def tree(rng, height: float | None = None, conical: bool = False) -> Shapes:
     height = float(rng.uniform(5.5, 10.0)) if height is None else height
     shapes = Shapes(label=VEGETATION, seed=int(rng.integers(1 << 30)))
     tint = rng.uniform(0.75, 1.25)
-    green: Colour = (0.095 * tint * rng.uniform(0.8, 1.4), 0.145 * tint, 0.042 * tint)
+    green: Color = (0.095 * tint * rng.uniform(0.8, 1.4), 0.145 * tint, 0.042 * tint)
     bark = (0.13, 0.10, 0.075)
     girth = 0.022 * height + 0.04
     if conical:
@@ -205,8 +205,8 @@ def traffic_light(rng, arm: float = 3.2, green: bool = True) -> Shapes:
     for y, z in ((arm, 5.3), (0.0, 2.9)):
         shapes.box((-0.14, y, z), (0.24, 0.36, 1.0), (0.025, 0.025, 0.025), PLAIN)
         lamps = (((0.5, 0.02, 0.01), not green), ((0.5, 0.30, 0.01), False), ((0.02, 0.5, 0.16), green))
-        for k, (colour, on) in enumerate(lamps):
-            shade = colour if on else _shade(colour, 0.12)
+        for k, (color, on) in enumerate(lamps):
+            shade = color if on else _shade(color, 0.12)
             shapes.ellipsoid((-0.26, y, z + 0.31 - 0.31 * k), (0.05, 0.11, 0.11), shade, LAMP, m=(4.0 if on else 0.0,))
     return shapes
 
@@ -217,8 +217,8 @@ def sign(rng) -> Shapes:
     shapes.cone((0, 0, 0), 2.7, 0.035, (0.35, 0.36, 0.36), METAL)
     kind = float(rng.integers(0, 3))
     size = (0.04, 0.66, 0.66) if kind < 2 else (0.04, 0.9, 0.55)
-    colours = ((0.03, 0.12, 0.42), (0.03, 0.28, 0.12), (0.42, 0.24, 0.03))
-    return shapes.box((-0.06, 0, 2.4), size, colours[rng.integers(3)], SIGN, m=(kind,))
+    colors = ((0.03, 0.12, 0.42), (0.03, 0.28, 0.12), (0.42, 0.24, 0.03))
+    return shapes.box((-0.06, 0, 2.4), size, colors[rng.integers(3)], SIGN, m=(kind,))
 
 
 def bollard(rng) -> Shapes:
@@ -228,14 +228,14 @@ def bollard(rng) -> Shapes:
 
 def bin_(rng) -> Shapes:
     shapes = Shapes(label=MANMADE, seed=int(rng.integers(1 << 30)))
-    colour = ((0.04, 0.16, 0.07), (0.06, 0.06, 0.07), (0.34, 0.24, 0.03))[rng.integers(3)]
-    shapes.box((0, 0, 0.52), (0.55, 0.50, 1.0), colour, PLAIN, lean=(-0.06, -0.06, -0.05))
-    return shapes.box((0, 0, 1.05), (0.66, 0.60, 0.10), _shade(colour, 0.7))
+    color = ((0.04, 0.16, 0.07), (0.06, 0.06, 0.07), (0.34, 0.24, 0.03))[rng.integers(3)]
+    shapes.box((0, 0, 0.52), (0.55, 0.50, 1.0), color, PLAIN, lean=(-0.06, -0.06, -0.05))
+    return shapes.box((0, 0, 1.05), (0.66, 0.60, 0.10), _shade(color, 0.7))
 
 
 def bench(rng) -> Shapes:
     shapes = Shapes(label=MANMADE, seed=int(rng.integers(1 << 30)))
-    wood: Colour = (0.30, 0.17, 0.08)
+    wood: Color = (0.30, 0.17, 0.08)
     shapes.box((0, 0, 0.45), (0.45, 1.7, 0.07), wood, PANEL, m=(1.0, 0.11))
     shapes.box((-0.24, 0, 0.75), (0.06, 1.7, 0.36), wood, PANEL, m=(0.12, 9.0))
     for y in (0.7, -0.7):
@@ -257,16 +257,16 @@ def bus_shelter(rng) -> Shapes:
 def billboard(rng) -> Shapes:
     shapes = Shapes(label=MANMADE, seed=int(rng.integers(1 << 30)))
     shapes.cone((0, 0, 0), 2.0, 0.09, STEEL, METAL)
-    colour = tuple(rng.uniform(0.1, 0.6, 3))
-    return shapes.box((0, 0, 3.2), (0.22, 3.4, 2.4), colour, SIGN, m=(3.0,))
+    color = tuple(rng.uniform(0.1, 0.6, 3))
+    return shapes.box((0, 0, 3.2), (0.22, 3.4, 2.4), color, SIGN, m=(3.0,))
 
 
 def barrier(rng, red: bool) -> Shapes:
     """One water-filled road barrier along x, 1.9 m long."""
     shapes = Shapes(label=CLASS_ID["barrier"], seed=int(rng.integers(1 << 30)))
-    colour: Colour = (0.60, 0.10, 0.04) if red else (0.72, 0.71, 0.68)
-    shapes.box((0, 0, 0.16), (1.9, 0.58, 0.32), colour, PLAIN)
-    return shapes.box((0, 0, 0.62), (1.86, 0.44, 0.62), colour, PLAIN, lean=(0.0, 0.0, 0.16))
+    color: Color = (0.60, 0.10, 0.04) if red else (0.72, 0.71, 0.68)
+    shapes.box((0, 0, 0.16), (1.9, 0.58, 0.32), color, PLAIN)
+    return shapes.box((0, 0, 0.62), (1.86, 0.44, 0.62), color, PLAIN, lean=(0.0, 0.0, 0.16))
 
 
 def striped_barrier(rng) -> Shapes:

@@ -24,7 +24,7 @@ from gaussianocc_core.synthetic.noise import (
     pulse,
     smoothstep,
     stretched2,
-)  # fmt: skip
+)
 from gaussianocc_core.synthetic.patterns import pattern
 
 # Columns of a row of centre-line segments (lines and arcs).
@@ -32,14 +32,60 @@ X0, Y0, COS0, SIN0, CURVATURE, LENGTH, S0 = range(7)
 # Columns of a row of crossing streets: a point of its axis, its direction, half width, reach and s on the main road.
 CX, CY, CUX, CUY, C_HALF, C_REACH, C_S = range(7)
 # Entries of the parameter vector.
-(HALF_L, HALF_R, LANE, KERB_HEIGHT, FILLET, VERGE_L, WALK_L, VERGE_R, WALK_R, PARKING_L, PARKING_R, KERB_STYLE, TONE,
- CENTRE_STYLE, PLAZA_L, PLAZA_R, PAVER, GRASS, GROUND_SEED, ZEBRA) = range(20)  # fmt: skip
+(
+    HALF_L,
+    HALF_R,
+    LANE,
+    KERB_HEIGHT,
+    FILLET,
+    VERGE_L,
+    WALK_L,
+    VERGE_R,
+    WALK_R,
+    PARKING_L,
+    PARKING_R,
+    KERB_STYLE,
+    TONE,
+    CENTRE_STYLE,
+    PLAZA_L,
+    PLAZA_R,
+    PAVER,
+    GRASS,
+    GROUND_SEED,
+    ZEBRA,
+) = range(20)
 # Of an open place (OPEN 1): its surface as style (patterns.py, or LAWN, TARMAC), size, contrast, colour and class; the
 # same for the path of half width PATH_HALF (0: none); painted lines every LINE_X by LINE_Y metres (0: none), turned;
 # dirt; and up to four waves of the relief, each amplitude (m), wave vector (1/m, two) and phase.
-(OPEN, BASE, BASE_SCALE, BASE_CONTRAST, BASE_R, BASE_G, BASE_B, BASE_CLASS, PATH_HALF, PATH, PATH_SCALE, PATH_CONTRAST,
- PATH_R, PATH_G, PATH_B, PATH_CLASS, LINE_X, LINE_Y, LINE_WIDTH, LINE_COS, LINE_SIN, LINE_R, LINE_G, LINE_B, DIRT,
- WAVES, WAVE) = range(20, 47)  # fmt: skip
+(
+    OPEN,
+    BASE,
+    BASE_SCALE,
+    BASE_CONTRAST,
+    BASE_R,
+    BASE_G,
+    BASE_B,
+    BASE_CLASS,
+    PATH_HALF,
+    PATH,
+    PATH_SCALE,
+    PATH_CONTRAST,
+    PATH_R,
+    PATH_G,
+    PATH_B,
+    PATH_CLASS,
+    LINE_X,
+    LINE_Y,
+    LINE_WIDTH,
+    LINE_COS,
+    LINE_SIN,
+    LINE_R,
+    LINE_G,
+    LINE_B,
+    DIRT,
+    WAVES,
+    WAVE,
+) = range(20, 47)
 MOST_WAVES = 4
 FINE = WAVE + 4 * MOST_WAVES  # strength of the grain that only cameras close to a street's ground see
 PARAMETERS = FINE + 1
@@ -395,7 +441,7 @@ def _open_surface(at, x, y, ax, ay, length, fp, g):
 
 
 @inner
-def _open_colour(x, y, ax, ay, fp_along, fp, e, g):
+def _open_color(x, y, ax, ay, fp_along, fp, e, g):
     """Linear albedo of an open place's ground."""
     seed = int(g[GROUND_SEED])
     on = 0.0
@@ -429,12 +475,12 @@ def _fine_grain(x, y, ax, ay, length, fp, g):
 
 
 @inner
-def ground_colour(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
+def ground_color(x, y, ax, ay, fp_along, fp, kerb_face, segments, crosses, g):
     """Linear albedo and class of a ground point; the pixel is `fp_along` metres long towards (ax, ay)."""
     e, s, d, near, s2, d2 = kerb_distance(x, y, segments, crosses, g)
     label = ground_class(e, d, g)
     if g[OPEN] > 0.0:
-        r, gr, b = _open_colour(x, y, ax, ay, fp_along, fp, e, g)
+        r, gr, b = _open_color(x, y, ax, ay, fp_along, fp, e, g)
         return r, gr, b, label
     seed = int(g[GROUND_SEED])
     if kerb_face:

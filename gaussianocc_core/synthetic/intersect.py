@@ -28,7 +28,7 @@ from gaussianocc_core.synthetic.shapes import (
     A,
     B,
     C,
-)  # fmt: skip
+)
 
 MISS = 1e30
 _NEAR = 1e-4

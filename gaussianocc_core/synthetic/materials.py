@@ -9,7 +9,7 @@ from numba import njit
 
 from gaussianocc_core.kernels import inner
 from gaussianocc_core.synthetic.noise import band, clamp, fade, hash01, mix, noise2, octave2, octave3, pulse, smoothstep
-from gaussianocc_core.synthetic.patterns import pattern, second_colour
+from gaussianocc_core.synthetic.patterns import pattern, second_color
 from gaussianocc_core.synthetic.shapes import (
     BARK,
     BLUE,
@@ -43,7 +43,7 @@ from gaussianocc_core.synthetic.shapes import (
     A,
     B,
     C,
-)  # fmt: skip
+)
 
 # Facade styles (M0): punched windows in brick or plaster, ribbon windows, curtain wall. M1 window width, M2 storey, m.
 BRICK, PLASTER, RIBBON, CURTAIN = range(4)
@@ -383,7 +383,7 @@ def albedo(f, i, p, x, y, z, nx, ny, nz, lx, ly, rz, face, fp):
             u, v = (ly if face < 2 else lx), rz
         tone, blend = pattern(int(f[p, M0]), u, v, f[p, M1], fp, seed)
         shade = max(0.04, 1.0 + f[p, M2] * tone)
-        r2, g2, b2 = second_colour(r, g, b, seed)
+        r2, g2, b2 = second_color(r, g, b, seed)
         share = f[p, M2] * blend
         return mix(r, r2, share) * shade, mix(g, g2, share) * shade, mix(b, b2, share) * shade, 0.0, 0.0
     if material == METAL:

@@ -51,8 +51,8 @@ class OwnBody:
         key = camera_key(cameras, index) + T_ego_cam.tobytes()
         if key not in self._seen:
             rays = rotate(T_ego_cam, camera_rays(cameras, index))
-            colour, _, label = raycast.render(
+            color, _, label = raycast.render(
                 self._scene, T_ego_cam[:3, 3], rays, NONE
             )  # a smooth outline would blend with nothing
-            self._seen[key] = colour, label == _MARK
+            self._seen[key] = color, label == _MARK
         return self._seen[key]

@@ -9,8 +9,21 @@ from gaussianocc_core.kernels import inner
 from gaussianocc_core.synthetic.noise import band, clamp, fade, hash01, mix, noise2, octave2, pulse, smoothstep
 
 from gaussianocc_core.synthetic.textures import (  # isort: skip
-    BLANK, BRICKS, CELLS, CHECKER, COBBLES, CORRUGATED, DOTS, GRIME, GROUT, HAZARD, PLANKS, PRINT, SPECKLE, STRIPE,
-)  # fmt: skip
+    BLANK,
+    BRICKS,
+    CELLS,
+    CHECKER,
+    COBBLES,
+    CORRUGATED,
+    DOTS,
+    GRIME,
+    GROUT,
+    HAZARD,
+    PLANKS,
+    PRINT,
+    SPECKLE,
+    STRIPE,
+)
 
 
 @inner
@@ -100,7 +113,7 @@ def pattern(style, u, v, scale, fp, seed):
 
 
 @inner
-def second_colour(r, g, b, seed):
+def second_color(r, g, b, seed):
     """What a pattern mixes with its base: a random hue, or a darker or lighter base."""
     kind = hash01(7, 1, seed)
     if kind < 0.35:

@@ -7,21 +7,29 @@ import math
 from dataclasses import dataclass
 
 from gaussianocc_core.labels import CLASS_ID
-from gaussianocc_core.synthetic.shapes import CLOTH, PLAIN, Colour, Shapes
+from gaussianocc_core.synthetic.shapes import CLOTH, PLAIN, Color, Shapes
 
-SKINS: tuple[Colour, ...] = ((0.52, 0.34, 0.24), (0.38, 0.22, 0.14), (0.20, 0.11, 0.07), (0.60, 0.42, 0.32))
-TOPS: tuple[Colour, ...] = (
-    (0.62, 0.06, 0.05), (0.06, 0.14, 0.42), (0.66, 0.62, 0.56), (0.10, 0.30, 0.14), (0.70, 0.45, 0.05),
-    (0.05, 0.05, 0.06),    (0.45, 0.20, 0.38), (0.20, 0.42, 0.52), (0.70, 0.70, 0.70), (0.35, 0.22, 0.12),
-)  # fmt: skip
-TROUSERS: tuple[Colour, ...] = (
+SKINS: tuple[Color, ...] = ((0.52, 0.34, 0.24), (0.38, 0.22, 0.14), (0.20, 0.11, 0.07), (0.60, 0.42, 0.32))
+TOPS: tuple[Color, ...] = (
+    (0.62, 0.06, 0.05),
+    (0.06, 0.14, 0.42),
+    (0.66, 0.62, 0.56),
+    (0.10, 0.30, 0.14),
+    (0.70, 0.45, 0.05),
+    (0.05, 0.05, 0.06),
+    (0.45, 0.20, 0.38),
+    (0.20, 0.42, 0.52),
+    (0.70, 0.70, 0.70),
+    (0.35, 0.22, 0.12),
+)
+TROUSERS: tuple[Color, ...] = (
     (0.03, 0.04, 0.09),
     (0.05, 0.05, 0.05),
     (0.24, 0.20, 0.14),
     (0.07, 0.10, 0.20),
     (0.16, 0.16, 0.17),
 )
-HAIR: tuple[Colour, ...] = ((0.02, 0.015, 0.01), (0.09, 0.05, 0.02), (0.30, 0.20, 0.08), (0.22, 0.21, 0.20))
+HAIR: tuple[Color, ...] = ((0.02, 0.015, 0.01), (0.09, 0.05, 0.02), (0.30, 0.20, 0.08), (0.22, 0.21, 0.20))
 
 
 @dataclass(frozen=True)
@@ -29,10 +37,10 @@ class Looks:
     """What one person wears; drawn once, so that the gait can be posed at any time."""
 
     height: float
-    skin: Colour
-    top: Colour
-    trousers: Colour
-    hair: Colour
+    skin: Color
+    top: Color
+    trousers: Color
+    hair: Color
     bag: bool
     seed: int
 

@@ -7,15 +7,13 @@
 from __future__ import annotations
 
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from gaussianocc_core.geometry import raymarch
-from gaussianocc_core.kernels import cached_kernel, inner
+from gaussianocc_core.kernels import cached_kernel, inner, run_in_threads
 from gaussianocc_core.labels import FREE
 from gaussianocc_core.synthetic import ground, intersect, materials, noise, patterns, shading, shapes, trace
 from gaussianocc_core.synthetic import scene as scene_module
@@ -42,7 +40,7 @@ def _is_edge(identity, row, column):
 
 
 @cached_kernel(*_SOURCES, error_model="numpy", nogil=True, _nrt=False)  # as `inner`
-def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, label, colour, identity):
+def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, label, color, identity):
     """One ray per pixel of some rows; when `smoothing` is 1, three more where `identity` shows an outline or shadow;
     when it is 2, three more everywhere.
 
@@ -68,7 +66,7 @@ def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, 
                 cx, cy, cz, rx, ry, rz, footprint = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.004
             red, green, blue = 0.0, 0.0, 0.0
             if smoothing > 0:  # the ray through the centre counts, too
-                red, green, blue = colour[row, column, 0], colour[row, column, 1], colour[row, column, 2]
+                red, green, blue = color[row, column, 0], color[row, column, 1], color[row, column, 2]
             for k in range(3 if smoothing > 0 else 1):
                 dx, dy, dz = x, y, z
                 if smoothing > 0:  # a triangle of rays around the centre
@@ -90,14 +88,13 @@ def _render_rows(scene, origin, directions, first, last, smoothing, ray_length, 
                         part = -5  # leaf against leaf is texture, not an outline
                     identity[row, column] = 2 * part + int(lit > 0.0)
             share = 0.25 if smoothing > 0 else 1.0
-            colour[row, column, 0], colour[row, column, 1], colour[row, column, 2] = (
+            color[row, column, 0], color[row, column, 1], color[row, column, 2] = (
                 red * share,
                 green * share,
                 blue * share,
             )
 
 
-_THREADS = max(1, min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 _ROWS = 8  # per task
 
 
@@ -115,7 +112,7 @@ def render(
     height, width = directions.shape[:2]
     ray_length = np.full((height, width), np.inf, dtype=np.float64)
     label = np.full((height, width), FREE, dtype=np.uint8)
-    colour = np.zeros((height, width, 3), dtype=np.float32)
+    color = np.zeros((height, width, 3), dtype=np.float32)
     identity = np.zeros((height, width), dtype=np.int32)
     directions = np.ascontiguousarray(directions, dtype=np.float64)
     origin = np.ascontiguousarray(origin, dtype=np.float64)
@@ -123,12 +120,12 @@ def render(
 
     def rows(first: int, smoothing: int) -> None:
         last = min(first + _ROWS, height)
-        _render_rows(arguments, origin, directions, first, last, smoothing, ray_length, label, colour, identity)
+        _render_rows(arguments, origin, directions, first, last, smoothing, ray_length, label, color, identity)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for smoothing in (0, int(smooth)) if smooth else (0,):
-            list(pool.map(lambda first, s=smoothing: rows(first, s), range(0, height, _ROWS)))
-    return colour, ray_length, label
+    for smoothing in (0, smooth) if smooth else (0,):  # the second pass looks at what the first one met
+        for _ in run_in_threads(rows, [(first, smoothing) for first in range(0, height, _ROWS)]):
+            pass
+    return color, ray_length, label
 
 
 def scan(
@@ -142,5 +139,5 @@ def scan(
     light[SUN_Z] = -1.0
     light[ZENITH_R : HORIZON_B + 1] = 1.0
     light[EXPOSURE] = 1.0
-    colour, ray_length, label = render(replace(scene, light=light), origin, directions, smooth=0)
-    return ray_length, label, colour.mean(axis=-1)
+    color, ray_length, label = render(replace(scene, light=light), origin, directions, smooth=0)
+    return ray_length, label, color.mean(axis=-1)

@@ -18,8 +18,24 @@ CELL = (2.0, 2.0, 2.0)  # m, of the acceleration grid
 _SLACK = 0.01  # m by which cells reach further, against rounding at their borders
 
 # Entries of the light vector: sun direction and colour, sky colours, clouds, haze per metre, exposure.
-(SUN_X, SUN_Y, SUN_Z, SUN_R, SUN_G, SUN_B, ZENITH_R, ZENITH_G, ZENITH_B, HORIZON_R, HORIZON_G, HORIZON_B, CLOUDS, HAZE,
- EXPOSURE, SKY_SEED) = range(16)  # fmt: skip
+(
+    SUN_X,
+    SUN_Y,
+    SUN_Z,
+    SUN_R,
+    SUN_G,
+    SUN_B,
+    ZENITH_R,
+    ZENITH_G,
+    ZENITH_B,
+    HORIZON_R,
+    HORIZON_G,
+    HORIZON_B,
+    CLOUDS,
+    HAZE,
+    EXPOSURE,
+    SKY_SEED,
+) = range(16)
 
 
 @dataclass(frozen=True)
@@ -41,9 +57,18 @@ class Scene:
     @property
     def arguments(self) -> tuple:
         return (
-            self.floats, self.ints, self.start, self.items, self.low, self.high, self.shape,
-            self.segments, self.crosses, self.ground, self.light,
-        )  # fmt: skip
+            self.floats,
+            self.ints,
+            self.start,
+            self.items,
+            self.low,
+            self.high,
+            self.shape,
+            self.segments,
+            self.crosses,
+            self.ground,
+            self.light,
+        )
 
 
 @cached_kernel(intersect, noise, shapes)
@@ -58,10 +83,18 @@ def _grid_pairs(floats, ints, lows, highs, low, shape, first, cells, prims):
             for j in range(max(j0, 0), min(j1, shape[1] - 1) + 1):
                 for k in range(max(k0, 0), min(k1, shape[2] - 1) + 1):
                     if overlaps_cell(
-                        floats, ints, p, low[0] + (i + 0.5) * CELL[0], low[1] + (j + 0.5) * CELL[1],
-                        low[2] + (k + 0.5) * CELL[2], 1.0, 0.0, 0.5 * CELL[0] + _SLACK,
-                        0.5 * CELL[1] + _SLACK, 0.5 * CELL[2] + _SLACK,
-                    ):  # fmt: skip
+                        floats,
+                        ints,
+                        p,
+                        low[0] + (i + 0.5) * CELL[0],
+                        low[1] + (j + 0.5) * CELL[1],
+                        low[2] + (k + 0.5) * CELL[2],
+                        1.0,
+                        0.0,
+                        0.5 * CELL[0] + _SLACK,
+                        0.5 * CELL[1] + _SLACK,
+                        0.5 * CELL[2] + _SLACK,
+                    ):
                         if count < len(cells):
                             cells[count] = (i * shape[1] + j) * shape[2] + k
                             prims[count] = first + p

@@ -55,7 +55,7 @@ class Optics:
     def expose(
         self,
         index: int,
-        colour: Float[np.ndarray, "H W 3"],
+        color: Float[np.ndarray, "H W 3"],
         flow: Float[np.ndarray, "H W 2"] | None = None,
         moment: int = 0,
     ) -> UInt8[np.ndarray, "H W 3"]:
@@ -63,8 +63,8 @@ class Optics:
 
         `flow` holds by how many pixels (x, y) each point moves while the shutter is open; `moment` seeds the noise.
         """
-        height, width = colour.shape[:2]
-        image: Any = np.ascontiguousarray(colour, dtype=np.float32)
+        height, width = color.shape[:2]
+        image: Any = np.ascontiguousarray(color, dtype=np.float32)
         if flow is not None:
             image = _smear(image, flow)
         if self.defocus * width > 0.25:
@@ -100,8 +100,9 @@ def _smear(image: Float[np.ndarray, "H W 3"], flow: Float[np.ndarray, "H W 2"]) 
     total = np.zeros_like(image)
     for k in range(_TAPS):
         share = np.float32((k + 0.5) / _TAPS - 0.5)
-        total += cv2.remap(image, u + share * flow[..., 0], v + share * flow[..., 1], cv2.INTER_LINEAR,
-                           borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
+        total += cv2.remap(
+            image, u + share * flow[..., 0], v + share * flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
     return total / _TAPS
 
 

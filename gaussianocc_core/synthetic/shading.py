@@ -9,7 +9,7 @@ from numba import njit
 
 from gaussianocc_core.kernels import inner
 from gaussianocc_core.labels import FREE
-from gaussianocc_core.synthetic.ground import WAVES, ground_colour, relief
+from gaussianocc_core.synthetic.ground import WAVES, ground_color, relief
 from gaussianocc_core.synthetic.intersect import surface
 from gaussianocc_core.synthetic.materials import albedo
 from gaussianocc_core.synthetic.noise import clamp, mix, noise2, noise3, smoothstep
@@ -31,7 +31,7 @@ from gaussianocc_core.synthetic.scene import (
     ZENITH_B,
     ZENITH_G,
     ZENITH_R,
-)  # fmt: skip
+)
 from gaussianocc_core.synthetic.shapes import (
     BOX,
     CAPSULE,
@@ -49,7 +49,7 @@ from gaussianocc_core.synthetic.shapes import (
     A,
     B,
     C,
-)  # fmt: skip
+)
 from gaussianocc_core.synthetic.trace import GROUND, SKY, cast_shadow
 
 _OCCLUSION_REACH = 0.45  # m; things darken the ground this close to them
@@ -139,7 +139,7 @@ def shade(scene, ox, oy, oz, dx, dy, dz, t, p, kerb, footprint):
         flat = math.sqrt(dx * dx + dy * dy)
         if kerb:  # its normal is not worth a gradient: it faces the viewer
             nx, ny, nz = -dx / flat, -dy / flat, 0.0
-        r, g, b, label = ground_colour(
+        r, g, b, label = ground_color(
             x,
             y,
             dx / max(flat, 1e-9),

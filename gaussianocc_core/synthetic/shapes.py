@@ -28,10 +28,27 @@ COLUMNS = 18
 KIND, MATERIAL, CLASS, OBJECT = range(4)
 
 # Materials; see materials.py for what M0..M2 mean to each.
-(PLAIN, FACADE, CAR_BODY, CAR_CABIN, TYRE, FOLIAGE, BARK, CLOTH, LAMP, SIGN, STRIPES, PANEL, METAL, ROOF, BUS_SIDE,
- TEXTURE, CEILING) = range(17)  # fmt: skip
+(
+    PLAIN,
+    FACADE,
+    CAR_BODY,
+    CAR_CABIN,
+    TYRE,
+    FOLIAGE,
+    BARK,
+    CLOTH,
+    LAMP,
+    SIGN,
+    STRIPES,
+    PANEL,
+    METAL,
+    ROOF,
+    BUS_SIDE,
+    TEXTURE,
+    CEILING,
+) = range(17)
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 @dataclass
@@ -43,34 +60,34 @@ class Shapes:
     label: int = 0  # Occ3D class of what is added next
     seed: int = 0
 
-    def _add(self, kind: int, position, yaw, abc, k, colour: Colour, material: int, m) -> Shapes:
+    def _add(self, kind: int, position, yaw, abc, k, color: Color, material: int, m) -> Shapes:
         m = tuple(m) + (0.0,) * (3 - len(m))
-        row = [*position, math.cos(yaw), math.sin(yaw), *abc, *k, *colour, *m, float(self.seed % 65521)]
+        row = [*position, math.cos(yaw), math.sin(yaw), *abc, *k, *color, *m, float(self.seed % 65521)]
         self.floats.append([float(value) for value in row])
         self.ints.append([kind, material, self.label, 0])
         return self
 
-    def box(self, centre, size, colour: Colour, material=PLAIN, yaw=0.0, lean=(0.0, 0.0, 0.0), m=()) -> Shapes:
+    def box(self, centre, size, color: Color, material=PLAIN, yaw=0.0, lean=(0.0, 0.0, 0.0), m=()) -> Shapes:
         """Box of full size (x, y, z); `lean` slopes the front, back and side faces (m per m of height)."""
-        return self._add(BOX, centre, yaw, [0.5 * s for s in size], lean, colour, material, m)
+        return self._add(BOX, centre, yaw, [0.5 * s for s in size], lean, color, material, m)
 
-    def cone(self, base, height, radius, colour: Colour, material=PLAIN, top: float | None = None, m=()) -> Shapes:
+    def cone(self, base, height, radius, color: Color, material=PLAIN, top: float | None = None, m=()) -> Shapes:
         """Vertical cylinder standing on `base`, or a cone frustum if `top` (upper radius) is given."""
         centre = (base[0], base[1], base[2] + 0.5 * height)
         abc = (radius, radius if top is None else top, 0.5 * height)
-        return self._add(CONE, centre, 0.0, abc, (0.0, 0.0, 0.0), colour, material, m)
+        return self._add(CONE, centre, 0.0, abc, (0.0, 0.0, 0.0), color, material, m)
 
-    def ellipsoid(self, centre, axes, colour: Colour, material=PLAIN, yaw=0.0, m=()) -> Shapes:
-        return self._add(ELLIPSOID, centre, yaw, axes, (0.0, 0.0, 0.0), colour, material, m)
+    def ellipsoid(self, centre, axes, color: Color, material=PLAIN, yaw=0.0, m=()) -> Shapes:
+        return self._add(ELLIPSOID, centre, yaw, axes, (0.0, 0.0, 0.0), color, material, m)
 
-    def capsule(self, start, end, radius, colour: Colour, material=PLAIN, m=()) -> Shapes:
+    def capsule(self, start, end, radius, color: Color, material=PLAIN, m=()) -> Shapes:
         vector = [e - s for s, e in zip(start, end, strict=True)]
-        return self._add(CAPSULE, start, 0.0, vector, (radius, 0.0, 0.0), colour, material, m)
+        return self._add(CAPSULE, start, 0.0, vector, (radius, 0.0, 0.0), color, material, m)
 
-    def wheel(self, centre, radius, width, colour: Colour, material=TYRE, open_share=0.0, m=()) -> Shapes:
+    def wheel(self, centre, radius, width, color: Color, material=TYRE, open_share=0.0, m=()) -> Shapes:
         """Disc whose axle lies along y."""
         start = (centre[0], centre[1] - 0.5 * width, centre[2])
-        return self._add(CYLINDER, start, 0.0, (0.0, width, 0.0), (radius, open_share, 0.0), colour, material, m)
+        return self._add(CYLINDER, start, 0.0, (0.0, width, 0.0), (radius, open_share, 0.0), color, material, m)
 
     def extend(self, other: Shapes) -> Shapes:
         self.floats.extend(other.floats)

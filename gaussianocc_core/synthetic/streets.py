@@ -106,9 +106,12 @@ def draw_segments(rng, kind: str, length: float) -> Float[np.ndarray, "S 7"]:
         radius, angle = rng.uniform(45, 90), math.radians(rng.uniform(16, 34))
         arc = radius * angle
         pieces = [
-            (START + rng.uniform(2, 12), 0.0), (arc, turn / radius), (rng.uniform(10, 25), 0.0),
-            (arc, -turn / radius), (length, 0.0),
-        ]  # fmt: skip
+            (START + rng.uniform(2, 12), 0.0),
+            (arc, turn / radius),
+            (rng.uniform(10, 25), 0.0),
+            (arc, -turn / radius),
+            (length, 0.0),
+        ]
     return chain(pieces, float(rng.uniform(-math.pi, math.pi)))
 
 
@@ -158,8 +161,10 @@ def draw_light(rng, seed: int, heading: float) -> Float[np.ndarray, " 16"]:
     azimuth = heading + math.radians(rng.uniform(25, 155)) * (1 if rng.random() < 0.5 else -1)
     elevation = math.radians(rng.uniform(30, 58))
     e[scene.SUN_X : scene.SUN_Z + 1] = (
-        math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation),
-    )  # fmt: skip
+        math.cos(elevation) * math.cos(azimuth),
+        math.cos(elevation) * math.sin(azimuth),
+        math.sin(elevation),
+    )
     overcast = rng.random() < 0.2
     warm = rng.uniform(0.0, 1.0)
     strength = 0.9 if overcast else rng.uniform(2.7, 3.3)

@@ -9,13 +9,13 @@ import numpy as np
 
 from gaussianocc_core.labels import CLASS_ID
 from gaussianocc_core.synthetic import textures
-from gaussianocc_core.synthetic.shapes import BARK, FOLIAGE, LAMP, METAL, PANEL, PLAIN, TEXTURE, Colour, Shapes
+from gaussianocc_core.synthetic.shapes import BARK, FOLIAGE, LAMP, METAL, PANEL, PLAIN, TEXTURE, Color, Shapes
 
 MANMADE, OTHERS = CLASS_ID["manmade"], CLASS_ID["others"]
 VEGETATION, TERRAIN = CLASS_ID["vegetation"], CLASS_ID["terrain"]
-WOOD: Colour = (0.36, 0.25, 0.14)
-CARDBOARD: Colour = (0.38, 0.27, 0.16)
-STEEL: Colour = (0.25, 0.26, 0.27)
+WOOD: Color = (0.36, 0.25, 0.14)
+CARDBOARD: Color = (0.38, 0.27, 0.16)
+STEEL: Color = (0.25, 0.26, 0.27)
 
 Finish = tuple[int, tuple[float, float, float]]  # material, and its three parameters
 
@@ -24,11 +24,11 @@ def seeded(rng, label: int) -> Shapes:
     return Shapes(label=label, seed=int(rng.integers(1 << 30)))
 
 
-def dimmed(colour: Colour, factor: float) -> Colour:
-    return colour[0] * factor, colour[1] * factor, colour[2] * factor
+def dimmed(color: Color, factor: float) -> Color:
+    return color[0] * factor, color[1] * factor, color[2] * factor
 
 
-def any_colour(rng) -> Colour:
+def any_color(rng) -> Color:
     """Linear albedo: greys, muted and strong hues, near black, near white."""
     draw = rng.random()
     if draw < 0.35:
@@ -54,7 +54,7 @@ def any_finish(rng, size: float = 1.0) -> Finish:
     return TEXTURE, (style, scale, float(rng.uniform(0.35, 1.0)))
 
 
-def wall_finish(rng) -> tuple[Colour, Finish]:
+def wall_finish(rng) -> tuple[Color, Finish]:
     """Colour and texture of something built: plaster, brick, concrete, boards, sheet metal, tiles."""
     draw = int(rng.integers(0, 6))
     grey = float(rng.uniform(0.2, 0.6))
@@ -65,15 +65,15 @@ def wall_finish(rng) -> tuple[Colour, Finish]:
         return (grey, 0.98 * grey, 0.93 * grey), (
             TEXTURE, (float(textures.GRIME), float(rng.uniform(0.1, 0.5)), float(rng.uniform(0.2, 0.7))))  # fmt: skip
     if draw == 2:
-        return any_colour(rng), (
+        return any_color(rng), (
             TEXTURE, (float(textures.CORRUGATED), float(rng.uniform(0.12, 0.4)), float(rng.uniform(0.3, 0.8))),
         )  # fmt: skip
     if draw == 3:
-        return any_colour(rng), (PANEL, (float(rng.uniform(0.8, 3.0)), float(rng.uniform(0.3, 1.5)), 0.0))
+        return any_color(rng), (PANEL, (float(rng.uniform(0.8, 3.0)), float(rng.uniform(0.3, 1.5)), 0.0))
     if draw == 4:
         return (grey, grey, grey), (
             TEXTURE, (float(textures.GROUT), float(rng.uniform(0.3, 1.5)), float(rng.uniform(0.3, 0.9))))  # fmt: skip
-    return any_colour(rng), any_finish(rng, 4.0)
+    return any_color(rng), any_finish(rng, 4.0)
 
 
 # ---- no class list has these -----------------------------------------------------------------------------------------
@@ -83,11 +83,11 @@ def oddity(rng, size: float) -> Shapes:
     """Primitives of any kind, size and texture thrown together, about `size` metres across, standing on the ground."""
     shapes = seeded(rng, OTHERS)
     count = int(rng.integers(2, 9))
-    one = any_colour(rng), any_finish(rng, size)
+    one = any_color(rng), any_finish(rng, size)
     alike = rng.random() < 0.35
     for k in range(count):
         shapes.seed = int(rng.integers(1 << 30))
-        colour, (material, m) = one if alike else (any_colour(rng), any_finish(rng, size))
+        color, (material, m) = one if alike else (any_color(rng), any_finish(rng, size))
         spread = 0.0 if k == 0 else 0.45 * size
         x, y = rng.uniform(-spread, spread, 2)
         low = 0.0 if k == 0 or rng.random() < 0.4 else float(rng.uniform(0.0, 0.8 * size))
@@ -96,21 +96,21 @@ def oddity(rng, size: float) -> Shapes:
         if kind == 0:
             lean = tuple(rng.uniform(-0.25, 0.6, 3)) if rng.random() < 0.4 else (0.0, 0.0, 0.0)
             lean = tuple(min(value, 0.8 * min(a, b) / c) for value in lean)  # the top must not close
-            shapes.box((x, y, low + 0.5 * c), (a, b, c), colour, material, yaw=rng.uniform(0, 3.1), lean=lean, m=m)
+            shapes.box((x, y, low + 0.5 * c), (a, b, c), color, material, yaw=rng.uniform(0, 3.1), lean=lean, m=m)
         elif kind == 1:
-            shapes.cone((x, y, low), c, 0.5 * a, colour, material, top=float(rng.choice([0.5 * a, 0.1 * a, 0.8 * b])),
+            shapes.cone((x, y, low), c, 0.5 * a, color, material, top=float(rng.choice([0.5 * a, 0.1 * a, 0.8 * b])),
                         m=m)  # fmt: skip
         elif kind == 2:
-            shapes.ellipsoid((x, y, low + 0.45 * c), (0.5 * a, 0.5 * b, 0.5 * c), colour, material,
+            shapes.ellipsoid((x, y, low + 0.45 * c), (0.5 * a, 0.5 * b, 0.5 * c), color, material,
                              yaw=rng.uniform(0, 3.1), m=m)  # fmt: skip
         else:
             radius = float(size * np.exp(rng.uniform(-4.0, -2.2)))
             end = rng.uniform(-0.5, 0.5, 2) * size
             top = radius + float(rng.uniform(0.0, 1.0)) * size
             if kind == 3:
-                shapes.capsule((x, y, low + radius), (end[0], end[1], top), radius, colour, material, m=m)
+                shapes.capsule((x, y, low + radius), (end[0], end[1], top), radius, color, material, m=m)
             else:
-                shapes.wheel((x, y, low + 0.3 * size), 0.3 * size, 0.4 * b, colour, material,
+                shapes.wheel((x, y, low + 0.3 * size), 0.3 * size, 0.4 * b, color, material,
                              open_share=float(rng.choice([0.0, 0.0, 0.7])), m=m)  # fmt: skip
     return shapes
 
@@ -124,13 +124,13 @@ def container(rng, floors: int = 1) -> Shapes:
     length = 6.06 if rng.random() < 0.7 else 12.19
     for k in range(floors):
         shapes.seed += 7
-        colour = any_colour(rng)
-        shapes.box((rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03), 2.59 * k + 1.33), (length, 2.44, 2.52), colour,
+        color = any_color(rng)
+        shapes.box((rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03), 2.59 * k + 1.33), (length, 2.44, 2.52), color,
                    TEXTURE, m=(float(textures.CORRUGATED), 0.28, float(rng.uniform(0.5, 0.9))))  # fmt: skip
-        shapes.box((0, 0, 2.59 * k + 0.05), (length + 0.02, 2.46, 0.1), dimmed(colour, 0.6), METAL)
+        shapes.box((0, 0, 2.59 * k + 0.05), (length + 0.02, 2.46, 0.1), dimmed(color, 0.6), METAL)
         for side in (1, -1):
             shapes.box((side * (0.5 * length - 0.05), 0, 2.59 * k + 1.3), (0.14, 2.46, 2.55),
-                       dimmed(colour, 0.7), PANEL, m=(2.6, 0.6))  # fmt: skip
+                       dimmed(color, 0.7), PANEL, m=(2.6, 0.6))  # fmt: skip
         if rng.random() < 0.6:  # the owner's name
             shapes.box((0.0, 1.235, 2.59 * k + 1.7), (2.4, 0.01, 0.7), (0.7, 0.7, 0.68), TEXTURE,
                        m=(float(textures.PRINT), 0.34, 0.9))  # fmt: skip
@@ -162,7 +162,7 @@ def pallet(rng, height: float | None = None) -> Shapes:
                     shapes.box((x, y, low + (k + 0.5) * layer), (1.12 / columns, 0.75 / rows, 0.97 * layer),
                                dimmed(CARDBOARD, tint), material, yaw=rng.normal(0, 0.02), m=m)  # fmt: skip
     elif draw < 0.65:  # wrapped goods
-        shapes.box((0, 0, low + 0.5 * height), (1.12, 0.74, height), any_colour(rng), *any_finish_args(rng))
+        shapes.box((0, 0, low + 0.5 * height), (1.12, 0.74, height), any_color(rng), *any_finish_args(rng))
     elif draw < 0.8:  # sacks
         for k in range(int(height / 0.18)):
             shapes.seed += 1
@@ -173,7 +173,7 @@ def pallet(rng, height: float | None = None) -> Shapes:
         for x in (-0.29, 0.29):
             for y in (-0.2, 0.2):
                 shapes.seed += 1
-                shapes.cone((x, y, low), 0.6 * min(1.0, height + 0.4), 0.19, any_colour(rng), METAL)
+                shapes.cone((x, y, low), 0.6 * min(1.0, height + 0.4), 0.19, any_color(rng), METAL)
     return shapes
 
 
@@ -188,11 +188,11 @@ def crate(rng, size: float | None = None) -> Shapes:
     shapes = seeded(rng, MANMADE)
     size = float(np.exp(rng.uniform(math.log(0.2), math.log(1.2)))) if size is None else size
     a, b, c = size * rng.uniform(0.7, 1.4, 3)
-    shapes.box((0, 0, 0.5 * c), (a, b, c), any_colour(rng), *any_finish_args(rng, size))
+    shapes.box((0, 0, 0.5 * c), (a, b, c), any_color(rng), *any_finish_args(rng, size))
     if rng.random() < 0.35:
         shapes.seed += 1
         d = 0.6 * size
-        shapes.box((0.1 * a, -0.1 * b, c + 0.5 * d), (d, 0.9 * d, d), any_colour(rng), *any_finish_args(rng, size))
+        shapes.box((0.1 * a, -0.1 * b, c + 0.5 * d), (d, 0.9 * d, d), any_color(rng), *any_finish_args(rng, size))
     return shapes
 
 
@@ -203,7 +203,7 @@ def drum(rng) -> Shapes:
         shapes.seed += 1
         x, y = 0.62 * math.cos(2.1 * k) * (k > 0), 0.62 * math.sin(2.1 * k) * (k > 0)
         style = float(rng.choice([textures.STRIPE, textures.GRIME, textures.BLANK]))
-        shapes.cone((x, y, 0), 0.88, 0.29, any_colour(rng), TEXTURE, m=(style, 0.29, 0.6))
+        shapes.cone((x, y, 0), 0.88, 0.29, any_color(rng), TEXTURE, m=(style, 0.29, 0.6))
     return shapes
 
 
@@ -223,7 +223,7 @@ def pipes(rng) -> Shapes:
     """A pile of pipes or logs along x."""
     shapes = seeded(rng, MANMADE)
     radius, length = float(rng.uniform(0.06, 0.3)), float(rng.uniform(2.0, 6.0))
-    colour, wood = any_colour(rng), rng.random() < 0.4
+    color, wood = any_color(rng), rng.random() < 0.4
     rows = int(rng.integers(2, 5))
     for row in range(rows):
         for k in range(rows + 2 - row):
@@ -232,7 +232,7 @@ def pipes(rng) -> Shapes:
             z = radius + 1.75 * radius * row
             shift = rng.uniform(-0.2, 0.2)
             shapes.capsule((-0.5 * length + shift, y, z), (0.5 * length + shift, y, z), radius,
-                           (0.2, 0.14, 0.09) if wood else colour, BARK if wood else METAL)  # fmt: skip
+                           (0.2, 0.14, 0.09) if wood else color, BARK if wood else METAL)  # fmt: skip
     return shapes
 
 
@@ -240,12 +240,12 @@ def heap(rng) -> Shapes:
     """A heap of gravel, sand or earth."""
     shapes = seeded(rng, TERRAIN)
     radius = float(rng.uniform(0.8, 3.0))
-    colour = ((0.32, 0.27, 0.20), (0.28, 0.27, 0.26), (0.16, 0.11, 0.07))[rng.integers(3)]
+    color = ((0.32, 0.27, 0.20), (0.28, 0.27, 0.26), (0.16, 0.11, 0.07))[rng.integers(3)]
     m = (float(textures.SPECKLE), float(rng.uniform(0.05, 0.15)), 0.6)
     for _ in range(int(rng.integers(1, 4))):
         shapes.seed += 1
         x, y = rng.uniform(-0.5, 0.5, 2) * radius
-        shapes.cone((x, y, -0.02), 0.6 * radius * rng.uniform(0.6, 1.0), radius * rng.uniform(0.6, 1.0), colour,
+        shapes.cone((x, y, -0.02), 0.6 * radius * rng.uniform(0.6, 1.0), radius * rng.uniform(0.6, 1.0), color,
                     TEXTURE, top=0.05 * radius, m=m)  # fmt: skip
     return shapes
 
@@ -253,15 +253,15 @@ def heap(rng) -> Shapes:
 def wall(rng, length: float, height: float, thick: float = 0.3) -> Shapes:
     """A wall along x of any finish, with a plinth and posts at random."""
     shapes = seeded(rng, MANMADE)
-    colour, (material, m) = wall_finish(rng)
-    shapes.box((0, 0, 0.5 * height), (length, thick, height), colour, material, m=m)
+    color, (material, m) = wall_finish(rng)
+    shapes.box((0, 0, 0.5 * height), (length, thick, height), color, material, m=m)
     if rng.random() < 0.6:
-        shapes.box((0, 0, 0.15), (length + 0.02, thick + 0.08, 0.3), dimmed(colour, 0.5), PLAIN)
+        shapes.box((0, 0, 0.15), (length + 0.02, thick + 0.08, 0.3), dimmed(color, 0.5), PLAIN)
     if rng.random() < 0.5:
         step = float(rng.uniform(2.0, 5.0))
         for k in range(int(length / step)):
             x = -0.5 * length + (k + 0.5) * step
-            shapes.box((x, 0, 0.5 * height), (0.3, thick + 0.16, height + 0.06), dimmed(colour, 0.8), PLAIN)
+            shapes.box((x, 0, 0.5 * height), (0.3, thick + 0.16, height + 0.06), dimmed(color, 0.8), PLAIN)
     if rng.random() < 0.4:  # posters and boards
         for _ in range(int(length / 4) + 1):
             shapes.seed += 1
@@ -269,7 +269,7 @@ def wall(rng, length: float, height: float, thick: float = 0.3) -> Shapes:
             x = rng.uniform(-0.5, 0.5) * max(length - w, 0.1)
             z = rng.uniform(0.5 * h, height - 0.5 * h)
             style = float(rng.choice([textures.POSTER, textures.PRINT, textures.HAZARD, textures.CHECKER]))
-            shapes.box((x, 0, z), (w, thick + 0.04, h), any_colour(rng), TEXTURE,
+            shapes.box((x, 0, z), (w, thick + 0.04, h), any_color(rng), TEXTURE,
                        m=(style, float(rng.uniform(0.06, 0.2)), 0.9))  # fmt: skip
     return shapes
 
@@ -291,9 +291,9 @@ def pole(rng) -> Shapes:
     height, radius = float(rng.uniform(1.0, 6.0)), float(np.exp(rng.uniform(math.log(0.02), math.log(0.14))))
     material, m = (TEXTURE, (float(textures.STRIPE), float(rng.uniform(0.2, 0.8)), 0.9)) if rng.random() < 0.4 else (
         METAL, ())  # fmt: skip
-    shapes.cone((0, 0, 0), height, radius, any_colour(rng), material, m=m)
+    shapes.cone((0, 0, 0), height, radius, any_color(rng), material, m=m)
     if rng.random() < 0.5:
-        shapes.box((0, 0, 0.8 * height), (0.3, 0.25, 0.4), any_colour(rng), *any_finish_args(rng, 0.4))
+        shapes.box((0, 0, 0.8 * height), (0.3, 0.25, 0.4), any_color(rng), *any_finish_args(rng, 0.4))
     return shapes
 
 
@@ -306,7 +306,7 @@ def rack(rng, length: float, depth: float, height: float, fill: float) -> Shapes
     bay, floors = float(rng.uniform(1.8, 2.8)), max(2, int(height / rng.uniform(1.2, 2.0)))
     bays = max(1, int(length / bay))
     bay, storey = length / bays, height / floors
-    blue, orange = any_colour(rng), any_colour(rng)
+    blue, orange = any_color(rng), any_color(rng)
     for i in range(bays + 1):
         x = -0.5 * length + i * bay
         for y in (-0.5 * depth + 0.05, 0.5 * depth - 0.05):
@@ -330,14 +330,14 @@ def rack(rng, length: float, depth: float, height: float, fill: float) -> Shapes
                 tall = storey * rng.uniform(0.25, 0.85)
                 x = -0.5 * length + (i + (j + 0.5) / places) * bay
                 deep = depth * rng.uniform(0.6, 0.98)
-                colour = dimmed(CARDBOARD, rng.uniform(0.7, 1.3)) if rng.random() < 0.5 else any_colour(rng)
+                color = dimmed(CARDBOARD, rng.uniform(0.7, 1.3)) if rng.random() < 0.5 else any_color(rng)
                 draw = rng.random()
                 if draw < 0.85:
-                    shapes.box((x, rng.uniform(-0.05, 0.05), z + 0.08 + 0.5 * tall), (width, deep, tall), colour,
+                    shapes.box((x, rng.uniform(-0.05, 0.05), z + 0.08 + 0.5 * tall), (width, deep, tall), color,
                                *any_finish_args(rng, 1.0))  # fmt: skip
                 else:
                     radius = 0.45 * min(width, deep, 1.2)
-                    shapes.cone((x, 0, z + 0.08), tall, radius, colour, TEXTURE, m=any_finish(rng, 0.5)[1])
+                    shapes.cone((x, 0, z + 0.08), tall, radius, color, TEXTURE, m=any_finish(rng, 0.5)[1])
     return shapes
 
 
@@ -353,7 +353,7 @@ def workbench(rng) -> Shapes:
         shapes.seed += 1
         a, b, c = rng.uniform(0.08, 0.4, 3)
         y = rng.uniform(-0.5, 0.5) * (length - 0.4)
-        shapes.box((rng.uniform(-0.2, 0.2), y, 0.88 + 0.5 * c), (a, b, c), any_colour(rng), *any_finish_args(rng, 0.3))
+        shapes.box((rng.uniform(-0.2, 0.2), y, 0.88 + 0.5 * c), (a, b, c), any_color(rng), *any_finish_args(rng, 0.3))
     return shapes
 
 
@@ -361,10 +361,8 @@ def machine(rng) -> Shapes:
     """A machine: a big block with blocks, pipes, a screen and a warning stripe."""
     shapes = seeded(rng, MANMADE)
     a, b, c = rng.uniform(1.0, 3.0), rng.uniform(0.8, 2.0), rng.uniform(1.0, 2.4)
-    colour = any_colour(rng)
-    shapes.box(
-        (0, 0, 0.5 * c), (a, b, c), colour, TEXTURE, m=(float(textures.GRIME), 0.2, float(rng.uniform(0.1, 0.5)))
-    )
+    color = any_color(rng)
+    shapes.box((0, 0, 0.5 * c), (a, b, c), color, TEXTURE, m=(float(textures.GRIME), 0.2, float(rng.uniform(0.1, 0.5))))
     shapes.box(
         (0, 0, 0.15), (a + 0.04, b + 0.04, 0.2), (0.55, 0.42, 0.03), TEXTURE, m=(float(textures.HAZARD), 0.12, 1.0)
     )
@@ -372,7 +370,7 @@ def machine(rng) -> Shapes:
         shapes.seed += 1
         p, q, r = rng.uniform(0.2, 0.9, 3)
         x, y = rng.uniform(-0.5, 0.5) * a, rng.uniform(-0.5, 0.5) * b
-        shapes.box((x, y, rng.uniform(0.2, c + 0.3)), (p, q, r), any_colour(rng), *any_finish_args(rng, 0.6))
+        shapes.box((x, y, rng.uniform(0.2, c + 0.3)), (p, q, r), any_color(rng), *any_finish_args(rng, 0.6))
     for _ in range(int(rng.integers(0, 4))):
         x, y = rng.uniform(-0.5, 0.5) * a, rng.uniform(-0.5, 0.5) * b
         shapes.capsule((x, y, 0.5 * c), (x + rng.uniform(-0.5, 0.5), y, c + rng.uniform(0.3, 2.5)), 0.06, STEEL, METAL)
@@ -384,7 +382,7 @@ def forklift(rng) -> Shapes:
     """A forklift truck, x forward, sometimes with a pallet on its forks."""
     shapes = Shapes(label=CLASS_ID["construction_vehicle"], seed=int(rng.integers(1 << 30)))
     paint = ((0.70, 0.30, 0.02), (0.62, 0.42, 0.03), (0.45, 0.04, 0.03), (0.10, 0.12, 0.13))[rng.integers(4)]
-    dark: Colour = (0.03, 0.03, 0.03)
+    dark: Color = (0.03, 0.03, 0.03)
     shapes.box((-0.3, 0, 0.55), (1.7, 1.1, 0.8), paint, PLAIN, lean=(0.1, 0.05, 0.02))
     shapes.box((-0.85, 0, 1.0), (0.6, 1.0, 0.35), paint, PLAIN)
     for x in (-0.75, 0.35):
@@ -444,7 +442,7 @@ def tuft(rng) -> Shapes:
         tall = height * rng.uniform(0.6, 1.1)
         shapes.capsule((x, y, 0.0), (x + dx, y + dy, tall), 0.008 + 0.006 * rng.random(), green)
         if rng.random() < 0.15:
-            shapes.ellipsoid((x + dx, y + dy, tall), (0.04, 0.04, 0.03), any_colour(rng))
+            shapes.ellipsoid((x + dx, y + dy, tall), (0.04, 0.04, 0.03), any_color(rng))
     return shapes
 
 
@@ -466,7 +464,7 @@ def shrub(rng) -> Shapes:
 def playground(rng) -> Shapes:
     """A frame with a slide or swings, in strong colours."""
     shapes = seeded(rng, MANMADE)
-    red, blue = any_colour(rng), any_colour(rng)
+    red, blue = any_color(rng), any_color(rng)
     height = float(rng.uniform(1.6, 2.6))
     for x in (-1.2, 1.2):
         for y in (-0.8, 0.8):

@@ -15,14 +15,14 @@ from gaussianocc_core.synthetic.shapes import (
     PLAIN,
     SIGN,
     TYRE,
-    Colour,
+    Color,
     Shapes,
 )  # fmt: skip
 
-DARK: Colour = (0.02, 0.02, 0.022)
-CHROME: Colour = (0.35, 0.35, 0.36)
+DARK: Color = (0.02, 0.02, 0.022)
+CHROME: Color = (0.35, 0.35, 0.36)
 # What car parks look like: mostly white, grey and black, some red and blue (linear albedo).
-PAINTS: tuple[Colour, ...] = (
+PAINTS: tuple[Color, ...] = (
     (0.72, 0.72, 0.70), (0.42, 0.43, 0.44), (0.16, 0.17, 0.18), (0.03, 0.03, 0.035), (0.45, 0.03, 0.025),
     (0.04, 0.10, 0.34), (0.68, 0.66, 0.58), (0.02, 0.16, 0.12), (0.55, 0.30, 0.03), (0.30, 0.34, 0.38),
     (0.03, 0.18, 0.42),)  # fmt: skip
@@ -34,7 +34,7 @@ def _wheels(shapes: Shapes, base: float, track: float, radius: float, width: flo
             shapes.wheel((x, y, radius), radius, width, DARK, TYRE, m=(radius,))
 
 
-def car(rng, kind: str = "sedan", paint: Colour | None = None, braking: bool = False) -> Shapes:
+def car(rng, kind: str = "sedan", paint: Color | None = None, braking: bool = False) -> Shapes:
     """sedan, hatchback, suv or van: body, glazed cabin, wheels, lamps, mirrors."""
     length, width, belt, top, cabin, lean, shift = {
         "sedan": (4.6, 1.80, 0.92, 1.44, 2.75, (1.15, 0.95, 0.30), -0.15),
@@ -115,8 +115,8 @@ def truck(rng) -> Shapes:
 def trailer(rng) -> Shapes:
     """A tipper trailer standing on its own wheels."""
     shapes = Shapes(label=CLASS_ID["trailer"], seed=int(rng.integers(1 << 30)))
-    colour = ((0.40, 0.08, 0.04), (0.10, 0.18, 0.30), (0.42, 0.42, 0.40))[rng.integers(3)]
-    shapes.box((0, 0, 1.40), (5.2, 2.2, 1.5), colour, PANEL, lean=(-0.06, -0.06, 0.0), m=(0.75, 0.65))
+    color = ((0.40, 0.08, 0.04), (0.10, 0.18, 0.30), (0.42, 0.42, 0.40))[rng.integers(3)]
+    shapes.box((0, 0, 1.40), (5.2, 2.2, 1.5), color, PANEL, lean=(-0.06, -0.06, 0.0), m=(0.75, 0.65))
     shapes.box((0, 0, 0.58), (5.0, 0.9, 0.18), DARK, PLAIN)
     shapes.capsule((2.5, 0, 0.55), (3.7, 0, 0.48), 0.06, DARK, METAL)
     shapes.capsule((3.5, 0, 0.1), (3.5, 0, 0.5), 0.05, CHROME, METAL)
@@ -126,7 +126,7 @@ def trailer(rng) -> Shapes:
 
 def excavator(rng) -> Shapes:
     """Crawler excavator: tracks, turning cab, boom, arm and bucket."""
-    yellow: Colour = (0.72, 0.42, 0.03)
+    yellow: Color = (0.72, 0.42, 0.03)
     shapes = Shapes(label=CLASS_ID["construction_vehicle"], seed=int(rng.integers(1 << 30)))
     for side in (1, -1):
         shapes.box(

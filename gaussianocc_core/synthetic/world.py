@@ -30,9 +30,25 @@ if TYPE_CHECKING:
 # Where several classes touch one voxel, the one further right gets it: ground yields to everything that stands on it,
 # big and common things yield to small and rare ones, so that a person beside a wall or a cone on the road survives.
 PRIORITY = (
-    "free", "driveable_surface", "other_flat", "terrain", "sidewalk", "vegetation", "manmade", "others", "trailer",
-    "truck", "bus", "construction_vehicle", "car", "barrier", "motorcycle", "bicycle", "traffic_cone", "pedestrian",
-)  # fmt: skip
+    "free",
+    "driveable_surface",
+    "other_flat",
+    "terrain",
+    "sidewalk",
+    "vegetation",
+    "manmade",
+    "others",
+    "trailer",
+    "truck",
+    "bus",
+    "construction_vehicle",
+    "car",
+    "barrier",
+    "motorcycle",
+    "bicycle",
+    "traffic_cone",
+    "pedestrian",
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ class World:
         self._actors = self.site.actors
         self._caster = Caster(
             self.site.static, self.site.segments, self.site.crosses, self.site.ground, self.site.light
-        )  # fmt: skip
+        )
         self._moments: dict[float, object] = {}
 
     def T_world_ego(self, time: float) -> Float[np.ndarray, "4 4"]:
@@ -171,11 +187,11 @@ def cast_camera(
 
     T_world_cam = T_world_ego @ cameras.T_ego_cam[index].double().numpy()
     rays = camera_rays(cameras, index)
-    colour, ray_length, label = raycast.render(
+    color, ray_length, label = raycast.render(
         world.scene(time), T_world_cam[:3, 3], rotate(T_world_cam, rays), antialias
-    )  # fmt: skip
+    )
     z = ray_length * rays[..., 2]  # unit rays: z-depth per metre of ray is the ray's own z
-    return colour, np.where(np.isfinite(z) & (z > 0), z, 0.0).astype(np.float32), label
+    return color, np.where(np.isfinite(z) & (z > 0), z, 0.0).astype(np.float32), label
 
 
 def render_frame(
@@ -199,17 +215,17 @@ def render_frame(
     images, depths, labels = [], [], []
     for index in range(len(cameras)):
         pose = world.T_world_ego(times[index]) if T_world_ego is None else np.asarray(T_world_ego, dtype=np.float64)
-        colour, depth, label = cast_camera(world, cameras, index, times[index], pose, EDGES if smooth else NONE)
+        color, depth, label = cast_camera(world, cameras, index, times[index], pose, EDGES if smooth else NONE)
         gain = 1.0 + exposure_spread * np.random.default_rng([world.seed, index]).standard_normal()
-        colour *= np.float32(gain)
+        color *= np.float32(gain)
         if noise > 0:
             start = np.random.default_rng([world.seed, index, round(times[index] * 1e6) % (1 << 40)]).integers(
                 len(_grain())
             )
-            colour += np.take(_grain(), np.arange(start, start + colour.size), mode="wrap").reshape(
-                colour.shape
+            color += np.take(_grain(), np.arange(start, start + color.size), mode="wrap").reshape(
+                color.shape
             ) * np.float32(noise)
-        images.append(np.clip(colour + 0.5, 0, 255).astype(np.uint8))
+        images.append(np.clip(color + 0.5, 0, 255).astype(np.uint8))
         depths.append(depth)
         labels.append(label)
     return Frame(tuple(images), tuple(depths), tuple(labels))

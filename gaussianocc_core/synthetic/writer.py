@@ -160,7 +160,7 @@ class _SceneWriter:
 
     def _write_images(
         self, scene: str, take: World | RandomScene, at: float, start: int, sample: str, key_frame: bool
-    ) -> None:  # fmt: skip
+    ) -> None:
         # Whole microseconds, so that the tables and the renderer agree on the moment exactly.
         stamps = [round((at + offset) * 1e6) for offset in self._offsets]
         frame = self._look(take, [stamp * 1e-6 for stamp in stamps])
@@ -169,9 +169,16 @@ class _SceneWriter:
         for index, camera in enumerate(self.cameras.names):
             stem = f"{kind}/{camera}/{scene}__{camera}__{start + stamps[index]}"
             self.tables.add_sensor_data(
-                scene, sample, camera, start + stamps[index], f"{stem}.jpg", key_frame,
-                take.T_world_ego(stamps[index] * 1e-6), self.cameras.width[index], self.cameras.height[index],
-            )  # fmt: skip
+                scene,
+                sample,
+                camera,
+                start + stamps[index],
+                f"{stem}.jpg",
+                key_frame,
+                take.T_world_ego(stamps[index] * 1e-6),
+                self.cameras.width[index],
+                self.cameras.height[index],
+            )
             _write_image(self._path(f"{stem}.jpg"), frame.images[index][..., ::-1])
             mask = self._generator_ids[frame.labels[index]]
             if frame.bodies:
@@ -271,17 +278,28 @@ def _write_notes(
 ) -> None:
     rig = {
         name: {
-            "width": cameras.width[i], "height": cameras.height[i], "model": cameras.model[i],
-            "distortion": list(cameras.distortion[i]), "intrinsics": to_opencv(cameras.intrinsics[i]).tolist(),
+            "width": cameras.width[i],
+            "height": cameras.height[i],
+            "model": cameras.model[i],
+            "distortion": list(cameras.distortion[i]),
+            "intrinsics": to_opencv(cameras.intrinsics[i]).tolist(),
             "T_ego_cam": cameras.T_ego_cam[i].tolist(),
         }
         for i, name in enumerate(cameras.names)
-    }  # fmt: skip
+    }
     notes = {
-        "generator": "gaussianocc_core.synthetic", "generator_version": __version__, "seed": seed, "scenes": names,
-        "keyframes_per_scene": frames, "sweeps": sweeps, "lidar": asdict(lidar), "cameras": rig,
-        "licence": "Apache-2.0", "world": world, "rig": "random" if drawn else "given",
-    }  # fmt: skip
+        "generator": "gaussianocc_core.synthetic",
+        "generator_version": __version__,
+        "seed": seed,
+        "scenes": names,
+        "keyframes_per_scene": frames,
+        "sweeps": sweeps,
+        "lidar": asdict(lidar),
+        "cameras": rig,
+        "licence": "Apache-2.0",
+        "world": world,
+        "rig": "random" if drawn else "given",
+    }
     (folder / MARKER).write_text(json.dumps(notes, indent=1))
     (folder / "README.md").write_text(
         _README.format(

@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 from gaussianocc_core.data.sources import DataConfig
 from gaussianocc_core.geometry.overlap import OverlapSettings
 from gaussianocc_core.models.config import ModelConfig
+from gaussianocc_core.models.view_choice import ViewSettings
 from gaussianocc_core.training.hints import HintSettings
 from gaussianocc_core.training.matched import ViewDropout
 from gaussianocc_core.training.motion_search import MotionSearch
 from gaussianocc_core.training.photometric import Photometric
 from gaussianocc_core.training.precision import PRECISIONS
 
-STAGES = ("gsp", "gsv")
+STAGES = ("gsp", "gsv", "pretrain")
 SCHEDULES = ("one_cycle", "step")
 EGO_MOTIONS = ("learned", "sensor", "joint")
 RENDERERS = ("splat", "volume")
@@ -116,13 +117,36 @@ class GsvConfig:
 
 
 @dataclass(frozen=True)
+class PretrainConfig:
+    """Depth by matching on clips of synthetic truth: shipped starting weights, see docs/training.md."""
+
+    clips: str = ""  # folder of tools/make_clips.py
+    views: ViewSettings = field(default_factory=ViewSettings)
+    dropout: ViewDropout = field(default_factory=ViewDropout)
+    motion_error: float = 0.5  # share of the clips whose motion errs
+    length_error: float = 0.03  # standard deviation, as a share
+    # Standard deviations, degrees: of the turn between sets, which is made exact by the images before views are used
+    # (`motion_refinement`), and of each camera's calibration.
+    turn_error: float = 0.1
+    calibration_error: float = 0.04
+    # The ground is not where the base frame says: roads are cambered and hilly, robots pitch and sink.
+    tilt_error: float = 1.3  # standard deviation of roll and pitch, degrees
+    height_error: float = 0.04  # m
+    planes_weight: float = 0.1  # of the cross entropy over planes
+    error_weight: float = 0.3  # of the likelihood of the error
+    sky_weight: float = 0.15
+    freeze_norms_at: float = 0.25  # share of the run, from which on batch norms keep their statistics
+
+
+@dataclass(frozen=True)
 class TrainConfig:
-    stage: str = "gsp"  # "gsp": depth, ego motion, scale; "gsv": occupancy
+    stage: str = "gsp"  # "gsp": depth, ego motion, scale; "gsv": occupancy; "pretrain": depth, from truth
     first_stage: str = ""  # gsv: model file of a gsp run, for ego motion and to start from; gsp: to go on from
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     gsp: GspConfig = field(default_factory=GspConfig)
     gsv: GsvConfig = field(default_factory=GsvConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     output: str = ""  # run folder; "": runs/<name of the configuration file>
     device: str = "auto"
     seed: int = 0
@@ -150,6 +174,8 @@ class TrainConfig:
         for name, allowed in (("stage", STAGES), ("precision", tuple(PRECISIONS)), ("schedule", SCHEDULES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
+        if self.stage == "pretrain" and self.batch_size != 1:
+            raise ValueError(f"batch_size: clips differ in size, so 1 with accumulation, got {self.batch_size}")
         for name in ("steps", "batch_size", "accumulation", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

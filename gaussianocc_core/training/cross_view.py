@@ -36,8 +36,8 @@ def compare_overlaps(
     # One side of every overlap is left out, or a view would draw itself; which one is a coin's toss each time.
     directions = [pair if torch.rand(()) < 0.5 else pair[::-1] for pair in overlapping_pairs(masks)]
     total, count = depth.new_zeros(()), depth.new_zeros(())
-    for level, colours in enumerate(reduce_images(images, settings.levels)):
-        height, width = colours.shape[-2:]
+    for level, colors in enumerate(reduce_images(images, settings.levels)):
+        height, width = colors.shape[-2:]
         level_cameras = camera_geometry.resize(cameras, width, height)
         level_depth = depth if level == 0 else resize_depth(depth, height, width)
         level_scale = scale if level == 0 else resize_depth(scale, height, width)
@@ -47,9 +47,9 @@ def compare_overlaps(
             kept = shrink_mask(masks[target, source], height, width)
             if not bool(sent.any() and kept.any()):
                 continue
-            gaussians = pixel_gaussians(points[source][sent], colours[source][:, sent].T, level_scale[source][sent])
+            gaussians = pixel_gaussians(points[source][sent], colors[source][:, sent].T, level_scale[source][sent])
             drawn, covered = _draw(gaussians, level_cameras.select((cameras.names[target],)))
-            seen = colours[target : target + 1]
+            seen = colors[target : target + 1]
             error = losses.photometric_error(drawn, seen, settings.ssim_weight, settings.l1_weight)[0]
             counted = kept & covered[0]
             total = total + error[counted].sum() * 4.0**level  # every level counts alike
@@ -74,12 +74,12 @@ def compare_everywhere(
 
 
 def pixel_gaussians(
-    points: Float[Tensor, "M 3"], colours: Float[Tensor, "M 3"], scale: Float[Tensor, " M"]
+    points: Float[Tensor, "M 3"], colors: Float[Tensor, "M 3"], scale: Float[Tensor, " M"]
 ) -> Gaussians:
     """Opaque isotropic Gaussians in the colour of their pixels (docs/method.md#f.4)."""
     count = len(points)
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0], device=points.device).expand(count, 4)
-    return Gaussians(points, quats, scale[:, None].expand(count, 3), torch.ones_like(scale), colours)
+    return Gaussians(points, quats, scale[:, None].expand(count, 3), torch.ones_like(scale), colors)
 
 
 def _draw(gaussians: Gaussians, cameras: Cameras) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"]]:

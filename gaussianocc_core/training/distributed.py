@@ -55,7 +55,6 @@ class Processes:
         dist.all_reduce(packed)
         return bool(packed > 0)
 
-
     def share_norms(self, stage: M, device: torch.device) -> M:
         """Batch norms that count over all processes, on GPUs: one sample a process is too few for them.
 

@@ -33,10 +33,10 @@ def predict_ego_motion(
 
 
 def motion_to(
-    pose_net: PoseNet, now: Float[Tensor, "B N 3 H W"], then: Float[Tensor, "B N 3 H W"], step: int
+    pose_net: PoseNet, now: Float[Tensor, "B N 3 H W"], then: Float[Tensor, "B N 3 H W"], offset: int
 ) -> Float[Tensor, "B 4 4"]:
-    """Points of the ego frame now in the ego frame at one neighbour; step: below 0 where that is before."""
-    if step > 0:
+    """Points of the ego frame now in the ego frame at one neighbour; offset: below 0 where that is before."""
+    if offset > 0:
         return pose_net(now, then).T_later_earlier()
     return transforms.invert(pose_net(then, now).T_later_earlier())
 
@@ -55,7 +55,7 @@ def place_cameras(
 
     lags: as in `Batch`; factor: on the length of the motion.
     """
-    towards = T_target_now[(lags > 0).long()].clone()  # STEPS: before, after
+    towards = T_target_now[(lags > 0).long()].clone()  # OFFSETS: before, after
     towards[:, :3, 3] *= factor
     T_then_now = transforms.take_share(towards, lags.abs())
     return replace(cameras, T_ego_cam=transforms.invert(T_then_now) @ cameras.T_ego_cam)

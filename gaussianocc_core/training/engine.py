@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gaussianocc_core.data.sources import open_entries
-from gaussianocc_core.errors import GaussianOccError
+from gaussianocc_core.errors import CheckpointError, GaussianOccError
+from gaussianocc_core.mistakes import reading
 from gaussianocc_core.predictor import resolve_device
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.config import TrainConfig
@@ -25,6 +26,7 @@ from gaussianocc_core.training.distributed import Processes, process_group
 from gaussianocc_core.training.interrupt import Interrupt
 from gaussianocc_core.training.loader import Batch, EpochSampler, TrainingSet, load_batches
 from gaussianocc_core.training.pictures import training_pictures
+from gaussianocc_core.training.pretrain import ClipSet
 from gaussianocc_core.training.run_folder import Logs, RunFolder, peak_memory_gb
 from gaussianocc_core.training.stages import build_stage, check_overlap, inherit_depth_range, parameter_groups
 from gaussianocc_core.training.state import LAST
@@ -62,11 +64,7 @@ class Run:
         self.per_step = config.batch_size * config.accumulation * processes.count  # samples
         self.folder = RunFolder(config, self.per_step)
         torch.manual_seed(config.seed)
-        entries = open_entries(config.data)  # first: a mistake in the data leaves no run folder
-        self.data = TrainingSet(entries, config.data, Preprocessor.of(config.model), config.seed)
-        if config.stage == "gsp" and config.gsp.cross_weight:
-            rig = self.data.entries[0].cameras
-            check_overlap(self.data.preprocess(rig).views(rig.T_ego_cam), config.gsp.overlap, log=processes.first)
+        self.data = self._open_data()  # first: a mistake in the data leaves no run folder
         state = None
         if resume:
             state = self.folder.load()
@@ -86,23 +84,43 @@ class Run:
             self._restore(state)
         self.parallel = processes.parallel(self.stage, device)
 
+    def _open_data(self) -> TrainingSet | ClipSet:
+        config = self.config
+        if config.stage == "pretrain":
+            return ClipSet(config.pretrain, config.seed)
+        data = TrainingSet(open_entries(config.data), config.data, Preprocessor.of(config.model), config.seed)
+        if config.stage == "gsp" and config.gsp.cross_weight:
+            rig = data.entries[0].cameras
+            check_overlap(data.preprocess(rig).views(rig.T_ego_cam), config.gsp.overlap, log=self.processes.first)
+        return data
+
     # ---- the loop --------------------------------------------------------------------------------------------------
 
     def execute(self, minutes: float | None = None) -> Path:
         config, deadline = self.config, time.monotonic() + 60.0 * (minutes or float("inf"))
         sampler = EpochSampler(
-            len(self.data), config.seed, config.batch_size, config.accumulation, self.processes.rank,
-            self.processes.count, self.step,
-        )  # fmt: skip
+            len(self.data),
+            config.seed,
+            config.batch_size,
+            config.accumulation,
+            self.processes.rank,
+            self.processes.count,
+            self.step,
+        )
         batches = load_batches(self.data, sampler, config.data.workers)
         if self.overfit_batch:
             batches = _repeat([next(batches) for _ in range(config.accumulation)])
         if self.processes.first:
             _log.info(
                 "%s: %d parameters; %d samples, %d steps of %d samples (%.1f epochs) on %s",
-                config.stage, sum(p.numel() for p in self.stage.parameters() if p.requires_grad), len(self.data),
-                config.steps, sampler.per_step, config.steps / sampler.steps_per_epoch, self.device,
-            )  # fmt: skip
+                config.stage,
+                sum(p.numel() for p in self.stage.parameters() if p.requires_grad),
+                len(self.data),
+                config.steps,
+                sampler.per_step,
+                config.steps / sampler.steps_per_epoch,
+                self.device,
+            )
         with Interrupt() as interrupt, self._logs() as logs:
             hidden = None if self.processes.first else True  # None: where there is no terminal
             bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=hidden)
@@ -127,9 +145,11 @@ class Run:
         if self.processes.first:
             _log.info(
                 "%d steps in %.1f min; peak memory %.2f GB%s",
-                self.step, self.seconds / 60, peak_memory_gb(self.device),
+                self.step,
+                self.seconds / 60,
+                peak_memory_gb(self.device),
                 f"; {self.problems} times something was wrong with a sample, as said above" if self.problems else "",
-            )  # fmt: skip
+            )
         return self.folder.model
 
     def _next(self, batches: Iterator[Batch]) -> tuple[list[Batch], float]:
@@ -228,11 +248,12 @@ class Run:
             )
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.stage.load_state_dict(state["stage"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        with reading(f"{self.folder.path / LAST}: its state", "start the run anew", CheckpointError):
+            self.stage.load_state_dict(state["stage"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self.problems = state["problems"] if self.processes.first else 0  # they are the first process' alone
 
 

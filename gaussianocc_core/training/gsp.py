@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gaussianocc_core import losses
-from gaussianocc_core.data.sources import STEPS
+from gaussianocc_core.data.sources import OFFSETS
 from gaussianocc_core.geometry.overlap import overlap_masks, overlapping_pairs
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, depth_prediction, predict_depth
@@ -172,16 +172,14 @@ class Gsp(Stage):
         config = self.config.length_search
         # Depth says so only while the cross-view loss resists: depth and motion that follow each other shrink together.
         resists = (
-            self.config.cross_weight > 0
-            and not phase.refining
-            and bool(overlapping_pairs(self.overlap(view.cameras)))
+            self.config.cross_weight > 0 and not phase.refining and bool(overlapping_pairs(self.overlap(view.cameras)))
         )
         guesses = [by_depth] if resists else []
         if by_ground is not None:
             guesses.append(by_ground)
         if config.factor <= 1 or not guesses:
             return {}, T_target_now
-        factor = search_length(view.colours, guesses, view.cameras, T_target_now.detach(), config)
+        factor = search_length(view.colors, guesses, view.cameras, T_target_now.detach(), config)
         parts = {}
         if T_target_now.requires_grad:
             # The common scale cannot make it less: depth would be scaled along.
@@ -201,9 +199,16 @@ class Gsp(Stage):
         config = self.config
         T_other_cam = neighbour_motions(T_target_now, view.cameras.T_ego_cam)
         hints, believed = find_hints(
-            view.now, view.around, depth.detach(), plane, view.cameras.intrinsics, T_other_cam, view.valid,
-            config.hints, config.temporal,
-        )  # fmt: skip
+            view.now,
+            view.around,
+            depth.detach(),
+            plane,
+            view.cameras.intrinsics,
+            T_other_cam,
+            view.valid,
+            config.hints,
+            config.temporal,
+        )
         error = hint_error(depth, hints, believed, config.hints)
         if not phase.established:
             return _EARLY_HINTS * error, None
@@ -223,7 +228,7 @@ class Gsp(Stage):
         error, moved = temporal_error(
             view.now, view.around, depth, view.cameras.intrinsics, T_other_cam, valid, settings, silent=silent
         )
-        speed = T_target_now[STEPS.index(1), :3, 3].detach().norm()
+        speed = T_target_now[OFFSETS.index(1), :3, 3].detach().norm()
         return {"temporal": error, "moved": moved, "speed": speed}
 
     def cross_view(
@@ -290,11 +295,14 @@ class Gsp(Stage):
         seen, motion = self.predict_depth(frames, batch.cameras), self.ego_motion(frames)
         return [
             Probe(
-                view.now, seen.depth[b], seen.scale[b], [self.place(view, motion[b], each.exp()) for each in factors],
+                view.now,
+                seen.depth[b],
+                seen.scale[b],
+                [self.place(view, motion[b], each.exp()) for each in factors],
                 self.overlap(view.cameras) & view.valid[:, None],
             )
             for b, view in enumerate(views)
-        ]  # fmt: skip
+        ]
 
     # ---- what the loop asks for ------------------------------------------------------------------------------------
 

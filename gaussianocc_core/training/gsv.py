@@ -43,9 +43,17 @@ from gaussianocc_core.types import Cameras, OccupancyField, RenderedViews, Voxel
 
 # Of the loss, in the order of the method; the last two are of volume rendering alone.
 _TERMS = (
-    "photometric", "smooth", "semantic", "entropy", "variation", "ray_entropy", "ray_distortion", "head", "agreement",
+    "photometric",
+    "smooth",
+    "semantic",
+    "entropy",
+    "variation",
+    "ray_entropy",
+    "ray_distortion",
+    "head",
+    "agreement",
     "surface",
-)  # fmt: skip
+)
 _OCCUPIED_WEIGHT = 1.5  # of an occupied voxel in the surface term, of which there are one in twenty
 _RIGS_PLANNED = 8  # one rig, and its mirror image, in a few data sets; a plan holds tens of megabytes
 _BACKGROUND_LOGIT = 5.0  # of free space beyond the lattice: a probability of 0.9 among the 18 classes
@@ -115,11 +123,18 @@ class Gsv(Stage):
         frames = batch.jittered()  # (B, T, N, 3, H, W): what networks see
         T_target_now = self._ego_motion(batch, frames)  # (B, S, 4, 4)
         field = self.predict_field(frames, [plan.lift for plan in plans], batch.cameras, T_target_now)
-        named = mean_losses([
-            self._losses(view, field.logits[b : b + 1], None if field.inv_depth is None else field.inv_depth[b],
-                         plans[b], T_target_now[b])
-            for b, view in enumerate(views)
-        ])  # fmt: skip
+        named = mean_losses(
+            [
+                self._losses(
+                    view,
+                    field.logits[b : b + 1],
+                    None if field.inv_depth is None else field.inv_depth[b],
+                    plans[b],
+                    T_target_now[b],
+                )
+                for b, view in enumerate(views)
+            ]
+        )
         if batch.semantics is not None:
             named.update(self._regularize_field(field))
         named["total"] = total_loss(named, _TERMS)
@@ -199,7 +214,7 @@ class Gsv(Stage):
         if self.config.ego_motion != "learned" or not self.frozen or inv_depth is None or search.factor == 1:
             return T_target_now
         depth = interpolate_depth(1.0 / inv_depth.detach(), *view.now.shape[-2:])
-        return as_long_as_depth_says(view.colours, Guess(depth, view.valid), view.cameras, T_target_now, search)
+        return as_long_as_depth_says(view.colors, Guess(depth, view.valid), view.cameras, T_target_now, search)
 
     def _draw_cameras(self, count: int) -> list[int]:
         """Which cameras' images are compared, in ascending order."""
@@ -253,9 +268,15 @@ class Gsv(Stage):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """How well this depth explains the neighbouring frames, and the share of pixels that moved."""
         return temporal_error(
-            view.now, view.around, depth, view.cameras.intrinsics, T_other_cam, view.valid, self.config.photometric,
+            view.now,
+            view.around,
+            depth,
+            view.cameras.intrinsics,
+            T_other_cam,
+            view.valid,
+            self.config.photometric,
             self.model.quirks.warp_pixel_center,
-        )  # fmt: skip
+        )
 
     @property
     def _hints_head(self) -> bool:
@@ -273,9 +294,16 @@ class Gsv(Stage):
         if not self._hints_head:
             return error
         hints, believed = find_hints(
-            view.now, view.around, depth.detach(), None if view.ground is None else view.ground.plane(),
-            view.cameras.intrinsics, T_other_cam.detach(), view.valid, config.hints, config.photometric,
-        )  # fmt: skip
+            view.now,
+            view.around,
+            depth.detach(),
+            None if view.ground is None else view.ground.plane(),
+            view.cameras.intrinsics,
+            T_other_cam.detach(),
+            view.valid,
+            config.hints,
+            config.photometric,
+        )
         return error + hint_error(depth, hints, believed, config.hints)
 
     def _surface(

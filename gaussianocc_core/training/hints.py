@@ -44,8 +44,13 @@ class HintSettings:
     nearest: float = 0.7  # m
 
     RETIRED: ClassVar[dict[str, Any]] = {
-        "hypotheses": 48, "halvings": 1, "margin": 0.5, "uniqueness": 0.1, "ground_margin": 0.95, "ground_favour": 1.3,
-    }  # fmt: skip
+        "hypotheses": 48,
+        "halvings": 1,
+        "margin": 0.5,
+        "uniqueness": 0.1,
+        "ground_margin": 0.95,
+        "ground_favour": 1.3,
+    }
 
     def __post_init__(self) -> None:
         if self.weight < 0 or self.nearest <= 0:

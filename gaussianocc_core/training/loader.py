@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ColourJitter:
+class ColorJitter:
     """One change of colours for all images of a sample; the identity by default."""
 
     brightness: float = 1.0
@@ -40,7 +41,7 @@ class ColourJitter:
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples of one rig size at network size. Frame 0 is now, frames 1 and 2 are the neighbours of `STEPS`."""
+    """B samples of one rig size at network size. Frame 0 is now, frames 1 and 2 are the neighbours of `OFFSETS`."""
 
     tokens: tuple[str, ...]
     images: UInt8[Tensor, "B T N 3 H W"]
@@ -48,7 +49,7 @@ class Batch:
     valid: Bool[Tensor, "B N H W"]  # true where a pixel has a source and does not show the robot itself
     T_target_now: Float[Tensor, "B S 4 4"]  # ego frame now -> at the neighbour, from sensor poses; NaN: unknown
     semantics: UInt8[Tensor, "B N H W"] | None  # Occ3D ids, 17 is sky, 255 no label
-    jitter: tuple[ColourJitter, ...]
+    jitter: tuple[ColorJitter, ...]
     problems: tuple[str, ...] = ()  # samples that could not be used and what is wrong with them
     # Cameras of a set fire one after another: time of each image after the anchor's, as a share of the time to the
     # neighbour on that side; negative: before. None: at once.
@@ -68,13 +69,17 @@ class Batch:
             semantics=None if self.semantics is None else self.semantics.to(device, non_blocking=True),
         )
 
-    def colours(self) -> Float[Tensor, "B T N 3 H W"]:
+    def current(self) -> UInt8[Tensor, "N 3 H W"]:
+        """The images of the first sample that are looked at."""
+        return self.images[0, 0]
+
+    def colors(self) -> Float[Tensor, "B T N 3 H W"]:
         """RGB 0-1 as recorded: what photometric losses compare."""
         return self.images.float() / 255.0
 
     def jittered(self) -> Float[Tensor, "B T N 3 H W"]:
         """RGB 0-1 with each sample's colour change: what networks see."""
-        return torch.stack([jitter_colours(s, j) for s, j in zip(self.colours(), self.jitter, strict=True)])
+        return torch.stack([jitter_colors(s, j) for s, j in zip(self.colors(), self.jitter, strict=True)])
 
 
 class TrainingSet(Dataset):
@@ -92,6 +97,10 @@ class TrainingSet(Dataset):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @staticmethod
+    def collate(batches: Sequence[Batch]) -> Batch:
+        return collate(batches)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
@@ -125,8 +134,9 @@ def prepare(sample: Sample, lenses: Lenses) -> Batch:
     cameras = lenses.views(sample.cameras.T_ego_cam)
     semantics = None
     if sample.semantics is not None:
-        semantics = torch.from_numpy(np.stack([lenses.rectifier.rectify_labels(i, each, IGNORE)
-                                               for i, each in enumerate(sample.semantics)]))[None]  # fmt: skip
+        semantics = torch.from_numpy(
+            np.stack([lenses.rectifier.rectify_labels(i, each, IGNORE) for i, each in enumerate(sample.semantics)])
+        )[None]
     return Batch(
         tokens=(sample.token,),
         images=torch.from_numpy(images).permute(0, 1, 4, 2, 3)[None],
@@ -134,7 +144,7 @@ def prepare(sample: Sample, lenses: Lenses) -> Batch:
         valid=torch.tensor(lenses.valid_mask)[None],
         T_target_now=_sensor_motion(sample)[None],
         semantics=semantics,
-        jitter=(ColourJitter(),),
+        jitter=(ColorJitter(),),
         lags=_lags(sample)[None],
     )
 
@@ -143,7 +153,7 @@ def _lags(sample: Sample) -> Float[Tensor, " N"]:
     after = np.array(sample.camera_stamps_ns or (sample.stamp_ns,) * len(sample.cameras)) - sample.stamp_ns
     lags = np.zeros(len(after))
     for neighbour in sample.neighbours:
-        side = np.sign(after) == neighbour.step
+        side = np.sign(after) == neighbour.offset
         lags[side] = after[side] / abs(neighbour.camera_stamps_ns[0] - sample.stamp_ns)
     return torch.from_numpy(lags).float()
 
@@ -184,8 +194,10 @@ def collate(batches: Sequence[Batch]) -> Batch:
     if len(names) != 1:
         raise DatasetError(f"samples of {sorted(names)} cameras cannot share a batch; use batch_size=1")
     labelled = any(batch.semantics is not None for batch in batches)
-    labels = [torch.full_like(batch.valid, IGNORE, dtype=torch.uint8) if batch.semantics is None else batch.semantics
-              for batch in batches]  # fmt: skip
+    labels = [
+        torch.full_like(batch.valid, IGNORE, dtype=torch.uint8) if batch.semantics is None else batch.semantics
+        for batch in batches
+    ]
     cameras = [batch.cameras for batch in batches]
     lags = [batch.lags for batch in batches if batch.lags is not None]
     return Batch(
@@ -214,9 +226,15 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self, count: int, seed: int, batch_size: int = 1, accumulation: int = 1, rank: int = 0, processes: int = 1,
+        self,
+        count: int,
+        seed: int,
+        batch_size: int = 1,
+        accumulation: int = 1,
+        rank: int = 0,
+        processes: int = 1,
         first_step: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.per_step = batch_size * accumulation * processes
         self.count, self.seed, self.first_step = max(count, self.per_step), seed, first_step
         self.samples, self.batch_size, self.accumulation = count, batch_size, accumulation
@@ -238,13 +256,16 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
                 step += 1
 
 
-def load_batches(data: TrainingSet, sampler: EpochSampler, workers: int) -> Iterator[Batch]:
-    """Batches for ever. Workers are spawned: a forked one dies once a parallel Numba kernel has run here."""
+def load_batches(data: Any, sampler: EpochSampler, workers: int) -> Iterator[Any]:
+    """Batches for ever, of a `TrainingSet` or what is addressed like one and has its `collate`.
+
+    Workers are spawned: a forked one dies once a parallel Numba kernel has run here.
+    """
     loader = DataLoader(
         data,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=data.collate,
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_prepare_worker if workers else None,
@@ -276,18 +297,18 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
-def _draw_jitter(random: np.random.Generator, probability: float) -> ColourJitter:
+def _draw_jitter(random: np.random.Generator, probability: float) -> ColorJitter:
     """Brightness, contrast, saturation +-0.2, hue +-0.1 with the given probability (docs/method.md#h)."""
     values = random.uniform(-1, 1, 4)
     if random.random() >= probability:
-        return ColourJitter()
+        return ColorJitter()
     brightness, contrast, saturation = 1.0 + 0.2 * values[:3]
-    return ColourJitter(float(brightness), float(contrast), float(saturation), 0.1 * float(values[3]))
+    return ColorJitter(float(brightness), float(contrast), float(saturation), 0.1 * float(values[3]))
 
 
-def jitter_colours(images: Float[Tensor, "*shape 3 H W"], jitter: ColourJitter) -> Float[Tensor, "*shape 3 H W"]:
+def jitter_colors(images: Float[Tensor, "*shape 3 H W"], jitter: ColorJitter) -> Float[Tensor, "*shape 3 H W"]:
     """RGB 0-1 changed in brightness, contrast (about the mean luminance), saturation and hue."""
-    if jitter == ColourJitter():
+    if jitter == ColorJitter():
         return images
     # Saturation and hue are one matrix; so is all of it but the mean that contrast needs.
     device = images.device

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gaussianocc_core.data.sources import STEPS
+from gaussianocc_core.data.sources import OFFSETS
 from gaussianocc_core.models.image_encoder import ImageEncoder, Look
 from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources, join_pairs, pair_matrix
 from gaussianocc_core.models.view_choice import Candidates, ViewSettings, choose_views
 from gaussianocc_core.types import Cameras
 
-_BEFORE = STEPS.index(-1)
+_BEFORE = OFFSETS.index(-1)
 _VIEWS = ViewSettings()
 
 
@@ -61,14 +61,14 @@ def look_around(
 ) -> tuple[Look, Sources]:
     """The first maps of the B N current images, and what they are matched with.
 
-    frames: RGB 0-1, now and then the neighbours of `STEPS`; cameras: with a leading dimension B; T_target_now: points
+    frames: RGB 0-1, now and then the neighbours of `OFFSETS`; cameras: with a leading dimension B; T_target_now: points
     of the ego frame now in that of each neighbour, m, or None: other cameras of the moment alone. dropout: drawn from
     torch's generator, so that a resumed run draws the same.
     """
     batch, _, count, _, height, width = frames.shape
     past = T_target_now is not None
-    now, before = frames[:, 0].flatten(0, 1), frames[:, 1 + _BEFORE].flatten(0, 1)
-    look = encoder.look(torch.cat([now, before]) if past else now)
+    now = frames[:, 0].flatten(0, 1)
+    look = encoder.look(torch.cat([now, frames[:, 1 + _BEFORE].flatten(0, 1)]) if past else now)
     assert look.features is not None
     present = Look(look.stride4[: batch * count], look.features[: batch * count])
     random = np.random.default_rng(int(torch.randint(1 << 31, ()))) if dropout is not None else None
@@ -81,18 +81,23 @@ def look_around(
             poses.append(np.linalg.inv(T_target_now[b, _BEFORE].detach().double().cpu().numpy()) @ T_ego_cam)
         moments = len(poses)
         candidates = Candidates(
-            K, T_ego_cam, np.tile(K, (moments, 1, 1)), np.concatenate(poses), np.tile(np.arange(count), moments),
+            K,
+            T_ego_cam,
+            np.tile(K, (moments, 1, 1)),
+            np.concatenate(poses),
+            np.tile(np.arange(count), moments),
             np.repeat(np.arange(moments), count),
-        )  # fmt: skip
+        )
         choice = choose_views(candidates, width, height, settings)
         used = choice.used
         if dropout is not None and random is not None:
             used = dropout.draw(used, candidates, random)
         reference, source = np.nonzero(used)
         matrix = pair_matrix(
-            torch.from_numpy(K[reference]), torch.from_numpy(candidates.K[source]),
+            torch.from_numpy(K[reference]),
+            torch.from_numpy(candidates.K[source]),
             torch.from_numpy(choice.T_source_reference[reference, source]),
-        )  # fmt: skip
+        )
         place = np.where(source < count, b * count + source, batch * count + b * count + source - count)
         parts.append(
             Pairs(

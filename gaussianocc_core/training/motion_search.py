@@ -60,7 +60,7 @@ class Guess:
 
 @torch.no_grad()
 def search_length(
-    colours: Float[Tensor, "T N 3 H W"],
+    colors: Float[Tensor, "T N 3 H W"],
     guesses: Sequence[Guess],
     cameras: Cameras,
     T_target_now: Float[Tensor, "S 4 4"],
@@ -70,17 +70,18 @@ def search_length(
 
     colours: now, then each neighbour; guesses: depth now; all count alike.
     """
-    half = reduce_images(colours, 2)[-1]
+    half = reduce_images(colors, 2)[-1]
     size, coarsest = half.shape[-2:], tuple(side // 2 ** (_COMPARISON.levels - 1) for side in half.shape[-2:])
     K = scale_intrinsics(cameras.intrinsics, 0.5, 0.5)
     reduced = [
-        (interpolate_depth(each.depth, *size), shrink_mask(each.counts, *size)) for each in guesses
+        (interpolate_depth(each.depth, *size), shrink_mask(each.counts, *size))
+        for each in guesses
         if shrink_mask(each.counts, *coarsest).float().mean() > _LEAST_SHARE
-    ]  # fmt: skip
+    ]
     if not reduced:
-        return colours.new_ones(())
+        return colors.new_ones(())
     step = 2.0 * log(settings.factor) / (_LENGTHS - 1)
-    log_factors = (torch.arange(_LENGTHS, device=colours.device) - (_LENGTHS - 1) / 2) * step
+    log_factors = (torch.arange(_LENGTHS, device=colors.device) - (_LENGTHS - 1) / 2) * step
     errors = []
     for factor in log_factors.exp():
         scaled = scale_length(T_target_now, factor)
@@ -101,14 +102,14 @@ def search_length(
 
 
 def as_long_as_depth_says(
-    colours: Float[Tensor, "T N 3 H W"],
+    colors: Float[Tensor, "T N 3 H W"],
     guess: Guess,
     cameras: Cameras,
     T_target_now: Float[Tensor, "S 4 4"],
     settings: MotionSearch,
 ) -> Float[Tensor, "S 4 4"]:
     """Learnt motion as stage 2 takes it: directions of the motion network, lengths by depth that stays as it is."""
-    return scale_length(T_target_now, search_length(colours, [guess], cameras, T_target_now, settings))
+    return scale_length(T_target_now, search_length(colors, [guess], cameras, T_target_now, settings))
 
 
 def scale_length(T_target_now: Float[Tensor, "S 4 4"], factor: Tensor | float) -> Float[Tensor, "S 4 4"]:

@@ -67,9 +67,12 @@ def temporal_error(
             kept = kept & shrink_mask(~silent, height, width, share=0.5)
         flat = others.flatten(0, 1)  # (S*N, 3, h, w)
         pixels, _ = warp.reproject(
-            level_depth.repeat(steps, 1, 1), K.repeat(steps, 1, 1), T_other_cam.flatten(0, 1), K.repeat(steps, 1, 1),
+            level_depth.repeat(steps, 1, 1),
+            K.repeat(steps, 1, 1),
+            T_other_cam.flatten(0, 1),
+            K.repeat(steps, 1, 1),
             pixel_center,
-        )  # fmt: skip
+        )
         warped = warp.sample_pixels(flat, pixels, pixel_center)
         targets = target.repeat(steps, 1, 1, 1)
         errors = _error(warped, targets, settings).unflatten(0, (steps, -1))

@@ -16,7 +16,7 @@ from gaussianocc_core.viz.colors import colorize_depth, colorize_labels
 def training_pictures(stage: Stage, batch: Batch) -> dict[str, UInt8[np.ndarray, "H W 3"]]:
     """Rows: images, depth (near red, far blue), and for stage 2 rendered classes; a column per camera."""
     seen = stage.look(batch)
-    rows = [batch.images[0, 0].permute(0, 2, 3, 1).cpu().numpy()]
+    rows = [batch.current().permute(0, 2, 3, 1).cpu().numpy()]
     rows.append(np.stack([colorize_depth(each) for each in seen.depth.cpu().numpy()]))
     if seen.classes is not None:
         rows.append(np.stack([colorize_labels(each) for each in seen.classes.cpu().numpy()]))

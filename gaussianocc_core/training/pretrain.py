@@ -8,9 +8,11 @@ can be (`synthetic.clips`), images suffer what cameras do to them, views are dro
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,35 +20,21 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from gaussianocc_core.errors import ConfigError, DatasetError
+from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.image_encoder import Look
 from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources, pair_matrix, plane_coordinate
 from gaussianocc_core.models.matching_net import HeadOutput, MatchingHead
-from gaussianocc_core.models.view_choice import Candidates, ViewSettings, choose_views
-from gaussianocc_core.synthetic.clips import Clip, clip_size, load_clip
-from gaussianocc_core.training.matched import ViewDropout
+from gaussianocc_core.models.view_choice import Candidates, choose_views
+from gaussianocc_core.synthetic.clips import Clip, load_clip
+from gaussianocc_core.training.config import PretrainConfig
+from gaussianocc_core.training.stage import Look as StageLook
+from gaussianocc_core.training.stage import Networks, Stage
 
 _FARTHEST = 120.0  # m; what is farther counts as so far, and so does the sky
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    clips: str = ""  # folder that tools/make_clips.py wrote
-    views: ViewSettings = field(default_factory=ViewSettings)
-    dropout: ViewDropout = field(default_factory=ViewDropout)
-    motion_error: float = 0.5  # share of the clips whose motion errs
-    length_error: float = 0.03  # standard deviation, as a share
-    # Standard deviations, degrees: of the turn between sets, which is made exact by the images before views are used
-    # (`motion_refinement`), and of each camera's calibration.
-    turn_error: float = 0.1
-    calibration_error: float = 0.04
-    # The ground is not where the base frame says: roads are cambered and hilly, robots pitch and sink.
-    tilt_error: float = 1.3  # standard deviation of roll and pitch, degrees
-    height_error: float = 0.04  # m
-    planes_weight: float = 0.1  # of the cross entropy over planes
-    error_weight: float = 0.3  # of the likelihood of the error
-    sky_weight: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -62,31 +50,48 @@ class ClipBatch:
     tokens: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def current(self) -> UInt8[Tensor, "R 3 H W"]:
+        """The images whose depth is asked for."""
+        return self.images[self.reference]
+
     def to(self, device: torch.device | str) -> ClipBatch:
-        moved = {name: getattr(self, name).to(device)
-                 for name in ("images", "reference", "pairs", "intrinsics", "T_ego_cam", "depth")}  # fmt: skip
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("images", "reference", "pairs", "intrinsics", "T_ego_cam", "depth")
+        }
         return replace(self, **moved)
 
 
-class ClipSet:
-    """Clips of a folder, by size; `batch(random, count)` draws some of one size."""
+class ClipSet(Dataset):
+    """Clips of a folder -> batches of one, addressed by (epoch, index)."""
 
-    def __init__(self, folder: str | Path, config: PretrainConfig, least: int = 0, below: int = 1 << 30) -> None:
-        """least, below: of the clips' numbers."""
-        self.config = config
-        paths = [p for p in sorted(Path(folder).glob("*.npz")) if p.stem.isdigit() and least <= int(p.stem) < below]
-        self.by_size: dict[tuple[int, int], list[Path]] = {}
-        for path in paths:
-            self.by_size.setdefault(clip_size(path), []).append(path)
-        self.count = len(paths)
+    def __init__(self, config: PretrainConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        if not config.clips:
+            raise ConfigError("pretrain.clips: expected the folder that tools/make_clips.py wrote")
+        self.paths = tuple(sorted(Path(config.clips).glob("*.npz")))
+        if not self.paths:
+            raise DatasetError(f"{config.clips}: holds no clips; tools/make_clips.py makes some")
 
-    def batch(self, random: np.random.Generator, count: int, augment: bool = True) -> ClipBatch:
-        sizes = sorted(self.by_size)
-        shares = np.array([len(self.by_size[size]) for size in sizes], dtype=float)
-        paths = self.by_size[sizes[int(random.choice(len(sizes), p=shares / shares.sum()))]]
-        chosen = [paths[int(k)] for k in random.integers(0, len(paths), count)]
-        return join_clips([prepare_clip(load_clip(p), random, self.config, augment) for p in chosen],
-                          tuple(p.stem for p in chosen))  # fmt: skip
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> ClipBatch:
+        epoch, index = key
+        path = self.paths[index]
+        try:
+            clip = load_clip(path)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DatasetError(f"{path}: not a readable clip ({error}); delete it, or make the clips anew") from error
+        random = np.random.default_rng([self.seed, epoch, index])
+        return replace(prepare_clip(clip, random, self.config), tokens=(path.stem,))
+
+    @staticmethod
+    def collate(batches: Sequence[ClipBatch]) -> ClipBatch:
+        return join_clips(batches)
 
 
 def prepare_clip(clip: Clip, random: np.random.Generator, config: PretrainConfig, augment: bool = True) -> ClipBatch:
@@ -106,9 +111,13 @@ def prepare_clip(clip: Clip, random: np.random.Generator, config: PretrainConfig
         images = disturb_images(images, random)
     T_now_cam = np.linalg.inv(T_world_ego[-1, 0]) @ T_world_ego @ T_ego_cam  # (T, N, 4, 4)
     candidates = Candidates(
-        K, T_now_cam[-1], np.tile(K, (moments, 1, 1)), T_now_cam.reshape(-1, 4, 4), np.tile(np.arange(count), moments),
+        K,
+        T_now_cam[-1],
+        np.tile(K, (moments, 1, 1)),
+        T_now_cam.reshape(-1, 4, 4),
+        np.tile(np.arange(count), moments),
         np.repeat(np.arange(moments)[::-1], count),
-    )  # fmt: skip
+    )
     choice = choose_views(candidates, width, height, config.views)
     used = config.dropout.draw(choice.used, candidates, random) if augment else choice.used
     T = choice.T_source_reference
@@ -152,9 +161,9 @@ def _disturb_motion(T_now_cam: np.ndarray, random: np.random.Generator, config: 
 
 
 def _tilt(random: np.random.Generator, config: PretrainConfig) -> np.ndarray:
-    """Of the ego frame that the ground's plane and the viewing rays are told in; half of the clips have little of it."""
+    """Of the ego frame that the ground's plane and the rays are told in; half of the clips have little of it."""
     size = 1.0 if random.random() < 0.5 else 0.25
-    T = _turn([*random.normal(0, size * math.radians(config.tilt_error), 2), 0.0])
+    T = _turn(np.array([*random.normal(0, size * math.radians(config.tilt_error), 2), 0.0]))
     T[2, 3] = random.normal(0, size * config.height_error)
     return T
 
@@ -195,7 +204,8 @@ def disturb_images(images: np.ndarray, random: np.random.Generator) -> np.ndarra
     return out
 
 
-def join_clips(parts: Sequence[ClipBatch], tokens: tuple[str, ...] = ()) -> ClipBatch:
+def join_clips(parts: Sequence[ClipBatch]) -> ClipBatch:
+    """Clips of one image size as one batch."""
     images, references = 0, 0
     pairs, reference = [], []
     for part in parts:
@@ -206,19 +216,21 @@ def join_clips(parts: Sequence[ClipBatch], tokens: tuple[str, ...] = ()) -> Clip
     return ClipBatch(
         images=torch.cat([part.images for part in parts]),
         reference=torch.cat(reference),
-        pairs=Pairs(*(torch.cat([getattr(each, name) for each in pairs])
-                      for name in ("reference", "source", "group", "matrix"))),
+        pairs=Pairs(
+            *(torch.cat([getattr(each, name) for each in pairs]) for name in ("reference", "source", "group", "matrix"))
+        ),
         intrinsics=torch.cat([part.intrinsics for part in parts]),
         T_ego_cam=torch.cat([part.T_ego_cam for part in parts]),
         depth=torch.cat([part.depth for part in parts]),
-        tokens=tokens,
-    )  # fmt: skip
+        tokens=sum((part.tokens for part in parts), ()),
+    )
 
 
-class Pretrain(nn.Module):
+class Pretrain(Stage):
     """Depth network on clips with truth."""
 
     reports = ("depth", "planes", "error", "sky", "total", "abs_rel")
+    note = "pretrained: depth by matching, from the truth of synthetic scenes"
 
     def __init__(self, depth_net: DepthNet, config: PretrainConfig) -> None:
         super().__init__()
@@ -234,9 +246,12 @@ class Pretrain(nn.Module):
             present, Sources(look.features, pairs), batch.intrinsics, batch.T_ego_cam, width, height
         )
 
-    def forward(self, batch: ClipBatch, progress: float = 0.5) -> dict[str, Tensor]:
-        """Named losses, `total` is what is minimised."""
+    def forward(self, batch: Any, progress: float = 0.5) -> dict[str, Tensor]:
         config = self.config
+        if self.training:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.train(progress < config.freeze_norms_at)
         predicted = self.predict(batch)
         height, width = predicted.inv_depth.shape[-2:]
         truth = F.interpolate(batch.depth[:, None], size=(height, width), mode="nearest-exact")[:, 0]
@@ -271,3 +286,16 @@ class Pretrain(nn.Module):
         log_likelihood = (1.0 - share) * log_planes.gather(1, low) + share * log_planes.gather(1, low + 1)
         weight = (truth > 0).float()
         return -(log_likelihood * weight).sum() / weight.sum().clamp(min=1.0)
+
+    # ---- what the loop asks for ------------------------------------------------------------------------------------
+
+    def image_modules(self) -> list[nn.Module]:
+        return [self.depth_net.image_encoder]
+
+    def look(self, batch: Any) -> StageLook:
+        predicted = self.predict(batch)
+        depth = F.interpolate(1.0 / predicted.inv_depth[:, None], size=batch.images.shape[-2:], mode="nearest")[:, 0]
+        return StageLook(depth, None)
+
+    def networks(self, config: ModelConfig) -> Networks:
+        return Networks(config, depth_net=self.depth_net)

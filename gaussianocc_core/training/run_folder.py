@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from gaussianocc_core import __version__
 from gaussianocc_core.checkpoint import Provenance
 from gaussianocc_core.config import drop_retired, to_dict
-from gaussianocc_core.errors import ConfigError, GaussianOccError
+from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
+from gaussianocc_core.mistakes import reading
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.stage import Stage
 from gaussianocc_core.training.stages import save_stage
@@ -53,7 +54,8 @@ class RunFolder:
         last = self.path / LAST
         state = load_state(last)
         ours = _comparable(to_dict(self.config))
-        theirs = _comparable(drop_retired(TrainConfig, state["config"], str(last)))
+        with reading(f"{last}: its config", "start the run anew", CheckpointError):
+            theirs = _comparable(drop_retired(TrainConfig, state["config"], str(last)))
         different = sorted(key for key in ours if theirs.get(key) != ours[key])
         if different:
             raise ConfigError(f"--resume: {last} is of a run with another {', '.join(different)}; use its settings")
@@ -158,10 +160,14 @@ def commit() -> str:
 def describe_environment(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "gaussianocc": __version__, "commit": commit(), "python": platform.python_version(),
-        "torch": torch.__version__, "device": f"{device} ({name})", "threads": torch.get_num_threads(),
+        "gaussianocc": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": f"{device} ({name})",
+        "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
-    }  # fmt: skip
+    }
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -28,7 +28,7 @@ _COST = 0.2
 class Probe:
     """One sample, as the cameras would draw each other's views if everything were a factor larger."""
 
-    colours: Float[Tensor, "N 3 H W"]
+    colors: Float[Tensor, "N 3 H W"]
     depth: Float[Tensor, "N H W"]  # m
     scale: Float[Tensor, "N H W"]  # m, of the pixels' Gaussians
     placed: Sequence[Cameras]  # for each factor: where each camera was at its own image time
@@ -48,7 +48,7 @@ def add_errors(
         torch.manual_seed(seed)  # the same sides of the overlaps for every factor
         for probe in probes:
             sums = compare_overlaps(
-                probe.colours, probe.depth * log_factor.exp(), probe.scale, probe.placed[k], probe.masks, settings
+                probe.colors, probe.depth * log_factor.exp(), probe.scale, probe.placed[k], probe.masks, settings
             )
             found[:, k] += torch.stack(sums)
 

@@ -16,19 +16,22 @@ from gaussianocc_core.geometry.overlap import OverlapSettings, find_overlaps
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
+from gaussianocc_core.models.matching_net import MatchingHead
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.gsp import Gsp
 from gaussianocc_core.training.gsv import Gsv
 from gaussianocc_core.training.phases import fit_to_run
+from gaussianocc_core.training.pretrain import Pretrain
 from gaussianocc_core.training.stage import Stage
 from gaussianocc_core.types import Cameras
 
 _log = logging.getLogger(__name__)
 
+
 def build_stage(config: TrainConfig) -> Stage:
     """The module to train, fresh or from what its first stage left. Batch norms get the configured momentum."""
     try:
-        stage: Stage = _build_gsp(config) if config.stage == "gsp" else _build_gsv(config)
+        stage = {"gsp": _build_gsp, "gsv": _build_gsv, "pretrain": _build_pretrain}[config.stage](config)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
     stage.precision = config.precision
@@ -45,6 +48,19 @@ def _build_gsp(config: TrainConfig) -> Gsp:
         depth_net.load_state_dict(load_depth_net(path).depth_net.state_dict())
         pose_net.load_state_dict(load_pose_net(path).pose_net.state_dict())
     return Gsp(depth_net, pose_net, fit_to_run(config.gsp, config.steps))
+
+
+def _build_pretrain(config: TrainConfig) -> Pretrain:
+    if not config.model.matching.enabled:
+        raise ConfigError("model.matching.enabled: pretraining is of depth by matching; set it to true")
+    depth_net, path = build_depth_net(config.model), config.first_stage
+    if path:
+        _check_same_architecture(load_depth_net(path).config, config.model, path)
+        depth_net.load_state_dict(load_depth_net(path).depth_net.state_dict())
+    else:
+        assert isinstance(depth_net.head, MatchingHead)
+        depth_net.head.doubt_ground()
+    return Pretrain(depth_net, config.pretrain)
 
 
 def _build_gsv(config: TrainConfig) -> Gsv:
@@ -120,8 +136,9 @@ def check_overlap(cameras: Cameras, settings: OverlapSettings, log: bool) -> Non
     if not log:
         return
     for each in overlaps:
-        _log.info("overlap: %s and %s, %.1f %% of their pixels, %.2f m apart", *each.names, 100 * each.share,
-                  each.baseline)  # fmt: skip
+        _log.info(
+            "overlap: %s and %s, %.1f %% of their pixels, %.2f m apart", *each.names, 100 * each.share, each.baseline
+        )
     if apart:
         _log.warning("%s: no overlap with another camera; scale comes from the others", ", ".join(apart))
 

@@ -10,9 +10,11 @@ import torch
 
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.files import complete_file
+from gaussianocc_core.mistakes import reason_of
 
 FORMAT = "gaussianocc-training/1"
 LAST = "last.pt"
+_NEEDED = ("config", "samples_per_step", "stage", "optimiser", "schedule", "scaler", "step", "seconds", "problems")
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -30,7 +32,12 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and zipfile raise half a dozen kinds for a damaged file
-        raise CheckpointError(f"{path}: not a readable training state ({error}); start the run anew") from error
+        raise CheckpointError(
+            f"{path}: not a readable training state ({reason_of(error)}); start the run anew"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a training state of this program; start the run anew")
+    missing = [key for key in _NEEDED if key not in state]
+    if missing:
+        raise CheckpointError(f"{path}: the training state has no {', '.join(missing)}; start the run anew")
     return state

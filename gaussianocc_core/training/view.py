@@ -20,7 +20,7 @@ class View:
     """What N cameras saw at the current moment and at the neighbouring ones, all at network size."""
 
     cameras: Cameras  # static calibration, without a leading dimension
-    colours: Float[Tensor, "T N 3 H W"]  # RGB 0-1 as recorded: now, then the neighbours of `STEPS`
+    colors: Float[Tensor, "T N 3 H W"]  # RGB 0-1 as recorded: now, then the neighbours of `OFFSETS`
     valid: Bool[Tensor, "N H W"]  # true where a pixel has a source and does not show the robot itself
     ground: Ground | None  # None: depth does not start from it, or nobody asks
     semantics: UInt8[Tensor, "N H W"] | None  # Occ3D ids, 17 is sky, 255 no label
@@ -29,19 +29,19 @@ class View:
     @property
     def now(self) -> Float[Tensor, "N 3 H W"]:
         """The images that depth and occupancy are of."""
-        return self.colours[0]
+        return self.colors[0]
 
     @property
     def around(self) -> Float[Tensor, "S N 3 H W"]:
         """The images that they must explain."""
-        return self.colours[1:]
+        return self.colors[1:]
 
     def select(self, indices: list[int]) -> View:
         """Of some of the cameras, in this order."""
         return replace(
             self,
             cameras=self.cameras.select(tuple(self.cameras.names[n] for n in indices)),
-            colours=self.colours[:, indices],
+            colors=self.colors[:, indices],
             valid=self.valid[indices],
             ground=None if self.ground is None else self.ground.select(indices),
             semantics=None if self.semantics is None else self.semantics[indices],
@@ -56,13 +56,13 @@ def batch_element(cameras: Cameras, index: int) -> Cameras:
 
 def views_of(batch: Batch, head: DepthHead | MatchingHead | None) -> list[View]:
     """One View per sample; head: whose ground it is, or None where the ground plays no part."""
-    colours, views = batch.colours(), []
+    colors, views = batch.colors(), []
     for b in range(len(batch)):
         cameras = batch_element(batch.cameras, b)
         views.append(
             View(
                 cameras,
-                colours[b],
+                colors[b],
                 batch.valid[b],
                 ground_of(head, cameras),
                 None if batch.semantics is None else batch.semantics[b],

@@ -37,10 +37,17 @@ def write_video(path: str | Path, frames: Iterable[UInt8[np.ndarray, "_ _ 3"]], 
                     shape = frame.shape
                     size = shape[1] // 2 * 2, shape[0] // 2 * 2
                     writer = imageio_ffmpeg.write_frames(
-                        str(partial), size, fps=fps, codec="libx264", pix_fmt_in="rgb24", pix_fmt_out="yuv420p",
-                        quality=8, macro_block_size=2, ffmpeg_log_level="error",
+                        str(partial),
+                        size,
+                        fps=fps,
+                        codec="libx264",
+                        pix_fmt_in="rgb24",
+                        pix_fmt_out="yuv420p",
+                        quality=8,
+                        macro_block_size=2,
+                        ffmpeg_log_level="error",
                         output_params=["-movflags", "+faststart"],
-                    )  # fmt: skip
+                    )
                     writer.send(None)
                 if frame.shape != shape:
                     raise ValueError(f"frames: frame {count} has shape {frame.shape}, the first one had {shape}")

@@ -71,9 +71,15 @@ def compose_frame(frame: DemoFrame, width: int = 1920, height: int = 1080) -> UI
         if name == "RENDERED DEPTH":
             _depth_scale(canvas, labels, frame.depth_range, margin + left_width, y, unit)
         mosaic = camera_mosaic(
-            images, frame.cameras, left_width, panel_height - header, gap=cell_gap, background=PAGE, nearest=nearest,
+            images,
+            frame.cameras,
+            left_width,
+            panel_height - header,
+            gap=cell_gap,
+            background=PAGE,
+            nearest=nearest,
             names=i == 0,
-        )  # fmt: skip
+        )
         canvas[y + header : y + panel_height, margin : margin + left_width] = mosaic
 
     # Right: the occupancy, above the truth where there is one.

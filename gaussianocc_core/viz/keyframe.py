@@ -44,8 +44,11 @@ def compose_keyframe(picture: KeyframePicture) -> UInt8[np.ndarray, "H W 3"]:
     columns = _columns(picture)
     cell_height = round(CELL_WIDTH * _aspect(picture))
     rows_height = len(picture.images) * (cell_height + GAP)
-    views = [(name, labels) for name, labels in (("predicted occupancy", picture.prediction),
-                                                 ("true occupancy", picture.truth)) if labels is not None]  # fmt: skip
+    views = [
+        (name, labels)
+        for name, labels in (("predicted occupancy", picture.prediction), ("true occupancy", picture.truth))
+        if labels is not None
+    ]
     top_width = picture.grid.shape[1] * PIXELS_PER_VOXEL
     width = 2 * MARGIN + len(columns) * (CELL_WIDTH + GAP)
     bottom = 0

@@ -153,8 +153,12 @@ def test_a_bad_rig_entry_names_the_camera(tmp_path, entry, message):
 
 
 USABLE = {
-    "width": "10", "height": "10", "intrinsics": "[5, 5, 5, 5]", "translation": "[0, 0, 1]", "rotation": "[1, 0, 0, 0]",
-}  # fmt: skip
+    "width": "10",
+    "height": "10",
+    "intrinsics": "[5, 5, 5, 5]",
+    "translation": "[0, 0, 1]",
+    "rotation": "[1, 0, 0, 0]",
+}
 
 
 @pytest.mark.parametrize(

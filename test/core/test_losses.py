@@ -203,8 +203,15 @@ def published(golden):
         errors.append(losses.photometric_error(warped[-1], image))
     identity = torch.stack([losses.photometric_error(neighbour, image) for neighbour in neighbours])
     least, moved = losses.least_error(identity, torch.stack(errors), torch.zeros_like(identity))
-    return {"image": image, "depth": depth, "pixels": pixels, "warped": warped, "errors": errors, "least": least,
-            "moved": moved}  # fmt: skip
+    return {
+        "image": image,
+        "depth": depth,
+        "pixels": pixels,
+        "warped": warped,
+        "errors": errors,
+        "least": least,
+        "moved": moved,
+    }
 
 
 def test_published_warp_is_reproduced(golden, published):

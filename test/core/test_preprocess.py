@@ -54,9 +54,13 @@ def recorded(folder: Path, cameras: Cameras, masks: tuple[np.ndarray, ...] | Non
 
     files = zip(cameras.names, masks or (), strict=masks is not None)
     return SampleEntry(
-        "token", "scene", cameras, frame(0), neighbours=((-1, frame(-1)), (1, frame(1))),
+        "token",
+        "scene",
+        cameras,
+        frame(0),
+        neighbours=((-1, frame(-1)), (1, frame(1))),
         mask_paths=tuple(write(f"{name}_mask.png", 255 * mask.astype(np.uint8)) for name, mask in files),
-    )  # fmt: skip
+    )
 
 
 def training_batch(entry: SampleEntry) -> Batch:
@@ -92,7 +96,7 @@ def test_training_and_prediction_see_the_same_of_a_masked_sample_that_its_lenses
     valid = batch.valid[0].numpy()
     assert (valid.sum(), unmasked.sum()) < (unmasked.sum(), uncropped.sum())  # masks and lenses both take pixels out
     assert np.array_equal(valid, predictor._views[0].lenses.valid_mask)
-    assert torch.equal(batch.colours()[:, 0], seen["images"])
+    assert torch.equal(batch.colors()[:, 0], seen["images"])
     assert torch.equal(trained.rays, predicted.rays)
     assert torch.equal(trained.weight, predicted.weight)
     pairs = zip((*trained.points, *trained.positions), (*predicted.points, *predicted.positions), strict=True)
@@ -123,9 +127,11 @@ def test_the_key_of_a_rig_is_of_all_that_what_follows_depends_on():
         replace(rig, distortion=(rig.distortion[0], (0.3, 0.1, 0.0, 1e-9), ())),
     ]
     keys = [rig_key(each) for each in (rig, *others)] + [
-        rig_key(rig, masks), rig_key(rig, masks[::-1]), rig_key(rig, [masks[0], None, None]),
+        rig_key(rig, masks),
+        rig_key(rig, masks[::-1]),
+        rig_key(rig, [masks[0], None, None]),
         rig_key(rig, [None, masks[0], None]),
-    ]  # fmt: skip
+    ]
     assert len(set(keys)) == len(keys)
     assert rig_key(rig) == rig_key(lenses().to(dtype=torch.float64), [None] * 3)
     assert rig_key(rig, masks) == rig_key(lenses(), torch.from_numpy(np.stack(masks)))

@@ -13,8 +13,11 @@ CORE = "gaussianocc_core"
 # From the ground up: a part may import itself and what stands in the lines above it. A part is a package, or a module
 # at the top of the core.
 FLOORS = (
-    ("_version", "errors", "types", "labels"),
-    ("files", "processes", "kernels", "config"),
+    ("_version", "errors", "names"),
+    ("types", "labels"),
+    ("mistakes", "finite"),
+    ("files", "processes", "kernels", "yaml_text", "arrays"),
+    ("config",),
     ("geometry",),
     ("losses", "rendering", "bags"),
     ("metrics", "fusion", "navigation", "viz"),

@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+import yaml
 
 pytest.importorskip("rclpy", reason="no ROS 2")
 pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
@@ -49,6 +50,20 @@ def test_every_message_arrives_once_byte_for_byte_and_in_order(graph, replay, ma
     assert received == recorded
     assert player.published.total() == sum(map(len, recorded.values())) == 46
     assert f"{'/tf':<40}     15" in player.summary()
+
+
+def test_a_bag_whose_metadata_was_edited_is_played_to_its_end_and_says_what_is_wrong(replay, make, tmp_path, capfd):
+    bag = record_drive(tmp_path / "drive", make)
+    file = bag / "metadata.yaml"
+    document = yaml.safe_load(file.read_text())
+    information = document["rosbag2_bagfile_information"]
+    information["duration"]["nanoseconds"] = 100 * MS
+    for each in information["topics_with_message_count"]:
+        if each["topic_metadata"]["name"] == "/tf":
+            each["topic_metadata"]["offered_qos_profiles"] = ""
+    file.write_text(yaml.safe_dump(document))
+    assert replay(bag, "--rate", 0, "--wait", 0).run().player.published.total() == 46
+    assert "metadata.yaml says 0.1 s" in capfd.readouterr().err
 
 
 def test_recorded_qos_is_offered_and_latched_transforms_reach_late_subscribers(graph, replay, make, tmp_path):

@@ -159,3 +159,32 @@ def test_rig_of_a_file_needs_neither_camera_info_nor_static_tf_but_takes_motion(
     cameras = rig.lookup(make.START_NS, {"front": make.START_NS, "left": make.START_NS + 40 * MS}).cameras
     assert cameras.names == NAMES
     assert cameras.T_ego_cam[1, 0, 3] - cameras.T_ego_cam[0, 0, 3] == pytest.approx(0.4)
+
+
+def test_calibrations_that_are_hard_to_believe_are_remembered_and_forgotten(transforms, make):
+    rig = rig_of(transforms, make)
+    stamps = dict.fromkeys(NAMES, make.START_NS)
+    rig.lookup(make.START_NS, stamps)
+    assert rig.doubts == {}
+    transforms.add("base_link", "left", 0, np.eye(4), static=True)  # a body's axes
+    rig.lookup(make.START_NS, stamps)
+    assert list(rig.doubts) == ["left"] and "camera left: it looks at the sky: its frame left" in rig.doubts["left"]
+    transforms.add("base_link", "left", 0, make.FORWARD, static=True)
+    rig.lookup(make.START_NS, stamps)
+    assert rig.doubts == {}
+
+
+def test_rectified_images_have_the_camera_of_p_turned_by_r(transforms, make):
+    rig = CameraRig(NAMES, transforms, calibration_timeout=0.0, odometry_timeout=0.0, rectified=frozenset({"left"}))
+    c, s = np.cos(0.1), np.sin(0.1)
+    R = np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])  # p_rect = R p_camera
+    for name in NAMES:
+        info = make.camera_info(0, name)
+        info.p = [44.0, 0.0, 31.0, 0.0, 0.0, 45.0, 23.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+        info.r = R.ravel().tolist()
+        rig.add_camera_info(name, info)
+    cameras = rig.lookup(make.START_NS, dict.fromkeys(NAMES, make.START_NS)).cameras
+    np.testing.assert_allclose(cameras.intrinsics[1], [[44, 0, 31], [0, 45, 23], [0, 0, 1]])
+    np.testing.assert_allclose(cameras.T_ego_cam[1, :3, :3], make.FORWARD[:3, :3] @ R.T, atol=1e-9)
+    np.testing.assert_allclose(cameras.T_ego_cam[0], make.FORWARD, atol=1e-9)
+    assert float(cameras.intrinsics[0, 0, 0]) != 44

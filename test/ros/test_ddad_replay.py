@@ -23,9 +23,18 @@ def replay(graph, spawn, checkpoint, root, bags):
     cameras = source.rig(scene).cameras.names
     assert run_tool("ddad_to_rosbag.py", "--dataroot", root, "--output", bags, "--scene", scene) == 0
     node = spawn(
-        "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "-p", f"cameras:=[{','.join(cameras)}]",
-        "-p", "reliable:=true", "-p", f"checkpoint:={checkpoint}", "-p", "device:=cpu",
-    )  # fmt: skip
+        "-m",
+        "gaussianocc_ros.occupancy_node",
+        "--ros-args",
+        "-p",
+        f"cameras:=[{','.join(cameras)}]",
+        "-p",
+        "reliable:=true",
+        "-p",
+        f"checkpoint:={checkpoint}",
+        "-p",
+        "device:=cpu",
+    )
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
     graph.until(lambda: graph.probe.count_publishers("/occupancy_node/occupancy"), 60, f"the node:\n{node.output}")
     player = spawn("-m", "gaussianocc_ros.bag_player", bags / scene, "--step", "--rate", 0, "--clock")

@@ -85,3 +85,28 @@ def test_fewer_results_than_wanted_are_said(rig):
         rig.outputs(i + 1)
     found = rig.graph.until(lambda: rig.diagnosed("least_rate is 500"), what="a diagnostic")
     assert found[0].level == DiagnosticStatus.WARN
+
+
+def test_what_is_not_a_number_is_an_error_by_name_and_nothing_is_published_for_it(rig):
+    """Weights that break while the node runs (a GPU's memory, a bit): all of the world must not become free."""
+    import torch
+
+    rig = rig().start()
+    rig.place()
+    rig.send(0)
+    rig.outputs(1)
+    (bias,) = (p for n, p in rig.node._predictor.model.named_parameters() if n == "voxel_decoder.head.2.1.bias")
+    whole = bias.detach().clone()
+    with torch.inference_mode():
+        bias.fill_(float("nan"))
+    rig.send(PERIOD_MS)
+    found = rig.graph.until(lambda: rig.diagnosed("not a number: logits"), what="a diagnostic")
+    assert found[0].level == DiagnosticStatus.ERROR
+    rig.graph.spin_for(0.5)
+    assert len(rig.outputs(1)) == 1
+    with torch.inference_mode():
+        bias.copy_(whole)
+    rig.send(2 * PERIOD_MS)
+    assert len(rig.outputs(2)) == 2
+    rig.graph.until(lambda: rig.values()[1].level == DiagnosticStatus.OK, what="all well again")
+    assert rig.node._reporter.statistics.drops["not a number"] == 1

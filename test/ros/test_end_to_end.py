@@ -46,9 +46,18 @@ def real_full_size(folder, request):
 def test_database_becomes_one_output_per_set(database, request, graph, spawn, checkpoint, tmp_path):
     root, scene, expected_sets = database(tmp_path, request)
     node = spawn(
-        "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "--params-file", PARAMETERS,
-        "-p", "reliable:=true", "-p", f"checkpoint:={checkpoint}", "-p", "device:=cpu",
-    )  # fmt: skip
+        "-m",
+        "gaussianocc_ros.occupancy_node",
+        "--ros-args",
+        "--params-file",
+        PARAMETERS,
+        "-p",
+        "reliable:=true",
+        "-p",
+        f"checkpoint:={checkpoint}",
+        "-p",
+        "device:=cpu",
+    )
     bags = tmp_path / "bags"
     write_scene_bag(NuScenesSource(root), scene, bags / scene)  # test/tools runs the tool around it
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)

@@ -35,8 +35,14 @@ class Streams:
         self.sent = 0
 
     def start(self, **parameters):
-        values = {"cameras": f"[{', '.join(self.make.CAMERAS)}]", "checkpoint": self._checkpoint, "device": "cpu",
-                  "warm_up": "false", "log_period": "0.0", **parameters}  # fmt: skip
+        values = {
+            "cameras": f"[{', '.join(self.make.CAMERAS)}]",
+            "checkpoint": self._checkpoint,
+            "device": "cpu",
+            "warm_up": "false",
+            "log_period": "0.0",
+            **parameters,
+        }
         settings = [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
         node = self._spawn("-m", "gaussianocc_ros.occupancy_node", "--ros-args", *settings)
         publishers = [*self.image.values(), *self.info.values(), self._static]

@@ -27,9 +27,18 @@ pytestmark = pytest.mark.medium
 
 def test_fisheye_rig_gives_one_occupancy_per_set_with_the_right_stamp_and_view(graph, spawn, checkpoint, tmp_path):
     node = spawn(
-        "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "-p", f"cameras:=[{','.join(RIG.names)}]",
-        "-p", "reliable:=true", "-p", f"checkpoint:={checkpoint}", "-p", "device:=cpu",
-    )  # fmt: skip
+        "-m",
+        "gaussianocc_ros.occupancy_node",
+        "--ros-args",
+        "-p",
+        f"cameras:=[{','.join(RIG.names)}]",
+        "-p",
+        "reliable:=true",
+        "-p",
+        f"checkpoint:={checkpoint}",
+        "-p",
+        "device:=cpu",
+    )
     root = make_dataset(tmp_path / "data", RIG, FRAMES, 5, "--no-sweeps")
     bag = convert(root, tmp_path / "bags")
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)

@@ -17,9 +17,19 @@ from gaussianocc_ros.stamps import stamp_ns
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "launch" / "occ.launch.py"
 ARGUMENTS = (
-    "params_file", "rig", "checkpoint", "device", "autostart", "use_sim_time", "bag", "rate", "loop", "rviz",
-    "namespace", "log_level",
-)  # fmt: skip
+    "params_file",
+    "rig",
+    "checkpoint",
+    "device",
+    "autostart",
+    "use_sim_time",
+    "bag",
+    "rate",
+    "loop",
+    "rviz",
+    "namespace",
+    "log_level",
+)
 RUN = """
 import sys
 from launch import LaunchDescription, LaunchService

@@ -208,9 +208,12 @@ def test_bag_that_starts_over_goes_on_giving_outputs(rig, make):
 
 def test_rig_file_replaces_camera_info_and_tf(rig, tmp_path, make):
     entry = {
-        "width": make.WIDTH, "height": make.HEIGHT, "intrinsics": [60.0, 60.0, 48.0, 32.0],
-        "translation": [1.0, 0.0, 1.5], "rotation": [0.5, -0.5, 0.5, -0.5],
-    }  # fmt: skip
+        "width": make.WIDTH,
+        "height": make.HEIGHT,
+        "intrinsics": [60.0, 60.0, 48.0, 32.0],
+        "translation": [1.0, 0.0, 1.5],
+        "rotation": [0.5, -0.5, 0.5, -0.5],
+    }
     path = tmp_path / "rig.yaml"
     path.write_text(json.dumps({"cameras": dict.fromkeys(make.CAMERAS, entry)}))  # JSON is YAML
     rig = rig(rig_file=str(path))

@@ -18,9 +18,15 @@ from gaussianocc_ros.parameters import NodeParameters, declare_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 DYNAMIC = (
-    "traversable_classes", "obstacle_low", "obstacle_high", "hidden_classes", "view_colors", "warn_age", "error_age",
+    "traversable_classes",
+    "obstacle_low",
+    "obstacle_high",
+    "hidden_classes",
+    "view_colors",
+    "warn_age",
+    "error_age",
     "least_rate",
-)  # fmt: skip
+)
 FIELDS = dataclasses.fields(NodeParameters)
 
 
@@ -107,10 +113,13 @@ def test_impossible_value_is_one_line_that_names_the_parameter(graph, values, co
 
 def test_topics_can_be_given_one_by_one():
     parameters = NodeParameters(
-        cameras=("a", "b"), image_topic="/x", camera_info_topic="/y",
-        image_topics=("/left/image_raw", "/zed/rgb/compressed"), camera_info_topics=("/l/info", "/zed/info"),
+        cameras=("a", "b"),
+        image_topic="/x",
+        camera_info_topic="/y",
+        image_topics=("/left/image_raw", "/zed/rgb/compressed"),
+        camera_info_topics=("/l/info", "/zed/info"),
         reliable_cameras=("b",),
-    )  # fmt: skip
+    )
     assert [parameters.image_topic_of(camera) for camera in "ab"] == ["/left/image_raw", "/zed/rgb/compressed"]
     assert [parameters.camera_info_topic_of(camera) for camera in "ab"] == ["/l/info", "/zed/info"]
     assert [parameters.is_compressed(camera) for camera in "ab"] == [False, True]
@@ -124,9 +133,12 @@ def test_relative_absolute_and_private_topics_are_accepted(topic):
 
 def test_camera_that_the_rig_file_lacks_is_one_line_that_names_the_file_and_its_cameras(tmp_path):
     entry = {
-        "width": 96, "height": 64, "intrinsics": [60.0, 60.0, 48.0, 32.0],
-        "translation": [1.0, 0.0, 1.5], "rotation": [0.5, -0.5, 0.5, -0.5],
-    }  # fmt: skip
+        "width": 96,
+        "height": 64,
+        "intrinsics": [60.0, 60.0, 48.0, 32.0],
+        "translation": [1.0, 0.0, 1.5],
+        "rotation": [0.5, -0.5, 0.5, -0.5],
+    }
     path = tmp_path / "rig.yaml"
     path.write_text(yaml.safe_dump({"cameras": {"front": entry, "left": dict(entry)}}))
     with pytest.raises(ConfigError) as error:
@@ -152,11 +164,14 @@ def test_rviz_configuration_shows_what_the_node_publishes():
     manager = yaml.safe_load(text)["Visualization Manager"]
     topics = {each["Topic"]["Value"]: each for each in manager["Displays"] if "Topic" in each}
     for topic, kind in {
-        "/occupancy_node/points": "PointCloud2", "/occupancy_node/obstacles": "PointCloud2",
-        "/occupancy_node/markers": "MarkerArray", "/occupancy_node/grid": "Map",
-        "/CAM_FRONT/image_raw/compressed": "Image", "/CAM_BACK/image_raw/compressed": "Image",
+        "/occupancy_node/points": "PointCloud2",
+        "/occupancy_node/obstacles": "PointCloud2",
+        "/occupancy_node/markers": "MarkerArray",
+        "/occupancy_node/grid": "Map",
+        "/CAM_FRONT/image_raw/compressed": "Image",
+        "/CAM_BACK/image_raw/compressed": "Image",
         "/occupancy_node/CAM_FRONT/depth/image_raw": "Image",
-    }.items():  # fmt: skip
+    }.items():
         assert topics[topic]["Class"] == f"rviz_default_plugins/{kind}", topic
     assert topics["/occupancy_node/grid"]["Topic"]["Durability Policy"] == "Transient Local"
     assert {"rviz_default_plugins/TF", "rviz_default_plugins/Grid"} <= {each["Class"] for each in manager["Displays"]}

@@ -22,10 +22,19 @@ from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.stamps import stamp_ns
 
 SMALL = (
-    "model.image_height=48", "model.image_width=80", "model.encoder.width=0.25", "model.encoder.up_channels=[16,12]",
-    "model.decoder.channels=8", "model.pose.width=0.25", "model.lattice.shape=[40,40,8]", "gsv.render_height=24",
-    "gsv.render_width=40", "steps=3", "pictures_every=0", "device=cpu",
-)  # fmt: skip
+    "model.image_height=48",
+    "model.image_width=80",
+    "model.encoder.width=0.25",
+    "model.encoder.up_channels=[16,12]",
+    "model.decoder.channels=8",
+    "model.pose.width=0.25",
+    "model.lattice.shape=[40,40,8]",
+    "gsv.render_height=24",
+    "gsv.render_width=40",
+    "steps=3",
+    "pictures_every=0",
+    "device=cpu",
+)
 pytestmark = pytest.mark.medium
 
 
@@ -46,9 +55,16 @@ def test_a_recording_of_an_unknown_robot_becomes_occupancy_in_its_node(graph, sp
     assert (grid.voxel_size, grid.origin) == (0.2, (-20.0, -20.0, -0.5))
 
     node = spawn(
-        "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "--params-file", tmp_path / "forklift_node.yaml",
-        "-p", "reliable:=true", "-p", "device:=cpu",
-    )  # fmt: skip
+        "-m",
+        "gaussianocc_ros.occupancy_node",
+        "--ros-args",
+        "--params-file",
+        tmp_path / "forklift_node.yaml",
+        "-p",
+        "reliable:=true",
+        "-p",
+        "device:=cpu",
+    )
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
     graph.until(lambda: graph.probe.count_publishers("/occupancy_node/occupancy"), 60, f"the node:\n{node.output}")
     player = spawn("-m", "gaussianocc_ros.bag_player", bag, "--step", "--rate", 0, "--clock")

@@ -82,9 +82,18 @@ def test_a_parent_s_wish_to_ignore_ctrl_c_is_kept():
 def warming_up(spawn, graph, full_size_checkpoint):
     """A node whose network warms up, which takes a second. Its name is its own: those of earlier tests linger."""
     process = spawn(
-        "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "--params-file", "config/ros/occupancy_node.yaml",
-        "-p", "device:=cpu", "-p", f"checkpoint:={full_size_checkpoint}", "-r", "__node:=warms_up",
-    )  # fmt: skip
+        "-m",
+        "gaussianocc_ros.occupancy_node",
+        "--ros-args",
+        "--params-file",
+        "config/ros/occupancy_node.yaml",
+        "-p",
+        "device:=cpu",
+        "-p",
+        f"checkpoint:={full_size_checkpoint}",
+        "-r",
+        "__node:=warms_up",
+    )
 
     def is_up():
         assert process.popen.poll() is None, process.output

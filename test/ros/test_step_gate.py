@@ -29,9 +29,13 @@ def start(graph, make, checkpoint):
 
     def start(**values):
         values = {
-            "cameras": list(make.CAMERAS), "checkpoint": str(checkpoint), "device": "cpu", "reliable": True,
-            "warm_up": False, **values,
-        }  # fmt: skip
+            "cameras": list(make.CAMERAS),
+            "checkpoint": str(checkpoint),
+            "device": "cpu",
+            "reliable": True,
+            "warm_up": False,
+            **values,
+        }
         overrides = [Parameter(name, value=value) for name, value in values.items() if value is not None]
         node = graph.add(OccupancyNode(parameter_overrides=overrides))
         assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS, node.failure
@@ -61,10 +65,20 @@ def test_step_loses_none_of_the_three_outputs(graph, spawn, recorder, make, full
     """Megabytes a message, to a subscriber that takes longer over one than the node over a set."""
     sets = 8
     node = spawn(
-        "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "-p", f"cameras:=[{', '.join(make.CAMERAS)}]",
-        "-p", f"checkpoint:={full_size_checkpoint}", "-p", "device:=cpu", "-p", "reliable:=true",
-        "-p", "markers_exposed_only:=false",
-    )  # fmt: skip
+        "-m",
+        "gaussianocc_ros.occupancy_node",
+        "--ros-args",
+        "-p",
+        f"cameras:=[{', '.join(make.CAMERAS)}]",
+        "-p",
+        f"checkpoint:={full_size_checkpoint}",
+        "-p",
+        "device:=cpu",
+        "-p",
+        "reliable:=true",
+        "-p",
+        "markers_exposed_only:=false",
+    )
     recorder.connect(graph, 180)
     bag = record_drive(tmp_path / "drive", make, sets=sets)
     player = spawn("-m", "gaussianocc_ros.bag_player", bag, "--step", "--rate", 0, "--step-timeout", 120)
@@ -85,9 +99,18 @@ def test_ctrl_c_of_the_node_while_a_set_is_in_work_ends_node_and_replay(
 ):
     outputs = graph.record(SemanticOccupancy, TOPIC, 100)
     node = spawn(
-        "-m", "gaussianocc_ros.occupancy_node", "--ros-args", "-p", f"cameras:=[{', '.join(make.CAMERAS)}]",
-        "-p", f"checkpoint:={full_size_checkpoint}", "-p", "device:=cpu", "-p", "reliable:=true",
-    )  # fmt: skip
+        "-m",
+        "gaussianocc_ros.occupancy_node",
+        "--ros-args",
+        "-p",
+        f"cameras:=[{', '.join(make.CAMERAS)}]",
+        "-p",
+        f"checkpoint:={full_size_checkpoint}",
+        "-p",
+        "device:=cpu",
+        "-p",
+        "reliable:=true",
+    )
     bag = record_drive(tmp_path / "drive", make, sets=50)
     player = spawn("-m", "gaussianocc_ros.bag_player", bag, "--step", "--rate", 0, "--wait", 180)
     graph.until(lambda: len(outputs) >= 2, 240, "outputs")
@@ -240,9 +263,12 @@ def test_a_node_with_the_file_of_inspect_bag_is_followed_whatever_its_topics_are
 
 def rig_file(path, make):
     entry = {
-        "width": make.WIDTH, "height": make.HEIGHT, "intrinsics": [60.0, 60.0, 48.0, 32.0],
-        "translation": [1.0, 0.0, 1.5], "rotation": [0.5, -0.5, 0.5, -0.5],
-    }  # fmt: skip
+        "width": make.WIDTH,
+        "height": make.HEIGHT,
+        "intrinsics": [60.0, 60.0, 48.0, 32.0],
+        "translation": [1.0, 0.0, 1.5],
+        "rotation": [0.5, -0.5, 0.5, -0.5],
+    }
     path.write_text(json.dumps({"cameras": dict.fromkeys(make.CAMERAS, entry)}))  # JSON is YAML
     return path
 

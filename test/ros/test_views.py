@@ -69,7 +69,7 @@ def test_a_view_is_rendered_where_somebody_looks_at_its_own_image_time(rig, make
     assert "render ms" in rig.values()[0]
 
 
-def test_colours_of_classes_instead_of_ids_can_be_asked_for_while_it_runs(rig):
+def test_colors_of_classes_instead_of_ids_can_be_asked_for_while_it_runs(rig):
     rig = rig().start()
     rig.place()
     topics = listen(rig, "front")
@@ -78,8 +78,8 @@ def test_colours_of_classes_instead_of_ids_can_be_asked_for_while_it_runs(rig):
     rig.send(0)
     (image,) = rig.graph.until(lambda: topics["semantic/image_raw"], what="a view")
     assert image.encoding == "rgb8"
-    colours = {tuple(colour) for colour in decode_image(image)[0].reshape(-1, 3).tolist()}
-    assert colours <= {tuple(colour) for colour in PALETTE.tolist()}
+    colors = {tuple(color) for color in decode_image(image)[0].reshape(-1, 3).tolist()}
+    assert colors <= {tuple(color) for color in PALETTE.tolist()}
 
 
 def test_cameras_whose_names_are_no_topics_get_some_all_the_same():

@@ -28,9 +28,14 @@ class NodeRig:
         self.occupancy = graph.record(SemanticOccupancy, "/occupancy_node/occupancy")
         self.diagnostics = graph.record(DiagnosticArray, "/diagnostics")
         values = {
-            "cameras": list(make.CAMERAS), "device": "cpu", "reliable": True,
-            "image_topic": f"/{{camera}}/{suffix}", "calibration_timeout": 10.0, "warm_up": False, **parameters,
-        }  # fmt: skip
+            "cameras": list(make.CAMERAS),
+            "device": "cpu",
+            "reliable": True,
+            "image_topic": f"/{{camera}}/{suffix}",
+            "calibration_timeout": 10.0,
+            "warm_up": False,
+            **parameters,
+        }
         overrides = [Parameter(name, value=value) for name, value in values.items()]
         self.node = graph.add(OccupancyNode(parameter_overrides=overrides))
 

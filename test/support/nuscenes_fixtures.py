@@ -195,7 +195,7 @@ def real_keyframes(shared_data: Path) -> Path:
 
 
 def join_real_full_size_keyframe(shared_data: Path, root: Path) -> Path:
-    """Data root of one real keyframe at 1600x900 (v1.0-mini, scene-0061): true table rows, links to the files.
+    """Data root of one real keyframe at 1600x900 (v1.0-mini, scene-0061): true table rows and files.
 
     The published rows lack the tables of annotations, logs and maps, which the devkit wants to see.
     """
@@ -213,5 +213,5 @@ def join_real_full_size_keyframe(shared_data: Path, root: Path) -> Path:
     for row in read_table(root, "sample_data"):
         target = root / row["filename"]
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(pixels / target.name)
+        shutil.copyfile(pixels / target.name, target)
     return root

@@ -70,10 +70,18 @@ def render_cameras(gaussians, cameras, near: float = 0.2) -> tuple[Tensor, Tenso
     g, c = gaussians.to(dtype=torch.float64), cameras.to(dtype=torch.float64)
     images = [
         render(
-            g.means, g.quats, g.scales, g.opacities, g.features,
-            c.intrinsics[i], c.T_ego_cam[i], c.width[i], c.height[i], near,
+            g.means,
+            g.quats,
+            g.scales,
+            g.opacities,
+            g.features,
+            c.intrinsics[i],
+            c.T_ego_cam[i],
+            c.width[i],
+            c.height[i],
+            near,
         )
         for i in range(len(c))
-    ]  # fmt: skip
+    ]
     features, depth, alpha = (torch.stack(list(part)) for part in zip(*images, strict=True))
     return features, depth[:, None], alpha[:, None]

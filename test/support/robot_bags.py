@@ -25,8 +25,9 @@ def message(msgtype: str, **fields: Any) -> Any:
 
 def header(stamp_ns: int, frame_id: str) -> Any:
     sec, nanosec = divmod(stamp_ns, 1_000_000_000)
-    return message("std_msgs/msg/Header", stamp=message("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec),
-                   frame_id=frame_id)  # fmt: skip
+    return message(
+        "std_msgs/msg/Header", stamp=message("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec), frame_id=frame_id
+    )
 
 
 def picture(seed: int, size: tuple[int, int]) -> np.ndarray:
@@ -48,31 +49,58 @@ def raw(stamp_ns: int, frame_id: str, image: np.ndarray, encoding: str) -> Any:
     height, width = pixels.shape[:2]
     rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(height, -1)
     rows = np.pad(rows, ((0, 0), (0, 5)))
-    return message("sensor_msgs/msg/Image", header=header(stamp_ns, frame_id), height=height, width=width,
-                   encoding=encoding, is_bigendian=0, step=rows.shape[1], data=rows.ravel())  # fmt: skip
+    return message(
+        "sensor_msgs/msg/Image",
+        header=header(stamp_ns, frame_id),
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=rows.shape[1],
+        data=rows.ravel(),
+    )
 
 
-def camera_info(stamp_ns: int, frame_id: str, size: tuple[int, int], focal: float, model: str = "plumb_bob",
-                distortion: tuple[float, ...] = (0.0,) * 5) -> Any:  # fmt: skip
+def camera_info(
+    stamp_ns: int,
+    frame_id: str,
+    size: tuple[int, int],
+    focal: float,
+    model: str = "plumb_bob",
+    distortion: tuple[float, ...] = (0.0,) * 5,
+) -> Any:
     """Of a lens over the middle of its image; counted from the centre of the first pixel."""
     K = np.array([[focal, 0, (size[0] - 1) / 2], [0, focal, (size[1] - 1) / 2], [0, 0, 1.0]])
     region = message("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
     return message(
-        "sensor_msgs/msg/CameraInfo", header=header(stamp_ns, frame_id), height=size[1], width=size[0],
-        distortion_model=model, d=np.array(distortion, dtype=np.float64), k=K.ravel(), r=np.eye(3).ravel(),
-        p=np.hstack([K, np.zeros((3, 1))]).ravel(), binning_x=0, binning_y=0, roi=region,
-    )  # fmt: skip
+        "sensor_msgs/msg/CameraInfo",
+        header=header(stamp_ns, frame_id),
+        height=size[1],
+        width=size[0],
+        distortion_model=model,
+        d=np.array(distortion, dtype=np.float64),
+        k=K.ravel(),
+        r=np.eye(3).ravel(),
+        p=np.hstack([K, np.zeros((3, 1))]).ravel(),
+        binning_x=0,
+        binning_y=0,
+        roi=region,
+    )
 
 
 def transform(stamp_ns: int, parent: str, child: str, T: np.ndarray) -> Any:
     w, i, j, k = transforms.matrix_to_quat(T[:3, :3]).tolist()
     x, y, z = T[:3, 3].tolist()
     return message(
-        "geometry_msgs/msg/TransformStamped", header=header(stamp_ns, parent), child_frame_id=child,
-        transform=message("geometry_msgs/msg/Transform",
-                          translation=message("geometry_msgs/msg/Vector3", x=x, y=y, z=z),
-                          rotation=message("geometry_msgs/msg/Quaternion", x=i, y=j, z=k, w=w)),
-    )  # fmt: skip
+        "geometry_msgs/msg/TransformStamped",
+        header=header(stamp_ns, parent),
+        child_frame_id=child,
+        transform=message(
+            "geometry_msgs/msg/Transform",
+            translation=message("geometry_msgs/msg/Vector3", x=x, y=y, z=z),
+            rotation=message("geometry_msgs/msg/Quaternion", x=i, y=j, z=k, w=w),
+        ),
+    )
 
 
 def tf(*items: Any) -> Any:
@@ -83,14 +111,22 @@ def odometry(stamp_ns: int, T: np.ndarray) -> Any:
     w, i, j, k = transforms.matrix_to_quat(T[:3, :3]).tolist()
     x, y, z = T[:3, 3].tolist()
     zero = message("geometry_msgs/msg/Vector3", x=0.0, y=0.0, z=0.0)
-    pose = message("geometry_msgs/msg/Pose", position=message("geometry_msgs/msg/Point", x=x, y=y, z=z),
-                   orientation=message("geometry_msgs/msg/Quaternion", x=i, y=j, z=k, w=w))  # fmt: skip
+    pose = message(
+        "geometry_msgs/msg/Pose",
+        position=message("geometry_msgs/msg/Point", x=x, y=y, z=z),
+        orientation=message("geometry_msgs/msg/Quaternion", x=i, y=j, z=k, w=w),
+    )
     return message(
-        "nav_msgs/msg/Odometry", header=header(stamp_ns, "odom"), child_frame_id="base_link",
+        "nav_msgs/msg/Odometry",
+        header=header(stamp_ns, "odom"),
+        child_frame_id="base_link",
         pose=message("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36)),
-        twist=message("geometry_msgs/msg/TwistWithCovariance",
-                      twist=message("geometry_msgs/msg/Twist", linear=zero, angular=zero), covariance=np.zeros(36)),
-    )  # fmt: skip
+        twist=message(
+            "geometry_msgs/msg/TwistWithCovariance",
+            twist=message("geometry_msgs/msg/Twist", linear=zero, angular=zero),
+            covariance=np.zeros(36),
+        ),
+    )
 
 
 def looking(yaw_deg: float, place: tuple[float, float, float]) -> np.ndarray:

@@ -35,8 +35,13 @@ def check(source, scene, entries, root):
         for i in range(len(entry.cameras)):
             image = np.load(root / source.depth_path(scene, entry, i))
             T_world_cam = entry.frame.T_world_ego[i] @ entry.cameras.T_ego_cam[i].numpy()
-            wanted = expected(points, T_world_cam, entry.cameras.intrinsics[i].numpy(), entry.cameras.width[i],
-                              entry.cameras.height[i])  # fmt: skip
+            wanted = expected(
+                points,
+                T_world_cam,
+                entry.cameras.intrinsics[i].numpy(),
+                entry.cameras.width[i],
+                entry.cameras.height[i],
+            )
             np.testing.assert_allclose(image, wanted, atol=1e-4)
             seen += int((image > 0).sum())
     return seen

@@ -32,20 +32,32 @@ SPEC.loader.exec_module(tool)
 
 # As the reference, but narrow and on a small lattice.
 SMALL = [
-    "image_height=48", "image_width=80", "encoder.backbone=resnet50", "encoder.width=0.125",
-    "encoder.up_channels=[16, 12]", "encoder.feature_channels=8", "lattice.shape=[16, 16, 8]", "decoder.channels=4",
-    "pose.backbone=resnet18", "pose.width=0.125", "pose.channels=8",
-]  # fmt: skip
+    "image_height=48",
+    "image_width=80",
+    "encoder.backbone=resnet50",
+    "encoder.width=0.125",
+    "encoder.up_channels=[16, 12]",
+    "encoder.feature_channels=8",
+    "lattice.shape=[16, 16, 8]",
+    "decoder.channels=4",
+    "pose.backbone=resnet18",
+    "pose.width=0.125",
+    "pose.channels=8",
+]
 DEAD = {
     "encoder": {"height": 384, "width": 640},
     "depth": {
-        "xyz_min": torch.zeros(3, dtype=torch.float64), "Zval": torch.zeros(1, 424),
-        "scene_centroid": torch.zeros(1, 3), "vox_util.posfreq": torch.zeros(3), "gs_vox_util.posfreq": torch.zeros(3),
-        "_3DCNN.classif3.8.0.weight": torch.zeros(1, 32, 3, 3, 3), "_3DCNN.classif_flow.6.1.bias": torch.zeros(3),
+        "xyz_min": torch.zeros(3, dtype=torch.float64),
+        "Zval": torch.zeros(1, 424),
+        "scene_centroid": torch.zeros(1, 3),
+        "vox_util.posfreq": torch.zeros(3),
+        "gs_vox_util.posfreq": torch.zeros(3),
+        "_3DCNN.classif3.8.0.weight": torch.zeros(1, 32, 3, 3, 3),
+        "_3DCNN.classif_flow.6.1.bias": torch.zeros(3),
     },
     "pose_encoder": {"encoder.fc.weight": torch.zeros(4, 5), "encoder.fc.bias": torch.zeros(4)},
     "pose": {"refine_mlp.2.0.weight": torch.zeros(2, 2), "finial_conv.bias": torch.zeros(2)},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +174,7 @@ def put(network, name, value):
         (lambda states: states.pop("depth"), "has encoder.pth but not depth.pth"),
         (lambda states: states.clear(), "holds none of encoder.pth"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_one_line(tmp_path, capsys, config, config_file, change, message):
     states = release(*networks(config))
     change(states)
@@ -246,8 +258,12 @@ def test_a_release_of_full_size_imports_and_runs_on_a_cpu_within_16_gib(tmp_path
     assert tool.main([str(folder), str(output)]) == 0
     result = subprocess.run(
         [sys.executable, "-c", MEASURE, str(output), str(ROOT / "config/rig/nuscenes.yaml")],
-        cwd=ROOT, capture_output=True, text=True, timeout=900, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=True,
+    )
     seconds, peak, shape, classes = json.loads(result.stdout.splitlines()[-1])
     print(f"reference network on the CPU: {seconds:.0f} s, peak {peak:.1f} GiB")
     assert peak < 16 and shape == [200, 200, 16] and classes > 1

@@ -16,8 +16,14 @@ from gaussianocc_core.synthetic.places.site import Site
 from gaussianocc_core.synthetic.shapes import PrimitiveTable
 
 from gaussianocc_core.synthetic.streets import (  # isort: skip
-    START, Drive, Street, draw_crosses, draw_ground, draw_light, draw_segments,
-)  # fmt: skip
+    START,
+    Drive,
+    Street,
+    draw_crosses,
+    draw_ground,
+    draw_light,
+    draw_segments,
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,12 @@ def build_street(seed: int, duration: float) -> Site:
 
     static = PrimitiveTable.concatenate(layout.static)
     return Site(
-        f"Procedural street, world seed {seed}", static, tuple(layout.actors), segments, street.crosses, ground, light,
+        f"Procedural street, world seed {seed}",
+        static,
+        tuple(layout.actors),
+        segments,
+        street.crosses,
+        ground,
+        light,
         pose,
-    )  # fmt: skip
+    )

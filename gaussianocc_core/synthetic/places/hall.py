@@ -43,16 +43,24 @@ def build_hall(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
     if racked:
         _racks(rng, lot, rows, depth, half_x, height, fill=float(rng.uniform(0.3, 1.0)))
     small = [
-        lambda: things.pallet(rng), lambda: things.crate(rng), lambda: things.drum(rng), lambda: things.pole(rng),
-        lambda: things.oddity(rng, float(rng.uniform(0.2, 1.4))), lambda: furniture.bin_(rng),
-        lambda: furniture.traffic_cone(rng), lambda: furniture.bollard(rng), lambda: things.workbench(rng),
-    ]  # fmt: skip
+        lambda: things.pallet(rng),
+        lambda: things.crate(rng),
+        lambda: things.drum(rng),
+        lambda: things.pole(rng),
+        lambda: things.oddity(rng, float(rng.uniform(0.2, 1.4))),
+        lambda: furniture.bin_(rng),
+        lambda: furniture.traffic_cone(rng),
+        lambda: furniture.bollard(rng),
+        lambda: things.workbench(rng),
+    ]
     low = float(rng.uniform(1.6, min(height - 0.3, 4.0)))
     large = [
-        lambda: things.machine(rng), lambda: things.pallet(rng), lambda: things.oddity(rng, 2.5),
+        lambda: things.machine(rng),
+        lambda: things.pallet(rng),
+        lambda: things.oddity(rng, 2.5),
         lambda: things.rack(rng, float(rng.uniform(2, 6)), 0.9, low, 0.7),
         lambda: things.wall(rng, float(rng.uniform(1.5, 5.0)), float(rng.uniform(1.0, 2.4)), 0.1),
-    ]  # fmt: skip
+    ]
     half = vehicle.clearance
     if not racked:
         lot.line(path, large, half, 4.0 / busy, (0.0, 2.0), turned=True)
@@ -64,17 +72,24 @@ def build_hall(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
     light, dark = draw_lamplight(rng, seed)
     static = PrimitiveTable.concatenate(lot.static)
     return Site(
-        f"Procedural hall, {'racks' if racked else 'machines'}, {vehicle.kind}", static, tuple(lot.actors), STRAIGHT,
-        NO_CROSSES, g, light, course.pose, dark,
-    )  # fmt: skip
+        f"Procedural hall, {'racks' if racked else 'machines'}, {vehicle.kind}",
+        static,
+        tuple(lot.actors),
+        STRAIGHT,
+        NO_CROSSES,
+        g,
+        light,
+        course.pose,
+        dark,
+    )
 
 
 def _floor(rng, g) -> None:
     grey = float(rng.uniform(0.12, 0.5))
-    colour = (grey, grey, 0.97 * grey) if rng.random() < 0.7 else (0.12, float(rng.uniform(0.16, 0.3)), 0.17)
+    color = (grey, grey, 0.97 * grey) if rng.random() < 0.7 else (0.12, float(rng.uniform(0.16, 0.3)), 0.17)
     style = int(rng.choice([gr.TARMAC, textures.BLANK, textures.GROUT, textures.GRIME, textures.CHECKER]))
     scale = {gr.TARMAC: 0.05, textures.GROUT: 2.0, textures.CHECKER: 0.5}.get(style, 0.4) * float(rng.uniform(0.6, 1.6))
-    set_surface(g, gr.BASE, style, scale, float(rng.uniform(0.15, 0.7)), colour, CLASS_ID["driveable_surface"])
+    set_surface(g, gr.BASE, style, scale, float(rng.uniform(0.15, 0.7)), color, CLASS_ID["driveable_surface"])
     g[gr.DIRT] = float(rng.uniform(0.0, 0.8))
     if rng.random() < 0.6:
         draw_lines(rng, g, (2.0, 7.0))
@@ -88,11 +103,11 @@ def _shell(rng, lot: Lot, half_x: float, half_y: float, height: float) -> None:
         along_x = side % 2 == 0
         length, out = (2 * half_x, half_y) if along_x else (2 * half_y, half_x)
         sign = 1.0 if side < 2 else -1.0
-        colour, (material, m) = things.wall_finish(rng)
+        color, (material, m) = things.wall_finish(rng)
         shapes.seed = int(rng.integers(1 << 30))
         centre = (0.0, sign * (out + 0.15), 0.5 * height) if along_x else (sign * (out + 0.15), 0.0, 0.5 * height)
         size = (length + 0.6, 0.3, height) if along_x else (0.3, length + 0.6, height)
-        shapes.box(centre, size, colour, material, m=m)
+        shapes.box(centre, size, color, material, m=m)
         for _ in range(int(rng.integers(3, 10))):  # doors, boards, windows, cupboards
             w, h = rng.uniform(0.5, 4.0), rng.uniform(0.5, min(4.0, height - 0.5))
             u, low = (
@@ -108,24 +123,32 @@ def _shell(rng, lot: Lot, half_x: float, half_y: float, height: float) -> None:
             if rng.random() < 0.2:  # a lit window
                 shapes.box(c, size, (0.8, 0.85, 0.9), LAMP, m=(float(rng.uniform(0.0, 1.5)),))
             else:
-                shapes.box(c, size, things.any_colour(rng), material, m=m)
+                shapes.box(c, size, things.any_color(rng), material, m=m)
     roof = float(rng.uniform(0.1, 0.6))
-    shapes.box((0, 0, height + 0.1), (2 * half_x + 0.6, 2 * half_y + 0.6, 0.2), (roof, roof, roof), CEILING,
-               m=(float(rng.choice([textures.CORRUGATED, textures.GROUT, textures.BLANK, textures.PLANKS])),
-                  float(rng.uniform(0.2, 1.2)), 0.6))  # fmt: skip
+    shapes.box(
+        (0, 0, height + 0.1),
+        (2 * half_x + 0.6, 2 * half_y + 0.6, 0.2),
+        (roof, roof, roof),
+        CEILING,
+        m=(
+            float(rng.choice([textures.CORRUGATED, textures.GROUT, textures.BLANK, textures.PLANKS])),
+            float(rng.uniform(0.2, 1.2)),
+            0.6,
+        ),
+    )
     step = float(rng.uniform(3.0, 7.0))
-    steel = things.any_colour(rng)
+    steel = things.any_color(rng)
     for x in np.arange(-half_x + 0.5 * step, half_x, step):
         shapes.box((x, 0, height - 0.25), (0.2, 2 * half_y, 0.4), steel, CEILING, m=(float(textures.BLANK), 1.0, 0.2))
         for y in np.arange(-half_y + 1.5, half_y, float(rng.uniform(2.5, 6.0))):
             on = rng.random() < 0.9
             shapes.box(
                 (x + 0.5 * step, y, height - 0.6), (1.4, 0.25, 0.12), (0.9, 0.9, 0.86), LAMP, m=(4.0 if on else 0.0,)
-            )  # fmt: skip
+            )
     for y in (-half_y + 0.5, half_y - 0.5, 0.3 * half_y):  # ducts and pipes under the ceiling
         if rng.random() < 0.6:
             r = float(rng.uniform(0.06, 0.35))
-            shapes.capsule((-half_x, y, height - 0.9), (half_x, y, height - 0.9), r, things.any_colour(rng), METAL)
+            shapes.capsule((-half_x, y, height - 0.9), (half_x, y, height - 0.9), r, things.any_color(rng), METAL)
     lot.static.append(shapes.table())
     # Nothing stands in the walls or outside of them.
     beyond = lot.extent
@@ -134,15 +157,20 @@ def _shell(rng, lot: Lot, half_x: float, half_y: float, height: float) -> None:
         lot.claim(0.0, y, beyond, 0.5 * (beyond - half_y + 0.7), 0.0, force=True)
         lot.claim(x, 0.0, 0.5 * (beyond - half_x + 0.7), beyond, 0.0, force=True)
     grid_x, grid_y = rng.uniform(5.0, 10.0, 2)
-    colour = things.any_colour(rng)
+    color = things.any_color(rng)
     striped = rng.random() < 0.5
     for x in np.arange(-half_x + grid_x, half_x - 1.0, grid_x):
         for y in np.arange(-half_y + grid_y, half_y - 1.0, grid_y):
             column = things.seeded(rng, things.MANMADE)
-            column.box((0, 0, 0.5 * height), (0.35, 0.35, height), colour, PANEL, m=(9.0, 9.0))
+            column.box((0, 0, 0.5 * height), (0.35, 0.35, height), color, PANEL, m=(9.0, 9.0))
             if striped:
-                column.box((0, 0, 0.6), (0.39, 0.39, 1.2), (0.55, 0.42, 0.03), things.TEXTURE,
-                           m=(float(textures.HAZARD), 0.15, 1.0))  # fmt: skip
+                column.box(
+                    (0, 0, 0.6),
+                    (0.39, 0.39, 1.2),
+                    (0.55, 0.42, 0.03),
+                    things.TEXTURE,
+                    m=(float(textures.HAZARD), 0.15, 1.0),
+                )
             lot.put(column, float(x), float(y), 0.0, 0.02)
 
 

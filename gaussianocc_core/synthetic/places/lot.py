@@ -89,8 +89,14 @@ class Lot:
             return False
         z = self.height(x, y)
         if self.ground[gr.WAVES] > 0:  # its lowest corner touches the ground
-            z = min(z, *(self.height(cx + c * a * hx - s * b * hy, cy + s * a * hx + c * b * hy)
-                         for a in (-0.7, 0.7) for b in (-0.7, 0.7)))  # fmt: skip
+            z = min(
+                z,
+                *(
+                    self.height(cx + c * a * hx - s * b * hy, cy + s * a * hx + c * b * hy)
+                    for a in (-0.7, 0.7)
+                    for b in (-0.7, 0.7)
+                ),
+            )
         self.static.append(table.placed(x, y, z, yaw))
         return True
 
@@ -115,9 +121,14 @@ class Lot:
         return placed
 
     def line(
-        self, path: Path, makers: Iterable[Callable[[], Shapes]], half: float, every: float,
-        gap: tuple[float, float], turned: bool = False,
-    ) -> int:  # fmt: skip
+        self,
+        path: Path,
+        makers: Iterable[Callable[[], Shapes]],
+        half: float,
+        every: float,
+        gap: tuple[float, float],
+        turned: bool = False,
+    ) -> int:
         """Things beside a path, `gap` metres outside its corridor; `turned` aligns them with it. How many stand."""
         makers, placed, s = list(makers), 0, float(self.rng.uniform(0, every))
         while s < path.length:
@@ -142,8 +153,14 @@ class Lot:
             x, y = np.array(self.centre) + rng.uniform(-1, 1, 2) * bounds
             heading, phase = float(rng.uniform(-math.pi, math.pi)), float(rng.uniform(0, 6.28))
             if rng.random() < 0.35:
-                self.put_annotated(people.pedestrian(looks, rng.uniform(-0.3, 0.3)), "human.pedestrian.adult",
-                                   "pedestrian.standing", float(x), float(y), heading)  # fmt: skip
+                self.put_annotated(
+                    people.pedestrian(looks, rng.uniform(-0.3, 0.3)),
+                    "human.pedestrian.adult",
+                    "pedestrian.standing",
+                    float(x),
+                    float(y),
+                    heading,
+                )
                 continue
             reach, pace = float(rng.uniform(2.0, 8.0)), float(rng.uniform(0.6, 1.6))
             if not self.claim(float(x), float(y), reach + 0.4, 0.45, heading):
@@ -226,9 +243,9 @@ def open_ground(seed: int) -> Float[np.ndarray, " parameters"]:
     return g
 
 
-def set_surface(g, at: int, style: int, scale: float, contrast: float, colour, label: int) -> None:
+def set_surface(g, at: int, style: int, scale: float, contrast: float, color, label: int) -> None:
     """Describe the surface at gr.BASE or gr.PATH."""
-    g[at : at + 7] = (style, scale, contrast, *colour, label)
+    g[at : at + 7] = (style, scale, contrast, *color, label)
 
 
 def draw_relief(rng, g, steepest: float) -> None:

@@ -52,24 +52,34 @@ def build_park(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
         lot.claim(x, y, 0.3, 0.8 * width, yaw, force=True)
     wild = float(rng.uniform(0.25, 1.0))
     by_the_way = [
-        lambda: furniture.bench(rng), lambda: furniture.bin_(rng), lambda: furniture.street_lamp(rng, 4.0),
-        lambda: things.boulder(rng), lambda: things.log_(rng),
-        lambda: furniture.bush(rng, float(rng.uniform(0.3, 1.2))), lambda: things.mesh_fence(rng, 4.0),
-        lambda: things.shrub(rng), lambda: things.tuft(rng), lambda: things.pole(rng),
-        lambda: furniture.hedge(rng, float(rng.uniform(2.0, 7.0))), lambda: furniture.bollard(rng),
-        lambda: things.oddity(rng, float(rng.uniform(0.3, 1.6))), lambda: furniture.sign(rng),
+        lambda: furniture.bench(rng),
+        lambda: furniture.bin_(rng),
+        lambda: furniture.street_lamp(rng, 4.0),
+        lambda: things.boulder(rng),
+        lambda: things.log_(rng),
+        lambda: furniture.bush(rng, float(rng.uniform(0.3, 1.2))),
+        lambda: things.mesh_fence(rng, 4.0),
+        lambda: things.shrub(rng),
+        lambda: things.tuft(rng),
+        lambda: things.pole(rng),
+        lambda: furniture.hedge(rng, float(rng.uniform(2.0, 7.0))),
+        lambda: furniture.bollard(rng),
+        lambda: things.oddity(rng, float(rng.uniform(0.3, 1.6))),
+        lambda: furniture.sign(rng),
         lambda: furniture.tree(rng, height=float(rng.uniform(3.0, 9.0)), conical=bool(rng.random() < 0.2)),
         lambda: things.wall(rng, float(rng.uniform(1.0, 4.0)), float(rng.uniform(0.3, 1.2))),
-    ]  # fmt: skip
+    ]
     lot.line(path, by_the_way, half, 1.5 / wild, (0.0, 1.0))
     lot.line(path, by_the_way, half, 2.0 / wild, (0.3, 4.0), turned=True)
     lot.people(course, int(rng.integers(0, 6)), 0.6 * extent, half)
     area = (2 * extent) ** 2
     trees = [lambda: furniture.tree(rng, conical=bool(rng.random() < 0.25))]
     lower = [
-        lambda: things.shrub(rng), lambda: furniture.bush(rng, float(rng.uniform(0.4, 1.4))),
-        lambda: things.boulder(rng), lambda: things.playground(rng),
-    ]  # fmt: skip
+        lambda: things.shrub(rng),
+        lambda: furniture.bush(rng, float(rng.uniform(0.4, 1.4))),
+        lambda: things.boulder(rng),
+        lambda: things.playground(rng),
+    ]
     lot.scatter(trees, int(0.014 * wild * area), tries=2)
     lot.scatter(lower, int(0.008 * wild * area), tries=2)
     lot.scatter([lambda: things.tuft(rng)], int(0.01 * wild * area), tries=1)

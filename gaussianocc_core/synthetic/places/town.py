@@ -105,7 +105,7 @@ def build_street(rng: np.random.Generator, vehicle: Vehicle, duration: float, se
     speed = max(float(np.ptp(along)) / duration, 0.5)
     layout = _VariedLayout(
         street, _OnCourse(course, speed), rng, line=d, clearance=vehicle.clearance if on_walk else 0.0
-    )  # fmt: skip
+    )
     low, high = course.travelled()
     if on_walk:
         layout.clear(path, low - 1.0, high + float(rng.uniform(1.0, 12.0)))
@@ -123,9 +123,16 @@ def build_street(rng: np.random.Generator, vehicle: Vehicle, duration: float, se
 
     static = PrimitiveTable.concatenate(layout.static)
     return Site(
-        f"Procedural street, {left} and {right}, {vehicle.kind}", static, tuple(layout.actors), segments,
-        street.crosses, ground, light, pose, dark,
-    )  # fmt: skip
+        f"Procedural street, {left} and {right}, {vehicle.kind}",
+        static,
+        tuple(layout.actors),
+        segments,
+        street.crosses,
+        ground,
+        light,
+        pose,
+        dark,
+    )
 
 
 def _course(rng, reach: float, straight: bool) -> list[tuple[float, float]]:

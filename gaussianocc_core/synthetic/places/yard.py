@@ -27,22 +27,20 @@ def draw_floor(rng, g) -> None:
     grey = float(rng.uniform(0.10, 0.38))
     kind = int(rng.integers(0, 6))
     if kind <= 1:
-        colour = (grey, 0.99 * grey, 0.96 * grey)
-        set_surface(g, gr.BASE, gr.TARMAC, float(rng.uniform(0.04, 0.1)), float(rng.uniform(0.4, 1.0)), colour, road)
+        color = (grey, 0.99 * grey, 0.96 * grey)
+        set_surface(g, gr.BASE, gr.TARMAC, float(rng.uniform(0.04, 0.1)), float(rng.uniform(0.4, 1.0)), color, road)
     elif kind == 2:
-        colour = (1.3 * grey, 1.27 * grey, 1.2 * grey)
-        set_surface(
-            g, gr.BASE, textures.GROUT, float(rng.uniform(0.5, 4.0)), float(rng.uniform(0.3, 0.8)), colour, road
-        )
+        color = (1.3 * grey, 1.27 * grey, 1.2 * grey)
+        set_surface(g, gr.BASE, textures.GROUT, float(rng.uniform(0.5, 4.0)), float(rng.uniform(0.3, 0.8)), color, road)
     elif kind == 3:
-        colour = (grey, 0.95 * grey, 0.88 * grey)
-        set_surface(g, gr.BASE, textures.COBBLES, float(rng.uniform(0.1, 0.25)), 0.7, colour, road)
+        color = (grey, 0.95 * grey, 0.88 * grey)
+        set_surface(g, gr.BASE, textures.COBBLES, float(rng.uniform(0.1, 0.25)), 0.7, color, road)
     elif kind == 4:
-        colour = (0.36, 0.33, 0.29)
-        set_surface(g, gr.BASE, textures.SPECKLE, float(rng.uniform(0.05, 0.15)), 0.6, colour, terrain)
+        color = (0.36, 0.33, 0.29)
+        set_surface(g, gr.BASE, textures.SPECKLE, float(rng.uniform(0.05, 0.15)), 0.6, color, terrain)
     else:
-        colour = (0.24, 0.17, 0.11)
-        set_surface(g, gr.BASE, textures.GRIME, float(rng.uniform(0.15, 0.6)), 0.7, colour, terrain)
+        color = (0.24, 0.17, 0.11)
+        set_surface(g, gr.BASE, textures.GRIME, float(rng.uniform(0.15, 0.6)), 0.7, color, terrain)
     g[gr.DIRT] = float(rng.uniform(0.0, 1.0))
     if kind <= 2 and rng.random() < 0.6:
         draw_lines(rng, g, (2.5, 6.0))
@@ -75,13 +73,22 @@ def build_yard(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
     _surround(rng, lot, extent)
     busy = float(rng.uniform(0.3, 1.0))
     near = [
-        lambda: things.pallet(rng), lambda: things.crate(rng), lambda: things.drum(rng), lambda: things.pole(rng),
-        lambda: things.oddity(rng, float(rng.uniform(0.3, 2.0))), lambda: things.reel(rng), lambda: things.pipes(rng),
-        lambda: furniture.traffic_cone(rng), lambda: furniture.barrier(rng, bool(rng.random() < 0.5)),
-        lambda: furniture.bollard(rng), lambda: furniture.bin_(rng), lambda: furniture.striped_barrier(rng),
+        lambda: things.pallet(rng),
+        lambda: things.crate(rng),
+        lambda: things.drum(rng),
+        lambda: things.pole(rng),
+        lambda: things.oddity(rng, float(rng.uniform(0.3, 2.0))),
+        lambda: things.reel(rng),
+        lambda: things.pipes(rng),
+        lambda: furniture.traffic_cone(rng),
+        lambda: furniture.barrier(rng, bool(rng.random() < 0.5)),
+        lambda: furniture.bollard(rng),
+        lambda: furniture.bin_(rng),
+        lambda: furniture.striped_barrier(rng),
         lambda: things.wall(rng, float(rng.uniform(1.0, 5.0)), float(rng.uniform(0.6, 2.6))),
-        lambda: things.mesh_fence(rng, float(rng.uniform(3.0, 9.0))), lambda: things.heap(rng),
-    ]  # fmt: skip
+        lambda: things.mesh_fence(rng, float(rng.uniform(3.0, 9.0))),
+        lambda: things.heap(rng),
+    ]
     half = vehicle.clearance
     big = [lambda: things.container(rng, int(rng.integers(1, 4)))]
     lot.line(path, big, half, 18.0 / busy, (0.1, 3.0), turned=True)
@@ -89,18 +96,22 @@ def build_yard(rng: np.random.Generator, vehicle: Vehicle, duration: float, seed
     lot.line(path, near, half, 2.5 / busy, (0.5, 4.0), turned=True)
     lot.scatter([lambda: things.container(rng, int(rng.integers(1, 4)))], int(8 * busy))
     on_the_move = [
-        (lambda: things.forklift(rng), "vehicle.construction"), (lambda: vehicles.car(rng, "van"), "vehicle.car"),
+        (lambda: things.forklift(rng), "vehicle.construction"),
+        (lambda: vehicles.car(rng, "van"), "vehicle.car"),
         (lambda: vehicles.truck(rng), "vehicle.truck"),
-    ]  # fmt: skip
+    ]
     lot.traffic(on_the_move, int(rng.integers(0, 5)), 0.8 * extent)
     lot.vehicles(
         [
-            (lambda: vehicles.truck(rng), "vehicle.truck"), (lambda: vehicles.trailer(rng), "vehicle.trailer"),
+            (lambda: vehicles.truck(rng), "vehicle.truck"),
+            (lambda: vehicles.trailer(rng), "vehicle.trailer"),
             (lambda: things.forklift(rng), "vehicle.construction"),
             (lambda: vehicles.excavator(rng), "vehicle.construction"),
             (lambda: vehicles.car(rng, ("sedan", "suv", "hatchback", "van")[rng.integers(4)]), "vehicle.car"),
-        ], int(rng.integers(1, 9)), extent,
-    )  # fmt: skip
+        ],
+        int(rng.integers(1, 9)),
+        extent,
+    )
     lot.people(course, int(rng.integers(0, 6)), 0.8 * extent, half)
     lot.scatter([*near, lambda: furniture.street_lamp(rng)], int(0.035 * busy * (2 * extent) ** 2))
     light, dark = draw_daylight(rng, seed)
@@ -126,13 +137,21 @@ def _surround(rng, lot: Lot, extent: float) -> None:
                 x, y = c * (out + 0.5 * depth) - s * middle, s * (out + 0.5 * depth) + c * middle
                 lot.put(shapes, x, y, yaw + math.pi, 0.0, force=True)
             elif kind != "open" and rng.random() < 0.9:
-                shapes = things.wall(rng, length, float(rng.uniform(1.6, 4.5))) if kind == "wall" else (
-                    things.mesh_fence(rng, length))  # fmt: skip
+                shapes = (
+                    things.wall(rng, length, float(rng.uniform(1.6, 4.5)))
+                    if kind == "wall"
+                    else (things.mesh_fence(rng, length))
+                )
                 lot.put(shapes, c * out - s * middle, s * out + c * middle, yaw + 0.5 * math.pi, 0.0, force=True)
             if rng.random() < 0.5 and kind != "building":
                 d = out + float(rng.uniform(3.0, 10.0))
-                lot.put(furniture.tree(rng, height=float(rng.uniform(5, 12))), c * d - s * middle, s * d + c * middle,
-                        0.0, force=True)  # fmt: skip
+                lot.put(
+                    furniture.tree(rng, height=float(rng.uniform(5, 12))),
+                    c * d - s * middle,
+                    s * d + c * middle,
+                    0.0,
+                    force=True,
+                )
             u += length + (float(rng.uniform(2.0, 5.0)) if rng.random() < 0.15 else 0.0)
         for _ in range(3):  # the town behind
             d, v = extent + float(rng.uniform(30.0, 60.0)), float(rng.uniform(-1.3, 1.3)) * extent

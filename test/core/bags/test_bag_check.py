@@ -63,9 +63,14 @@ def edit_metadata(bag, change):
 def test_a_bag_names_its_source_its_options_and_what_it_holds(written, recording):
     bag = read_metadata(written.path)
     assert bag.provenance == {
-        "schema": "gaussianocc", "source": "nuScenes schema v1.0-mini", "scene": SCENE, "sweeps": "included",
-        "lidar": "included", "labels": "included", "masks": "included",
-    }  # fmt: skip
+        "schema": "gaussianocc",
+        "source": "nuScenes schema v1.0-mini",
+        "scene": SCENE,
+        "sweeps": "included",
+        "lidar": "included",
+        "labels": "included",
+        "masks": "included",
+    }
     assert bag.counts == {topic: each.messages for topic, each in written.contents.items()}
     assert bag.checksums == {topic: each.checksum for topic, each in written.contents.items()}
     assert sum(bag.counts.values()) == written.messages

@@ -89,9 +89,15 @@ def test_labels_are_serialised_as_their_object_would_be(camera, contiguous):
     labels = labels if contiguous else np.asfortranarray(labels)
     message = only(make_encoder(camera).encode(LabelRecord(T0, camera, labels)))
     whole = make(
-        RAW_IMAGE_TYPE, header=header(camera), height=9, width=16, encoding="mono8", is_bigendian=0, step=16,
+        RAW_IMAGE_TYPE,
+        header=header(camera),
+        height=9,
+        width=16,
+        encoding="mono8",
+        is_bigendian=0,
+        step=16,
         data=np.ascontiguousarray(labels).ravel(),
-    )  # fmt: skip
+    )
     assert message.data == serialize(whole)
     assert message.topic.name == f"/{camera}/semantic/image_raw"
 
@@ -109,10 +115,17 @@ def test_points_are_serialised_as_their_object_would_be(columns, count):
         for column, name in enumerate("xyzir"):
             packed[name] = points[:, column]
     whole = make(
-        POINTS_TYPE, header=header("LIDAR_TOP"), height=1, width=count, is_bigendian=False, point_step=4 * columns,
+        POINTS_TYPE,
+        header=header("LIDAR_TOP"),
+        height=1,
+        width=count,
+        is_bigendian=False,
+        point_step=4 * columns,
         fields=[make("sensor_msgs/msg/PointField", name=n, offset=o, datatype=d, count=1) for n, o, d in fields],
-        row_step=packed.nbytes, data=np.frombuffer(packed.tobytes(), np.uint8), is_dense=True,
-    )  # fmt: skip
+        row_step=packed.nbytes,
+        data=np.frombuffer(packed.tobytes(), np.uint8),
+        is_dense=True,
+    )
     message = only(make_encoder("A").encode(LidarRecord(T0, "LIDAR_TOP", points)))
     assert message.data == serialize(whole)
 
@@ -146,8 +159,9 @@ def test_true_occupancy_says_where_what_and_how_sure():
     assert message.topic.name == "/occupancy_gt"
     truth = STORE.deserialize_cdr(message.data, OCCUPANCY_TYPE)
     assert (truth.header.frame_id, truth.header.stamp.sec, truth.header.stamp.nanosec) == (
-        "base_link", *divmod(T0, 10**9),
-    )  # fmt: skip
+        "base_link",
+        *divmod(T0, 10**9),
+    )
     assert (truth.size_x, truth.size_y, truth.size_z) == (3, 4, 2)
     assert truth.labels[1 + 3 * (2 + 4 * 0)] == 4
     assert truth.labels[0 + 3 * (0 + 4 * 1)] == truth.UNOBSERVED == 255

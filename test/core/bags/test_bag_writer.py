@@ -108,11 +108,17 @@ def test_at_one_stamp_the_transform_comes_first_and_camera_info_before_its_image
     streams = ([sweep(T0 + 5), sweep(T0 + 9)], [image(T0 + 5), image(T0 + 7)], [pose(T0), pose(T0 + 5), pose(T0 + 7)])
     report = write_bag(tmp_path / "bag", make_rig(), *streams, storage=storage)
     expected = [
-        ("/tf_static", 0), ("/tf", 0),
-        ("/tf", 5), ("/A/camera_info", 5), ("/A/image_raw/compressed", 5), ("/LIDAR_TOP/points", 5),
-        ("/tf", 7), ("/A/camera_info", 7), ("/A/image_raw/compressed", 7),
+        ("/tf_static", 0),
+        ("/tf", 0),
+        ("/tf", 5),
+        ("/A/camera_info", 5),
+        ("/A/image_raw/compressed", 5),
+        ("/LIDAR_TOP/points", 5),
+        ("/tf", 7),
+        ("/A/camera_info", 7),
+        ("/A/image_raw/compressed", 7),
         ("/LIDAR_TOP/points", 9),
-    ]  # fmt: skip
+    ]
     messages = read(tmp_path / "bag")
     assert [(topic, t - T0) for topic, t, _ in messages] == expected
     assert report.messages == len(expected)

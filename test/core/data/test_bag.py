@@ -58,7 +58,7 @@ def test_a_bag_of_a_data_set_gives_the_samples_of_the_data_set(tmp_path, storage
         assert sample.cameras.names == expected.cameras.names
         np.testing.assert_array_equal(sample.cameras.intrinsics, expected.cameras.intrinsics)
         np.testing.assert_allclose(sample.cameras.T_ego_cam, expected.cameras.T_ego_cam, atol=1e-12)
-        assert [n.step for n in sample.neighbours] == [n.step for n in expected.neighbours]
+        assert [n.offset for n in sample.neighbours] == [n.offset for n in expected.neighbours]
         pairs = [(sample, expected), *zip(sample.neighbours, expected.neighbours, strict=True)]
         for ours, theirs in pairs:
             for a, b in zip(ours.images, theirs.images, strict=True):
@@ -87,7 +87,7 @@ def test_neighbours_are_the_next_images_or_those_at_the_wanted_time(tmp_path):
     gaps = [entry.gap_s for entry in source(path).entries() if len(entry.neighbours) == 2]
     assert gaps == [pytest.approx(0.1)] * 7
     far = source(path, neighbour_time=0.3).entries()
-    assert [[step for step, _ in entry.neighbours] for entry in far] == [[1]] * 3 + [[-1, 1]] * 3 + [[-1]] * 3
+    assert [[offset for offset, _ in entry.neighbours] for entry in far] == [[1]] * 3 + [[-1, 1]] * 3 + [[-1]] * 3
     assert far[4].gap_s == pytest.approx(0.3)
 
 
@@ -322,8 +322,10 @@ def test_a_clock_that_jumps_back_mixes_no_images_of_before_and_after(tmp_path):
     later = 10**10  # ns of log time; the stamps are those of the first images once more
     robot.messages += [(topic, log + later, content) for topic, log, content in images[:8]]
     entries = source(robot.write(tmp_path / "bag")).entries()
-    runs = [[ref.log_ns > START_NS + later for _, frame in [(0, e.frame), *e.neighbours] for ref in frame.images]
-            for e in entries]  # fmt: skip
+    runs = [
+        [ref.log_ns > START_NS + later for _, frame in [(0, e.frame), *e.neighbours] for ref in frame.images]
+        for e in entries
+    ]
     assert all(len(set(each)) == 1 for each in runs)
     assert sum(each[0] for each in runs) == 4
     assert [len(e.neighbours) for e in entries] == [1] + [2] * 18 + [1] + [1, 2, 2, 1]
@@ -439,8 +441,11 @@ def test_a_camera_that_is_recorded_late_gets_its_own_images(tmp_path):
 
 def test_a_lost_image_makes_no_neighbour_of_another_time(tmp_path):
     robot = RobotBag(frames=8)
-    robot.messages = [m for m in robot.messages if m[0] != "/left/image_raw/compressed" or m[2].header.stamp.nanosec
-                      != robot.stamp(4, 1) % 10**9]  # fmt: skip
+    robot.messages = [
+        m
+        for m in robot.messages
+        if m[0] != "/left/image_raw/compressed" or m[2].header.stamp.nanosec != robot.stamp(4, 1) % 10**9
+    ]
     entries = source(robot.write(tmp_path / "bag")).entries()
     steps = {(e.frame.camera_stamps_ns[0] - START_NS) // robot.period_ns: [s for s, _ in e.neighbours] for e in entries}
     assert steps == {0: [1], 1: [-1, 1], 2: [-1, 1], 3: [-1], 5: [1], 6: [-1, 1], 7: [-1]}

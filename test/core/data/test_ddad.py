@@ -247,8 +247,8 @@ def test_samples_are_synchronised_sets_in_time_order_with_those_before_and_after
         assert entry.scene == "000000"
         assert entry.frame.image_tokens == tuple(key("000000", camera, i) for camera in THREE)
         assert entry.frame.image_paths == tuple(root / SCENE.image_path(camera, i) for camera in THREE)
-        assert [step for step, _ in entry.neighbours] == [step for step in (-1, 1) if 0 <= i + step < 3]
-        assert all(frame is entries[i + step].frame for step, frame in entry.neighbours)
+        assert [offset for offset, _ in entry.neighbours] == [offset for offset in (-1, 1) if 0 <= i + offset < 3]
+        assert all(frame is entries[i + offset].frame for offset, frame in entry.neighbours)
         assert entry.gap_s == pytest.approx(0.1)
     assert all(entry.neighbours == () for entry in DdadSource(root).index("000000"))
 
@@ -492,7 +492,7 @@ DAMAGE = {
     "points missing": (POINTS, Path.unlink, "No such file"),
     "points truncated": (POINTS, truncate, "cannot be read"),
     "points empty": (POINTS, lambda path: path.write_bytes(b""), "cannot be read"),
-    "points pickled": (POINTS, lambda path: np.savez(path, data=np.array([{}, 1], dtype=object)), "allow_pickle"),
+    "points pickled": (POINTS, lambda path: np.savez(path, data=np.array([{}, 1], dtype=object)), "holds objects"),
     "points of three columns": (POINTS, lambda path: np.savez(path, data=np.zeros((5, 3))), r"\(points, 4\)"),
     "points without the array": (POINTS, lambda path: np.savez(path, a=np.zeros(3), b=np.zeros(3)), "named data"),
 }

@@ -92,8 +92,11 @@ def as_matrix(pose):
 
 def cloud_columns(cloud):
     assert [(f.name, f.offset, f.datatype) for f in cloud.fields] == [
-        ("x", 0, 7), ("y", 4, 7), ("z", 8, 7), ("intensity", 12, 7)
-    ]  # fmt: skip
+        ("x", 0, 7),
+        ("y", 4, 7),
+        ("z", 8, 7),
+        ("intensity", 12, 7),
+    ]
     return np.frombuffer(cloud.data.tobytes(), "<f4").reshape(-1, 4)
 
 

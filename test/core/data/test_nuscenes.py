@@ -267,6 +267,34 @@ def test_unusable_calibration_names_its_row(broken, field, value):
         NuScenesSource(broken).index(SCENE)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda stamp: stamp * 1e-6, "is no whole number of microseconds; is it in seconds"),
+        (lambda stamp: stamp // 1000, "is a time in milliseconds"),
+        (lambda stamp: stamp // 10**6, "is a time in seconds"),
+        (lambda stamp: stamp * 1000, "is a time in nanoseconds"),
+        (lambda stamp: str(stamp), "is no whole number of microseconds"),
+    ],
+)
+def test_stamps_of_another_unit_are_refused_by_name(broken, change, said):
+    rows = read_table(broken, "sample_data")
+    for row in rows:
+        row["timestamp"] = change(row["timestamp"])
+    write_table(broken, "sample_data", rows)
+    with pytest.raises(DatasetError, match=said):
+        NuScenesSource(broken).index(SCENE)
+
+
+def test_whole_stamps_may_be_written_as_floats(broken):
+    before = [entry.frame.camera_stamps_ns for entry in NuScenesSource(broken).index(SCENE)]
+    rows = read_table(broken, "sample_data")
+    for row in rows:
+        row["timestamp"] = float(row["timestamp"])
+    write_table(broken, "sample_data", rows)
+    assert [entry.frame.camera_stamps_ns for entry in NuScenesSource(broken).index(SCENE)] == before
+
+
 def test_calibration_that_changes_within_a_scene_is_refused(broken):
     calibrations = read_table(broken, "calibrated_sensor")
     old = next(row for row in calibrations if row["token"] == token(SCENE, "CAM_FRONT"))

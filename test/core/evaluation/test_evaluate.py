@@ -230,9 +230,9 @@ def test_learnt_motion_is_as_long_as_the_depth_network_says(street):
     depth = torch.where(depth > 0, depth, FAR).float()
     wrong = truth.clone()
     wrong[:, :3, 3] *= 0.8
-    colours = batch.colours()[0, : 1 + len(wrong)]
+    colors = batch.colors()[0, : 1 + len(wrong)]
     found = as_long_as_depth_says(
-        colours, Guess(depth, batch.valid[0]), batch_element(batch.cameras, 0), wrong, MotionSearch()
+        colors, Guess(depth, batch.valid[0]), batch_element(batch.cameras, 0), wrong, MotionSearch()
     )
     assert float(found[0, :3, 3].norm() / truth[0, :3, 3].norm()) == pytest.approx(1.0, abs=0.05)
 
@@ -258,9 +258,12 @@ def test_true_labels_rendered_are_about_the_true_depth(street):
     """Frames, cameras and background of the rendered depth: a mix-up costs more than what voxels round off."""
     grid = VoxelGrid()
     config = replace(
-        CONFIG, image_height=96, image_width=160, lattice=Lattice(grid.origin, grid.upper, grid.shape),
+        CONFIG,
+        image_height=96,
+        image_width=160,
+        lattice=Lattice(grid.origin, grid.upper, grid.shape),
         gaussians=GaussianConfig(scale=(0.16, 0.16, 0.16)),
-    )  # fmt: skip
+    )
     sample = next(NuScenesSource(street).samples("synthetic-0001", depths=True))
     predictor = OccupancyPredictor.untrained(config, device="cpu")
     labels = torch.from_numpy(sample.occupancy.semantics).long()

@@ -119,7 +119,7 @@ def test_unusable_intrinsics_name_the_camera(value):
 
 
 def test_coefficients_of_a_wrong_count_name_the_camera():
-    with pytest.raises(CalibrationError, match="camera CAM_0: distortion: expected 0, 4, 5 or 8"):
+    with pytest.raises(CalibrationError, match="camera CAM_0: distortion: expected 0, 4, 5, 8, 12 or 14"):
         Rectifier(replace(ring(yaws=(0.0,)), distortion=((0.1, 0.0, 0.0),)), 80, 48)
 
 

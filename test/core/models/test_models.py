@@ -113,8 +113,13 @@ def test_gaussians_come_in_the_published_flat_order():
     logits = torch.arange(24.0).view(1, 1, 4, 3, 2)
     gaussians = GaussianHead(lattice.points(kind), (0.2, 0.2, 0.2), (60.0, 80.0))(OccupancyField(logits))[0]
     # x fastest, then y, then z; it decides which of two Gaussians at the same depth is drawn first
-    assert gaussians.means[:5].tolist() == [[0.5, 0.5, 0.5], [1.5, 0.5, 0.5], [2.5, 0.5, 0.5], [3.5, 0.5, 0.5],
-                                            [0.5, 1.5, 0.5]]  # fmt: skip
+    assert gaussians.means[:5].tolist() == [
+        [0.5, 0.5, 0.5],
+        [1.5, 0.5, 0.5],
+        [2.5, 0.5, 0.5],
+        [3.5, 0.5, 0.5],
+        [0.5, 1.5, 0.5],
+    ]
     assert gaussians.features[:5, 0].tolist() == [0, 6, 12, 18, 2] and gaussians.features[12, 0] == 1
 
 

@@ -163,9 +163,12 @@ def test_depth_is_clamped_or_not():
 
 def test_footprints_take_their_height_from_the_vertical_or_the_horizontal_focal_length():
     one = Gaussians(
-        torch.tensor([[6.0, 0.0, 1.5]]), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.5), torch.ones(1),
+        torch.tensor([[6.0, 0.0, 1.5]]),
+        torch.tensor([[1.0, 0, 0, 0]]),
+        torch.full((1, 3), 0.5),
+        torch.ones(1),
         torch.ones(1, 1),
-    )  # fmt: skip
+    )
     cameras = front_camera(40, 40)  # squeezed: fy is 1.78 fx
     extent = {}
     for name, quirks in (("ours", Quirks()), ("theirs", replace(Quirks(), raster=PUBLISHED.raster))):

@@ -31,11 +31,22 @@ def cloud(stamp_ns: int, points: np.ndarray) -> object:
     rows = np.zeros(len(points), dtype=[("x", "<f4"), ("y", "<f4"), ("other", "<f4"), ("z", "<f4")])
     for axis, name in enumerate("xyz"):
         rows[name] = points[:, axis]
-    fields = [message("sensor_msgs/msg/PointField", name=name, offset=4 * i, datatype=7, count=1)
-              for i, name in enumerate(rows.dtype.names)]  # fmt: skip
-    return message("sensor_msgs/msg/PointCloud2", header=header(stamp_ns, "base_link"), height=1, width=len(rows),
-                   fields=fields, is_bigendian=False, point_step=16, row_step=rows.nbytes,
-                   data=rows.view(np.uint8).ravel(), is_dense=True)  # fmt: skip
+    fields = [
+        message("sensor_msgs/msg/PointField", name=name, offset=4 * i, datatype=7, count=1)
+        for i, name in enumerate(rows.dtype.names)
+    ]
+    return message(
+        "sensor_msgs/msg/PointCloud2",
+        header=header(stamp_ns, "base_link"),
+        height=1,
+        width=len(rows),
+        fields=fields,
+        is_bigendian=False,
+        point_step=16,
+        row_step=rows.nbytes,
+        data=rows.view(np.uint8).ravel(),
+        is_dense=True,
+    )
 
 
 def test_rates_gaps_and_synchronisation_are_those_of_the_recording(tmp_path):
@@ -135,9 +146,12 @@ def test_what_is_left_of_a_cut_off_recording_is_saved(tmp_path):
     file.write_bytes(whole[: int(0.6 * len(whole))])
     count = recover(file, tmp_path / "saved")
     saved = open_index(tmp_path / "saved")
-    assert count == sum(len(t) for t in saved.topics.values()) + sum(
-        len(series.stamps_ns) for series in saved.poses if series.topic == "/tf"
-    ) + 1  # and /tf_static  # fmt: skip
+    assert (
+        count
+        == sum(len(t) for t in saved.topics.values())
+        + sum(len(series.stamps_ns) for series in saved.poses if series.topic == "/tf")
+        + 1
+    )  # and /tf_static
     assert 25 < len(saved.topics["/front/image_raw"]) < 40
     entries = BagSource(saved).entries()
     np.testing.assert_array_equal(entries[3].load().images[1], robot.picture(3, 1))

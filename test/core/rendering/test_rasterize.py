@@ -64,9 +64,12 @@ def test_order_of_the_input_does_not_matter():
     gaussians, cameras = cloud(seed=3), looking_forward()
     order = torch.randperm(len(gaussians), generator=torch.Generator().manual_seed(0))
     shuffled = Gaussians(
-        gaussians.means[order], gaussians.quats[order], gaussians.scales[order],
-        gaussians.opacities[order], gaussians.features[order],
-    )  # fmt: skip
+        gaussians.means[order],
+        gaussians.quats[order],
+        gaussians.scales[order],
+        gaussians.opacities[order],
+        gaussians.features[order],
+    )
     a, b = rasterize(gaussians, cameras), rasterize(shuffled, cameras)
     assert torch.equal(a.features, b.features) and torch.equal(a.depth, b.depth) and torch.equal(a.alpha, b.alpha)
 

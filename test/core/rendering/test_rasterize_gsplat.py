@@ -33,15 +33,15 @@ def stand_in(monkeypatch):
 
     def rasterization(means, quats, scales, opacities, colors, *, viewmats, Ks, width, height, near_plane, **options):
         calls.append({"count": len(means), "channels": colors.shape[1], **options})
-        colours, alphas = [], []
+        colors, alphas = [], []
         for T_cam_ego, K in zip(viewmats, Ks, strict=True):
             arguments = (means, quats, scales, opacities, colors, K, torch.linalg.inv(T_cam_ego))
             features, depth, alpha = render_oracle.render(*arguments, width, height, near_plane)
             if options["render_mode"] == "RGB+ED":
                 depth = depth / alpha.clamp(min=1e-10)
-            colours.append(torch.cat([features, depth[None]]).permute(1, 2, 0))
+            colors.append(torch.cat([features, depth[None]]).permute(1, 2, 0))
             alphas.append(alpha[..., None])
-        return torch.stack(colours), torch.stack(alphas), {}
+        return torch.stack(colors), torch.stack(alphas), {}
 
     monkeypatch.setitem(sys.modules, "gsplat", types.SimpleNamespace(rasterization=rasterization))
     return calls
@@ -98,9 +98,15 @@ def test_the_projection_equals_gsplats_own_in_torch():
     gaussians, cameras = cloud(count=800, seed=33), two_cameras()
     footprints = project_gaussians(gaussians, cameras.intrinsics, cameras.T_ego_cam, 40, 28, 0.2)
     radii, centers, depth, conics, _ = reference._fully_fused_projection(
-        gaussians.means, covariances(gaussians.quats, gaussians.scales), transforms.invert(cameras.T_ego_cam),
-        cameras.intrinsics, 40, 28, eps2d=GSPLAT.blur, near_plane=0.2,
-    )  # fmt: skip
+        gaussians.means,
+        covariances(gaussians.quats, gaussians.scales),
+        transforms.invert(cameras.T_ego_cam),
+        cameras.intrinsics,
+        40,
+        28,
+        eps2d=GSPLAT.blur,
+        near_plane=0.2,
+    )
     pairs = (footprints.camera, footprints.gaussian)
     seen = (radii[pairs] > 0).all(-1)  # gsplat drops what touches only the part of a tile beyond the image
     assert seen.sum() > 100

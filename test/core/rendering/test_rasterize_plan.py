@@ -82,9 +82,7 @@ def test_a_masked_gaussian_is_missing_from_that_camera_only():
                 alpha=views.alpha[index : index + 1],
             )
             assert_equal_images(part, expected)
-    differentiable = project_gaussians(
-        gaussians, cameras.intrinsics, cameras.T_ego_cam, 40, 28, 0.2, GSPLAT, visible
-    )  # fmt: skip
+    differentiable = project_gaussians(gaussians, cameras.intrinsics, cameras.T_ego_cam, 40, 28, 0.2, GSPLAT, visible)
     assert visible[differentiable.camera, differentiable.gaussian].all() and len(differentiable) > 30
     with pytest.raises(ValueError, match=r"visible: expected \(2, 400\)"):
         rasterize(gaussians, cameras, visible=visible.T)

@@ -134,9 +134,12 @@ def test_one_ray_equals_the_rules_written_out(kind):
     points = T[:3, 3] + ray * depths[:, None]
     values = lattice_geometry.sample(field.logits, lattice, points)[0].double()  # (K, S)
     positions = np.stack(
-        [2 * lattice_geometry.fractional_index(lattice, points[:, a].numpy(), a) / (n - 1) - 1
-         for a, n in enumerate(lattice.shape)], axis=-1,
-    )  # fmt: skip
+        [
+            2 * lattice_geometry.fractional_index(lattice, points[:, a].numpy(), a) / (n - 1) - 1
+            for a, n in enumerate(lattice.shape)
+        ],
+        axis=-1,
+    )
     kept, before = [], np.zeros(3)
     for position in positions:
         kept.append(bool((abs(position - before) > 0.4 / np.array(lattice.shape)).any()))
@@ -197,9 +200,12 @@ def test_an_empty_field_is_transparent_and_a_wall_lies_at_its_depth_as_in_splatt
     logits[0, 1] = torch.where(wall, -30.0, 30.0)
     count = int(wall.sum())
     gaussians = Gaussians(
-        points[wall], torch.tensor([1.0, 0, 0, 0]).expand(count, 4), torch.full((count, 3), 0.125),
-        torch.full((count,), 0.99), logits[0, :1][:, wall].T,
-    )  # fmt: skip
+        points[wall],
+        torch.tensor([1.0, 0, 0, 0]).expand(count, 4),
+        torch.full((count, 3), 0.125),
+        torch.full((count,), 0.99),
+        logits[0, :1][:, wall].T,
+    )
     splat = rasterize(gaussians, cameras, normalize_depth=True)
     settings = MarchSettings(samples=200, far=14.0)
     for backend in BACKENDS:

@@ -14,7 +14,7 @@ from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.geometry.voxels import locate
 from gaussianocc_core.labels import CLASS_ID, FREE
-from gaussianocc_core.synthetic import WORLDS, default_rig, draw_rig, occupancy, random_scene
+from gaussianocc_core.synthetic import WORLDS, default_rig, draw_rig, fisheye_rig, occupancy, random_scene
 from gaussianocc_core.synthetic import ground as gr
 from gaussianocc_core.synthetic.course import EARLIEST, TICK, draw_speed, follow, wander
 from gaussianocc_core.synthetic.fleet import HIGHEST, KINDS, LAYOUTS, LOWEST, NARROWEST, WIDEST, draw_vehicle
@@ -51,7 +51,7 @@ def frame(scene):
 
 def horizontal_view(cameras, index):
     """Degrees between the outermost rays of the middle row that the lens has."""
-    rays = pixel_directions(cameras, index)[cameras.height[index] // 2]
+    rays = pixel_directions(resize(cameras, 100, 21), index)[10]
     rays = rays[np.isfinite(rays[:, 0])]
     angles = np.degrees(np.arctan2(rays[:, 0], rays[:, 2]))
     return angles.max() - angles.min()
@@ -153,7 +153,7 @@ def test_the_ego_turns_wobbles_and_never_jumps(place, small):
 
 def test_small_robots_look_around_where_they_stand():
     looking = 0
-    for seed in range(60):
+    for seed in range(36):
         if draw_rig(seed).vehicle.kind != "robot":
             continue
         scene = random_scene(seed, "yard")
@@ -179,12 +179,17 @@ def test_a_scene_repeats_to_the_bit_and_another_seed_is_another_scene(scene, sma
     assert np.abs(other.images[0].astype(int) - first.images[0]).mean() > 10
 
 
+def test_some_cameras_alone_see_what_they_see_with_all(scene, small):
+    every, some = scene.render(1.0), scene.render(1.0, small.select((small.names[4], small.names[1])))
+    assert (some.images[0] == every.images[4]).all() and (some.depths[1] == every.depths[1]).all()
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_every_place_has_things_near_in_the_middle_and_far(place, small):
     near = middle = far = 0
     for seed in range(6):
         scene = random_scene(seed, place, small)
-        for time in (0.5, 3.0, 5.5):
+        for time in (0.5, 5.0):
             frame = scene.render(time, effects=False, antialias="none")
             for depth, label in zip(frame.depths, frame.labels, strict=True):
                 standing = ~np.isin(label, [CLASS_ID[n] for n in ("driveable_surface", "sidewalk", "terrain")])
@@ -192,7 +197,7 @@ def test_every_place_has_things_near_in_the_middle_and_far(place, small):
                 near += (depth < 2.0).sum()
                 middle += ((depth > 4.0) & (depth < 10.0)).sum()
                 far += (depth > 16.0).sum()
-    total = 6 * 3 * 6 * 88 * 50
+    total = 6 * 2 * 6 * 88 * 50
     assert near / total > 0.002 and middle / total > 0.02 and far / total > 0.02, (
         near / total,
         middle / total,
@@ -255,9 +260,12 @@ def flat_world(scene, tables):
 
 def test_depth_of_ground_and_a_textured_box_is_analytic_in_every_world(scene):
     cameras = Cameras(
-        ("front",), torch.tensor([[[80.0, 0, 60.0], [0, 80.0, 40.0], [0, 0, 1]]], dtype=torch.float64),
-        torch.from_numpy(make_transform(view_rotation(0.0, -10.0), np.array([0.0, 0.0, 1.2])))[None], (120,), (80,),
-    )  # fmt: skip
+        ("front",),
+        torch.tensor([[[80.0, 0, 60.0], [0, 80.0, 40.0], [0, 0, 1]]], dtype=torch.float64),
+        torch.from_numpy(make_transform(view_rotation(0.0, -10.0), np.array([0.0, 0.0, 1.2])))[None],
+        (120,),
+        (80,),
+    )
     box = Shapes(label=CLASS_ID["others"], seed=5).box(
         (6.5, 0.0, 1.0), (3.0, 3.0, 2.0), (0.4, 0.3, 0.2), TEXTURE, m=(1, 0.05, 1)
     )
@@ -278,8 +286,11 @@ def test_depth_of_ground_and_a_textured_box_is_analytic_in_every_world(scene):
 
 
 def test_the_relief_of_a_park_is_met_where_it_is():
-    hilly = next(s for s in (random_scene(k, "park", resize(default_rig(), 88, 50)) for k in range(20))
-                 if s.world.site.ground[gr.WAVES] > 1)  # fmt: skip
+    hilly = next(
+        s
+        for s in (random_scene(k, "park", resize(default_rig(), 88, 50)) for k in range(20))
+        if s.world.site.ground[gr.WAVES] > 1
+    )
     frame = hilly.render(1.0, effects=False, antialias="none")
     T_world_cam, g = hilly.T_world_cam(1.0), hilly.world.site.ground
     errors = []
@@ -292,8 +303,14 @@ def test_the_relief_of_a_park_is_met_where_it_is():
 
 
 def test_own_body_is_marked_stands_still_and_has_neither_depth_nor_label():
-    scene = next(s for s in (random_scene(k, "yard", RIGS[k]) for k in range(60) if RIGS[k].layout == "fisheyes"
-                             and RIGS[k].body is not None))  # fmt: skip
+    scene = next(
+        s
+        for s in (
+            random_scene(k, "yard", RIGS[k])
+            for k in range(60)
+            if RIGS[k].layout == "fisheyes" and RIGS[k].body is not None
+        )
+    )
     cameras = resize(scene.cameras, 100, 75)
     first, second = scene.render(0.5, cameras), scene.render(2.5, cameras)
     covered = [mask.mean() for mask in first.bodies]
@@ -329,7 +346,7 @@ def test_textures_of_every_place_are_band_limited_by_the_pixel(scene):
 
 
 def test_mixed_draws_every_place_and_light_from_night_to_noon():
-    scenes = [random_scene(seed, "mixed", resize(default_rig(), 44, 25)) for seed in range(40)]
+    scenes = [random_scene(seed, "mixed", resize(default_rig(), 44, 25)) for seed in range(28)]
     assert {scene.place for scene in scenes} == set(PLACES)
     assert {scene.world.site.dark == 0.0 for scene in scenes} == {True, False}
     levels = [np.mean(scene.render(0.0, antialias="none").images[0]) for scene in scenes]
@@ -341,9 +358,17 @@ def test_mixed_draws_every_place_and_light_from_night_to_noon():
 
 def optics(**changes):
     plain = {
-        "gains": (1.0,), "tints": ((1.0, 1.0, 1.0),), "gamma": 1.0, "vignetting": 0.0, "defocus": 0.0, "shutter": 0.0,
-        "noise": 0.0, "shot": 0.0, "quality": 0, "seed": 1,
-    }  # fmt: skip
+        "gains": (1.0,),
+        "tints": ((1.0, 1.0, 1.0),),
+        "gamma": 1.0,
+        "vignetting": 0.0,
+        "defocus": 0.0,
+        "shutter": 0.0,
+        "noise": 0.0,
+        "shot": 0.0,
+        "quality": 0,
+        "seed": 1,
+    }
     return Optics(**{**plain, **changes})
 
 
@@ -400,3 +425,10 @@ def test_mistakes_are_named(arguments, words):
         random_scene(0, **arguments)
     with pytest.raises(ValueError, match="seed: expected 0 or more, got -1"):
         random_scene(-1)
+
+
+def test_views_of_another_rig_and_unknown_antialiasing_are_named(scene):
+    with pytest.raises(ValueError, match=r"cameras: \['FISHEYE_BACK', .*\] are not among this rig's \['CAM_FRONT'"):
+        scene.render(1.0, fisheye_rig())
+    with pytest.raises(ValueError, match="antialias: expected one of none, edges, full, got 'best'"):
+        scene.render(1.0, antialias="best")

@@ -21,7 +21,7 @@ from gaussianocc_core.training.ground import ground_of, plane_depth
 from gaussianocc_core.training.gsp import Gsp
 from gaussianocc_core.training.gsv import Gsv
 from gaussianocc_core.training.hints import HintSettings, find_hints, hint_error, hinted_pixels
-from gaussianocc_core.training.loader import Batch, ColourJitter
+from gaussianocc_core.training.loader import Batch, ColorJitter
 from gaussianocc_core.training.motion_search import Guess, MotionSearch, length_error, scale_length, search_length
 from gaussianocc_core.training.phases import fit_to_run
 from gaussianocc_core.training.photometric import Photometric, reduce_images, shrink_mask, temporal_error
@@ -55,8 +55,9 @@ def carried(street, depth_factor=1.0, motion_factor=1.0, levels=1):
     T_other_cam = neighbour_motions(motions, cameras.T_ego_cam)
     valid = torch.ones_like(depth, dtype=torch.bool)
     settings = Photometric(levels=levels, auto_mask=False)
-    error, _ = temporal_error(images[1], images[[0, 2]], depth * depth_factor, cameras.intrinsics, T_other_cam, valid,
-                              settings)  # fmt: skip
+    error, _ = temporal_error(
+        images[1], images[[0, 2]], depth * depth_factor, cameras.intrinsics, T_other_cam, valid, settings
+    )
     return float(error)
 
 
@@ -158,7 +159,7 @@ def made_up_batch(street) -> Batch:
         valid=torch.ones(1, len(cameras), HEIGHT, WIDTH, dtype=torch.bool),
         T_target_now=motions[None],
         semantics=None,
-        jitter=(ColourJitter(),),
+        jitter=(ColorJitter(),),
     )
 
 
@@ -167,9 +168,16 @@ def hinted(street, said, ground=None, **settings):
     images, depth, cameras, motions = street
     T_other_cam = neighbour_motions(motions, cameras.T_ego_cam)
     hints, believed = find_hints(
-        images[1], images[[0, 2]], said, ground, cameras.intrinsics, T_other_cam,
-        torch.ones_like(depth, dtype=torch.bool), HintSettings(**settings), Photometric(1.0, 0.15),
-    )  # fmt: skip
+        images[1],
+        images[[0, 2]],
+        said,
+        ground,
+        cameras.intrinsics,
+        T_other_cam,
+        torch.ones_like(depth, dtype=torch.bool),
+        HintSettings(**settings),
+        Photometric(1.0, 0.15),
+    )
     truth = depth[:, 1::2, 1::2]
     assert hints.shape == truth.shape
     return hints, believed, truth
@@ -209,8 +217,9 @@ def test_a_silent_strip_does_not_silence_the_coarse_pixels_that_it_is_a_part_of(
     def slope(levels, valid, silent=None):
         z = (depth * 1.1).requires_grad_(True)
         settings = Photometric(0.0, 1.0, levels, auto_mask=False)  # an SSIM window looks over the strip's edge
-        temporal_error(images[1], images[[0, 2]], z, cameras.intrinsics, T_other_cam, valid, settings,
-                       silent=silent)[0].backward()  # fmt: skip
+        temporal_error(images[1], images[[0, 2]], z, cameras.intrinsics, T_other_cam, valid, settings, silent=silent)[
+            0
+        ].backward()
         return z.grad.abs()
 
     assert slope(1, valid, silent)[:, ::8].sum() == 0 and slope(1, valid, silent)[:, 4::8].sum() > 0
@@ -264,7 +273,7 @@ def test_stage_2_takes_the_learnt_motion_as_long_as_its_frozen_depth_head_says(s
     images, depth, _, motions = street
     model_config = replace(SMALL, image_width=WIDTH, image_height=HEIGHT)
     (view,) = views_of(made_up_batch(street), None)
-    view = replace(view, colours=images[[1, 0, 2]])
+    view = replace(view, colors=images[[1, 0, 2]])
 
     def taken(frozen=True, **settings):
         config = GsvConfig(ego_motion="learned", **settings)
@@ -288,8 +297,10 @@ def test_the_length_error_pulls_the_network_to_what_was_found():
 
 def test_a_ground_that_is_not_metric_follows_the_learnt_scale():
     cameras = camera_geometry.resize(ring(), WIDTH, HEIGHT).to(dtype=torch.float32)
-    heads = [build_depth_head(replace(SMALL, depth=replace(SMALL.depth, ground=g, metric_ground=metric)))
-             for g, metric in ((1.0, True), (1.0, False), (0.0, False))]  # fmt: skip
+    heads = [
+        build_depth_head(replace(SMALL, depth=replace(SMALL.depth, ground=g, metric_ground=metric)))
+        for g, metric in ((1.0, True), (1.0, False), (0.0, False))
+    ]
     metric, learnt, none = (ground_of(head, cameras) for head in heads)
     torch.testing.assert_close(learnt.plane(scale=2.0), metric.plane(scale=2.0) / 2.0)
     assert none is None
@@ -388,7 +399,7 @@ def test_pyramids_halve_and_masks_shrink_only_where_all_is_true():
     assert shrink_mask(mask, 2, 2).tolist() == [[[False, True], [True, True]]]
 
 
-def test_a_pixels_gaussian_is_opaque_isotropic_and_of_its_colour():
+def test_a_pixels_gaussian_is_opaque_isotropic_and_of_its_color():
     gaussians = pixel_gaussians(torch.zeros(2, 3), torch.rand(2, 3), torch.tensor([0.01, 0.02]))
     assert gaussians.opacities.tolist() == [1.0, 1.0]
     torch.testing.assert_close(gaussians.scales, torch.tensor([[0.01] * 3, [0.02] * 3]))
@@ -433,13 +444,19 @@ def test_cameras_that_fire_one_after_another_know_the_scale_only_where_motion_pl
     depth = torch.from_numpy(np.stack(frame.depths))
     depth = torch.where(depth > 0, depth, 200.0)
     poses = torch.from_numpy(np.stack([world.T_world_ego(NOW + t) for t in after]))
-    motions = torch.from_numpy(np.stack([np.linalg.inv(world.T_world_ego(t)) @ world.T_world_ego(NOW)
-                                         for t in (EARLIER, LATER)])).float()  # fmt: skip
+    motions = torch.from_numpy(
+        np.stack([np.linalg.inv(world.T_world_ego(t)) @ world.T_world_ego(NOW) for t in (EARLIER, LATER)])
+    ).float()
     batch = Batch(
-        ("a",), (images[None, None].repeat(1, 3, 1, 1, 1, 1) * 255).byte(), batched(cameras),
-        torch.ones(1, *depth.shape, dtype=torch.bool), motions[None], None, (ColourJitter(),),
+        ("a",),
+        (images[None, None].repeat(1, 3, 1, 1, 1, 1) * 255).byte(),
+        batched(cameras),
+        torch.ones(1, *depth.shape, dtype=torch.bool),
+        motions[None],
+        None,
+        (ColorJitter(),),
         lags=torch.from_numpy(after / (LATER - NOW))[None].float(),
-    )  # fmt: skip
+    )
     gsp = stage(cross=Photometric(levels=1, auto_mask=False))
     placed = gsp.place(views_of(batch, None)[0], motions)
     true = camera_geometry.relocate(cameras, poses, poses[0])

@@ -19,7 +19,7 @@ from gaussianocc_core.models.gaussianocc import build_model, build_pose_net
 from gaussianocc_core.models.lifting import plan_lift, surface_features
 from gaussianocc_core.training.config import GsvConfig, TrainConfig
 from gaussianocc_core.training.gsv import Gsv
-from gaussianocc_core.training.loader import Batch, ColourJitter
+from gaussianocc_core.training.loader import Batch, ColorJitter
 from gaussianocc_core.training.photometric import Photometric
 from gaussianocc_core.training.stages import parameter_groups
 from gaussianocc_core.training.view import views_of
@@ -46,7 +46,7 @@ def made_up_batch(labels=True, seed=0) -> Batch:
         valid=torch.ones(1, 6, H, W, dtype=torch.bool),
         T_target_now=motions,
         semantics=semantics,
-        jitter=(ColourJitter(),),
+        jitter=(ColorJitter(),),
     )
 
 
@@ -157,8 +157,11 @@ def test_what_the_first_stage_left_stays_as_it_is():
     assert "head" not in named and {"surface", "agreement"} <= set(named)
     named["total"].backward()
     torch.optim.SGD(groups, lr=0.1).step()
-    changed = {name.split(".")[0] + "." + name.split(".")[1] for name, value in gsv.model.state_dict().items()
-               if not torch.equal(value, before[name])}  # fmt: skip
+    changed = {
+        name.split(".")[0] + "." + name.split(".")[1]
+        for name, value in gsv.model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert {name for name in changed if "encoder" in name or "depth" in name} == {"image_encoder.project"}
     assert any(name.startswith("voxel_decoder") for name in changed)
 
@@ -216,7 +219,7 @@ def test_without_labels_training_does_not_collapse():
     assert np.mean(totals[-10:]) < 0.9 * np.mean(totals[:10])
     with torch.no_grad():
         plan = gsv._plan(views_of(batch, None)[0])
-        views = gsv.render(gsv.model(batch.colours()[:, 0], [plan.lift]), plan.small, plan.splat)
+        views = gsv.render(gsv.model(batch.colors()[:, 0], [plan.lift]), plan.small, plan.splat)
     truth = torch.from_numpy(np.stack(frames[0].depths)).float()
     true = torch.nn.functional.interpolate(truth[:, None], size=(24, 40), mode="nearest")[:, 0]
     alpha, depth = views.alpha[:, 0], views.depth.reshape(true.shape)

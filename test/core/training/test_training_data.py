@@ -20,11 +20,11 @@ from gaussianocc_core.labels import CLASS_ID, IGNORE
 from gaussianocc_core.models.lifting import lift_features, plan_lift
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.loader import (
-    ColourJitter,
+    ColorJitter,
     EpochSampler,
     TrainingSet,
     collate,
-    jitter_colours,
+    jitter_colors,
     load_batches,
     mirror,
 )
@@ -51,15 +51,18 @@ def test_neighbours_are_the_sweeps_before_and_after_of_each_camera(root):
     source = NuScenesSource(root)
     middle = source.index(SCENE, neighbours=True)[1]
     rows = {row["token"]: row for row in read_table(root, "sample_data")}
-    assert [step for step, _ in middle.neighbours] == [-1, 1]
-    for step, frame in middle.neighbours:
+    assert [offset for offset, _ in middle.neighbours] == [-1, 1]
+    for offset, frame in middle.neighbours:
         for token, now in zip(frame.image_tokens, middle.frame.image_tokens, strict=True):
             assert rows[token]["calibrated_sensor_token"] == rows[now]["calibrated_sensor_token"]
             same = sorted(
-                (row["timestamp"] for row in rows.values()
-                 if row["calibrated_sensor_token"] == rows[now]["calibrated_sensor_token"]),
-            )  # fmt: skip
-            assert rows[token]["timestamp"] == same[same.index(rows[now]["timestamp"]) + step]
+                (
+                    row["timestamp"]
+                    for row in rows.values()
+                    if row["calibrated_sensor_token"] == rows[now]["calibrated_sensor_token"]
+                ),
+            )
+            assert rows[token]["timestamp"] == same[same.index(rows[now]["timestamp"]) + offset]
     assert middle.gap_s < 0.1
 
 
@@ -75,7 +78,7 @@ def test_neighbours_of_different_times_are_none(root, tmp_path):
     lost.unlink()
     index = NuScenesSource(gappy).index(SCENE, neighbours=True, sweeps=True)
     (entry,) = [each for each in index if each.token == complete[1].token]
-    assert [step for step, _ in entry.neighbours] == [-1]
+    assert [offset for offset, _ in entry.neighbours] == [-1]
     assert lost not in {path for each in index for _, frame in each.neighbours for path in frame.image_paths}
 
 
@@ -181,7 +184,7 @@ def test_a_mirrored_batch_lifts_to_the_mirrored_volume(root):
 
     def lifted(each):
         cameras = replace(each.cameras, intrinsics=each.cameras.intrinsics[0], T_ego_cam=each.cameras.T_ego_cam[0])
-        return lift_features(each.colours()[0, 0], plan_lift(cameras, points))
+        return lift_features(each.colors()[0, 0], plan_lift(cameras, points))
 
     difference = (lifted(batch).flip(2) - lifted(mirror(batch))).abs().amax(0)
     assert (difference > 1e-3).float().mean() < 5e-3  # float32: a point at the border of a view is in on one side only
@@ -200,29 +203,29 @@ def test_a_mirrored_motion_moves_mirrored_points(root):
     )
 
 
-def test_colours_change_the_same_way_in_all_images_of_a_sample(root):
+def test_colors_change_the_same_way_in_all_images_of_a_sample(root):
     data = opened(root, jitter=1.0)
     batch = data[(0, 0)]
     (jitter,) = batch.jitter
-    assert jitter != ColourJitter() and 0.8 <= jitter.brightness <= 1.2 and abs(jitter.hue) <= 0.1
-    expected = jitter_colours(batch.colours()[0], jitter)
+    assert jitter != ColorJitter() and 0.8 <= jitter.brightness <= 1.2 and abs(jitter.hue) <= 0.1
+    expected = jitter_colors(batch.colors()[0], jitter)
     torch.testing.assert_close(batch.jittered()[0], expected)
-    assert (batch.jittered() - batch.colours()).abs().mean() > 1e-3
+    assert (batch.jittered() - batch.colors()).abs().mean() > 1e-3
 
 
-def test_each_colour_change_does_what_its_name_says():
+def test_each_color_change_does_what_its_name_says():
     grey = torch.full((3, 4, 4), 0.5)
     red = torch.zeros(3, 4, 4)
     red[0] = 0.6
-    torch.testing.assert_close(jitter_colours(grey, ColourJitter(brightness=1.2)), torch.full((3, 4, 4), 0.6))
-    torch.testing.assert_close(jitter_colours(grey, ColourJitter(saturation=0.1, hue=0.1)), grey, atol=1e-4, rtol=0)
-    drained = jitter_colours(red, ColourJitter(saturation=0.0))
+    torch.testing.assert_close(jitter_colors(grey, ColorJitter(brightness=1.2)), torch.full((3, 4, 4), 0.6))
+    torch.testing.assert_close(jitter_colors(grey, ColorJitter(saturation=0.1, hue=0.1)), grey, atol=1e-4, rtol=0)
+    drained = jitter_colors(red, ColorJitter(saturation=0.0))
     torch.testing.assert_close(drained, torch.full((3, 4, 4), 0.6 * 0.299), atol=1e-4, rtol=0)
     halves = torch.cat([torch.full((3, 2, 4), 0.4), torch.full((3, 2, 4), 0.6)], dim=1)
     torch.testing.assert_close(
-        jitter_colours(halves, ColourJitter(contrast=2.0))[0, :, 0], torch.tensor([0.3, 0.3, 0.7, 0.7])
+        jitter_colors(halves, ColorJitter(contrast=2.0))[0, :, 0], torch.tensor([0.3, 0.3, 0.7, 0.7])
     )
-    third = jitter_colours(red, ColourJitter(hue=1 / 3))[:, 0, 0]
+    third = jitter_colors(red, ColorJitter(hue=1 / 3))[:, 0, 0]
     assert third.argmax() != 0
 
 

@@ -24,6 +24,8 @@ from gaussianocc_core.training.hints import HintSettings
 from gaussianocc_core.training.motion_search import MotionSearch
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return MadeUpDatabase(keyframes=3, frames_per_keyframe=3).write(tmp_path_factory.mktemp("data") / "root")

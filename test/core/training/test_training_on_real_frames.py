@@ -37,7 +37,7 @@ def test_the_true_motion_carries_the_road_over_and_standing_still_does_not(real)
     warped, unmoved = [], []
     for index in range(len(data)):
         batch = data[(0, index)]
-        cameras, images = batch_element(batch.cameras, 0), batch.colours()[0]
+        cameras, images = batch_element(batch.cameras, 0), batch.colors()[0]
         depth = torch.stack([flat_ground_depth(cameras, n, 400, 225, 80.0) for n in range(6)])
         T_other_cam = camera_motions(batch.T_target_now[0, 1], cameras.T_ego_cam)
         pixels, z = reproject(depth, cameras.intrinsics, T_other_cam, cameras.intrinsics)

@@ -16,9 +16,13 @@ from gaussianocc_core.labels import CLASS_ID, FREE, PALETTE, UNOBSERVED
 from gaussianocc_core.types import Cameras, VoxelGrid
 
 NUSCENES_YAWS = {
-    "CAM_FRONT": 0.3, "CAM_FRONT_RIGHT": -55.0, "CAM_BACK_RIGHT": -110.0,
-    "CAM_BACK": 180.0, "CAM_BACK_LEFT": 110.0, "CAM_FRONT_LEFT": 55.0,
-}  # fmt: skip
+    "CAM_FRONT": 0.3,
+    "CAM_FRONT_RIGHT": -55.0,
+    "CAM_BACK_RIGHT": -110.0,
+    "CAM_BACK": 180.0,
+    "CAM_BACK_LEFT": 110.0,
+    "CAM_FRONT_LEFT": 55.0,
+}
 
 
 def rig(yaws: dict[str, float], width=160, height=90) -> Cameras:
@@ -33,7 +37,7 @@ def hue(rgb) -> float:
     return colorsys.rgb_to_hsv(*(np.asarray(rgb, dtype=float) / 255))[0]
 
 
-def test_depth_colours_run_from_red_to_blue_and_invalid_is_black():
+def test_depth_colors_run_from_red_to_blue_and_invalid_is_black():
     depth = np.array([[1.0, 2.0, 60.0, 600.0, 0.0, np.nan, np.inf, -1.0]])
     colors = viz.colorize_depth(depth, near=1.0, far=60.0)[0].astype(int)
     assert colors[0, 0] > colors[0, 2] + 100 and colors[2, 2] > colors[2, 0] + 50
@@ -43,7 +47,7 @@ def test_depth_colours_run_from_red_to_blue_and_invalid_is_black():
         viz.colorize_depth(depth, near=0.0)
 
 
-def test_label_colours_are_the_palette_and_free_is_dark():
+def test_label_colors_are_the_palette_and_free_is_dark():
     labels = np.array([[CLASS_ID["car"], FREE, UNOBSERVED]], dtype=np.uint8)
     colors = viz.colorize_labels(labels)[0]
     assert (colors[0] == PALETTE[CLASS_ID["car"]]).all()

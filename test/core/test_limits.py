@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What files ask for is bounded before memory is taken for it, and nothing takes long to refuse."""
+
+import io
+import resource
+import time
+import zipfile
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from support.small_model import SMALL
+
+from gaussianocc_core.arrays import check_npz, read_npz
+from gaussianocc_core.bags.index import _read_cache, cache_path
+from gaussianocc_core.bags.messages import decode_cloud
+from gaussianocc_core.checkpoint import Provenance, load_model, save_model
+from gaussianocc_core.config import find_model_config, load_config, read_yaml
+from gaussianocc_core.data.dgp_scene import Datum, read_points
+from gaussianocc_core.data.entries import load_occupancy
+from gaussianocc_core.errors import CheckpointError, ConfigError, DatasetError
+from gaussianocc_core.geometry.calibration import find_fault
+from gaussianocc_core.geometry.rig_file import load_rig
+from gaussianocc_core.geometry.transform_tree import FrameRefused, TransformTree, TransformUnavailable
+from gaussianocc_core.models import limits
+from gaussianocc_core.models.config import ModelConfig
+from gaussianocc_core.models.gaussianocc import build_depth_net, build_model, build_pose_net
+from gaussianocc_core.types import Lattice, VoxelGrid
+from gaussianocc_core.yaml_text import MOST_BYTES, MOST_NODES
+
+
+@pytest.fixture(autouse=True)
+def cheap():
+    """Each refusal takes less than 2 s of this process and grows it by less than 100 MB."""
+    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert time.process_time() - began < 2.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+# ---- models --------------------------------------------------------------------------------------------------------
+
+LATTICE = {"low": (-40.0, -40.0, -1.0), "high": (40.0, 40.0, 5.4)}
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ({"lattice": Lattice(**LATTICE, shape=(1 << 40, 100, 16))}, "lattice.shape: expected a whole number from 2 to"),
+        ({"lattice": Lattice(**LATTICE, shape=(2000, 2000, 2000))}, "lattice.shape: 8000000000 cells; at most"),
+        ({"lattice": Lattice((-1e30, 0.0, 0.0), (1.0, 1.0, 1.0), (16, 16, 8))}, "lattice.low: expected a number from"),
+        ({"grid": VoxelGrid(shape=(2000, 2000, 2000))}, "grid.shape: 8000000000 cells"),
+        ({"grid": VoxelGrid(origin=(float("nan"), 0.0, 0.0))}, "grid.origin: expected a number"),
+        ({"grid": VoxelGrid(voxel_size=1e300)}, "grid.voxel_size: expected a number"),
+        ({"image_height": 1 << 20}, "image_height: expected a whole number from 16 to 4096, got 1048576"),
+        ({"image_height": 4096, "image_width": 4096}, "image_height, image_width: 4096x4096 is too large"),
+        ({"encoder": replace(SMALL.encoder, width=1e9)}, "encoder.width"),
+        ({"encoder": replace(SMALL.encoder, up_channels=(1 << 30, 8))}, "encoder.up_channels"),
+        ({"encoder": replace(SMALL.encoder, feature_channels=-1)}, "encoder.feature_channels"),
+        ({"decoder": replace(SMALL.decoder, channels=1 << 40)}, "decoder.channels"),
+        ({"decoder": replace(SMALL.decoder, hourglasses=10**6)}, "decoder.hourglasses"),
+        ({"decoder": replace(SMALL.decoder, head_blocks=10**6)}, "decoder.head_blocks"),
+        ({"matching": replace(SMALL.matching, depths=1 << 40)}, "matching.depths"),
+        ({"pose": replace(SMALL.pose, channels=1 << 40)}, "pose.channels"),
+        ({"class_names": tuple(f"c{i}" for i in range(256))}, "class_names: expected 2 to 255"),
+        ({"class_names": ("free",)}, "class_names: expected 2 to 255"),
+        ({"class_names": ("car", "car", "free")}, "class_names: a name is there twice"),
+        ({"class_names": ("../car", "free")}, r"class_names, name: '../car' is refused"),
+        ({"name": "a\nb"}, "is refused: it holds the control character"),
+    ],
+)
+def test_a_model_that_asks_for_too_much_is_refused_before_it_is_built(changes, match):
+    config = replace(SMALL, **changes)
+    for build in (build_model, build_depth_net, build_pose_net):
+        with pytest.raises(ValueError, match=match):
+            build(config)
+
+
+def test_a_checkpoint_that_asks_for_too_much_is_refused_by_its_path(tmp_path):
+    import torch
+
+    torch.manual_seed(0)
+    path = tmp_path / "model.safetensors"
+    greedy = replace(SMALL, lattice=Lattice(**LATTICE, shape=(1000, 1000, 200)))
+    save_model(path, build_model(SMALL), greedy, Provenance("made up"))
+    with pytest.raises(CheckpointError, match=r"model.safetensors: its configuration is impossible: lattice.shape: 2"):
+        load_model(path)
+
+
+def test_the_memory_of_the_machine_is_compared(monkeypatch):
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 10**4)
+    with pytest.raises(ValueError, match=r"needs about 0.0 GB of memory for one forward pass, this machine has 0.0 GB"):
+        limits.check_limits(SMALL)
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 0)  # nobody says
+    limits.check_limits(SMALL)
+
+
+@pytest.mark.parametrize("name", ["tiny", "8gb", "24gb", "reference"])
+def test_our_models_are_far_below_the_limits(name, monkeypatch):
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 8 * 10**9)
+    config = load_config(find_model_config(name), ModelConfig)
+    limits.check_limits(config)
+    assert limits.estimate_bytes(config) < 4e9
+    twice = tuple(2 * side for side in config.lattice.shape[:2])
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 0)
+    limits.check_limits(replace(config, lattice=replace(config.lattice, shape=(*twice, config.lattice.shape[2]))))
+
+
+# ---- YAML ----------------------------------------------------------------------------------------------------------
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
+)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    "text, match",
+    [
+        (BOMB, f"more than {MOST_NODES} values of YAML, counting aliases"),
+        (MERGES, f"more than {MOST_NODES} values of YAML, counting aliases"),
+        ("a: &a [*a]", "an alias holds itself"),
+        ("x: [" + "1," * (MOST_NODES + 10) + "]", f"more than {MOST_NODES} values of YAML"),
+        ("x: '" + "y" * (MOST_BYTES + 10) + "'", f"bytes of YAML; at most {MOST_BYTES} are read"),
+        ("x: " + "[" * 100_000, "it is nested too deeply"),
+        ("x: " + "{a: " * 10_000, "it is nested too deeply"),
+        ("steps: 1\nsteps: 2", "line 2: the key 'steps' is there twice"),
+        ("data: {workers: 1, workers: 2}", "line 1: the key 'workers' is there twice"),
+        ("? [a, b]\n: 1", "a key is a list or a section"),
+        ("date: 2020-99-99", "cannot be used"),
+        ("x: !!python/object/apply:os.system [ls]", "cannot be used|not valid YAML"),
+        ("x: [", "not valid YAML"),
+        ("x: \x01", "not valid YAML"),
+    ],
+)
+def test_yaml_is_bounded_and_says_everything_once(tmp_path, text, match):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=match) as caught:
+        read_yaml(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    with pytest.raises(ConfigError):
+        load_rig(path)
+
+
+def test_aliases_are_fine_where_they_are_few(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("a: &lens [1.0, 2.0]\nb: *lens\nc: {<<: &more {x: 1}, y: 2}\n")
+    assert read_yaml(path) == {"a": [1.0, 2.0], "b": [1.0, 2.0], "c": {"x": 1, "y": 2}}
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("width", str(1 << 70)),
+        ("width", "100000"),
+        ("intrinsics", "[1e-300, 1e-300, 1, 1]"),
+        ("intrinsics", "[1e300, 1, 1, 1]"),
+        ("translation", "[1e300, 0, 0]"),
+        ("rotation", "[1e200, 1e200, 0, 0]"),
+        ("distortion", "[1e300, 0, 0, 0]"),
+        ("distortion", str([1.0] * 5000)),
+    ],
+)
+def test_a_rig_of_impossible_numbers_is_refused_in_a_short_line(tmp_path, field, value):
+    values = {
+        "width": "64",
+        "height": "48",
+        "intrinsics": "[50, 50, 32, 24]",
+        "translation": "[0, 0, 1]",
+        "rotation": "[1, 0, 0, 0]",
+        "distortion": "[]",
+        field: value,
+    }
+    path = tmp_path / "rig.yaml"
+    path.write_text("cameras:\n  front:\n" + "".join(f"    {key}: {text}\n" for key, text in values.items()))
+    with pytest.raises(ConfigError, match=rf"cameras.front.{field}: expected ") as caught:
+        load_rig(path)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_rig_has_no_thousand_cameras(tmp_path):
+    camera = "{width: 64, height: 48, intrinsics: [50, 50, 32, 24], translation: [0, 0, 1], rotation: [1, 0, 0, 0]}"
+    path = tmp_path / "rig.yaml"
+    path.write_text("cameras:\n" + "".join(f"  c{i}: {camera}\n" for i in range(1000)))
+    with pytest.raises(ConfigError, match="1000 cameras; at most 64"):
+        load_rig(path)
+
+
+def test_whole_numbers_of_any_length_are_no_calibration():
+    assert find_fault(translation=[10**400, 0, 0]).field == "translation"
+    assert find_fault(model=["pinhole"]).field == "model"
+
+
+# ---- numpy's files -------------------------------------------------------------------------------------------------
+
+
+def write_bomb(path, name="semantics", shape=(4096, 4096, 384), others=()):
+    """6 MB that would become 6.4 GB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each in (name, *others):
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            archive.writestr(f"{each}.npy", header.getvalue() + bytes(1 << 20))
+
+
+def test_labels_that_would_fill_the_memory_are_refused_by_their_header(tmp_path):
+    write_bomb(tmp_path / "labels.npz", others=("mask_camera", "mask_lidar"))
+    with pytest.raises(DatasetError, match=r"labels.npz cannot be read \(its arrays take 6442450944 bytes and more"):
+        load_occupancy(tmp_path / "labels.npz")
+
+
+def test_points_that_would_fill_the_memory_are_refused_by_their_header(tmp_path):
+    write_bomb(tmp_path / "1.npz", "data")
+    datum = Datum("k", "LIDAR", tmp_path / "1.npz", 0, np.eye(4), point_format=("X", "Y", "Z", "INTENSITY"))
+    with pytest.raises(DatasetError, match="its arrays take 6442450944 bytes and more"):
+        read_points(datum)
+
+
+def test_an_index_that_would_fill_the_memory_is_not_used(tmp_path):
+    (tmp_path / "metadata.yaml").write_text("")
+    write_bomb(cache_path(tmp_path), "meta")
+    assert _read_cache(tmp_path) is None
+
+
+def test_arrays_of_objects_are_no_arrays(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="holds objects"):
+        check_npz(tmp_path / "a.npz", 1 << 20)
+    np.savez_compressed(tmp_path / "b.npz", x=np.arange(5), y=np.ones((2, 3)))
+    assert read_npz(tmp_path / "b.npz", 1 << 10)["y"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("semantics", [np.full((2, 2, 2), 300), np.full((2, 2, 2), -1), np.full((2, 2, 2), 1.5)])
+def test_labels_are_class_ids_and_never_wrap_around(tmp_path, semantics):
+    mask = np.ones((2, 2, 2), np.uint8)
+    np.savez(tmp_path / "labels.npz", semantics=semantics, mask_camera=mask, mask_lidar=mask)
+    with pytest.raises(DatasetError, match="expected class ids from 0 to 255"):
+        load_occupancy(tmp_path / "labels.npz")
+
+
+def test_a_cloud_of_more_points_than_bytes_is_refused():
+    most = (1 << 32) - 1
+    cloud = SimpleNamespace(
+        width=most,
+        height=most,
+        point_step=16,
+        row_step=16,
+        is_bigendian=False,
+        data=bytes(64),
+        fields=[SimpleNamespace(name="x", offset=0, datatype=7, count=1)],
+    )
+    with pytest.raises(ValueError, match=f"{most}x{most} points of 16 bytes in 64 bytes"):
+        decode_cloud(cloud)
+
+
+# ---- TF ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_chain_of_frames_costs_no_square_of_its_length():
+    tree, count = TransformTree(), 4999
+    for i in range(count):
+        tree.add(f"f{i}", f"f{i + 1}", 0, np.eye(4), True)
+    began = time.process_time()
+    np.testing.assert_allclose(tree.lookup("f0", f"f{count}"), np.eye(4))
+    assert time.process_time() - began < 0.5
+
+
+def test_there_are_only_so_many_frames():
+    tree = TransformTree()
+    with pytest.raises(FrameRefused, match="TF has 5000 frames already; 'f5001' is ignored"):
+        for i in range(20_000):
+            tree.add("map", f"f{i + 1}", 0, np.eye(4), True)
+    tree.add("map", "f1", 0, 2 * np.eye(4), True)  # those that are known still move
+
+
+def test_messages_about_frames_do_not_grow_with_their_number():
+    tree = TransformTree()
+    for i in range(2000):
+        tree.add("map", f"frame_{i}", 0, np.eye(4), True)
+    with pytest.raises(TransformUnavailable, match="does not connect nowhere and map.* 1981 more") as caught:
+        tree.lookup("nowhere", "map")
+    assert len(str(caught.value)) < 500
+    for i in range(1000):
+        tree.add(f"l{(i + 1) % 1000}", f"l{i}", 0, np.eye(4), True)
+    with pytest.raises(TransformUnavailable, match="TF has a loop: .* more") as caught:
+        tree.lookup("l0", "map")
+    assert len(str(caught.value)) < 500

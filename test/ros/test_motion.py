@@ -64,7 +64,9 @@ def drive(rig, make, k, step_ms=100, metres=0.3, odometry=True, **images):
     if odometry:
         for ms in (k * step_ms, k * step_ms + 5, k * step_ms + 10, k * step_ms + 99):
             place = make.translation(x=metres * ms / step_ms)
-            rig.motion.publish(TFMessage(transforms=[make.transform("odom", "base_link", place, make.START_NS + ms * MS)]))
+            rig.motion.publish(
+                TFMessage(transforms=[make.transform("odom", "base_link", place, make.START_NS + ms * MS)])
+            )
     data = {camera: picture(100 * k + i) for i, camera in enumerate(make.CAMERAS)}
     rig.send(k * step_ms, **{**data, **images})
 
@@ -132,7 +134,9 @@ def test_odometry_that_jumps_is_named(matching, make):
         robot.outputs(k + 1)
     for ms in (300, 305, 310, 399):
         place = make.translation(x=500.0)
-        robot.motion.publish(TFMessage(transforms=[make.transform("odom", "base_link", place, make.START_NS + ms * MS)]))
+        robot.motion.publish(
+            TFMessage(transforms=[make.transform("odom", "base_link", place, make.START_NS + ms * MS)])
+        )
     drive(robot, make, 3, odometry=False)
     robot.outputs(4)
     assert "motion jumps" in camera_values(robot, "front")[0]["views refused"]

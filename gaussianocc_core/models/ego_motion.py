@@ -60,7 +60,7 @@ class OdometrySettings:
     oldest: float = 2.0  # s between two sets, beyond which the motion between them is not sought
     top_speed: float = 60.0  # m/s
     top_turn: float = 150.0  # degrees/s
-    least_fit: float = 0.35  # share of the points whose brightness must agree
+    least_fit: float = 0.35  # correlation of the points' brightness then and now
     # Neighbouring pixels err together: the covariance of independent ones times this; measured (see the benchmark).
     correlation: float = 30.0
     length_error: float = 0.1  # standard deviation of the factor that all lengths are off by, 1: a hundred percent
@@ -84,7 +84,7 @@ class Odometry:
     velocity: Float[np.ndarray, " 6"]  # m/s and rad/s, axes of the ego frame; mean since the set before
     velocity_covariance: Float[np.ndarray, "6 6"]
     lost: str = ""  # why the motion since the set before is not known; "" if it is. The pose then starts from the last
-    fit: float = 1.0  # share of the points whose brightness agrees, 0-1
+    fit: float = 1.0  # correlation of the points' brightness then and now, 0-1
     first: bool = False  # of the first set there is no motion
 
 
@@ -106,7 +106,7 @@ class _Level:
 class _Set:
     """What is remembered of a set."""
 
-    pyramid: tuple[Float[np.ndarray, "N h w"], ...]  # grey, finest first
+    pyramid: tuple[Float[np.ndarray, "N _ _"], ...]  # grey, finest first
     cameras: Cameras
     valid: Bool[np.ndarray, "N h w"]
     stamp_s: float
@@ -400,7 +400,7 @@ def _gauss_newton(
             step = np.linalg.solve(H, b)
         except np.linalg.LinAlgError:
             return math.inf, nothing
-        fit = float((share > 0.5).mean()) * float(np.mean(np.abs(residual) < 4.0 * np.sqrt(variance)))
+        fit = _correlation(points.grey[seen], grey, camera)
         cost = float(np.minimum(np.abs(normal), 5.0).mean() + 5.0 * (1.0 - seen.sum() / max(used.sum(), 1)))
         T = T @ invert_matrix(_exponential(step[:6]))
         gains, offsets = gains + step[6::2], offsets + step[7::2]
@@ -415,6 +415,13 @@ def _gauss_newton(
     lever[:3, 3:] = -_skew(t)
     covariance = lever @ motion @ lever.T
     return cost, _Alignment(T, covariance, fit)
+
+
+def _correlation(then: np.ndarray, now: np.ndarray, camera: np.ndarray) -> float:
+    """Of the brightness of points, 0-1; that of its cameras' means is left out."""
+    count = np.maximum(np.bincount(camera), 1)
+    a, b = (each - (np.bincount(camera, each) / count)[camera] for each in (then, now))
+    return max(0.0, float(a @ b) / max(float(np.sqrt((a @ a) * (b @ b))), 1e-9))
 
 
 def _sample(images: np.ndarray, camera: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -433,7 +440,7 @@ def _unfrozen(then: _Set, now: _Set) -> Bool[np.ndarray, " N"]:
     return np.ones(len(same), bool) if same.all() else ~same
 
 
-def _pyramid(grey: Float[np.ndarray, "N h w"], levels: int) -> tuple[Float[np.ndarray, "N h2 w2"], ...]:
+def _pyramid(grey: Float[np.ndarray, "N h w"], levels: int) -> tuple[Float[np.ndarray, "N _ _"], ...]:
     result = [grey]
     for _ in range(levels - 1):
         result.append(_halve(result[-1]))

@@ -22,7 +22,7 @@ from report import write_report
 from torch import Tensor
 
 from gaussianocc_core.data.nuscenes import NuScenesSource
-from gaussianocc_core.evaluation.depth import DISTANCES, true_depths
+from gaussianocc_core.evaluation.depth import DISTANCES, rectify_depths
 from gaussianocc_core.evaluation.networks import CheckpointNetworks
 from gaussianocc_core.geometry.warp import interpolate_depth
 from gaussianocc_core.metrics.depth import NUSCENES_RANGE
@@ -58,7 +58,7 @@ def main() -> None:
         for entry in source.index(scene, depths=True, neighbours=True):
             sample = entry.load()
             lenses = preprocess(sample.cameras, sample.static_masks)
-            truths = true_depths(sample, lenses)
+            truths = rectify_depths(sample, lenses)
             if truths is None or len(sample.neighbours) < 2:
                 continue
             samples += 1

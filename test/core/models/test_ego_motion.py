@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Odometry from images, against motions that are known because the images were made with them."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_covariance_grows_with_the_way_and_is_one():
         assert np.linalg.eigvalsh(each.covariance).min() > 0
         assert np.linalg.eigvalsh(each.velocity_covariance).min() > 0
     sizes = [each.covariance[0, 0] for each in results]
-    assert sizes[0] < 1e-6 and all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
+    assert sizes[0] < 1e-6 and all(a < b for a, b in itertools.pairwise(sizes))
 
 
 def test_brightness_that_changes_is_no_motion():

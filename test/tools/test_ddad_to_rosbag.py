@@ -64,7 +64,7 @@ def test_a_second_run_skips_what_is_complete_and_refuses_what_was_made_otherwise
     assert (status, err) == (0, "") and "000150" in out and "skipped" in out
     assert bag.stat().st_mtime_ns == before and len(list(tmp_path.iterdir())) == 2
     status, out, err = tool("--output", tmp_path, "--no-lidar")
-    assert (status, out) == (1, "") and err.count("\n") == 1 and "lidar" in err and "--overwrite" in err
+    assert (status, out) == (2, "") and err.count("\n") == 1 and "lidar" in err and "--overwrite" in err
     assert tool("--output", tmp_path, "--no-lidar", "--overwrite")[0] == 0
 
 
@@ -99,9 +99,9 @@ def test_several_processes_write_the_same_bags(tool, tmp_path):
         (("--dataroot", TOOL.parent), "holds no scene index"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_1(tool, tmp_path, arguments, complaint):
+def test_a_mistake_is_one_line_and_status_2(tool, tmp_path, arguments, complaint):
     status, out, err = tool("--output", tmp_path / "bags", *arguments)
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert complaint in err

@@ -69,7 +69,7 @@ def test_a_second_run_skips_what_is_complete_and_overwrites_when_told(tool, tmp_
 def test_other_options_are_refused_before_anything_is_written(tool, tmp_path):
     assert tool("--output", tmp_path, "--scene", "scene-0002")[0] == 0
     status, out, err = tool("--output", tmp_path, "--no-labels")  # scene-0001 would come first
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert "labels was included, now left out" in err
     assert [path.name for path in tmp_path.iterdir()] == ["scene-0002"]
@@ -144,9 +144,9 @@ def test_an_interrupt_leaves_complete_bags_and_nothing_else(spawn, tmp_path, by,
         (("--dataroot", "/nowhere"), "/nowhere is not a folder"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_1(tool, tmp_path, arguments, complaint):
+def test_a_mistake_is_one_line_and_status_2(tool, tmp_path, arguments, complaint):
     status, out, err = tool("--output", tmp_path / "bags", *arguments)
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert complaint in err

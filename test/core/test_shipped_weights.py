@@ -6,7 +6,9 @@ import json
 import pytest
 
 from gaussianocc_core import evaluate
-from gaussianocc_core.checkpoint import default_checkpoint, load_model
+from gaussianocc_core.checkpoint import default_checkpoint, load_depth_net, load_model
+from gaussianocc_core.evaluation import evaluate as measure
+from gaussianocc_core.evaluation.sources import open_source
 from gaussianocc_core.synthetic.writer import write_dataset
 
 
@@ -42,3 +44,20 @@ def test_the_shipped_first_stage_is_metric_on_held_out_scenes(street, tmp_path):
 
 def test_shipped_weights_say_that_no_truth_was_used():
     assert "self-supervised" in load_model(default_checkpoint()).provenance.training
+
+
+def test_weights_that_match_load_and_say_what_they_saw():
+    path = default_checkpoint().with_name("tiny_matching_stage1.safetensors")
+    loaded = load_depth_net(path)
+    assert loaded.depth_net.matches and loaded.config.matching.enabled
+    assert "pretrained on synthetic truth" in loaded.provenance.training
+    assert sum(each.stat().st_size for each in path.parent.glob("*.safetensors")) < 12_000_000
+
+
+@pytest.mark.medium
+def test_a_real_drive_is_measured_rather_than_guessed(shared_data):
+    """Depth of a stereo car with odometry, which no training saw. Its README: 0.301 by the network of one image."""
+    path = default_checkpoint().with_name("tiny_matching_stage1.safetensors")
+    ways = measure(path, open_source(bag=shared_data / "data" / "kitti_drive_0001"), every=28)["depth"]["ways"]
+    assert ways["recorded_motion"]["mean"]["abs_rel"] < 0.14 < 0.2 < ways["one_image"]["mean"]["abs_rel"]
+    assert 0.9 < ways["recorded_motion"]["mean"]["scale"] < 1.15

@@ -14,7 +14,7 @@ from gaussianocc_core.mistakes import reason_of
 
 FORMAT = "gaussianocc-training/1"
 LAST = "last.pt"
-_NEEDED = ("config", "samples_per_step", "stage", "optimiser", "schedule", "scaler", "step", "seconds", "problems")
+NEEDED = ("config", "samples_per_step", "stage", "optimiser", "schedule", "scaler", "step", "seconds", "problems")
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ def load_state(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a training state of this program; start the run anew")
-    missing = [key for key in _NEEDED if key not in state]
+    missing = [key for key in NEEDED if key not in state]
     if missing:
         raise CheckpointError(f"{path}: the training state has no {', '.join(missing)}; start the run anew")
     return state

@@ -7,7 +7,7 @@ import pytest
 
 from gaussianocc_core import evaluate
 from gaussianocc_core.checkpoint import default_checkpoint, load_depth_net, load_model
-from gaussianocc_core.evaluation import evaluate as measure
+from gaussianocc_core.evaluation import evaluate as evaluate_checkpoint
 from gaussianocc_core.evaluation.sources import open_source
 from gaussianocc_core.synthetic.writer import write_dataset
 
@@ -58,6 +58,8 @@ def test_weights_that_match_load_and_say_what_they_saw():
 def test_a_real_drive_is_measured_rather_than_guessed(shared_data):
     """Depth of a stereo car with odometry, which no training saw. Its README: 0.301 by the network of one image."""
     path = default_checkpoint().with_name("tiny_matching_stage1.safetensors")
-    ways = measure(path, open_source(bag=shared_data / "data" / "kitti_drive_0001"), every=28)["depth"]["ways"]
+    ways = evaluate_checkpoint(path, open_source(bag=shared_data / "data" / "kitti_drive_0001"), every=28)["depth"][
+        "ways"
+    ]
     assert ways["recorded_motion"]["mean"]["abs_rel"] < 0.14 < 0.2 < ways["one_image"]["mean"]["abs_rel"]
     assert 0.9 < ways["recorded_motion"]["mean"]["scale"] < 1.15

@@ -184,7 +184,7 @@ def test_rectified_images_have_the_camera_of_p_turned_by_r(transforms, make):
         info.r = R.ravel().tolist()
         rig.add_camera_info(name, info)
     cameras = rig.lookup(make.START_NS, dict.fromkeys(NAMES, make.START_NS)).cameras
-    np.testing.assert_allclose(cameras.intrinsics[1], [[44, 0, 31], [0, 45, 23], [0, 0, 1]])
+    np.testing.assert_allclose(cameras.intrinsics[1], [[44, 0, 31.5], [0, 45, 23.5], [0, 0, 1]])
     np.testing.assert_allclose(cameras.T_ego_cam[1, :3, :3], make.FORWARD[:3, :3] @ R.T, atol=1e-9)
     np.testing.assert_allclose(cameras.T_ego_cam[0], make.FORWARD, atol=1e-9)
     assert float(cameras.intrinsics[0, 0, 0]) != 44

@@ -189,7 +189,7 @@ def test_images_make_a_turn_exact() -> None:
         ring = ViewRing(176, 96, INV_DEPTHS)
         ring.add(seen[0], cameras, then @ at(0.0, np.radians(yaw)), 2.0)
         views = ring.views(seen[1], cameras, now, 2.08)
-        assert views.turned[0] == pytest.approx(abs(yaw), abs=0.25)
+        assert views.turned[0] == pytest.approx(abs(yaw), abs=0.3)  # half of the distance between two that are tried
         # Where the middle of the image lands, far away.
         middle = torch.tensor([88.0, 48.0, 1.0, 0.0])
         found, true = (pairs.matrix[earlier] @ middle for pairs in (views.sources.pairs, right))

@@ -33,15 +33,15 @@ def stand_in(monkeypatch):
 
     def rasterization(means, quats, scales, opacities, colors, *, viewmats, Ks, width, height, near_plane, **options):
         calls.append({"count": len(means), "channels": colors.shape[1], **options})
-        colors, alphas = [], []
+        drawn, alphas = [], []
         for T_cam_ego, K in zip(viewmats, Ks, strict=True):
             arguments = (means, quats, scales, opacities, colors, K, torch.linalg.inv(T_cam_ego))
             features, depth, alpha = render_oracle.render(*arguments, width, height, near_plane)
             if options["render_mode"] == "RGB+ED":
                 depth = depth / alpha.clamp(min=1e-10)
-            colors.append(torch.cat([features, depth[None]]).permute(1, 2, 0))
+            drawn.append(torch.cat([features, depth[None]]).permute(1, 2, 0))
             alphas.append(alpha[..., None])
-        return torch.stack(colors), torch.stack(alphas), {}
+        return torch.stack(drawn), torch.stack(alphas), {}
 
     monkeypatch.setitem(sys.modules, "gsplat", types.SimpleNamespace(rasterization=rasterization))
     return calls

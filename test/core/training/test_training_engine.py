@@ -275,14 +275,15 @@ def test_a_run_folder_is_never_written_over(root, tmp_path):
 
 def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
-    state.save_state(path, {"step": 1})
+    whole = dict.fromkeys(state.NEEDED, 0)
+    state.save_state(path, whole | {"step": 1})
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("no /dev/full here")
     saved = torch.save
     monkeypatch.setattr(torch, "save", lambda data, _: saved(data, full))
     with pytest.raises(CheckpointError, match="cannot be written"):
-        state.save_state(path, {"step": 2})
+        state.save_state(path, whole | {"step": 2})
     assert state.load_state(path)["step"] == 1
     assert [each.name for each in tmp_path.iterdir()] == ["last.pt"]
 

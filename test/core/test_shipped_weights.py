@@ -47,7 +47,7 @@ def test_shipped_weights_say_that_no_truth_was_used():
 
 
 def test_weights_that_match_load_and_say_what_they_saw():
-    path = default_checkpoint().with_name("tiny_matching_stage1.safetensors")
+    path = default_checkpoint().with_name("tiny_matching.safetensors")
     loaded = load_depth_net(path)
     assert loaded.depth_net.matches and loaded.config.matching.enabled
     assert "pretrained on synthetic truth" in loaded.provenance.training
@@ -57,7 +57,7 @@ def test_weights_that_match_load_and_say_what_they_saw():
 @pytest.mark.medium
 def test_a_real_drive_is_measured_rather_than_guessed(shared_data):
     """Depth of a stereo car with odometry, which no training saw. Its README: 0.301 by the network of one image."""
-    path = default_checkpoint().with_name("tiny_matching_stage1.safetensors")
+    path = default_checkpoint().with_name("tiny_matching.safetensors")
     ways = evaluate_checkpoint(path, open_source(bag=shared_data / "data" / "kitti_drive_0001"), every=28)["depth"][
         "ways"
     ]

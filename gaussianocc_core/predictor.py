@@ -19,16 +19,16 @@ from torch import Tensor
 from gaussianocc_core.checkpoint import Provenance, load_model
 from gaussianocc_core.errors import BackendError, CheckpointError, PredictionError
 from gaussianocc_core.finite import check_finite
-from gaussianocc_core.labels import UNOBSERVED, free_label
+from gaussianocc_core.labels import free_label
 from gaussianocc_core.models.config import ModelConfig
-from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
+from gaussianocc_core.models.decision import decide_labels, decide_on_grid
 from gaussianocc_core.models.ego_motion import Odometry, VisualOdometry
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.matching import plane_inv_depths
 from gaussianocc_core.models.matching_net import VIEW_STRIDES, MatchingHead
-from gaussianocc_core.models.observed import observed_voxels
 from gaussianocc_core.models.self_test import self_test
+from gaussianocc_core.models.unobserved import columns_beyond, leave_unobserved, observed_voxels
 from gaussianocc_core.models.view_ring import ViewRing, Views
 from gaussianocc_core.preprocess import Lenses, Preprocessor
 from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction, RenderedViews
@@ -269,10 +269,7 @@ class OccupancyPredictor:
             labels, confidence = decide_labels(logits, quirks.occupied_by_argmax)
             labels_array = labels.to(torch.uint8).cpu().numpy()
             confidence_array = confidence.float().cpu().numpy()
-        if self._beyond.any():
-            observed = observed & ~find_unplaced(labels_array, self._beyond, self.class_names)
-        labels_array[~observed] = UNOBSERVED
-        confidence_array[~observed] = 0.0
+        observed = leave_unobserved(labels_array, confidence_array, observed, self._beyond, self.class_names)
         return labels_array, confidence_array, observed
 
     @property

@@ -17,7 +17,6 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Empty
 
@@ -36,6 +35,7 @@ from gaussianocc_ros.lifecycle import TidyLifecycleNode
 from gaussianocc_ros.motion import Motion
 from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameters import NodeParameters, apply_changes, declare_parameters
+from gaussianocc_ros.qos import camera_qos
 from gaussianocc_ros.reporting import Reporter
 from gaussianocc_ros.stamps import stamp_ns
 from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
@@ -110,9 +110,7 @@ class OccupancyNode(TidyLifecycleNode):
             self._listen(kind, camera, parameters.image_topic_of(camera), self._on_image)
 
     def _listen(self, kind: Any, camera: str, topic: str, callback: Any) -> None:
-        reliable = self.parameters.is_reliable(camera)
-        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        qos = QoSProfile(depth=self.parameters.image_queue_size, reliability=reliability)
+        qos = camera_qos(self.parameters.image_queue_size, self.parameters.is_reliable(camera))
         subscription = self.create_subscription(kind, topic, partial(callback, camera), qos)
         self.activated.callback(self.destroy_subscription, subscription)
 

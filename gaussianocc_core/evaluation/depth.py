@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.metrics.depth import DEPTH_ERRORS, NUSCENES_RANGE, DepthScores, replace_invalid
 from gaussianocc_core.preprocess import Lenses
@@ -150,16 +149,3 @@ def rectify_depths(sample: Sample, lenses: Lenses) -> tuple[Float[np.ndarray, "_
 
 def distorts(cameras: Cameras, index: int) -> bool:
     return cameras.model[index] != "pinhole" or any(cameras.distortion[index])
-
-
-def flat_ground_depth(cameras: Cameras, index: int, width: int, height: int, far: float) -> Float[Tensor, "H W"]:
-    """z-depth (m) at which the pixels of a camera meet the plane z = 0 of the ego frame; `far` beyond and above it.
-
-    cameras: pinhole. What someone knows who knows the calibration and has seen no image.
-    """
-    one = camera_geometry.resize(cameras.select((cameras.names[index],)), width, height)
-    T_ego_cam = one.T_ego_cam[0].double()
-    rays = camera_geometry.pixel_rays(one.intrinsics.double(), width, height)[0]  # (H, W, 3), camera frame, z = 1
-    fall = -(rays @ T_ego_cam[2, :3])  # m down per metre of z-depth
-    depth = T_ego_cam[2, 3] / fall
-    return torch.where((fall > 0) & (depth > 0), depth.clamp(max=far), far).float()

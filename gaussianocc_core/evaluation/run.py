@@ -17,12 +17,13 @@ from gaussianocc_core.config import to_dict
 from gaussianocc_core.data.entries import SampleEntry
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import DatasetError
-from gaussianocc_core.evaluation.depth import FLAT_GROUND, DepthTable, depth_cameras, flat_ground_depth
+from gaussianocc_core.evaluation.depth import FLAT_GROUND, DepthTable, depth_cameras
 from gaussianocc_core.evaluation.ego_motion import MotionScores
 from gaussianocc_core.evaluation.networks import FAR, CheckpointNetworks, Estimates, Networks
 from gaussianocc_core.evaluation.occupancy import MASKS, OccupancyTable
 from gaussianocc_core.evaluation.pictures import Keyframe, PictureWriter
 from gaussianocc_core.evaluation.sources import EvaluationSource, TableSource, choose_scenes, open_source
+from gaussianocc_core.geometry.ground_plane import flat_ground_depth
 from gaussianocc_core.preprocess import Lenses, Preprocessor
 from gaussianocc_core.training.loader import prepare
 from gaussianocc_core.types import Sample

@@ -131,23 +131,6 @@ def lens_maps(intrinsics: Float[Tensor, "N 3 3"], width: int, height: int, strid
     return torch.cat([rays[..., :2].permute(0, 3, 1, 2), focal[:, :, None, None].expand(-1, -1, *rays.shape[1:3])], 1)
 
 
-def ground_inv_depth(
-    intrinsics: Float[Tensor, "*batch N 3 3"],
-    T_ego_cam: Float[Tensor, "*batch N 4 4"],
-    width: int,
-    height: int,
-    stride: int = 1,
-) -> Float[Tensor, "*batch N h w"]:
-    """1/m in z-depth at which the centres of a map's cells meet the plane z = 0 of the ego frame; 0: not at all."""
-    factor = 1.0 / stride
-    K = scale_intrinsics(intrinsics, factor, factor).flatten(0, -3)
-    T = T_ego_cam.flatten(0, -3)
-    down = -torch.einsum("nj,nhwj->nhw", T[:, 2, :3], pixel_rays(K, width // stride, height // stride))
-    above = T[:, 2, 3, None, None]  # m, of the lens over the plane
-    inv_depth = torch.where(above > 0, down / above.clamp(min=1e-3), 0.0).clamp(min=0.0)
-    return inv_depth.unflatten(0, intrinsics.shape[:-2])
-
-
 def counter_clockwise(T_ego_cam: dict[str, np.ndarray]) -> tuple[str, ...]:
     """Camera names around the vehicle, beginning with the one that looks most nearly ahead (ego x)."""
     yaw = {name: float(np.arctan2(T[1, 2], T[0, 2])) for name, T in T_ego_cam.items()}  # of the optical axis

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numba
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from gaussianocc_core.finite import check_finite
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.lattice import fractional_index
 from gaussianocc_core.kernels import JIT, run_in_threads
-from gaussianocc_core.labels import CLASS_NAMES, GROUND_CLASSES, free_label
 from gaussianocc_core.types import Lattice, VoxelGrid
 
-_GROUND = frozenset(CLASS_NAMES[k] for k in GROUND_CLASSES)
 _SLAB = 16  # voxels along x that one call of the kernel takes
 
 
@@ -65,23 +61,6 @@ def decide_on_grid(
     for _ in run_in_threads(_decide, arguments):
         pass
     return labels, confidence
-
-
-def columns_beyond(grid: VoxelGrid, reach: float) -> Bool[np.ndarray, "X Y"]:
-    """Columns of a grid whose centre is farther than so many metres from the ego origin, horizontally; 0: none."""
-    x, y = (voxels.axis_centers(grid, axis) for axis in range(2))
-    return np.hypot(x[:, None], y[None]) > (reach or np.inf)
-
-
-def find_unplaced(
-    labels: UInt8[np.ndarray, "X Y Z"], beyond: Bool[np.ndarray, "X Y"], class_names: Sequence[str]
-) -> Bool[np.ndarray, "X Y Z"]:
-    """Voxels of those columns that are occupied by something that is not ground."""
-    stands = np.zeros(256, dtype=bool)
-    stands[: free_label(class_names)] = [name not in _GROUND for name in class_names[:-1]]
-    unplaced = np.zeros(labels.shape, dtype=bool)
-    unplaced[beyond] = stands[labels[beyond]]
-    return unplaced
 
 
 @numba.njit(**JIT)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry.ground_plane import ground_inv_depth
 from gaussianocc_core.models.image_encoder import ImageEncoder, Look
 from gaussianocc_core.models.matching import Sources
 from gaussianocc_core.models.matching_net import HeadOutput, MatchingHead, sweep_features
@@ -143,7 +144,7 @@ class DepthNet(nn.Module):
         assert isinstance(self.head, MatchingHead)
         lens = camera_geometry.lens_maps(intrinsics, width, height, stride=4)
         rays = camera_geometry.ego_rays(intrinsics[None], T_ego_cam[None], width, height, stride=4)[0]
-        ground = camera_geometry.ground_inv_depth(intrinsics[None], T_ego_cam[None], width, height, DEPTH_STRIDE)[0]
+        ground = ground_inv_depth(intrinsics[None], T_ego_cam[None], width, height, DEPTH_STRIDE)[0]
         return match(self.image_encoder, self.head, look, sources, rays, ground, lens)[1]
 
 
@@ -180,7 +181,5 @@ def predict_depth(
     if depth_net.image_encoder.rays:
         rays = camera_geometry.ego_rays(cameras.intrinsics, cameras.T_ego_cam, width, height, stride=4)
     if depth_net.head.ground:
-        ground = camera_geometry.ground_inv_depth(
-            cameras.intrinsics, cameras.T_ego_cam, width, height, stride=DEPTH_STRIDE
-        )
+        ground = ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, width, height, stride=DEPTH_STRIDE)
     return depth_net(images, rays, ground)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry.ground_plane import ground_inv_depth
 from gaussianocc_core.types import Cameras
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def plan_lift(
         constants,
         tuple(depth[n, index[n]] for n in range(len(cameras))),
         camera_geometry.ego_rays(cameras.intrinsics, cameras.T_ego_cam, width, height, stride=4),
-        camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, width, height, stride=2),
+        ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, width, height, stride=2),
         camera_geometry.lens_maps(cameras.intrinsics, width, height, stride=4),
     )
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry.ground_plane import ground_inv_depth
 from gaussianocc_core.models.depth_net import DepthHead
 from gaussianocc_core.models.matching_net import MatchingHead
 from gaussianocc_core.types import Cameras
@@ -69,7 +69,7 @@ def ground_of(head: DepthHead | MatchingHead | None, cameras: Cameras) -> Ground
     if head is None or not head.ground:
         return None
     size = cameras.width[0], cameras.height[0]
-    inv_depth = camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
+    inv_depth = ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, *size, stride=1)
     return Ground(inv_depth, head.ground, head.metric_ground, head.first_inv_depth)
 
 

@@ -11,7 +11,8 @@ from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
-from gaussianocc_core.models.decision import columns_beyond, decide_labels, decide_on_grid, find_unplaced
+from gaussianocc_core.models.decision import decide_labels, decide_on_grid
+from gaussianocc_core.models.unobserved import columns_beyond, find_unplaced
 from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
 from gaussianocc_core.types import VoxelGrid
 
@@ -189,7 +190,7 @@ def test_what_a_mask_says_is_the_robot_sees_nothing(predictor):
 
 def test_observed_is_what_the_lift_sees_of_the_centres(predictor):
     from gaussianocc_core.models.lifting import plan_lift
-    from gaussianocc_core.models.observed import observed_voxels
+    from gaussianocc_core.models.unobserved import observed_voxels
 
     rig = camera_geometry.resize(ring(), 160, 96).to(dtype=torch.float32)
     valid = np.random.default_rng(0).random((6, 96, 160)) > 0.3

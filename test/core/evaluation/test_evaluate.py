@@ -18,11 +18,12 @@ from gaussianocc_core.checkpoint import Provenance, save_model
 from gaussianocc_core.data.entries import in_label_frame
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.evaluation import evaluate, evaluate_networks, format_report
-from gaussianocc_core.evaluation.depth import DepthTable, flat_ground_depth, rectify_depths
+from gaussianocc_core.evaluation.depth import DepthTable, rectify_depths
 from gaussianocc_core.evaluation.ego_motion import MotionScores, rotation_angle
 from gaussianocc_core.evaluation.networks import FAR, Estimates, _see_occupancy
 from gaussianocc_core.evaluation.sources import TableSource
 from gaussianocc_core.geometry.cameras import resize
+from gaussianocc_core.geometry.ground_plane import flat_ground_depth
 from gaussianocc_core.labels import UNOBSERVED
 from gaussianocc_core.models.config import GaussianConfig
 from gaussianocc_core.models.gaussianocc import build_depth_net, build_model, build_pose_net

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, save_model
-from gaussianocc_core.geometry.cameras import ground_inv_depth, resize
+from gaussianocc_core.geometry.cameras import resize
+from gaussianocc_core.geometry.ground_plane import ground_inv_depth
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.gaussianocc import build_depth_net

@@ -12,6 +12,7 @@ from support.small_model import SMALL
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
+from gaussianocc_core.geometry.ground_plane import ground_inv_depth
 from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.gaussianocc import build_depth_head, build_depth_net, build_model, build_pose_net
 from gaussianocc_core.training.config import GspConfig, GsvConfig
@@ -105,9 +106,9 @@ def test_a_camera_that_is_not_over_the_ground_starts_without_it():
     K, T = torch.eye(3)[None], torch.eye(4)[None].clone()
     T[0, :3, :3] = torch.from_numpy(camera_geometry.view_rotation(0.0)).float()
     T[0, 2, 3] = -0.5
-    assert (camera_geometry.ground_inv_depth(K, T, 8, 8) == 0).all()
+    assert (ground_inv_depth(K, T, 8, 8) == 0).all()
     T[0, 2, 3] = 2.0
-    inv_depth = camera_geometry.ground_inv_depth(K, T, 1, 1)
+    inv_depth = ground_inv_depth(K, T, 1, 1)
     assert inv_depth.item() == pytest.approx(0.5 / 2.0)  # the pixel's centre looks 0.5 down per metre, from 2 m
 
 
@@ -232,7 +233,7 @@ def test_a_silent_strip_does_not_silence_the_coarse_pixels_that_it_is_a_part_of(
 @pytest.mark.medium
 def test_the_ground_is_a_hint_where_ground_is_seen(street):
     _, depth, cameras, _ = street
-    ground = camera_geometry.ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, WIDTH, HEIGHT, stride=1)
+    ground = ground_inv_depth(cameras.intrinsics, cameras.T_ego_cam, WIDTH, HEIGHT, stride=1)
     hints, believed, truth = hinted(street, depth * 0.6, ground)
     plane = (1.0 / ground.clamp(min=1e-3))[:, 1::2, 1::2]
     road = ((plane / truth - 1.0).abs() < 0.05) & (truth > 8.0) & (truth < 20.0)

@@ -8,7 +8,7 @@ import torch
 from support.training_runs import settings
 
 from gaussianocc_core.data.sources import DataConfig, open_entries
-from gaussianocc_core.evaluation.depth import flat_ground_depth
+from gaussianocc_core.geometry.ground_plane import flat_ground_depth
 from gaussianocc_core.geometry.warp import reproject, sample_pixels
 from gaussianocc_core.losses import photometric_error
 from gaussianocc_core.models.pose_net import camera_motions

@@ -19,6 +19,7 @@ from gaussianocc_core.rendering.cpu import JIT, as_array, run_in_threads
 
 LANES = 16  # channels come in multiples of it
 _ROWS = 4  # of a reference map, per task
+_SMALL = 150_000  # samples: of a pair, a cell and a plane
 _NEAREST_RATIO = np.float32(1e-3)  # of a point's depth in the source to that in the reference; less is behind it
 _HALF, _ZERO, _ONE = np.float32(0.5), np.float32(0.0), np.float32(1.0)
 
@@ -50,11 +51,14 @@ class _Sweep(torch.autograd.Function):
         volume = np.zeros((count * height * width, groups * len(inverse)), dtype=np.float32)
         seen = np.zeros_like(volume)
         size = np.array([height, width, *sources.shape[2:]], dtype=np.int64)
-        rows = range(0, count * height, _ROWS)
+        # Threads cost a millisecond to start: little work is done at once, in this one.
+        small = len(order) * height * width * len(inverse) < _SMALL
+        step = max(count * height, 1) if small else _ROWS
+        rows = range(0, count * height, step)
         for _ in run_in_threads(
             lambda row: _sweep_rows(
                 row,
-                min(row + _ROWS, count * height),
+                min(row + step, count * height),
                 size,
                 starts,
                 source,

@@ -50,7 +50,7 @@ def test_weights_that_match_load_and_say_what_they_saw():
     path = default_checkpoint().with_name("tiny_matching.safetensors")
     loaded = load_depth_net(path)
     assert loaded.depth_net.matches and loaded.config.matching.enabled
-    assert "pretrained on synthetic truth" in loaded.provenance.training
+    assert "pretrained on the truth of synthetic scenes" in loaded.provenance.training
     assert sum(each.stat().st_size for each in path.parent.glob("*.safetensors")) < 12_000_000
 
 

@@ -49,6 +49,7 @@ def replay(graph, spawn, checkpoint, root, bags):
     return stamps, [stamp_ns(message.header) for message in outputs]
 
 
+@pytest.mark.slow
 def test_a_made_up_scene_gives_one_occupancy_per_sample(graph, spawn, checkpoint, tmp_path):
     root = write_data_set(tmp_path / "ddad", MadeUpScene(samples=3))
     stamps, published = replay(graph, spawn, checkpoint, root, tmp_path / "bags")

@@ -22,7 +22,7 @@ from gaussianocc_ros.stamps import stamp_ns
 
 FRAMES = 2
 RECTIFIED = (110.0, 96, 64)  # horizontal field of view, degrees; width, height: the fixture model's
-pytestmark = pytest.mark.medium
+pytestmark = pytest.mark.slow  # in `make test`, test_robot_path.py takes four fisheyes through the node
 
 
 def test_fisheye_rig_gives_one_occupancy_per_set_with_the_right_stamp_and_view(graph, spawn, checkpoint, tmp_path):

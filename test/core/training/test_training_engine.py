@@ -80,7 +80,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(root, tmp_path, stag
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("stage", ["gsp", "gsv"])
+@pytest.mark.parametrize("stage", ["gsp", pytest.param("gsv", marks=pytest.mark.slow)])
 def test_two_gloo_processes_equal_one_with_accumulation(root, tmp_path, stage):
     one = settings(root, tmp_path / "one", stage=stage, steps=3, accumulation=2)
     threads = torch.get_num_threads()
@@ -224,7 +224,7 @@ def test_a_time_limit_saves_and_the_run_goes_on_later(root, tmp_path, capsys):
     assert state.load_state(tmp_path / "run" / "last.pt")["step"] == 2
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_half_precision_and_workers_train_the_same_networks(root, tmp_path):
     plain, half, helped = (
         settings(root, tmp_path / name, steps=3, **changes)

@@ -246,7 +246,7 @@ def test_a_node_with_the_file_of_inspect_bag_is_followed_whatever_its_topics_are
 
     topics = {
         "front": ("/front/image_raw/compressed", "/front/camera_info"),
-        "left": ("/zed/left/image_rect_color/compressed", "/zed/left/camera_info"),
+        "left": ("/zed/left/image_color/compressed", "/zed/left/camera_info"),
         "right": ("/eye/image/compressed", "/eye/camera_info"),
     }
     bag = record_drive(tmp_path / "drive", make, topics=topics)

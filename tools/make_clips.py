@@ -12,7 +12,6 @@ call may be repeated with a larger count; several calls with different --first s
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -30,6 +29,7 @@ def make_clips() -> int:
     from tqdm import tqdm
 
     from gaussianocc_core.errors import DatasetError
+    from gaussianocc_core.files import complete_file
     from gaussianocc_core.synthetic.clips import render_clip, save_clip
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -44,9 +44,8 @@ def make_clips() -> int:
         path = options.output / f"{seed:06d}.npz"
         if path.exists() or (clip := render_clip(seed)) is None:
             continue
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.npz")
-        save_clip(temporary, clip)
-        temporary.replace(path)
+        with complete_file(path) as partial:
+            save_clip(partial, clip)
     return 0
 
 

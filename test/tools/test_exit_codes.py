@@ -14,6 +14,7 @@ MISTAKES = {
     "tools/import_reference_checkpoint.py": ["{none}", "{new}.safetensors"],
     "tools/inspect_bag.py": ["{none}"],
     "tools/label_semantics.py": ["--bag", "{none}", "--model", "{none}"],
+    "tools/make_clips.py": ["--output", "{new}", "--count", "0"],
     "tools/make_masks.py": ["--bag", "{none}", "--output", "{new}"],
     "tools/make_synthetic_nuscenes.py": ["--output", "{new}", "--rig", "{none}"],
     "tools/nuscenes_to_rosbag.py": ["--dataroot", "{none}", "--output", "{new}"],

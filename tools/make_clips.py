@@ -22,21 +22,23 @@ from gaussianocc_core.command_line import run_command, run_tool
 
 
 def main() -> int:
-    return run_command(make_clips, "stopped; what was written is complete, and the same call goes on with the rest")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the clips")
+    parser.add_argument("--count", type=int, required=True, help="numbers that are tried; a few give no clip")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    options = parser.parse_args()
+    return run_command(
+        lambda: make_clips(options), "stopped; what was written is complete, and the same call goes on with the rest"
+    )
 
 
-def make_clips() -> int:
+def make_clips(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from gaussianocc_core.errors import DatasetError
     from gaussianocc_core.files import complete_file
     from gaussianocc_core.synthetic.clips import render_clip, save_clip
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the clips")
-    parser.add_argument("--count", type=int, required=True, help="numbers that are tried; a few give no clip")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
-    options = parser.parse_args()
     if options.count < 1 or options.first < 0:
         raise DatasetError(f"--count, --first: expected at least 1 and 0, got {options.count} and {options.first}")
     options.output.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ ARGUMENTS = {
     "import_reference_checkpoint.py": ["released", "model.safetensors"],
     "inspect_bag.py": ["bag"],
     "label_semantics.py": ["--bag", "bag", "--model", "model"],
+    "make_clips.py": ["--output", "clips", "--count", "1"],
     "make_masks.py": ["--bag", "bag", "--output", "masks"],
     "make_synthetic_nuscenes.py": ["--output", "data"],
     "nuscenes_to_rosbag.py": ["--dataroot", "data", "--output", "bags"],

@@ -16,7 +16,7 @@ from typing import Any
 
 from report import write_report
 
-from gaussianocc_core.bags.index import find_bags, open_index
+from gaussianocc_core.bags.indexing import find_bags, open_index
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.sources import DataConfig, open_entries
 from gaussianocc_core.preprocess import Preprocessor

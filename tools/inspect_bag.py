@@ -50,7 +50,7 @@ def save(arguments: argparse.Namespace) -> int:
 
 def look(arguments: argparse.Namespace) -> int:
     # Imported here, because torch takes seconds and --help should not.
-    from gaussianocc_core.bags.index import find_bags
+    from gaussianocc_core.bags.indexing import find_bags
     from gaussianocc_core.config import load_config
     from gaussianocc_core.data.bag_cameras import BagConfig
     from gaussianocc_core.errors import GaussianOccError
@@ -101,7 +101,7 @@ def look(arguments: argparse.Namespace) -> int:
 def look_at(path: Path, config, arguments: argparse.Namespace):
     from tqdm import tqdm
 
-    from gaussianocc_core.bags.index import open_index
+    from gaussianocc_core.bags.indexing import open_index
     from gaussianocc_core.data.bag import BagSource
     from gaussianocc_core.onboarding.inspection import describe, inspect
 

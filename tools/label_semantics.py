@@ -41,7 +41,7 @@ def label(options: argparse.Namespace) -> int:
     # Imported here, because torch takes seconds and --help should not.
     from tqdm import tqdm
 
-    from gaussianocc_core.bags.index import find_bags
+    from gaussianocc_core.bags.indexing import find_bags
     from gaussianocc_core.config import load_config
     from gaussianocc_core.data.bag_cameras import BagConfig
     from gaussianocc_core.labels import FREE, IGNORE

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from gaussianocc_core.bags.index import find_bags
+from gaussianocc_core.bags.indexing import find_bags
 from gaussianocc_core.bags.typestore import import_rosbags
 from gaussianocc_core.bags.writer import refuse_existing
 from gaussianocc_core.errors import BagError

@@ -19,7 +19,8 @@ from jaxtyping import Float
 
 from gaussianocc_core.bags import messages
 from gaussianocc_core.bags.clocks import Clocks, compare
-from gaussianocc_core.bags.index import BagIndex, find_bags, open_index
+from gaussianocc_core.bags.index import BagIndex
+from gaussianocc_core.bags.indexing import find_bags, open_index
 from gaussianocc_core.bags.messages import Intrinsics
 from gaussianocc_core.bags.reader import MessageRef, open_reader
 from gaussianocc_core.bags.series import Series

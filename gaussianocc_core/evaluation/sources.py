@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from gaussianocc_core.bags.index import find_bags
+from gaussianocc_core.bags.indexing import find_bags
 from gaussianocc_core.data.bag import BagEntry, BagSource, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics

@@ -13,7 +13,7 @@ import pytest
 from support.small_model import SMALL
 
 from gaussianocc_core.arrays import check_npz, read_npz
-from gaussianocc_core.bags.index import _read_cache, cache_path
+from gaussianocc_core.bags.index_cache import cache_path, read_cache
 from gaussianocc_core.bags.messages import decode_cloud
 from gaussianocc_core.checkpoint import Provenance, load_model, save_model
 from gaussianocc_core.config import find_model_config, load_config, read_yaml
@@ -221,7 +221,7 @@ def test_points_that_would_fill_the_memory_are_refused_by_their_header(tmp_path)
 def test_an_index_that_would_fill_the_memory_is_not_used(tmp_path):
     (tmp_path / "metadata.yaml").write_text("")
     write_bomb(cache_path(tmp_path), "meta")
-    assert _read_cache(tmp_path) is None
+    assert read_cache(tmp_path) is None
 
 
 def test_arrays_of_objects_are_no_arrays(tmp_path):

@@ -8,7 +8,8 @@ from support.fuzzing import BYTE_CHANGES, change_bytes, fuzz, guarded
 from support.robot_bags import RobotBag
 
 from gaussianocc_core.bags.check import read_metadata
-from gaussianocc_core.bags.index import cache_path, find_bags, open_index
+from gaussianocc_core.bags.index_cache import cache_path
+from gaussianocc_core.bags.indexing import find_bags, open_index
 from gaussianocc_core.bags.reader import open_reader
 from gaussianocc_core.data.bag import BagSource
 from gaussianocc_core.data.bag_cameras import BagConfig

@@ -10,7 +10,7 @@ import pytest
 from support.fuzzing import BYTE_CHANGES, ODD, change_bytes, fuzz, guarded
 from support.robot_bags import STORE, camera_info, compressed, header, message, odometry, picture, raw, tf, transform
 
-from gaussianocc_core.bags.index import _Builder
+from gaussianocc_core.bags.indexing import _Builder
 from gaussianocc_core.bags.messages import decode_camera_info, decode_cloud, decode_image, decode_transform
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.geometry.transform_tree import TransformTree

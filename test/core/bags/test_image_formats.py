@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.robot_bags import START_NS, RobotBag, header, message, picture
 
-from gaussianocc_core.bags.index import open_index
+from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.bags.messages import ImageError, decode_image, decode_reduced
 from gaussianocc_core.data.bag import BagSource
 

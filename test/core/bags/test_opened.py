@@ -12,7 +12,8 @@ import yaml
 from backports import zstd
 from support.robot_bags import START_NS, RobotBag
 
-from gaussianocc_core.bags.index import BagIndex, find_bags, open_index
+from gaussianocc_core.bags.index import BagIndex
+from gaussianocc_core.bags.indexing import find_bags, open_index
 from gaussianocc_core.bags.opened import open_bag
 from gaussianocc_core.bags.reader import MessageReader
 from gaussianocc_core.data.bag import BagSource, open_bags

@@ -23,8 +23,9 @@ from support.robot_bags import (
     transform,
 )
 
-from gaussianocc_core.bags import index as bag_index
-from gaussianocc_core.bags.index import cache_path, find_bags, open_index
+from gaussianocc_core.bags import indexing as bag_index
+from gaussianocc_core.bags.index_cache import cache_path
+from gaussianocc_core.bags.indexing import find_bags, open_index
 from gaussianocc_core.data.bag import BagSource, label_path, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.robot_bags import START_NS, RobotBag, message, tf, transform
 
-from gaussianocc_core.bags.index import open_index
+from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.data.bag import BagSource, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.sources import DataConfig, open_entries

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from support.robot_bags import RobotBag, header, message
 
-from gaussianocc_core.bags.index import open_index
+from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.bags.recover import recover
 from gaussianocc_core.config import from_dict
 from gaussianocc_core.data.bag import BagSource, open_bags

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index of a rosbag2 as a file beside it, as long as the bag has not changed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaussianocc_core.arrays import check_npz
+from gaussianocc_core.bags.index import BagIndex, PoseSeries, TopicIndex
+from gaussianocc_core.bags.messages import Intrinsics
+from gaussianocc_core.bags.opened import (
+    bag_files,
+)
+from gaussianocc_core.files import complete_file
+
+_VERSION = 4  # of the cache file
+_LEAST_CACHE = 1 << 26  # bytes that the arrays of a cache may have, beside four times its bag's: it says less than that
+
+_log = logging.getLogger(__name__)
+
+
+def cache_path(path: Path) -> Path:
+    """Where the index of a bag is kept."""
+    if path.is_file():
+        return path.parent / f".{path.name}.gaussianocc_index.npz"
+    return path / ".gaussianocc_index.npz"
+
+
+def fingerprint(path: Path) -> list[list[Any]]:
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in bag_files(path)]
+
+
+def write_cache(index: BagIndex, files: list[list[Any]]) -> None:
+    arrays: dict[str, Any] = {}
+    for i, topic in enumerate(index.topics.values()):
+        arrays[f"topic{i}"] = np.stack([topic.stamps_ns, topic.logs_ns, topic.places])
+    for i, series in enumerate(index.poses):
+        arrays[f"times{i}"] = np.stack([series.stamps_ns, series.logs_ns, series.orders])
+        arrays[f"poses{i}"] = series.T_parent_child
+    meta = {
+        "version": _VERSION,
+        "files": files,
+        "topics": [[t.topic, t.msgtype, t.frame_id, t.size, t.encoding] for t in index.topics.values()],
+        "poses": [[s.parent, s.child, s.topic] for s in index.poses],
+        "intrinsics": {k: [[log_ns, asdict(v)] for log_ns, v in values] for k, values in index.intrinsics.items()},
+        "unsupported": index.unsupported,
+        "problems": index.problems,
+        "refused": index.refused,
+        "span": [index.start_ns, index.end_ns],
+    }
+    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+    target = cache_path(index.path)
+    try:
+        with complete_file(target) as unfinished, unfinished.open("wb") as stream:
+            np.savez(stream, **arrays)
+    except OSError as error:  # read-only media: indexing again is all that is lost
+        _log.info("the index of %s is not kept: %s", index.path, error.strerror)
+
+
+def read_cache(path: Path) -> BagIndex | None:
+    target = cache_path(path)
+    if not target.is_file():
+        return None
+    try:
+        check_npz(target, _LEAST_CACHE + 4 * sum(size for _, size, _ in fingerprint(path)))
+        with np.load(target, allow_pickle=False) as file:
+            meta = json.loads(file["meta"].tobytes())
+            if meta["version"] != _VERSION or meta["files"] != fingerprint(path):
+                return None
+            topics = {
+                name: TopicIndex(name, msgtype, frame, (size[0], size[1]), encoding, *file[f"topic{i}"])
+                for i, (name, msgtype, frame, size, encoding) in enumerate(meta["topics"])
+            }
+            poses = tuple(
+                _series(parent, child, topic, file[f"times{i}"], file[f"poses{i}"])
+                for i, (parent, child, topic) in enumerate(meta["poses"])
+            )
+        intrinsics = {k: tuple((s, _as_intrinsics(v)) for s, v in values) for k, values in meta["intrinsics"].items()}
+        return BagIndex(
+            path,
+            topics,
+            intrinsics,
+            poses,
+            meta["unsupported"],
+            tuple(meta["problems"]),
+            meta["refused"],
+            *meta["span"],
+        )
+    except Exception as error:  # numpy, zipfile and json raise half a dozen kinds; the bag itself is what counts
+        _log.info("the index %s is not used: %s", target, error)
+        return None
+
+
+def _series(parent: str, child: str, topic: str, times: np.ndarray, poses: np.ndarray) -> PoseSeries:
+    stamps, logs, orders = times
+    return PoseSeries(parent, child, topic, stamps, poses, logs, orders)
+
+
+def _as_intrinsics(values: dict[str, Any]) -> Intrinsics:
+    plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    return Intrinsics(**plain)

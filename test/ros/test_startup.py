@@ -15,6 +15,8 @@ import pytest
 pytest.importorskip("rclpy", reason="no ROS 2")
 pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
+from gaussianocc_ros.startup import USER_MISTAKE
+
 ROOT = Path(__file__).resolve().parents[2]
 TRACE = ("-X", "importtime")  # Python then writes a line for each module that it has loaded
 
@@ -42,9 +44,12 @@ def said(process):
     ],
 )
 def test_ctrl_c_while_modules_load_ends_silently_with_130(spawn, program, module):
-    process = spawn(*TRACE, "-m", f"gaussianocc_ros.{program}")
-    process.wait_for(loaded(module))
-    assert process.stop() == 130
+    for _ in range(5):
+        process = spawn(*TRACE, "-m", f"gaussianocc_ros.{program}")
+        process.wait_for(loaded(module))
+        if (status := process.stop()) != USER_MISTAKE:
+            break  # otherwise it had ended, for want of arguments, before the signal came: the machine is busy
+    assert status == 130
     assert said(process) == []
 
 

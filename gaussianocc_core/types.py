@@ -137,13 +137,15 @@ class OccupancyField:
     logits: Float[Tensor, "B K X Y Z"]  # before softmax, K classes, index K-1 is free
     inv_depth: Float[Tensor, "B N h w"] | None = None  # 1/m per camera, where the network has a depth head
     log_error: Float[Tensor, "B N h w"] | None = None  # log of the expected error of log depth, where it matches
+    details: Float[Tensor, "B F X Y Z"] | None = None  # for the model's detail head, where it has one
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> OccupancyField:
-        inv_depth, log_error = (
-            None if each is None else each.to(device=device, dtype=dtype) for each in (self.inv_depth, self.log_error)
+        inv_depth, log_error, details = (
+            None if each is None else each.to(device=device, dtype=dtype)
+            for each in (self.inv_depth, self.log_error, self.details)
         )
         logits = self.logits.to(device=device, dtype=dtype)
-        return replace(self, logits=logits, inv_depth=inv_depth, log_error=log_error)
+        return OccupancyField(logits, inv_depth, log_error, details)
 
 
 @dataclass(frozen=True)

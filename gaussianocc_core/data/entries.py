@@ -119,6 +119,13 @@ def in_label_frame(sample: Sample) -> Cameras:
     return camera_geometry.relocate(sample.cameras, T_world_ego, torch.from_numpy(T_world_labels))
 
 
+def labels_path(folder: str | Path, scene: str, token: str) -> Path:
+    """Where the labels in 3D of a moment lie in a folder of them; DatasetError for names that are no file names."""
+    moment = token.rpartition("/")[2]  # a moment of a bag is named BAG/STAMP
+    parts = check_name(scene, "scene", DatasetError), check_name(moment, "token", DatasetError)
+    return Path(folder, *parts, "labels.npz")
+
+
 _MOST_LABEL_BYTES = 1 << 28  # decompressed; Occ3D has 2 MB
 
 

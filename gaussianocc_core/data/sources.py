@@ -12,7 +12,7 @@ import numpy as np
 from gaussianocc_core.data import ddad, nuscenes
 from gaussianocc_core.data.bag import BagEntry, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
-from gaussianocc_core.data.entries import SampleEntry
+from gaussianocc_core.data.entries import SampleEntry, labels_path
 from gaussianocc_core.data.image_change import image_change
 from gaussianocc_core.data.nuscenes_splits import select_scenes
 from gaussianocc_core.errors import ConfigError, DatasetError
@@ -40,6 +40,9 @@ class DataConfig:
     moments: str = "sweeps"  # "keyframes" (published) or "sweeps": every image of the anchor camera
     max_gap: float = 0.7  # s; samples whose neighbours are farther away are left out (keyframes are 0.5 s apart)
     semantics: bool = True  # 2D labels, where the data set has them
+    # Folder of labels in 3D, DIR/<scene>/<token>/labels.npz, as tools/carve_labels.py writes them; stage 2 learns from
+    # them, and samples without any are left out. "": none
+    occupancy: str = ""
     undetected: str = "ignore"  # pixels without a label: "ignore", or "free" as published
     masks: str = ""  # folder of <camera>_mask.png, zero where the camera sees the robot itself
     jitter: float = 0.5  # probability of a colour change, the same for all images of a sample (docs/method.md#h)
@@ -77,6 +80,8 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     complete = [entry for entry in entries if len(entry.neighbours) == len(OFFSETS)]
     near = [entry for entry in complete if entry.gap_s <= config.max_gap]
     moving = tuple(entry for entry in near if _moves_enough(entry, config.bag))
+    if moving and config.occupancy:
+        moving = _with_labels(moving, config.occupancy)
     if not moving:
         raise DatasetError(
             f"{config.dataroot or config.bag.path}: of {len(entries)} moments in {len(scenes)} scenes {len(complete)} "
@@ -99,6 +104,19 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
         sum(entry.labelled for entry in moving),
     )
     return moving
+
+
+def _with_labels(entries: Sequence[Entry], folder: str) -> tuple[Entry, ...]:
+    """Those that have labels in 3D."""
+    found = tuple(entry for entry in entries if labels_path(folder, entry.scene, entry.token).is_file())
+    if not found:
+        first = labels_path(folder, entries[0].scene, entries[0].token)
+        raise DatasetError(
+            f"data.occupancy={folder}: no labels for any of {len(entries)} samples; the first would be {first}. "
+            "tools/carve_labels.py makes them"
+        )
+    _log.info("labels in 3D for %d of %d samples; the others are left out", len(found), len(entries))
+    return found
 
 
 def _choose_scenes(config: DataConfig, available: Sequence[str]) -> Sequence[str]:

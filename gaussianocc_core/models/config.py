@@ -35,6 +35,7 @@ class DecoderConfig:
     channels: int = 48  # at full resolution; more inside
     hourglasses: int = 1  # published: 3
     head_blocks: int = 1  # convolutions before the class layer; published: 4
+    detail: bool = False  # the published voxels, finer than the lattice, are corrected by what is measured at each
     position: bool = True  # tells the network where each lattice point is; published: False
 
 

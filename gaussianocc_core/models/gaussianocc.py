@@ -10,13 +10,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gaussianocc_core.geometry import lattice as lattice_geometry
+from gaussianocc_core.geometry import voxels
 from gaussianocc_core.models.bev_decoder import BevDecoder
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthHead, DepthNet, match
+from gaussianocc_core.models.detail_head import DETAIL_CHANNELS, DetailHead, measured_at_voxels
 from gaussianocc_core.models.gaussian_head import GaussianHead
 from gaussianocc_core.models.half_space import half_space_masks
 from gaussianocc_core.models.image_encoder import ImageEncoder, Look
 from gaussianocc_core.models.lifting import (
+    MEASURED_CHANNELS,
     POSITION_CHANNELS,
     SURFACE_CHANNELS,
     LiftPlan,
@@ -50,6 +53,7 @@ class GaussianOcc(nn.Module):
         position: bool,
         quirks: Quirks,
         depth_head: DepthHead | MatchingHead | None = None,
+        detail_head: DetailHead | None = None,
     ) -> None:
         """position: whether the decoder expects `encode_positions` beside the lifted features; with a depth head it
         expects `surface_features` behind them."""
@@ -61,6 +65,7 @@ class GaussianOcc(nn.Module):
         self.voxel_decoder = voxel_decoder
         self.gaussian_head = gaussian_head
         self.depth_head = depth_head
+        self.detail_head = detail_head
         self.register_buffer("points", lattice_geometry.points(lattice), persistent=False)
 
     @property
@@ -99,7 +104,11 @@ class GaussianOcc(nn.Module):
     def decide_from(self, look: Look, plans: list[LiftPlan], sources: Sources | None = None) -> OccupancyField:
         """`forward` from the images' first maps."""
         features, inv_depth, log_error = self._encode(look, plans, sources)
-        return OccupancyField(self.voxel_decoder(self.lift(features, inv_depth, plans)), inv_depth, log_error)
+        volume = self.lift(features, inv_depth, plans, log_error)
+        said = self.voxel_decoder(volume)
+        if self.detail_head is None:
+            return OccupancyField(said, inv_depth, log_error)
+        return OccupancyField(said[:, :-DETAIL_CHANNELS], inv_depth, log_error, said[:, -DETAIL_CHANNELS:])
 
     def encode(
         self, images: Float[Tensor, "B N 3 H W"], plans: list[LiftPlan]
@@ -128,27 +137,61 @@ class GaussianOcc(nn.Module):
         return self.image_encoder.project(maps).unflatten(0, shape), inv_depth, log_error
 
     def lift(
-        self, features: Float[Tensor, "B N C h w"], inv_depth: Tensor | None, plans: list[LiftPlan]
+        self,
+        features: Float[Tensor, "B N C h w"],
+        inv_depth: Tensor | None,
+        plans: list[LiftPlan],
+        log_error: Tensor | None = None,
     ) -> Float[Tensor, "B C2 X Y Z"]:
         """The features at the points of the plans, ego frame."""
-        volume = torch.stack([self._lift(features[b], plans[b], inv_depth, b) for b in range(len(plans))])
+        volume = torch.stack([self._lift(features[b], plans[b], inv_depth, log_error, b) for b in range(len(plans))])
         # 3D convolutions on CPUs run twice as fast with channels innermost (measured 2026-11).
         return volume.contiguous(memory_format=torch.channels_last_3d)
 
     def _lift(
-        self, features: Float[Tensor, "N C h w"], plan: LiftPlan, inv_depth: Tensor | None, index: int
+        self,
+        features: Float[Tensor, "N C h w"],
+        plan: LiftPlan,
+        inv_depth: Tensor | None,
+        log_error: Tensor | None,
+        index: int,
     ) -> Float[Tensor, "C2 X Y Z"]:
         lifted = [lift_features(features, plan)]
         if self.position:
             lifted.append(encode_positions(plan.places))
         if inv_depth is not None:
-            lifted.append(surface_features(inv_depth[index], plan))
+            lifted.append(surface_features(inv_depth[index], plan, None if log_error is None else log_error[index]))
         return torch.cat(lifted) if len(lifted) > 1 else lifted[0]
 
     def _rays(self, plans: list[LiftPlan]) -> Float[Tensor, "B N 3 h w"] | None:
         if not self.image_encoder.rays:
             return None
         return torch.stack([plan.rays for plan in plans if plan.rays is not None])
+
+    def plan_voxels(
+        self, cameras: Cameras, grid: VoxelGrid, valid_mask: Bool[Tensor, "N H W"] | None = None
+    ) -> LiftPlan:
+        """Where the centres of a grid's voxels fall in these cameras, for `free_logits`."""
+        return plan_lift(cameras, voxels.centers(grid, cameras.intrinsics.device), valid_mask)
+
+    def free_logits(
+        self, field: OccupancyField, grid: VoxelGrid, plans: list[LiftPlan], where: Bool[Tensor, "B X Y Z"]
+    ) -> Float[Tensor, " P"]:
+        """At those voxels of a grid, element by element: the lattice's, made finer by what is measured there.
+
+        plans: `plan_voxels` of each element's cameras.
+        """
+        coarse = self.sample_grid(OccupancyField(field.logits[:, -1:]), grid)[:, 0]
+        if self.detail_head is None or field.details is None:
+            return coarse[where]
+        assert field.inv_depth is not None and field.log_error is not None
+        details = self.sample_grid(OccupancyField(field.details), grid)  # (B, F, X, Y, Z)
+        parts = []
+        for b, here in enumerate(where):
+            measured = measured_at_voxels(field.inv_depth[b], field.log_error[b], plans[b])
+            free = coarse[b, here]
+            parts.append(free + self.detail_head(free, details[b, :, here], measured[:, here]))
+        return torch.cat(parts)
 
     def plan_render(self, cameras: Cameras) -> SplatPlan:
         """Where the Gaussians fall in these cameras of one size; compute once per calibration, for `render`."""
@@ -219,6 +262,7 @@ def build_model(config: ModelConfig) -> GaussianOcc:
         decoder.position,
         config.quirks,
         build_depth_head(config) if decoder.surface else None,
+        DetailHead() if decoder.detail else None,
     )
     for module in model.voxel_decoder.modules():
         if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):  # as the volume, see forward
@@ -230,9 +274,11 @@ def build_decoder(config: ModelConfig) -> VoxelDecoder | BevDecoder:
     decoder, classes = config.decoder, len(config.class_names)
     channels_in = config.encoder.feature_channels
     channels_in += POSITION_CHANNELS if decoder.position else 0
-    channels_in += SURFACE_CHANNELS if decoder.surface else 0
+    surface = 0 if not decoder.surface else MEASURED_CHANNELS if config.matching.enabled else SURFACE_CHANNELS
+    channels_in += surface
     if decoder.kind == "bev":
-        return BevDecoder(channels_in, decoder.channels, config.lattice.shape[2], classes, decoder.surface)
+        details = DETAIL_CHANNELS if decoder.detail else 0
+        return BevDecoder(channels_in, decoder.channels, config.lattice.shape[2], classes, surface, details)
     if decoder.kind != "hourglass":
         raise ValueError(f"decoder.kind: expected 'hourglass' or 'bev', got {decoder.kind!r}")
     return VoxelDecoder(

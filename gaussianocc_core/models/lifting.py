@@ -157,21 +157,43 @@ def _lift_by_sampling(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Flo
 
 
 SURFACE_CHANNELS = 3
+MEASURED_CHANNELS = 5  # of a depth head that says how sure it is
+_SHARPEST = 0.25  # m: a lattice point stands for what is around it
 
 
-def surface_features(inv_depth: Float[Tensor, "N h w"], plan: LiftPlan) -> Float[Tensor, "3 ..."]:
+def surface_features(
+    inv_depth: Float[Tensor, "N h w"],
+    plan: LiftPlan,
+    log_error: Float[Tensor, "N h w"] | None = None,
+    sharpest: float = _SHARPEST,
+    nearest: bool = False,
+) -> Float[Tensor, "C ..."]:
     """Whether points lie at, in front of or behind the surface that each camera says it sees; mean over the cameras.
 
-    inv_depth: 1/m, over the whole image. At a surface 10 m away "at" fades over 0.7 m, and over more farther out, where
-    depth is less certain.
+    inv_depth: 1/m, over the whole image. Without log_error (log of the expected error of log depth) SURFACE_CHANNELS:
+    at a surface 10 m away "at" fades over 0.7 m, and over more farther out, where depth is less certain. With it
+    MEASURED_CHANNELS: "at" fades over the error that is expected there, and two more say how sure it is: the share of
+    the surface that may be at the point, and the error itself.
+
+    sharpest: m, the least width of "at" with log_error; nearest: the maps are not interpolated.
     """
-    channels = inv_depth.new_zeros(plan.weight.numel(), SURFACE_CHANNELS)
+    count = SURFACE_CHANNELS if log_error is None else MEASURED_CHANNELS
+    channels = inv_depth.new_zeros(plan.weight.numel(), count)
+    mode = "nearest" if nearest else "bilinear"
     for n, index in enumerate(plan.points):
         where = plan.positions[n].to(inv_depth.dtype)[None, None]  # (1, 1, V, 2)
-        sampled = F.grid_sample(inv_depth[n][None, None], where, padding_mode="border", align_corners=False)[0, 0, 0]
-        surface = 1.0 / sampled
-        offset = (plan.depths[n].to(inv_depth.dtype) - surface) / (0.4 + 0.03 * surface)
-        each = torch.stack([torch.exp(-0.5 * offset**2), torch.sigmoid(-4 * offset - 6), torch.sigmoid(4 * offset - 6)])
+        maps = inv_depth[n][None] if log_error is None else torch.stack([inv_depth[n], log_error[n]])
+        sampled = F.grid_sample(maps[None], where, mode, padding_mode="border", align_corners=False)[0, :, 0]
+        surface, depth = 1.0 / sampled[0], plan.depths[n].to(inv_depth.dtype)
+        if log_error is None:
+            offset = (depth - surface) / (0.4 + 0.03 * surface)
+            more = []
+        else:
+            width = (sharpest**2 + (surface * sampled[1].exp()) ** 2).sqrt()
+            offset = (depth - surface) / width
+            more = [torch.exp(-0.5 * offset**2) * (sharpest / width), sampled[1]]
+        at = torch.exp(-0.5 * offset**2)
+        each = torch.stack([at, torch.sigmoid(-4 * offset - 6), torch.sigmoid(4 * offset - 6), *more])
         channels = channels.index_add(0, index, each.T)
     channels = channels * plan.weight.to(inv_depth.dtype).reshape(-1, 1)
     return channels.T.unflatten(1, plan.weight.shape)

@@ -85,6 +85,10 @@ class GsvConfig:
     cameras_per_step: int = 0  # rendered and compared, drawn anew for each sample; 0: all, as published
     render_height: int = 48  # of the rendered images, pixels; published: 180 of 384
     render_width: int = 88
+    # Cross-entropy with the labels in 3D of `data.occupancy`, where those are given. They say what rendering says in
+    # the mean along a ray only; with them alone (rendering: false) nothing is rendered.
+    labels: float = 1.0
+    rendering: bool = True
     photometric: Photometric = field(default_factory=Photometric)
     smoothness: float = 1e-3
     semantic: float = 0.1  # published: 0.02

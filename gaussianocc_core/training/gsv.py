@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from gaussianocc_core import losses
@@ -28,6 +28,7 @@ from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.rendering.geometry import SplatPlan
 from gaussianocc_core.rendering.march import MarchSettings, draw_jitter
 from gaussianocc_core.rendering.volume import ray_regularizers, render_volume
+from gaussianocc_core.training.carved import class_error, opacity_error
 from gaussianocc_core.training.config import GsvConfig
 from gaussianocc_core.training.ego import neighbour_motions, predict_ego_motion
 from gaussianocc_core.training.hints import find_hints, hint_error
@@ -53,8 +54,11 @@ _TERMS = (
     "head",
     "agreement",
     "surface",
+    "labels",
+    "classes",
 )
 _OCCUPIED_WEIGHT = 1.5  # of an occupied voxel in the surface term, of which there are one in twenty
+_CLASS_SHARE = 0.1  # of the classes of labels in 3D, against occupied or free
 _RIGS_PLANNED = 8  # one rig, and its mirror image, in a few data sets; a plan holds tens of megabytes
 _BACKGROUND_LOGIT = 5.0  # of free space beyond the lattice: a probability of 0.9 among the 18 classes
 
@@ -67,6 +71,7 @@ class _Plans:
     splat: SplatPlan | None
     small: Cameras  # of the rendering size
     corners: LiftPlan | None  # of the grid's voxels, for the surface term
+    voxels: LiftPlan | None  # of the grid's voxels, for a detail head
 
 
 class Gsv(Stage):
@@ -132,10 +137,16 @@ class Gsv(Stage):
                     plans[b],
                     T_target_now[b],
                 )
+                if self.config.rendering
+                else {}
                 for b, view in enumerate(views)
             ]
         )
-        if batch.semantics is not None:
+        if batch.occupancy is not None and self.config.labels:
+            named.update(self._compare_with_labels(field, batch.occupancy, plans))
+        if not named:
+            raise ConfigError("gsv.rendering=false: without rendering, labels must teach; set data.occupancy=DIR")
+        if batch.semantics is not None and self.config.rendering:
             named.update(self._regularize_field(field))
         named["total"] = total_loss(named, _TERMS)
         return named
@@ -232,7 +243,8 @@ class Gsv(Stage):
         splat = self.model.plan_render(small) if on_cpu and not self.model.learns_scale else None
         looks = self.config.surface > 0 and self.model.depth_head is not None
         corners = plan_surfaces(cameras, self.grid, view.valid) if looks else None
-        return _Plans(self.model.plan(cameras, view.valid), splat, small, corners)
+        centres = None if self.model.detail_head is None else self.model.plan_voxels(cameras, self.grid, view.valid)
+        return _Plans(self.model.plan(cameras, view.valid), splat, small, corners, centres)
 
     # ---- rendering -------------------------------------------------------------------------------------------------
 
@@ -316,6 +328,14 @@ class Gsv(Stage):
         known = weights > 0
         error = losses.opacity_cross_entropy(free_logits[known], found.free[known].long(), free=1)
         return losses.weighted_mean(error * weights[known], weights[known])
+
+    def _compare_with_labels(
+        self, field: OccupancyField, labels: UInt8[Tensor, "B X Y Z"], plans: list[_Plans]
+    ) -> dict[str, Tensor]:
+        centres = [each.voxels for each in plans if each.voxels is not None]
+        opacity = opacity_error(self.model, field, self.grid, centres, labels)
+        classes = class_error(self.model, field, self.grid, labels, self.class_weights)
+        return {"labels": self.config.labels * opacity, "classes": self.config.labels * _CLASS_SHARE * classes}
 
     def _semantic(
         self,

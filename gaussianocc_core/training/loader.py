@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from gaussianocc_core.data.entries import labels_path, load_occupancy
 from gaussianocc_core.data.sources import DataConfig, Entry
 from gaussianocc_core.errors import BagError, DatasetError, GaussianOccError
 from gaussianocc_core.labels import IGNORE
@@ -54,6 +55,8 @@ class Batch:
     # Cameras of a set fire one after another: time of each image after the anchor's, as a share of the time to the
     # neighbour on that side; negative: before. None: at once.
     lags: Float[Tensor, "B N"] | None = None
+    # Labels in 3D over the grid of the model, in the ego frame of now: class ids, 255 unknown.
+    occupancy: UInt8[Tensor, "B X Y Z"] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -67,6 +70,7 @@ class Batch:
             T_target_now=self.T_target_now.to(device),
             lags=None if self.lags is None else self.lags.to(device),
             semantics=None if self.semantics is None else self.semantics.to(device, non_blocking=True),
+            occupancy=None if self.occupancy is None else self.occupancy.to(device, non_blocking=True),
         )
 
     def current(self) -> UInt8[Tensor, "N 3 H W"]:
@@ -110,6 +114,7 @@ class TrainingSet(Dataset):
             entry = self.entries[place]
             try:
                 sample = entry.load()
+                occupancy = self._occupancy(entry)
             except (BagError, DatasetError) as error:
                 if self.config.on_bad_sample == "stop":
                     raise
@@ -119,9 +124,21 @@ class TrainingSet(Dataset):
                 problems.append(f"2D labels {path}: {count} pixels of unknown ids are ignored")
             random = np.random.default_rng([self.seed, epoch, place])
             batch = prepare(sample, self.preprocess(sample.cameras, sample.static_masks))
-            batch = replace(batch, problems=tuple(problems), jitter=(_draw_jitter(random, self.config.jitter),))
+            batch = replace(
+                batch,
+                problems=tuple(problems),
+                jitter=(_draw_jitter(random, self.config.jitter),),
+                occupancy=occupancy,
+            )
             return mirror(batch) if random.random() < self.config.mirror else batch
         raise DatasetError(f"{_MAX_SUBSTITUTES} samples in a row cannot be read; the last: {problems[-1]}")
+
+    def _occupancy(self, entry: Entry) -> UInt8[Tensor, "1 X Y Z"] | None:
+        """The sample's labels in 3D, where the configuration has any."""
+        if not self.config.occupancy:
+            return None
+        found = load_occupancy(labels_path(self.config.occupancy, entry.scene, entry.token))
+        return torch.from_numpy(np.where(found.mask_camera, found.semantics, IGNORE))[None]
 
 
 def prepare(sample: Sample, lenses: Lenses) -> Batch:
@@ -184,6 +201,7 @@ def mirror(batch: Batch) -> Batch:
         valid=batch.valid.flip(-1),
         T_target_now=side @ batch.T_target_now @ side,
         semantics=None if batch.semantics is None else batch.semantics.flip(-1),
+        occupancy=None if batch.occupancy is None else batch.occupancy.flip(-2),
     )
 
 
@@ -200,6 +218,7 @@ def collate(batches: Sequence[Batch]) -> Batch:
     ]
     cameras = [batch.cameras for batch in batches]
     lags = [batch.lags for batch in batches if batch.lags is not None]
+    occupancy = [batch.occupancy for batch in batches if batch.occupancy is not None]
     return Batch(
         tokens=sum((batch.tokens for batch in batches), ()),
         images=torch.cat([batch.images for batch in batches]),
@@ -214,6 +233,7 @@ def collate(batches: Sequence[Batch]) -> Batch:
         jitter=sum((batch.jitter for batch in batches), ()),
         problems=sum((batch.problems for batch in batches), ()),
         lags=torch.cat(lags) if len(lags) == len(batches) else None,
+        occupancy=torch.cat(occupancy) if len(occupancy) == len(batches) else None,
     )
 
 

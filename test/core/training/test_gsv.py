@@ -85,7 +85,7 @@ def test_surface_features_are_differentiable_in_depth():
 
 def test_fresh_weights_are_free_but_for_where_the_depth_head_sees_a_surface():
     torch.manual_seed(0)
-    decoder = BevDecoder(7 + 3, 8, heights=4, classes=18, surface=True).eval()
+    decoder = BevDecoder(7 + 3, 8, heights=4, classes=18, surface=3).eval()
     volume = torch.zeros(1, 10, 8, 8, 4)
     volume[0, -3, 2, 3, 1] = 1.0
     free = torch.sigmoid(decoder(volume)[0, FREE])
@@ -94,7 +94,7 @@ def test_fresh_weights_are_free_but_for_where_the_depth_head_sees_a_surface():
 
 def test_bev_decoder_keeps_the_axes_apart():
     torch.manual_seed(0)
-    decoder = BevDecoder(5, 8, heights=6, classes=18, surface=False).eval()
+    decoder = BevDecoder(5, 8, heights=6, classes=18, surface=0).eval()
     volume = torch.zeros(1, 5, 8, 12, 6)
     base = decoder(volume)
     assert tuple(base.shape) == (1, 18, 8, 12, 6)

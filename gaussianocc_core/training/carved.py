@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far occupancy is from labels in 3D, which `mapping` carves from the rig's own depth over a whole recording.
+
+Rendering says only in the mean along a ray what stands where; labels say it of each voxel that they know.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from gaussianocc_core import losses
+from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.geometry import lattice as lattice_geometry
+from gaussianocc_core.geometry import voxels
+from gaussianocc_core.labels import FREE
+from gaussianocc_core.models.gaussianocc import GaussianOcc
+from gaussianocc_core.models.lifting import LiftPlan
+from gaussianocc_core.types import OccupancyField, VoxelGrid
+
+OCCUPIED_WEIGHT = 1.5  # of a voxel that is occupied, of which there are one in twenty
+
+
+def opacity_error(
+    model: GaussianOcc,
+    field: OccupancyField,
+    grid: VoxelGrid,
+    plans: list[LiftPlan],
+    labels: UInt8[Tensor, "B X Y Z"],
+) -> Float[Tensor, ""]:
+    """Weighted mean cross-entropy of opacity at the voxels that are known.
+
+    labels: class ids, 255 unknown; plans: `plan_voxels` of each element, of a model with a detail head.
+    """
+    if labels.shape[1:] != grid.shape:
+        raise ConfigError(
+            f"data.occupancy: labels of {tuple(labels.shape[1:])} voxels, the model's grid has {grid.shape}; carve "
+            "them with this model's grid"
+        )
+    known = labels <= FREE
+    here = labels[known].long()
+    weights = torch.where(here < FREE, OCCUPIED_WEIGHT, 1.0)
+    error = losses.opacity_cross_entropy(model.free_logits(field, grid, plans, known), here, free=FREE)
+    return losses.weighted_mean(error * weights, weights)
+
+
+def class_error(
+    model: GaussianOcc,
+    field: OccupancyField,
+    grid: VoxelGrid,
+    labels: UInt8[Tensor, "B X Y Z"],
+    class_weights: Float[Tensor, " K"],
+) -> Float[Tensor, ""]:
+    """Weighted mean cross-entropy of the classes but free, at the voxels that are occupied."""
+    errors, weights = [], []
+    for logits, of_one in zip(field.logits[:, None, :-1], labels, strict=True):
+        occupied = of_one < FREE
+        places = voxels.index_centers(grid, occupied.nonzero().cpu().numpy())
+        said = lattice_geometry.sample(logits, model.lattice, torch.from_numpy(places).to(logits.device))  # (1, K-1, P)
+        error, weight = losses.semantic_cross_entropy(said, of_one[occupied].long()[None], class_weights[:-1])
+        errors.append(error[0])
+        weights.append(weight[0])
+    return losses.weighted_mean(torch.cat(errors), torch.cat(weights))

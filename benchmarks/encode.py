@@ -16,7 +16,7 @@ from rclpy.serialization import serialize_message
 from render import measure
 from report import write_report
 
-from gaussianocc_core.labels import CLASS_NAMES, FREE
+from gaussianocc_core.labels import CLASS_NAMES, FREE, is_occupied
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros import conversions
 
@@ -56,7 +56,7 @@ def main() -> None:
     results = []
     for active in arguments.active:
         prediction = street(VoxelGrid(), active, arguments.seed)
-        voxels = int(np.count_nonzero(prediction.labels != FREE))
+        voxels = int(np.count_nonzero(is_occupied(prediction.labels, CLASS_NAMES)))
         reference = None
         for stage, encode in stages.items():
             timing = measure(lambda encode=encode, shown=prediction: encode(shown), arguments.repeats)

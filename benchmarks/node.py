@@ -93,7 +93,7 @@ def compare_decoding(dataroot: str, checkpoint: str) -> list[dict[str, Any]]:
     """What decoding at a fraction of the size changes in the result, against decoding in full."""
     from gaussianocc_core.checkpoint import default_checkpoint
     from gaussianocc_core.data.nuscenes import NuScenesSource
-    from gaussianocc_core.labels import FREE
+    from gaussianocc_core.labels import is_occupied
     from gaussianocc_core.predictor import OccupancyPredictor
 
     predictor = OccupancyPredictor.from_checkpoint(checkpoint or default_checkpoint(), device="cpu")
@@ -106,7 +106,7 @@ def compare_decoding(dataroot: str, checkpoint: str) -> list[dict[str, Any]]:
         full = predictor(sample.images, sample.cameras)
         small = predictor([decode_rgb(d, reduce=r) for d, r in zip(files, factors, strict=True)], sample.cameras)
         seen = full.observed
-        occupied = [(each.labels != FREE) & seen for each in (full, small)]
+        occupied = [is_occupied(each.labels, each.class_names) for each in (full, small)]
         rows.append(
             {
                 "what": "reduced against full decoding",

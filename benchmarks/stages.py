@@ -30,7 +30,7 @@ from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import decide_labels, decide_on_grid
 from gaussianocc_core.models.gaussianocc import build_model
 from gaussianocc_core.models.lifting import plan_lift
-from gaussianocc_core.models.unobserved import observed_voxels
+from gaussianocc_core.models.visibility import observed_voxels
 from gaussianocc_core.rendering.rasterize import plan_splat, rasterize
 from gaussianocc_core.types import OccupancyField
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gaussianocc_core.errors import PredictionError
-from gaussianocc_core.labels import UNOBSERVED
+from gaussianocc_core.labels import OCCLUDED, UNOBSERVED
 
 # Trained networks' logits lie within some hundreds. Far beyond, sums and interpolations of them overflow to infinity.
 _MOST = 1e30
@@ -41,10 +41,10 @@ def check_finite(what: str, values: Tensor | np.ndarray) -> None:
 
 
 def check_labels(labels: np.ndarray, classes: int) -> None:
-    """PredictionError where a label is neither one of so many classes nor UNOBSERVED."""
-    unknown = (labels >= classes) & (labels != UNOBSERVED)
+    """PredictionError where a label is neither one of so many classes nor of a voxel of which nothing is known."""
+    unknown = (labels >= classes) & (labels < OCCLUDED)
     if unknown.any():
         raise PredictionError(
             f"labels: {int(unknown.sum())} of {labels.size} are no class (first: {int(labels[unknown][0])}; there are "
-            f"{classes} classes, and {UNOBSERVED} for unobserved); whatever made them has other classes"
+            f"{classes} classes, and {OCCLUDED} and {UNOBSERVED} for unknown); whatever made them has other classes"
         )

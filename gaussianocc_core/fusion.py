@@ -17,7 +17,7 @@ from jaxtyping import Float
 from gaussianocc_core.errors import PredictionError
 from gaussianocc_core.finite import check_finite, check_labels
 from gaussianocc_core.kernels import JIT
-from gaussianocc_core.labels import UNOBSERVED, free_label
+from gaussianocc_core.labels import OCCLUDED, UNOBSERVED, free_label
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 
 _FORGOTTEN = 0.1  # log-odds, a probability of 0.475 to 0.525: no more than a voxel that nobody saw
@@ -180,7 +180,7 @@ def _integrate(log_odds, votes, leading, first, labels, confidence, T_ego_fixed,
                 if u < 0 or v < 0 or w < 0 or u >= shape[0] or v >= shape[1] or w >= shape[2]:
                     continue
                 label = labels[u, v, w]
-                if label == UNOBSERVED:
+                if label >= OCCLUDED:  # nothing is known of it now
                     continue
                 sure = max(_LEAST_WEIGHT, confidence[u, v, w])
                 r = k - wrap if k - wrap < nz else k - wrap - nz

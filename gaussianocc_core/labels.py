@@ -30,7 +30,9 @@ CLASS_NAMES = (
 )
 CLASS_ID = {name: index for index, name in enumerate(CLASS_NAMES)}
 FREE = CLASS_ID["free"]  # of these classes
-UNOBSERVED = 255  # the value of the message's UNOBSERVED constant
+# Voxels of which nothing is known; the values of the message's constants. No class has them.
+UNOBSERVED = 255  # no used camera looks there
+OCCLUDED = 254  # in view, but hidden: no ray was seen to pass, and nothing was found there
 # Surfaces one can stand on; the complement (less free) is "non-ground" in tables and tests.
 GROUND_CLASSES = tuple(CLASS_ID[name] for name in ("driveable_surface", "other_flat", "sidewalk", "terrain"))
 
@@ -95,6 +97,11 @@ IGNORE = 255  # Occ3D-coded label images: pixel without a label
 def free_label(class_names: Sequence[str]) -> int:
     """Id of free space among the classes of a model or a message: the last one."""
     return len(class_names) - 1
+
+
+def is_occupied(labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """True where something is: neither free nor unknown. Labels uint8, any shape."""
+    return np.asarray(labels < free_label(class_names))
 
 
 def count_unknown(labels: np.ndarray) -> int:

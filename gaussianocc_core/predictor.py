@@ -21,15 +21,23 @@ from gaussianocc_core.errors import BackendError, CheckpointError, PredictionErr
 from gaussianocc_core.finite import check_finite
 from gaussianocc_core.labels import free_label
 from gaussianocc_core.models.config import ModelConfig
-from gaussianocc_core.models.decision import decide_labels, decide_on_grid
+from gaussianocc_core.models.decision import check_caution, decide_labels, decide_on_grid
+from gaussianocc_core.models.depth_net import DEPTH_STRIDE
 from gaussianocc_core.models.ego_motion import Odometry, VisualOdometry
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.matching import plane_inv_depths
 from gaussianocc_core.models.matching_net import VIEW_STRIDES, MatchingHead
 from gaussianocc_core.models.self_test import self_test
-from gaussianocc_core.models.unobserved import columns_beyond, leave_unobserved, observed_voxels
 from gaussianocc_core.models.view_ring import ViewRing, Views
+from gaussianocc_core.models.visibility import (
+    SightLines,
+    columns_beyond,
+    leave_unknown,
+    observed_voxels,
+    passed_voxels,
+    plan_sight,
+)
 from gaussianocc_core.preprocess import Lenses, Preprocessor
 from gaussianocc_core.types import Cameras, OccupancyField, OccupancyPrediction, RenderedViews
 
@@ -40,7 +48,7 @@ _log = logging.getLogger(__name__)
 # farther than this from where it was planned: far below a voxel and a pixel of the feature map.
 _MOVE_TOLERANCE = 0.15  # voxels
 _TURN_TOLERANCE_RAD = 0.004
-_REMEMBERED = 6  # of each: all cameras and without one that comes and goes, at a few speeds; a plan takes 0.05 s
+_REMEMBERED = 6  # of each: all cameras and without one that comes and goes, at a few speeds; a plan takes 0.1 s
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class _View:
     T_ego_cam: Tensor  # as planned
     plan: LiftPlan
     observed: np.ndarray  # (X, Y, Z) bool
+    lines: SightLines | None  # to all of these; None: of a model without depth
     looks: Tensor | None  # (N, 1, h2, w2), 0 where a cell at stride 2 shows no world; None: all do
 
     def serves(self, lenses: Lenses, T_ego_cam: Tensor, tolerance_m: float) -> bool:
@@ -109,9 +118,16 @@ class OccupancyPredictor:
     """
 
     def __init__(
-        self, model: GaussianOcc, config: ModelConfig, provenance: Provenance | None, device: str = "auto"
+        self,
+        model: GaussianOcc,
+        config: ModelConfig,
+        provenance: Provenance | None,
+        device: str = "auto",
+        caution: float | None = None,
     ) -> None:
+        """caution: see the property; None: as the model's configuration says."""
         self.device = resolve_device(device)
+        self.caution = config.caution if caution is None else caution
         self.config = config
         self.provenance = provenance
         self.model = model.to(self.device).eval()
@@ -127,13 +143,16 @@ class OccupancyPredictor:
         self._motion_of = ""  # what T_world_ego of the newest set in the ring came from
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto") -> OccupancyPredictor:
+    def from_checkpoint(
+        cls, path: str | Path, device: str = "auto", caution: float | None = None
+    ) -> OccupancyPredictor:
         """A predictor with the weights, architecture, grid and classes of a model file.
 
-        CheckpointError where it cannot be read, or fails its self-test: weights that cannot be right.
+        caution: see the property; None: as the file says. CheckpointError where it cannot be read, or fails its
+        self-test: weights that cannot be right.
         """
         loaded = load_model(path)
-        predictor = cls(loaded.model, loaded.config, loaded.provenance, device)
+        predictor = cls(loaded.model, loaded.config, loaded.provenance, device, caution)
         try:
             self_test(predictor.model, loaded.config.image_width, loaded.config.image_height, predictor.trained)
         except PredictionError as error:
@@ -141,14 +160,20 @@ class OccupancyPredictor:
         return predictor
 
     @classmethod
-    def untrained(cls, config: ModelConfig | None = None, device: str = "auto", seed: int = 0) -> OccupancyPredictor:
+    def untrained(
+        cls,
+        config: ModelConfig | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        caution: float | None = None,
+    ) -> OccupancyPredictor:
         """Random weights, for timing and wiring; every output says "untrained"."""
         _log.warning("untrained: random weights, the occupancy means nothing; give a checkpoint")
         config = config or ModelConfig()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(config)
-        return cls(model, config, None, device)
+        return cls(model, config, None, device, caution)
 
     def use_masks(self, masks: Mapping[str, Bool[np.ndarray, "_ _"]]) -> None:
         """Camera -> true where it does not see the robot itself, at native size; others see the world everywhere."""
@@ -158,6 +183,17 @@ class OccupancyPredictor:
         """Camera -> 1, 2, 4 or 8: by how much its images may be shrunk while they are decoded; see `Rectifier`."""
         rectifier = self._lenses_of(cameras).rectifier
         return {name: rectifier.reduction(i) for i, name in enumerate(cameras.names)}
+
+    @property
+    def caution(self) -> float:
+        """Between 0 and 1: trades missed obstacles against ghosts. Higher misses fewer obstacles and shows more ghosts;
+        a voxel is free only if that is at least so probable, and rays were seen to pass it. ValueError if set to
+        another number."""
+        return self._caution
+
+    @caution.setter
+    def caution(self, caution: float) -> None:
+        self._caution = check_caution(caution)
 
     @property
     def matches(self) -> bool:
@@ -229,7 +265,7 @@ class OccupancyPredictor:
         if odometry is not None and field.inv_depth is not None:
             log_error = None if field.log_error is None else field.log_error[0].float().cpu().numpy()
             odometry.learn_depth(field.inv_depth[0].float().cpu().numpy(), log_error)
-        labels, confidence, observed = self._decide(field, view.observed)
+        labels, confidence, observed = self._decide(field, view)
         return Prediction(
             labels=labels,
             confidence=confidence,
@@ -255,21 +291,26 @@ class OccupancyPredictor:
         )
 
     def _decide(
-        self, field: OccupancyField, observed: Bool[np.ndarray, "X Y Z"]
+        self, field: OccupancyField, view: _View
     ) -> tuple[UInt8[np.ndarray, "X Y Z"], Float[np.ndarray, "X Y Z"], Bool[np.ndarray, "X Y Z"]]:
-        """The class of every voxel of the published grid, or free; unobserved where no camera looks, and where what one
-        sees stands too far away to be placed (`ModelConfig.reach`)."""
+        """The class of every voxel of the published grid, or free. Unobserved where no camera looks, and where what one
+        sees stands too far away to be placed (`ModelConfig.reach`); of a model with depth, occluded where it is free
+        but no ray was seen to pass."""
         quirks = self.model.quirks
         if self.device.type == "cpu" and not (quirks.occupied_by_argmax or quirks.lattice_shift):
             labels_array, confidence_array = decide_on_grid(
-                field.logits[0].float().numpy(), self.model.lattice, self.grid
+                field.logits[0].float().numpy(), self.model.lattice, self.grid, self.caution
             )
         else:
             logits = self.model.sample_grid(field, self.grid)[0]  # (K, X, Y, Z)
-            labels, confidence = decide_labels(logits, quirks.occupied_by_argmax)
+            labels, confidence = decide_labels(logits, quirks.occupied_by_argmax, self.caution)
             labels_array = labels.to(torch.uint8).cpu().numpy()
             confidence_array = confidence.float().cpu().numpy()
-        observed = leave_unobserved(labels_array, confidence_array, observed, self._beyond, self.class_names)
+        passed = None
+        if view.lines is not None and field.inv_depth is not None:
+            log_error = None if field.log_error is None else field.log_error[0].float().cpu().numpy()
+            passed = passed_voxels(view.lines, field.inv_depth[0].float().cpu().numpy(), log_error)
+        observed = leave_unknown(labels_array, confidence_array, view.observed, passed, self._beyond, self.class_names)
         return labels_array, confidence_array, observed
 
     @property
@@ -294,13 +335,16 @@ class OccupancyPredictor:
         if found is None:
             pinhole = lenses.views(T_ego_cam).to(self.device)
             plan = self.model.plan(pinhole, torch.tensor(lenses.valid_mask, device=self.device))
-            observed = observed_voxels(pinhole, self.grid, lenses.valid_mask)
+            lines = None
+            if self.sees_depth:
+                lines = plan_sight(pinhole, self.grid, lenses.valid_mask, DEPTH_STRIDE)
+            observed = observed_voxels(pinhole, self.grid, lenses.valid_mask) if lines is None else lines.observed
             observed.setflags(write=False)  # every prediction of this view hands it out
             looks = None
             if not lenses.valid_mask.all():
                 shares = F.avg_pool2d(torch.tensor(lenses.valid_mask)[:, None].float(), int(VIEW_STRIDES[1]))
                 looks = (shares == 1.0).float().to(self.device)
-            found = _View(lenses, T_ego_cam, plan, observed, looks)
+            found = _View(lenses, T_ego_cam, plan, observed, lines, looks)
         self._views = _remember(found, self._views)
         return found
 

@@ -223,8 +223,8 @@ class Sample:
 class OccupancyPrediction:
     """What the predictor returns and the node publishes; arrays are (X, Y, Z) over `grid` in the ego frame."""
 
-    labels: UInt8[np.ndarray, "X Y Z"]  # class ids; UNOBSERVED where not observed
-    confidence: Float[np.ndarray, "X Y Z"]  # probability of the label, 0-1
+    labels: UInt8[np.ndarray, "X Y Z"]  # class ids; UNOBSERVED where not observed, OCCLUDED where hidden
+    confidence: Float[np.ndarray, "X Y Z"]  # probability of the label, 0-1; 0 where nothing is known
     # True where the voxel's centre lies in a used camera's view, and it holds nothing beyond the model's reach.
     observed: Bool[np.ndarray, "X Y Z"]
     grid: VoxelGrid

@@ -17,7 +17,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from gaussianocc_core.geometry.transforms import matrix_to_quat
 from gaussianocc_core.geometry.voxels import centers, flatten
-from gaussianocc_core.labels import PALETTE, UNOBSERVED, free_label
+from gaussianocc_core.labels import PALETTE, free_label, is_occupied
 from gaussianocc_core.navigation.obstacles import GroundMap, find_obstacles
 from gaussianocc_core.navigation.traversability import Traversability
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
@@ -74,8 +74,8 @@ _RGBA = np.hstack([_COLORS / 255, np.ones((256, 1))]).astype(np.float32)
 
 
 def occupied_voxels(prediction: OccupancyPrediction, exposed_only: bool = False) -> np.ndarray:
-    """Flat (C order) indices of the voxels that are observed and not free; `exposed_only`: see `exposed`."""
-    occupied = (prediction.labels != free_label(prediction.class_names)) & (prediction.labels != UNOBSERVED)
+    """Flat (C order) indices of the voxels that are neither free nor unknown; `exposed_only`: see `exposed`."""
+    occupied = is_occupied(prediction.labels, prediction.class_names)
     return np.flatnonzero(exposed(occupied) if exposed_only else occupied)
 
 
@@ -96,7 +96,7 @@ def _flat_centers(grid: VoxelGrid) -> np.ndarray:
 
 
 def occupied_points(prediction: OccupancyPrediction, index: np.ndarray | None = None) -> np.ndarray:
-    """Centres of the voxels that are observed and not free, as a POINT_TYPE array in the ego frame, metres.
+    """Centres of the voxels that are neither free nor unknown, as a POINT_TYPE array in the ego frame, metres.
 
     index: flat (C order) indices of other voxels instead.
     """

@@ -90,10 +90,11 @@ class Inference:
     def _load(self) -> OccupancyPredictor:
         parameters, cameras = self._parameters, self._parameters.camera_names
         path = parameters.checkpoint or default_checkpoint()
+        caution = parameters.caution or None
         if path:
-            predictor = OccupancyPredictor.from_checkpoint(path, device=parameters.device)
+            predictor = OccupancyPredictor.from_checkpoint(path, device=parameters.device, caution=caution)
         else:
-            predictor = OccupancyPredictor.untrained(device=parameters.device)
+            predictor = OccupancyPredictor.untrained(device=parameters.device, caution=caution)
             self._node.get_logger().warning("no checkpoint is shipped or given: UNTRAINED, the occupancy means nothing")
         if parameters.warm_up and self._node.context.ok():  # otherwise Ctrl-C came while it was loaded
             predictor([np.zeros((360, 640, 3), np.uint8)] * len(cameras), plausible_cameras(cameras))

@@ -134,6 +134,8 @@ class OccupancyNode(TidyLifecycleNode):
         except GaussianOccError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self.parameters = parameters
+        if self._predictor is not None:
+            self._predictor.caution = parameters.caution or self._predictor.config.caution
         if self._outputs is not None:
             self._outputs.parameters = self._reporter.parameters = parameters
         return SetParametersResult(successful=True)

@@ -49,6 +49,13 @@ class NodeParameters(SyncParameters):
         "odom", "Frame that stands still: motion between a set's images is compensated where TF has it. Empty: off."
     )
     checkpoint: str = parameter("", "Path of a .safetensors model. Empty: the shipped one.")
+    caution: float = parameter(
+        0.0,
+        "Trades missed obstacles against ghosts: the probability that free needs. Higher misses fewer obstacles and "
+        "shows more ghosts. 0: as the model's file says.",
+        range=(0.0, 0.999),
+        dynamic=True,
+    )
     device: str = parameter("auto", "auto, cpu, cuda or cuda:N.")
     image_queue_size: int = parameter(5, "Images that DDS keeps per camera.", range=(1, 100))
     max_image_pixels: int = parameter(

@@ -12,6 +12,7 @@ OCCUPANCY_TYPE = "gaussianocc_ros/msg/SemanticOccupancy"
 # msg/SemanticOccupancy.msg without its comments, which say what each field means; a test keeps the two equal.
 OCCUPANCY_DEFINITION = """\
 uint8 UNOBSERVED=255
+uint8 OCCLUDED=254
 std_msgs/Header header
 geometry_msgs/Pose origin
 geometry_msgs/Vector3 voxel_size

@@ -38,7 +38,7 @@ class Estimates:
     """Depth images are those of the batch's cameras."""
 
     depths: Mapping[str, Float[Tensor, "N h w"]] = field(default_factory=dict)  # z-depth, m, by the way it was found
-    occupancy: UInt8[np.ndarray, "X Y Z"] | None = None  # class ids, 255 unobserved
+    occupancy: UInt8[np.ndarray, "X Y Z"] | None = None  # class ids, 254 occluded, 255 unobserved
     T_target_now: Float[np.ndarray, "S 4 4"] | None = None  # ego motion to each of the sample's neighbours, m
     network_lengths: Float[np.ndarray, " S"] | None = None  # of it, m, before its search; None: not searched
     # Log of the error of log depth that the network expects of itself, of the ways that say so; higher: less sure.

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from gaussianocc_core import metrics
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.labels import CLASS_NAMES, FREE
-from gaussianocc_core.models.unobserved import columns_beyond
+from gaussianocc_core.models.visibility import columns_beyond
 from gaussianocc_core.types import OccupancyLabels, VoxelGrid
 
 # Voxels that cameras see, as Occ3D counts; every voxel, as planners need.

@@ -37,8 +37,9 @@ def confusion_matrix(
 ) -> Int64[np.ndarray, "K K"]:
     """Counts of (true class, predicted class) over the voxels where mask is true and the truth is a class.
 
-    An unobserved voxel (255) of the prediction counts as free: nothing was claimed there. PredictionError where it says
-    another number that is no class.
+    A voxel of which the prediction knows nothing (254 occluded, 255 unobserved) counts as free: nothing was found
+    there. So IoU says what is found, however much of the rest is known to be free. PredictionError where the prediction
+    says another number that is no class.
     """
     classes = len(CLASS_NAMES)
     check_labels(prediction, classes)

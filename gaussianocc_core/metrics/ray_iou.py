@@ -116,7 +116,7 @@ class RayIoU:
         prediction: UInt8[np.ndarray, "X Y Z"],
         origins: Float[np.ndarray, "O 3"],
     ) -> None:
-        """One sample, over the whole grid; origins as from `ray_origins`. Unobserved voxels (255) count as free.
+        """One sample, over the whole grid; origins as from `ray_origins`. Unknown voxels (254, 255) count as free.
 
         PredictionError where the prediction says another number that is no class.
         """

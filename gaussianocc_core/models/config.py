@@ -96,6 +96,9 @@ class ModelConfig:
     # m from the ego origin, horizontally, to which what stands on the ground is claimed; beyond, its depth is too
     # uncertain for a voxel, and it is left unobserved. 0: everywhere (published).
     reach: float = 0.0
+    # 0-1, higher misses fewer obstacles and shows more ghosts: the probability of free above which a voxel is free.
+    # A default that whoever runs the model may change; 0.5: what is more likely (published).
+    caution: float = 0.5
     fisheye_fov_deg: float = DEFAULT_FISHEYE_FOV_DEG  # of the rectified view of equidistant lenses
     depth: DepthConfig = field(default_factory=DepthConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)

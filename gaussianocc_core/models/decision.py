@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numba
 import numpy as np
 import torch
@@ -18,28 +20,44 @@ from gaussianocc_core.types import Lattice, VoxelGrid
 _SLAB = 16  # voxels along x that one call of the kernel takes
 
 
+NEUTRAL = 0.5  # caution that takes what is more likely
+
+
+def check_caution(caution: float) -> float:
+    """The same number; ValueError unless it lies between 0 and 1."""
+    if not 0.0 < caution < 1.0:
+        raise ValueError(
+            f"caution: expected a number between 0 and 1, got {caution}; higher misses fewer obstacles and shows more "
+            "ghosts"
+        )
+    return caution
+
+
 def decide_labels(
-    logits: Float[Tensor, " K *shape"], by_argmax: bool
+    logits: Float[Tensor, " K *shape"], by_argmax: bool, caution: float = NEUTRAL
 ) -> tuple[Int64[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """Class ids and their probabilities 0-1; the last class is free.
 
     by_argmax: softmax over all classes, as published. Otherwise a voxel is occupied with its opacity
-    (docs/method.md#o.8), and then of a class by the softmax over the others. PredictionError where a logit is not a
-    number.
+    (docs/method.md#o.8), and then of a class by the softmax over the others. caution, 0-1: the probability of free
+    above which a voxel is free; by argmax, the odds of free are weighed by (1 - caution) / caution. PredictionError
+    where a logit is not a number.
     """
     check_finite("logits", logits)
     if by_argmax:
-        best, labels = logits.max(dim=0)
-        return labels, 1.0 / torch.exp(logits - best).sum(dim=0)
+        weighed = torch.cat([logits[:-1], logits[-1:] + math.log((1.0 - caution) / caution)])
+        labels, best = weighed.argmax(dim=0), logits.amax(dim=0)
+        of_label = logits.gather(0, labels[None])[0]
+        return labels, torch.exp(of_label - best) / torch.exp(logits - best).sum(dim=0)
     free, opacity = len(logits) - 1, torch.sigmoid(-logits[-1])
     best, labels = logits[:-1].max(dim=0)
     confidence = opacity / torch.exp(logits[:-1] - best).sum(dim=0)
-    occupied = opacity > 0.5
+    occupied = opacity > 1.0 - caution
     return torch.where(occupied, labels, free), torch.where(occupied, confidence, 1.0 - opacity)
 
 
 def decide_on_grid(
-    logits: Float[np.ndarray, "K X Y Z"], lattice: Lattice, grid: VoxelGrid
+    logits: Float[np.ndarray, "K X Y Z"], lattice: Lattice, grid: VoxelGrid, caution: float = NEUTRAL
 ) -> tuple[UInt8[np.ndarray, "X2 Y2 Z2"], Float[np.ndarray, "X2 Y2 Z2"]]:
     """`decide_labels` by opacity of the logits that `lattice.resample` gives, on the CPU and in one pass.
 
@@ -57,14 +75,15 @@ def decide_on_grid(
     confidence = np.empty(grid.shape, dtype=np.float32)
     logits = np.ascontiguousarray(logits, dtype=np.float32)
     slabs = [(first, min(first + _SLAB, grid.shape[0])) for first in range(0, grid.shape[0], _SLAB)]
-    arguments = [(first, end, logits, *places[0], *places[1], *places[2], labels, confidence) for first, end in slabs]
+    least = np.float32(1.0 - caution)
+    arguments = [(a, b, logits, *places[0], *places[1], *places[2], least, labels, confidence) for a, b in slabs]
     for _ in run_in_threads(_decide, arguments):
         pass
     return labels, confidence
 
 
 @numba.njit(**JIT)
-def _decide(first, end, logits, x_low, x_share, y_low, y_share, z_low, z_share, labels, confidence):
+def _decide(first, end, logits, x_low, x_share, y_low, y_share, z_low, z_share, least, labels, confidence):
     count, size_x, size_y, size_z = logits.shape
     free = count - 1
     column = np.empty(size_z, dtype=np.float32)
@@ -88,7 +107,7 @@ def _decide(first, end, logits, x_low, x_share, y_low, y_share, z_low, z_share, 
                 k2 = min(k + 1, size_z - 1)
                 logit = (1 - c) * column[k] + c * column[k2]
                 opacity = 1 / (1 + np.exp(logit))
-                if not opacity > 0.5:
+                if not opacity > least:
                     labels[u, v, w] = free
                     confidence[u, v, w] = 1 - opacity
                     continue

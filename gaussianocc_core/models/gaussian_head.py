@@ -58,8 +58,8 @@ class GaussianHead(nn.Module):
 def label_gaussians(labels: UInt8[np.ndarray, "X Y Z"], grid: VoxelGrid, classes: int) -> Gaussians:
     """One opaque Gaussian per occupied voxel of a published grid (ego frame, m), features one-hot over the classes.
 
-    The last class is free; values beyond the classes (unobserved) are left out. The standard deviation is half a voxel,
-    as for the published lattice (docs/method.md#e: 0.2 m at 0.4 m).
+    The last class is free; values beyond the classes (occluded, unobserved) are left out. The standard deviation is
+    half a voxel, as for the published lattice (docs/method.md#e: 0.2 m at 0.4 m).
     """
     index = np.argwhere(labels < classes - 1)
     means = torch.from_numpy(voxels.index_centers(grid, index)).float()

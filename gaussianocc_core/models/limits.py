@@ -15,7 +15,7 @@ from gaussianocc_core.names import name_fault, shorten
 MOST_SIDE, MOST_PIXELS = 4096, 1 << 22  # of the input images
 MOST_AXIS, MOST_CELLS = 2048, 20_000_000  # of the lattice, and of the published grid
 MOST_CHANNELS, MOST_BLOCKS = 4096, 16
-MOST_CLASSES = 255  # 255 itself is the message's "unobserved"
+MOST_CLASSES = 254  # the values beyond are the message's "occluded" and "unobserved"
 _FARTHEST, _FLOAT = 1e5, 4  # m; bytes
 _USUAL_CAMERAS = 6
 
@@ -68,6 +68,7 @@ def _numbers(config: ModelConfig) -> Iterator[tuple[str, Any, float, float]]:
     for scale in config.gaussians.scale:
         yield "gaussians.scale", scale, 1e-6, 1e3
     yield "reach", config.reach, 0.0, _FARTHEST
+    yield "caution", config.caution, 0.001, 0.999
     yield "fisheye_fov_deg", config.fisheye_fov_deg, 1.0, 179.0
     yield "depth.near", depth.near, 1e-3, _FARTHEST
     yield "depth.far", depth.far, 1e-3, _FARTHEST

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int8
 
 from gaussianocc_core.geometry import voxels
-from gaussianocc_core.labels import UNOBSERVED, free_label
+from gaussianocc_core.labels import OCCLUDED, is_occupied
 from gaussianocc_core.navigation.traversability import Traversability, traversable_ids
 from gaussianocc_core.types import OccupancyPrediction
 
@@ -27,22 +27,26 @@ class GroundMap:
 
 def find_obstacles(prediction: OccupancyPrediction, rule: Traversability) -> Bool[np.ndarray, "X Y Z"]:
     """Occupied voxels of a class that cannot be driven on, with centres between the heights."""
-    free = free_label(prediction.class_names)
-    heights = voxels.axis_centers(prediction.grid, 2)
-    between = (heights >= rule.low) & (heights <= rule.high)
-    occupied = (prediction.labels != free) & (prediction.labels != UNOBSERVED)
-    return occupied & ~traversable_ids(prediction.class_names, rule)[prediction.labels] & between
+    occupied = is_occupied(prediction.labels, prediction.class_names)
+    return occupied & ~traversable_ids(prediction.class_names, rule)[prediction.labels] & _between(prediction, rule)
 
 
 def map_ground(prediction: OccupancyPrediction, rule: Traversability) -> Int8[np.ndarray, "X Y"]:
     """Each column of the grid in the ego frame: an obstacle, ground that was seen, or unknown.
 
-    A column that was seen without any ground in it stays unknown: it may be a hole.
+    A column that was seen without any ground in it stays unknown: it may be a hole. So does one in which anything
+    between the heights is hidden: something may stand there.
     """
     ground = traversable_ids(prediction.class_names, rule)[prediction.labels].any(axis=2)
+    ground &= ~(prediction.labels[..., _between(prediction, rule)] == OCCLUDED).any(axis=2)
     columns = np.where(ground, np.int8(FREE_CELL), np.int8(UNKNOWN))
     columns[find_obstacles(prediction, rule).any(axis=2)] = OBSTACLE_CELL
     return columns
+
+
+def _between(prediction: OccupancyPrediction, rule: Traversability) -> Bool[np.ndarray, " Z"]:
+    heights = voxels.axis_centers(prediction.grid, 2)
+    return (heights >= rule.low) & (heights <= rule.high)
 
 
 def align_map(

@@ -41,7 +41,7 @@ def colorize_error(error: Num[np.ndarray, "H W"], limit: float | int = 0.5) -> U
 
 
 def colorize_labels(labels: Num[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB of Occ3D class ids; free, unobserved and unknown ids get the dark FREE_RGB."""
+    """RGB of Occ3D class ids; free, occluded, unobserved and other ids get the dark FREE_RGB."""
     table = np.tile(np.array(FREE_RGB, dtype=np.uint8), (256, 1))
     table[:FREE] = PALETTE[:FREE]
     return table[labels.astype(np.uint8)]

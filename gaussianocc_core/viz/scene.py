@@ -78,7 +78,7 @@ def occupancy_view(
     ego: bool = True,
     supersample: int = 2,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """RGB picture of the occupied voxels with their class colours; free and unobserved (255) voxels are not drawn."""
+    """RGB picture of the occupied voxels with their class colours; free and unknown (254, 255) voxels are not drawn."""
     if labels.shape != grid.shape:
         raise ValueError(f"labels: expected {grid.shape} as the grid has it, got {labels.shape}")
     viewpoint = viewpoint or Viewpoint()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gaussianocc_core.geometry.transforms import make_transform
-from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, OCCLUDED, UNOBSERVED
 from gaussianocc_core.navigation.obstacles import (
     FREE_CELL,
     OBSTACLE_CELL,
@@ -50,6 +50,16 @@ def test_columns_are_ground_obstacle_or_unknown():
     assert columns[8, 8] == UNKNOWN  # no ground was seen there: perhaps a hole
     assert (columns[12:, :4] == UNKNOWN).all()
     assert (columns == UNKNOWN).sum() == 1 + 16
+
+
+def test_ground_under_what_is_hidden_is_not_free():
+    shown = scene(car=[(3, 3, 1)])
+    shown.labels[6, 6, 2] = OCCLUDED  # 0.75 m: between the heights
+    shown.labels[7, 6, 7] = OCCLUDED  # 3.25 m: above them
+    shown.labels[3, 3, 3] = OCCLUDED  # above the car
+    columns = map_ground(shown, RULE)
+    assert columns[6, 6] == UNKNOWN and columns[7, 6] == FREE_CELL and columns[3, 3] == OBSTACLE_CELL
+    assert not find_obstacles(shown, Traversability(classes=()))[6, 6, 2]
 
 
 @pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])

@@ -10,9 +10,9 @@ from support.small_model import SMALL
 from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
-from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, UNOBSERVED
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, OCCLUDED, UNOBSERVED
 from gaussianocc_core.models.decision import decide_labels, decide_on_grid
-from gaussianocc_core.models.unobserved import columns_beyond, find_unplaced
+from gaussianocc_core.models.visibility import columns_beyond, find_unplaced
 from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
 from gaussianocc_core.types import VoxelGrid
 
@@ -33,7 +33,8 @@ def test_prediction_covers_the_grid_and_says_untrained(predictor):
     assert prediction.labels.shape == prediction.confidence.shape == SMALL.grid.shape
     assert prediction.labels.dtype == np.uint8 and prediction.confidence.dtype == np.float32
     assert (prediction.model, prediction.trained, prediction.cameras) == ("untrained", False, rig.names)
-    known = prediction.confidence[prediction.observed]
+    known = prediction.confidence[prediction.labels < OCCLUDED]
+    assert (prediction.confidence[prediction.labels >= OCCLUDED] == 0).all()
     assert known.min() >= 0.5 / 17 - 1e-6 and known.max() <= 1 + 1e-6
 
 
@@ -45,7 +46,7 @@ def test_observed_means_that_the_centre_is_in_a_used_cameras_view(predictor):
     expected = camera_geometry.in_view(pixels, depth, 160, 90)[0].view(SMALL.grid.shape).numpy()
     assert (prediction.observed != expected).mean() < 1e-3  # float32 against float64 at the border of the view
     assert (prediction.labels[~prediction.observed] == UNOBSERVED).all()
-    assert (prediction.labels[prediction.observed] < 18).all()
+    assert ((prediction.labels[prediction.observed] < 18) | (prediction.labels[prediction.observed] == OCCLUDED)).all()
 
 
 def test_published_models_decide_by_the_softmax_of_the_resampled_logits(predictor):
@@ -190,7 +191,7 @@ def test_what_a_mask_says_is_the_robot_sees_nothing(predictor):
 
 def test_observed_is_what_the_lift_sees_of_the_centres(predictor):
     from gaussianocc_core.models.lifting import plan_lift
-    from gaussianocc_core.models.unobserved import observed_voxels
+    from gaussianocc_core.models.visibility import observed_voxels
 
     rig = camera_geometry.resize(ring(), 160, 96).to(dtype=torch.float32)
     valid = np.random.default_rng(0).random((6, 96, 160)) > 0.3
@@ -218,6 +219,59 @@ def test_what_stands_too_far_away_is_left_unobserved_and_ground_is_not():
     unplaced = find_unplaced(labels, columns_beyond(grid, 4.0), CLASS_NAMES)
     assert np.argwhere(unplaced).tolist() == [[2, 8, 1], [2, 8, 2]]
     assert not columns_beyond(grid, 0.0).any()
+
+
+def test_free_is_published_only_where_the_depth_head_sees_past(predictor):
+    from gaussianocc_core.models.visibility import passed_voxels
+
+    rig = ring()
+    prediction = predictor(pictures(rig), rig)
+    passed = passed_voxels(predictor._views[0].lines, prediction.field.inv_depth[0].numpy())
+    free, hidden = prediction.labels == FREE, prediction.labels == OCCLUDED
+    assert free.any() and hidden.any() and not (free & ~passed).any() and not (hidden & passed).any()
+    blind = OccupancyPredictor.untrained(replace(SMALL, decoder=replace(SMALL.decoder, surface=False)))
+    assert not (blind(pictures(rig), rig).labels == OCCLUDED).any()  # it sees no depth: as published
+
+
+@pytest.mark.parametrize("by_argmax", [False, True])
+def test_caution_is_the_probability_that_free_needs(by_argmax):
+    logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)) * 2
+    free = torch.sigmoid(logits[-1]) if not by_argmax else logits.softmax(0)[-1]
+    share = []
+    for caution in (0.1, 0.5, 0.8):
+        labels, confidence = decide_labels(logits, by_argmax, caution)
+        share.append((labels == 3).float().mean())
+        if not by_argmax:
+            assert torch.equal(labels == 3, free >= caution)
+        torch.testing.assert_close(confidence[labels == 3], free[labels == 3])
+    assert share[0] > share[1] > share[2] > 0
+    np.testing.assert_array_equal(decide_labels(logits, True)[0], logits.argmax(0))
+
+
+def test_a_predictor_s_caution_is_the_model_s_until_it_is_set():
+    careful = OccupancyPredictor.untrained(replace(SMALL, caution=0.9))
+    rig, images = ring(), pictures(ring())
+    assert careful.caution == 0.9
+    many = (careful(images, rig).labels < FREE).sum()
+    careful.caution = 0.3
+    few = (careful(images, rig).labels < FREE).sum()
+    assert many > few
+    with pytest.raises(ValueError, match="caution: expected a number between 0 and 1, got 1.0; higher misses fewer"):
+        careful.caution = 1.0
+
+
+def test_deciding_on_the_grid_takes_caution_too():
+    from gaussianocc_core.geometry.lattice import resample
+    from gaussianocc_core.types import Lattice
+
+    kind, grid = (
+        Lattice((-8.0, -8.0, -1.0), (8.0, 8.0, 3.0), (16, 16, 6)),
+        VoxelGrid((-5.0, -5.0, -1.0), 0.5, (20, 20, 8)),
+    )
+    logits = 3 * torch.randn(1, 5, 16, 16, 6, generator=torch.Generator().manual_seed(2))
+    labels, _ = decide_labels(resample(logits, kind, grid)[0], False, 0.85)
+    found, _ = decide_on_grid(logits[0].numpy(), kind, grid, 0.85)
+    assert (found == labels.numpy()).mean() > 0.999 and (found == 4).mean() < 0.45
 
 
 @pytest.mark.medium

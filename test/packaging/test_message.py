@@ -15,6 +15,7 @@ NAME = "gaussianocc_ros/msg/SemanticOccupancy"
 # The published interface: changing a line here breaks every recorded bag and every subscriber.
 FIELDS = [
     "uint8 UNOBSERVED=255",
+    "uint8 OCCLUDED=254",
     "std_msgs/Header header",
     "geometry_msgs/Pose origin",
     "geometry_msgs/Vector3 voxel_size",
@@ -123,6 +124,7 @@ def test_a_message_crosses_dds_unchanged_and_rosbags_reads_its_bytes(ros_nodes):
     np.testing.assert_array_equal(read.labels, received[0].labels)
     assert (read.header.stamp.sec, read.header.frame_id, read.free_label) == (1532402927, "base_link", 17)
     assert read.UNOBSERVED == SemanticOccupancy.UNOBSERVED == 255
+    assert read.OCCLUDED == SemanticOccupancy.OCCLUDED == 254
 
 
 @pytest.mark.ros

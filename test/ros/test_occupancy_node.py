@@ -407,6 +407,28 @@ def test_classes_can_be_hidden_from_points_and_markers_while_it_runs(rig, make):
     assert present[0] in set(rig.occupancy[-1].labels)  # hidden from view, not from ~/occupancy
 
 
+def test_more_caution_finds_more_from_the_next_set_on(rig):
+    rig = rig().start()
+    rig.place()
+
+    def occupied(message) -> int:
+        return int((np.asarray(message.labels) < message.free_label).sum())
+
+    rig.send(0)
+    rig.graph.until(lambda: rig.occupancy, what="an occupancy")
+    (refused,) = rig.node.set_parameters([Parameter("caution", value=1.5)])
+    assert not refused.successful
+    (accepted,) = rig.node.set_parameters([Parameter("caution", value=0.99)])
+    assert accepted.successful
+    rig.send(PERIOD_MS)
+    rig.graph.until(lambda: len(rig.occupancy) == 2, what="another one")
+    assert occupied(rig.occupancy[1]) > occupied(rig.occupancy[0])
+    (accepted,) = rig.node.set_parameters([Parameter("caution", value=0.0)])
+    rig.send(2 * PERIOD_MS)
+    rig.graph.until(lambda: len(rig.occupancy) == 3, what="a third")
+    assert accepted.successful and occupied(rig.occupancy[2]) < occupied(rig.occupancy[1])
+
+
 def test_with_fusion_results_of_a_moment_add_up_in_the_odometry_frame_until_reset(rig, make):
     from std_srvs.srv import Empty
 

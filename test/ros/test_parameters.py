@@ -18,6 +18,7 @@ from gaussianocc_ros.parameters import NodeParameters, declare_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 DYNAMIC = (
+    "caution",
     "traversable_classes",
     "obstacle_low",
     "obstacle_high",

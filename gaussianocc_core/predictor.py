@@ -23,6 +23,7 @@ from gaussianocc_core.labels import free_label
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import check_caution, decide_labels, decide_on_grid
 from gaussianocc_core.models.depth_net import DEPTH_STRIDE
+from gaussianocc_core.models.detail_cpu import correct_free_logits
 from gaussianocc_core.models.ego_motion import Odometry, VisualOdometry
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
@@ -61,6 +62,7 @@ class _View:
     observed: np.ndarray  # (X, Y, Z) bool
     lines: SightLines | None  # to all of these; None: of a model without depth
     looks: Tensor | None  # (N, 1, h2, w2), 0 where a cell at stride 2 shows no world; None: all do
+    voxels: LiftPlan | None  # of the centres of the grid's voxels, for a detail head where there is no kernel
 
     def serves(self, lenses: Lenses, T_ego_cam: Tensor, tolerance_m: float) -> bool:
         if self.lenses is not lenses:
@@ -298,11 +300,16 @@ class OccupancyPredictor:
         but no ray was seen to pass."""
         quirks = self.model.quirks
         if self.device.type == "cpu" and not (quirks.occupied_by_argmax or quirks.lattice_shift):
+            finer = None
+            if self.model.detail_head is not None and view.lines is not None:
+                finer = correct_free_logits(self.model.detail_head, field, self.model.lattice, self.grid, view.lines)
             labels_array, confidence_array = decide_on_grid(
-                field.logits[0].float().numpy(), self.model.lattice, self.grid, self.caution
+                field.logits[0].float().numpy(), self.model.lattice, self.grid, self.caution, finer
             )
         else:
             logits = self.model.sample_grid(field, self.grid)[0]  # (K, X, Y, Z)
+            if view.voxels is not None:
+                logits[-1] = self.model.free_logits(field, self.grid, [view.voxels]).view(self.grid.shape)
             labels, confidence = decide_labels(logits, quirks.occupied_by_argmax, self.caution)
             labels_array = labels.to(torch.uint8).cpu().numpy()
             confidence_array = confidence.float().cpu().numpy()
@@ -335,16 +342,18 @@ class OccupancyPredictor:
         if found is None:
             pinhole = lenses.views(T_ego_cam).to(self.device)
             plan = self.model.plan(pinhole, torch.tensor(lenses.valid_mask, device=self.device))
-            lines = None
-            if self.sees_depth:
-                lines = plan_sight(pinhole, self.grid, lenses.valid_mask, DEPTH_STRIDE)
-            observed = observed_voxels(pinhole, self.grid, lenses.valid_mask) if lines is None else lines.observed
+            lines = plan_sight(pinhole, self.grid, lenses.valid_mask, DEPTH_STRIDE) if self.sees_depth else None
+            observed = observed_voxels(pinhole, self.grid, lenses.valid_mask)
             observed.setflags(write=False)  # every prediction of this view hands it out
             looks = None
             if not lenses.valid_mask.all():
                 shares = F.avg_pool2d(torch.tensor(lenses.valid_mask)[:, None].float(), int(VIEW_STRIDES[1]))
                 looks = (shares == 1.0).float().to(self.device)
-            found = _View(lenses, T_ego_cam, plan, observed, lines, looks)
+            centres = None
+            if self.device.type != "cpu" and self.model.detail_head is not None:
+                valid = torch.tensor(lenses.valid_mask, device=self.device)
+                centres = self.model.plan_voxels(pinhole.to(dtype=torch.float32), self.grid, valid)
+            found = _View(lenses, T_ego_cam, plan, observed, lines, looks, centres)
         self._views = _remember(found, self._views)
         return found
 

@@ -57,12 +57,17 @@ def decide_labels(
 
 
 def decide_on_grid(
-    logits: Float[np.ndarray, "K X Y Z"], lattice: Lattice, grid: VoxelGrid, caution: float = NEUTRAL
+    logits: Float[np.ndarray, "K X Y Z"],
+    lattice: Lattice,
+    grid: VoxelGrid,
+    caution: float = NEUTRAL,
+    added: Float[np.ndarray, "X2 Y2 Z2"] | None = None,
 ) -> tuple[UInt8[np.ndarray, "X2 Y2 Z2"], Float[np.ndarray, "X2 Y2 Z2"]]:
     """`decide_labels` by opacity of the logits that `lattice.resample` gives, on the CPU and in one pass.
 
     Most voxels are free: of them nothing but the free logit is interpolated (20 times faster than class by class).
-    PredictionError where a logit is not a number: to the comparison below it would be free.
+    PredictionError where a logit is not a number: to the comparison below it would be free. added: to the free logit of
+    each voxel, `detail_cpu`.
     """
     check_finite("logits", logits)
     places = []
@@ -76,14 +81,16 @@ def decide_on_grid(
     logits = np.ascontiguousarray(logits, dtype=np.float32)
     slabs = [(first, min(first + _SLAB, grid.shape[0])) for first in range(0, grid.shape[0], _SLAB)]
     least = np.float32(1.0 - caution)
-    arguments = [(a, b, logits, *places[0], *places[1], *places[2], least, labels, confidence) for a, b in slabs]
+    added = np.zeros((0, 0, 0), dtype=np.float32) if added is None else added
+    rest = (logits, added, *places[0], *places[1], *places[2], least, labels, confidence)
+    arguments = [(a, b, *rest) for a, b in slabs]
     for _ in run_in_threads(_decide, arguments):
         pass
     return labels, confidence
 
 
 @numba.njit(**JIT)
-def _decide(first, end, logits, x_low, x_share, y_low, y_share, z_low, z_share, least, labels, confidence):
+def _decide(first, end, logits, added, x_low, x_share, y_low, y_share, z_low, z_share, least, labels, confidence):
     count, size_x, size_y, size_z = logits.shape
     free = count - 1
     column = np.empty(size_z, dtype=np.float32)
@@ -106,6 +113,8 @@ def _decide(first, end, logits, x_low, x_share, y_low, y_share, z_low, z_share, 
                 k, c = z_low[w], z_share[w]
                 k2 = min(k + 1, size_z - 1)
                 logit = (1 - c) * column[k] + c * column[k2]
+                if added.size:
+                    logit += added[u, v, w]
                 opacity = 1 / (1 + np.exp(logit))
                 if not opacity > least:
                     labels[u, v, w] = free

@@ -175,13 +175,18 @@ class GaussianOcc(nn.Module):
         return plan_lift(cameras, voxels.centers(grid, cameras.intrinsics.device), valid_mask)
 
     def free_logits(
-        self, field: OccupancyField, grid: VoxelGrid, plans: list[LiftPlan], where: Bool[Tensor, "B X Y Z"]
+        self,
+        field: OccupancyField,
+        grid: VoxelGrid,
+        plans: list[LiftPlan],
+        where: Bool[Tensor, "B X Y Z"] | None = None,
     ) -> Float[Tensor, " P"]:
-        """At those voxels of a grid, element by element: the lattice's, made finer by what is measured there.
+        """At voxels of a grid, element by element: the lattice's, made finer by what is measured there.
 
-        plans: `plan_voxels` of each element's cameras.
+        plans: `plan_voxels` of each element's cameras; where: which voxels, None: all.
         """
         coarse = self.sample_grid(OccupancyField(field.logits[:, -1:]), grid)[:, 0]
+        where = torch.ones_like(coarse, dtype=torch.bool) if where is None else where
         if self.detail_head is None or field.details is None:
             return coarse[where]
         assert field.inv_depth is not None and field.log_error is not None
@@ -249,6 +254,8 @@ def build_model(config: ModelConfig) -> GaussianOcc:
     decoder, gaussians = config.decoder, config.gaussians
     if config.matching.enabled and not decoder.surface:
         raise ValueError("matching.enabled: needs decoder.surface=true, the depth head that matching speaks through")
+    if decoder.detail and not (config.matching.enabled and decoder.kind == "bev"):
+        raise ValueError("decoder.detail: needs matching.enabled=true and decoder.kind=bev, whose depth says its error")
     model = GaussianOcc(
         build_image_encoder(config),
         config.lattice,

@@ -16,8 +16,12 @@ from gaussianocc_core.errors import ConfigError, DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.labels import CLASS_ID, FREE, IGNORE
+from gaussianocc_core.models.decision import decide_on_grid
+from gaussianocc_core.models.detail_cpu import correct_free_logits
+from gaussianocc_core.models.detail_head import DETAIL_CHANNELS
 from gaussianocc_core.models.gaussianocc import build_model
 from gaussianocc_core.models.lifting import MEASURED_CHANNELS, plan_lift, surface_features
+from gaussianocc_core.models.visibility import plan_sight
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.carved import class_error, opacity_error
 from gaussianocc_core.training.loader import TrainingSet, collate, mirror
@@ -120,7 +124,7 @@ def test_a_wall_between_the_points_of_the_lattice_is_learnt_with_its_details():
         last = float(loss.detach())
         first = first or last
     assert last < 0.25 * first
-    assert model.detail_head is not None and float(model.detail_head.last.weight.abs().max()) > 0
+    assert model.detail_head is not None and float(model.detail_head.last.weight.detach().abs().max()) > 0
 
 
 def test_a_sure_surface_is_sharper_than_a_doubtful_one():
@@ -141,3 +145,37 @@ def test_a_sure_surface_is_sharper_than_a_doubtful_one():
     assert float(sure[0, 1]) < 0.01 < 0.5 < float(doubtful[0, 1])  # a metre before it
     assert float(sure[3, 0]) > 3 * float(doubtful[3, 0])  # the share that may be there
     assert float(sure[1, 1]) > float(doubtful[1, 1])  # in front of it, seen through
+
+
+def test_the_kernel_of_the_details_says_what_torch_says():
+    torch.manual_seed(0)
+    model = build_model(MATCHING).eval()
+    assert model.detail_head is not None
+    torch.nn.init.normal_(model.detail_head.last.weight)
+    cameras = camera_geometry.resize(ring(), SMALL.image_width, SMALL.image_height).to(dtype=torch.float32)
+    valid = torch.rand(len(cameras), SMALL.image_height, SMALL.image_width) > 0.1
+    inv_depth = 1.0 / (2.0 + 6.0 * torch.rand(1, len(cameras), 24, 40))
+    field = OccupancyField(
+        torch.randn(1, 18, *SMALL.lattice.shape),
+        inv_depth,
+        (0.02 + 0.3 * torch.rand_like(inv_depth)).log(),
+        torch.randn(1, DETAIL_CHANNELS, *SMALL.lattice.shape),
+    )
+    with torch.inference_mode():
+        whole = model.free_logits(field, GRID, [model.plan_voxels(cameras, GRID, valid)]).view(GRID.shape)
+        coarse = model.sample_grid(field, GRID)[0, -1]
+        lines = plan_sight(cameras, GRID, valid.numpy(), 2)
+        added = correct_free_logits(model.detail_head, field, SMALL.lattice, GRID, lines)
+        expected = (whole - coarse).numpy()
+    # A centre on the edge of a cell is read from the one or the other.
+    off = np.abs(added - expected) > 1e-3
+    assert off.mean() < 0.02 and (expected != 0).mean() > 0.05
+    labels, confidence = decide_on_grid(field.logits[0].numpy(), SMALL.lattice, GRID, 0.5, added)
+    free = whole.numpy() > 0
+    assert ((labels == FREE) != free)[~off].mean() < 1e-3
+    np.testing.assert_allclose(confidence[free & ~off], torch.sigmoid(whole).numpy()[free & ~off], atol=1e-3)
+
+
+def test_details_need_a_depth_that_says_its_error():
+    with pytest.raises(ValueError, match="decoder.detail: needs matching"):
+        build_model(replace(SMALL, decoder=replace(SMALL.decoder, kind="bev", detail=True)))

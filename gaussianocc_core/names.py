@@ -55,6 +55,16 @@ def check_name(name: object, what: str, error: type[Exception]) -> str:
     return name
 
 
+def plain_name(name: str) -> str:
+    """A token as one component of a path: itself where it is one, else with what separates folders or is not seen
+    replaced by "_". A bag's token "drive/1700000000000000000" becomes "drive_1700000000000000000"."""
+    if not name_fault(name):
+        return name
+    plain = "".join("_" if c in _FORBIDDEN or unicodedata.category(c) in _UNSEEN else c for c in name).strip()
+    plain = plain.encode()[:_LONGEST].decode(errors="ignore")
+    return plain if not name_fault(plain) else f"_{len(name)}"
+
+
 def check_names(names: Iterable[object], what: str, error: type[Exception]) -> None:
     for name in names:
         check_name(name, what, error)

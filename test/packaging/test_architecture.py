@@ -24,7 +24,7 @@ FLOORS = (
     ("models",),
     ("checkpoint",),
     ("preprocess", "data"),
-    ("predictor", "synthetic"),
+    ("predictor", "synthetic", "mapping"),
     ("training", "reference"),
     ("evaluation", "onboarding"),
     ("command_line", "train", "evaluate"),

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MISTAKES = {
+    "tools/carve_labels.py": ["{none}", "--checkpoint", "{none}", "--output", "{new}"],
     "tools/ddad_to_rosbag.py": ["--dataroot", "{none}", "--output", "{new}"],
     "tools/export_depth.py": ["--dataroot", "{none}"],
     "tools/import_reference_checkpoint.py": ["{none}", "{new}.safetensors"],

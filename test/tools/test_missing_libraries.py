@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = {
+    "carve_labels.py": ["data", "--checkpoint", "model", "--output", "labels"],
     "ddad_to_rosbag.py": ["--dataroot", "data", "--output", "bags"],
     "export_depth.py": ["--dataroot", "data"],
     "import_reference_checkpoint.py": ["released", "model.safetensors"],

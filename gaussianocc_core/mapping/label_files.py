@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carved labels on disk: DIR/<scene>/<token>/labels.npz as Occ3D has them, and DIR/carved.json that says how.
+
+A token that is not one component of a path is made such by `names.plain_name`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaussianocc_core.errors import ConfigError, DatasetError
+from gaussianocc_core.files import write_file
+from gaussianocc_core.mapping.carving import CarvedLabels
+from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.names import check_name, plain_name
+from gaussianocc_core.types import VoxelGrid
+
+INDEX = "carved.json"
+FORMAT = 1
+
+
+def label_file(folder: Path, scene: str, token: str) -> Path:
+    """Where the labels of a moment are kept."""
+    return folder / check_name(scene, "scene", DatasetError) / plain_name(token) / "labels.npz"
+
+
+def write_labels(folder: Path, scene: str, labels: CarvedLabels) -> Path:
+    """`semantics` (class ids, 17 free, 255 unknown), `mask_camera` (1 where known) and `mask_lidar` (all 0: no lidar
+    was there), each uint8 (X, Y, Z)."""
+    buffer = io.BytesIO()
+    known = labels.known.astype(np.uint8)
+    np.savez_compressed(buffer, semantics=labels.semantics, mask_camera=known, mask_lidar=np.zeros_like(known))
+    path = label_file(folder, scene, labels.token)
+    write_file(path, buffer.getvalue())
+    return path
+
+
+@dataclass
+class SceneCounts:
+    """What became of a recording's moments."""
+
+    moments: int = 0  # sets of images
+    labelled: int = 0
+    without_motion: int = 0  # in gaps of odometry, or where images did not say how the rig moved
+    alone: int = 0  # too few sets around them from other places
+    unreadable: int = 0
+    occupied: int = 0  # voxels, over all moments
+    free: int = 0
+    unknown: int = 0
+    way_m: float = 0.0
+
+    def add(self, labels: CarvedLabels, free: int) -> None:
+        known = labels.known
+        self.labelled += 1
+        self.free += int((labels.semantics == free).sum())
+        self.unknown += int((~known).sum())
+        self.occupied += int(known.sum()) - int((labels.semantics == free).sum())
+
+    def describe(self) -> str:
+        """One line for the user."""
+        left_out = [
+            f"{count} {why}"
+            for count, why in (
+                (self.without_motion, "without known motion"),
+                (self.alone, "with too few sets around them"),
+                (self.unreadable, "unreadable"),
+            )
+            if count
+        ]
+        total = max(self.occupied + self.free + self.unknown, 1)
+        shares = ", ".join(
+            f"{100 * count / total:.1f} % {what}"
+            for count, what in ((self.occupied, "occupied"), (self.free, "free"), (self.unknown, "unknown"))
+        )
+        rest = f"; left out: {', '.join(left_out)}" if left_out else ""
+        return f"{self.labelled} of {self.moments} moments over {self.way_m:.0f} m: {shares}{rest}"
+
+
+class LabelFolder:
+    """The folder of one run, or of one that is gone on with."""
+
+    def __init__(self, path: Path, grid: VoxelGrid, settings: Mapping[str, Any], overwrite: bool = False) -> None:
+        """settings: of JSON values, all that the labels depend on. ConfigError where the folder holds labels of other
+        settings, or things that are none, unless overwrite."""
+        self.path = path
+        # Through JSON, which knows no tuples.
+        self.settings = json.loads(json.dumps({"format": FORMAT, "grid": asdict(grid), **settings}))
+        self.scenes: dict[str, dict[str, Any]] = {}
+        self.resumed = False
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path}: is a file; give a folder")
+        found = self._read()
+        if found is None or overwrite:
+            return
+        before = {name: value for name, value in found.items() if name != "scenes"}
+        different = sorted(name for name in {*before, *self.settings} if before.get(name) != self.settings.get(name))
+        if different:
+            raise ConfigError(
+                f"{path}: holds labels made with another {', '.join(different)}; take another folder, or --overwrite"
+            )
+        self.scenes, self.resumed = dict(found.get("scenes", {})), True
+
+    def _read(self) -> dict[str, Any] | None:
+        index = self.path / INDEX
+        if not index.is_file():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise ConfigError(f"{self.path}: is not empty and holds no {INDEX}; give a new folder")
+            return None
+        try:
+            found = json.loads(index.read_text(encoding="utf-8"))
+            if isinstance(found, dict) and isinstance(found.get("scenes"), dict):
+                return found
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{index}: cannot be read ({reason_of(error)}); take another folder") from error
+        raise ConfigError(f"{index}: is not of this program; take another folder")
+
+    def save(self) -> None:
+        text = json.dumps({**self.settings, "scenes": self.scenes}, indent=1)
+        write_file(self.path / INDEX, f"{text}\n".encode())
+
+    def finish(self, scene: str, counts: SceneCounts) -> None:
+        """Says that a scene is done."""
+        self.scenes[scene] = asdict(counts)
+        self.save()
+
+
+__all__ = ["INDEX", "LabelFolder", "SceneCounts", "label_file", "write_labels"]

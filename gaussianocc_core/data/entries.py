@@ -17,7 +17,7 @@ from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.labels import GENERATOR_TO_OCC3D, GENERATOR_UNDETECTED, IGNORE, generator_to_occ3d
 from gaussianocc_core.mistakes import reason_of
-from gaussianocc_core.names import check_name
+from gaussianocc_core.names import check_name, plain_name
 from gaussianocc_core.types import Cameras, Neighbour, OccupancyLabels, Sample
 
 
@@ -120,10 +120,9 @@ def in_label_frame(sample: Sample) -> Cameras:
 
 
 def labels_path(folder: str | Path, scene: str, token: str) -> Path:
-    """Where the labels in 3D of a moment lie in a folder of them; DatasetError for names that are no file names."""
-    moment = token.rpartition("/")[2]  # a moment of a bag is named BAG/STAMP
-    parts = check_name(scene, "scene", DatasetError), check_name(moment, "token", DatasetError)
-    return Path(folder, *parts, "labels.npz")
+    """Where the labels in 3D of a moment lie in a folder of them; a token that is not one component of a path is made
+    such by `plain_name`. DatasetError for the name of a scene that is none."""
+    return Path(folder) / check_name(scene, "scene", DatasetError) / plain_name(token) / "labels.npz"
 
 
 _MOST_LABEL_BYTES = 1 << 28  # decompressed; Occ3D has 2 MB

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carved labels on disk: DIR/<scene>/<token>/labels.npz as Occ3D has them, and DIR/carved.json that says how.
-
-A token that is not one component of a path is made such by `names.plain_name`.
-"""
+"""Carved labels on disk: DIR/<scene>/<token>/labels.npz as Occ3D has them, and DIR/carved.json that says how."""
 
 from __future__ import annotations
 
@@ -15,20 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from gaussianocc_core.errors import ConfigError, DatasetError
+from gaussianocc_core.data.entries import labels_path
+from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.files import write_file
 from gaussianocc_core.mapping.carving import CarvedLabels
 from gaussianocc_core.mistakes import reason_of
-from gaussianocc_core.names import check_name, plain_name
 from gaussianocc_core.types import VoxelGrid
 
 INDEX = "carved.json"
 FORMAT = 1
-
-
-def label_file(folder: Path, scene: str, token: str) -> Path:
-    """Where the labels of a moment are kept."""
-    return folder / check_name(scene, "scene", DatasetError) / plain_name(token) / "labels.npz"
 
 
 def write_labels(folder: Path, scene: str, labels: CarvedLabels) -> Path:
@@ -37,7 +29,7 @@ def write_labels(folder: Path, scene: str, labels: CarvedLabels) -> Path:
     buffer = io.BytesIO()
     known = labels.known.astype(np.uint8)
     np.savez_compressed(buffer, semantics=labels.semantics, mask_camera=known, mask_lidar=np.zeros_like(known))
-    path = label_file(folder, scene, labels.token)
+    path = labels_path(folder, scene, labels.token)
     write_file(path, buffer.getvalue())
     return path
 
@@ -131,4 +123,4 @@ class LabelFolder:
         self.save()
 
 
-__all__ = ["INDEX", "LabelFolder", "SceneCounts", "label_file", "write_labels"]
+__all__ = ["INDEX", "LabelFolder", "SceneCounts", "write_labels"]

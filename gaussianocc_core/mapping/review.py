@@ -11,11 +11,10 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from gaussianocc_core.data.entries import in_label_frame, load_occupancy
+from gaussianocc_core.data.entries import in_label_frame, labels_path, load_occupancy
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.labels import FREE, PALETTE, UNOBSERVED
 from gaussianocc_core.mapping.entries import Recordings
-from gaussianocc_core.mapping.label_files import label_file
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.types import Cameras, Sample, VoxelGrid
 from gaussianocc_core.viz.colors import overlay
@@ -39,7 +38,7 @@ def review_all(
     grid: of the labels.
     """
     for number, scene in enumerate(scenes):
-        entries = [each for each in recordings.entries(scene) if label_file(output, scene, each.token).is_file()]
+        entries = [each for each in recordings.entries(scene) if labels_path(output, scene, each.token).is_file()]
         for k in range(0, len(entries), every):
             path = output / scene / f"{k:04d}.png"
             write_png(path, draw_moment(entries[k], output, grid))
@@ -52,7 +51,7 @@ def review_all(
 
 def draw_moment(entry: Entry, output: Path, grid: VoxelGrid) -> UInt8[np.ndarray, "H W 3"]:
     """Left the cameras, in colour what is occupied; right a view of the labels, and from above what is known."""
-    labels = load_occupancy(label_file(output, entry.scene, entry.token)).semantics
+    labels = load_occupancy(labels_path(output, entry.scene, entry.token)).semantics
     sample = entry.load()
     width, height = _SIZE
     right = height

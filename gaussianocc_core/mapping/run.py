@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gaussianocc_core.data.entries import labels_path
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.labels import CLASS_NAMES, FREE
 from gaussianocc_core.mapping.entries import Recordings
-from gaussianocc_core.mapping.label_files import LabelFolder, SceneCounts, label_file, write_labels
+from gaussianocc_core.mapping.label_files import LabelFolder, SceneCounts, write_labels
 from gaussianocc_core.mapping.recording import RecordingCarver, RecordingSettings, load_matching
 from gaussianocc_core.processes import Outcome, run_all
 
@@ -41,7 +42,7 @@ def carve_recording(task: CarveTask, on_step: Callable[[int], object]) -> SceneC
     if task.fresh:
         shutil.rmtree(task.output / task.scene, ignore_errors=True)
     done = frozenset(
-        entry.token for entry in task.entries if label_file(task.output, task.scene, entry.token).is_file()
+        entry.token for entry in task.entries if labels_path(task.output, task.scene, entry.token).is_file()
     )
     carver = RecordingCarver(loaded, task.entries, task.scene, task.settings, done)
     for labels in carver:

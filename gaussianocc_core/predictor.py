@@ -264,6 +264,8 @@ class OccupancyPredictor:
         check_finite("logits", field.logits)
         if field.inv_depth is not None:
             check_finite("inverse depths", field.inv_depth)
+        if self.ring is not None and field.inv_depth is not None and stamp_s is not None:
+            self.ring.learn_depth(field.inv_depth[0])
         if odometry is not None and field.inv_depth is not None:
             log_error = None if field.log_error is None else field.log_error[0].float().cpu().numpy()
             odometry.learn_depth(field.inv_depth[0].float().cpu().numpy(), log_error)

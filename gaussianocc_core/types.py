@@ -193,7 +193,7 @@ class OccupancyLabels:
 class Neighbour:
     """The same rig a moment before or after a Sample, camera for camera; the calibration is the sample's."""
 
-    offset: int  # -1: the frame before, +1: the one after
+    offset: int  # -1: the frame before, +1: the one after; of history, how many moments before
     images: tuple[UInt8[np.ndarray, "_ _ 3"], ...]  # RGB at native size, one per camera
     camera_stamps_ns: tuple[int, ...]
     T_world_ego_per_camera: Float[np.ndarray, "N 4 4"] | None = None  # at each camera's own image time, if known
@@ -213,6 +213,7 @@ class Sample:
     camera_stamps_ns: tuple[int, ...] = ()
     T_world_ego_per_camera: Float[np.ndarray, "N 4 4"] | None = None  # at each camera's own image time, if known
     neighbours: tuple[Neighbour, ...] = ()  # in time order; those that were asked for and exist
+    history: tuple[Neighbour, ...] = ()  # earlier moments of known motion, farther away; nearest first
     semantics: tuple[UInt8[np.ndarray, "_ _"], ...] | None = None  # 2D Occ3D ids per camera, 17 is sky, 255 no label
     static_masks: tuple[Bool[np.ndarray, "_ _"], ...] | None = None  # true where a camera does not see the robot itself
     depths: tuple[Float[np.ndarray, "_ _"], ...] | None = None  # true z-depth, m, 0 where unknown: evaluation only

@@ -63,6 +63,7 @@ class BagEntry:
     cameras: Cameras
     frame: BagFrame
     neighbours: tuple[tuple[int, BagFrame], ...] = ()  # (offset, frame)
+    history: tuple[tuple[int, BagFrame], ...] = ()  # (offset, frame), see `history.with_history`
     labels: tuple[MessageRef, ...] = ()  # 2D labels of all cameras, or none
     label_paths: tuple[Path, ...] = ()  # files in their place
     masks: tuple[MessageRef, ...] = ()
@@ -80,7 +81,7 @@ class BagEntry:
 
     def load(self) -> Sample:
         """The Sample. A damaged message is a DatasetError that names topic and stamp."""
-        frames = [self.frame, *(frame for _, frame in self.neighbours)]
+        frames = [self.frame, *(frame for _, frame in (*self.neighbours, *self.history))]
         refs = [ref for frame in frames for ref in frame.images]
         found = dict(
             zip(
@@ -115,6 +116,10 @@ class BagEntry:
             neighbours=tuple(
                 Neighbour(offset, images(frame), frame.camera_stamps_ns, frame.T_world_ego)
                 for offset, frame in self.neighbours
+            ),
+            history=tuple(
+                Neighbour(offset, images(frame), frame.camera_stamps_ns, frame.T_world_ego)
+                for offset, frame in self.history
             ),
             semantics=semantics,
             static_masks=masks,

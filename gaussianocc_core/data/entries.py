@@ -42,6 +42,7 @@ class SampleEntry:
     occupancy_path: Path | None = None  # Occ3D labels; only keyframes have them
     T_world_labels: Float[np.ndarray, "4 4"] | None = None  # of the ego frame that those are in
     neighbours: tuple[tuple[int, FrameEntry], ...] = ()  # (offset, frame)
+    history: tuple[tuple[int, FrameEntry], ...] = ()  # (offset, frame), see `history.with_history`
     semantic_paths: tuple[Path, ...] = ()  # 2D labels, published format
     depth_paths: tuple[Path, ...] = ()  # true depth, published format
     mask_paths: tuple[Path, ...] = ()  # non-zero where a camera does not see the robot itself
@@ -90,6 +91,10 @@ class SampleEntry:
             neighbours=tuple(
                 Neighbour(offset, _decode_frame(frame, sizes), frame.camera_stamps_ns, frame.T_world_ego)
                 for offset, frame in self.neighbours
+            ),
+            history=tuple(
+                Neighbour(offset, _decode_frame(frame, sizes), frame.camera_stamps_ns, frame.T_world_ego)
+                for offset, frame in self.history
             ),
             semantics=semantics,
             static_masks=tuple(read_mask(p, size) for p, size in zip(self.mask_paths, sizes, strict=True))

@@ -13,6 +13,7 @@ from gaussianocc_core.data import ddad, nuscenes
 from gaussianocc_core.data.bag import BagEntry, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.entries import SampleEntry, labels_path
+from gaussianocc_core.data.history import with_history
 from gaussianocc_core.data.image_change import image_change
 from gaussianocc_core.data.nuscenes_splits import select_scenes
 from gaussianocc_core.errors import ConfigError, DatasetError
@@ -38,6 +39,9 @@ class DataConfig:
     scenes: tuple[str, ...] = ()  # names of scenes or bags; (): all
     held_out: int = 0  # last scenes of the data set that training never reads
     moments: str = "sweeps"  # "keyframes" (published) or "sweeps": every image of the anchor camera
+    # m: earlier moments from so far away are loaded too, where there are poses; a network that matches makes its depth
+    # finer by them. (): none
+    history: tuple[float, ...] = ()
     max_gap: float = 0.7  # s; samples whose neighbours are farther away are left out (keyframes are 0.5 s apart)
     semantics: bool = True  # 2D labels, where the data set has them
     # Folder of labels in 3D, DIR/<scene>/<token>/labels.npz, as tools/carve_labels.py writes them; stage 2 learns from
@@ -80,6 +84,8 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     complete = [entry for entry in entries if len(entry.neighbours) == len(OFFSETS)]
     near = [entry for entry in complete if entry.gap_s <= config.max_gap]
     moving = tuple(entry for entry in near if _moves_enough(entry, config.bag))
+    if config.history:
+        moving = with_history(moving, entries, config.history)
     if moving and config.occupancy:
         moving = _with_labels(moving, config.occupancy)
     if not moving:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -22,7 +21,8 @@ from torch import Tensor
 from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.mapping.motion import Motion
 from gaussianocc_core.mapping.sets import DepthMaps, PlacedSet, SeenSet
-from gaussianocc_core.models.depth_net import DepthNet
+from gaussianocc_core.models.depth_net import DEPTH_STRIDE, DepthNet
+from gaussianocc_core.models.depth_refinement import FarViews, FarViewSettings, refine_depth
 from gaussianocc_core.models.image_encoder import Look
 from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources, pair_matrix
 from gaussianocc_core.models.view_choice import Candidates, ViewSettings, choose_views
@@ -43,7 +43,6 @@ class MatchSettings:
     reach: float = 3.0  # they lie within so many times the expected error of log depth
     least_error: float = 0.02  # of log depth, limits of the error that counts for that
     most_error: float = 0.35
-    certainty: float = 20.0  # what a cosine of 1 says against the network, in natural logarithms of probability
     window: int = 3  # cells per side over which comparisons are averaged, odd
 
     def __post_init__(self) -> None:
@@ -113,8 +112,8 @@ class MatchedDepth:
         views = self._sources(now, self._choose(now, self.settings.near))
         cameras = placed.cameras
         found = self.depth_net.match(now.look, views, cameras.intrinsics, cameras.T_ego_cam, self.width, self.height)
-        inv_depth, log_error = found.inv_depth.numpy(), found.log_error.numpy()
-        self._typical = float(1.0 / np.median(inv_depth))
+        inv_depth, log_error = found.inv_depth, found.log_error
+        self._typical = float(1.0 / inv_depth.median())
         if self.settings.far and (others := self._choose(now, self.settings.far)):
             inv_depth, log_error = self._refine(now, others, inv_depth, log_error)
         self._done += 1
@@ -122,7 +121,7 @@ class MatchedDepth:
         while self._done and self._sets[0].placed.seen.stamp_s < oldest:
             del self._sets[0]
             self._done -= 1
-        return placed, DepthMaps((1.0 / inv_depth).astype(np.float32), log_error.astype(np.float32))
+        return placed, DepthMaps((1.0 / inv_depth).float().numpy(), log_error.float().numpy())
 
     def _choose(self, now: _Waiting, ways: Sequence[float]) -> list[_Waiting]:
         """On each side the first sets from which the rig was so far away, the farthest where it never was."""
@@ -183,71 +182,35 @@ class MatchedDepth:
         self,
         now: _Waiting,
         others: Sequence[_Waiting],
-        inv_depth: Float[np.ndarray, "N h w"],
-        log_error: Float[np.ndarray, "N h w"],
-    ) -> tuple[Float[np.ndarray, "N h w"], Float[np.ndarray, "N h w"]]:
-        """The mean of what far views and the network say together, and its mean deviation."""
-        from gaussianocc_core.mapping.refinement_cpu import compare_views  # here: it imports numba
-
-        s = self.settings
-        steps = np.linspace(-s.reach, s.reach, s.hypotheses).astype(np.float32)
-        maps = [_cells_first(each.look.features) for each in others]
-        sources = np.concatenate(maps)
-        references = _cells_first(now.look.features)
-        height, width = references.shape[1:3]
-        to_cells = np.diag([width / self.width, height / self.height, 1.0])
-        to_pixels = np.diag([self.width / width, self.height / height, 1.0, 1.0])
-        K = now.placed.cameras.intrinsics.double().numpy()
-        T_ego_cam = now.placed.cameras.T_ego_cam.double().numpy()
-        K_sources = np.concatenate([each.placed.cameras.intrinsics.double().numpy() for each in others])
+        inv_depth: Float[Tensor, "N h w"],
+        log_error: Float[Tensor, "N h w"],
+    ) -> tuple[Float[Tensor, "N h w"], Float[Tensor, "N h w"]]:
+        cameras = now.placed.cameras
+        K = cameras.intrinsics.double()
+        T_ego_cam = cameras.T_ego_cam.double().numpy()
+        K_sources = torch.cat([each.placed.cameras.intrinsics.double() for each in others])
         T_cam_now = np.stack([invert_matrix(T) for each in others for T in _T_now_cam(now, each)])
-        refined, errors = inv_depth.copy(), log_error.copy()
-        for n in range(len(references)):
-            T = T_cam_now @ T_ego_cam[n]
-            projection = np.concatenate(
-                [K_sources @ T[:, :3, :3] @ np.linalg.inv(K[n]), K_sources @ T[:, :3, 3:]], axis=-1
-            )
-            matrices = (to_cells @ projection @ to_pixels).astype(np.float32)
-            error = np.exp(log_error[n])
-            spread = np.clip(error, s.least_error, s.most_error).astype(np.float32)
-            summed = np.zeros((height, width, s.hypotheses), np.float32)
-            seen = np.zeros((height, width), np.float32)
-            compare_views(
-                references[n], sources, matrices, inv_depth[n].astype(np.float32), spread, steps, summed, seen
-            )
-            total, count = _average(summed, s.window), _average(seen, s.window)
-            likeness = total / np.maximum(count, 1e-3)[..., None]
-            said = s.certainty * likeness - np.abs(steps) * (spread / error)[..., None]
-            said = np.exp(said - said.max(axis=-1, keepdims=True))
-            said /= said.sum(axis=-1, keepdims=True)
-            mean = (said * steps).sum(axis=-1)
-            deviation = (said * np.abs(steps - mean[..., None])).sum(axis=-1)
-            known = count > 0.5 / s.window**2
-            refined[n] = np.where(known, inv_depth[n] * np.exp(-spread * mean), inv_depth[n])
-            errors[n] = np.where(known, np.log(np.maximum(deviation * spread, 0.01)), log_error[n])
-        return refined, errors
+        T = torch.from_numpy(T_cam_now[None] @ T_ego_cam[:, None])  # (N, S, 4, 4)
+        shape = T.shape[:2]
+        matrix = pair_matrix(K[:, None].expand(*shape, 3, 3), K_sources[None].expand(*shape, 3, 3), T)
+        features = torch.cat([each.look.features for each in others if each.look.features is not None])
+        assert now.look.features is not None
+        far = FarViews(features, matrix.float(), torch.ones(shape, dtype=torch.bool))
+        s = self.settings
+        settings = FarViewSettings(
+            hypotheses=s.hypotheses,
+            reach=s.reach,
+            least_error=s.least_error,
+            most_error=s.most_error,
+            window=s.window,
+        )
+        return refine_depth(now.look.features, far, DEPTH_STRIDE, inv_depth, log_error, settings)
 
 
 def _T_now_cam(now: _Waiting, other: _Waiting) -> Float[np.ndarray, "N 4 4"]:
     """Cameras of another set in the ego frame of this one, m."""
     T_now_other = invert_matrix(now.placed.T_world_ego) @ other.placed.T_world_ego
     return T_now_other @ other.placed.cameras.T_ego_cam.double().numpy()
-
-
-def _cells_first(features: Tensor | None) -> Float[np.ndarray, "N h w C"]:
-    assert features is not None
-    return np.ascontiguousarray(features.permute(0, 2, 3, 1).numpy(), dtype=np.float32)
-
-
-def _average(maps: Float[np.ndarray, "h w ..."], side: int) -> Float[np.ndarray, "h w ..."]:
-    """Mean over a square of cells."""
-    return np.stack(
-        [
-            cv2.blur(np.ascontiguousarray(layer), (side, side), borderType=cv2.BORDER_REPLICATE)
-            for layer in np.moveaxis(maps.reshape(*maps.shape[:2], -1), -1, 0)
-        ],
-        axis=-1,
-    ).reshape(maps.shape)
 
 
 __all__ = ["MatchSettings", "MatchedDepth"]

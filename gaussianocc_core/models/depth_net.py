@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry.ground_plane import ground_inv_depth
+from gaussianocc_core.models.depth_refinement import refine_depth
 from gaussianocc_core.models.image_encoder import ImageEncoder, Look
 from gaussianocc_core.models.matching import Sources
 from gaussianocc_core.models.matching_net import HeadOutput, MatchingHead, sweep_features
@@ -162,7 +163,12 @@ def match(
     volume, seen = sweep_features(look.features, sources, head.config, head.far)
     joint, fused = encoder.fusion(volume, seen, look.stride4)
     maps = encoder.decode(fused, rays if encoder.rays else None, joint)
-    return maps, head(maps, joint, volume, seen, look.features, lens, ground)
+    found = head(maps, joint, volume, seen, look.features, lens, ground)
+    # Nothing flows back through the refinement: a head that learns goes without.
+    if sources is not None and sources.far is not None and not found.inv_depth.requires_grad:
+        inv_depth, log_error = refine_depth(look.features, sources.far, DEPTH_STRIDE, found.inv_depth, found.log_error)
+        found = replace(found, inv_depth=inv_depth, log_error=log_error)
+    return maps, found
 
 
 def predict_depth(

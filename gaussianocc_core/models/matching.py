@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gaussianocc_core.models.depth_refinement import FarViews
+
 SAME_MOMENT, EARLIER = 0, 1  # groups of planes
 GROUPS = 2
 _NEAREST_RATIO = 1e-3
@@ -75,6 +77,7 @@ class Sources:
 
     earlier: Float[Tensor, "E C h w"]  # matching features of earlier images
     pairs: Pairs  # source n < N is the present map n, N + e is earlier[e]
+    far: FarViews | None = None  # views from farther away, by which depth is made finer
 
 
 def join_pairs(parts: Sequence[Pairs]) -> Pairs:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gaussianocc_core.models.depth_refinement import FarViews, FarViewSettings, choose_far
 from gaussianocc_core.models.matching import EARLIER, NO_PAIRS, SAME_MOMENT, Pairs, Sources, join_pairs, pair_matrix
 from gaussianocc_core.models.matching_net import VIEW_STRIDES, reference_features
 from gaussianocc_core.models.motion_refinement import PairCameras, RefinementSettings, refine_turn
@@ -37,7 +38,8 @@ TOO_OLD = "too old"
 class RingSettings:
     """What is kept, and what is believed."""
 
-    sets: int = 4  # most that are kept
+    sets: int = 8  # most that are kept
+    near: int = 4  # of these, the newest, that the network may match with
     spacing: float = 0.12  # m between sets that are kept; the newest may be nearer
     oldest: float = 6.0  # s
     top_speed: float = 60.0  # m/s; more is no motion but a jump
@@ -48,11 +50,15 @@ class RingSettings:
     calibration_move: float = 1.5  # m
     calibration_turn: float = 5.0  # degrees
     views: ViewSettings = field(default_factory=ViewSettings)
+    far: FarViewSettings = field(default_factory=FarViewSettings)  # by which its depth is made finer
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
 
     def __post_init__(self) -> None:
-        if self.sets < 1 or min(self.spacing, self.oldest, self.top_speed, self.steady, self.acceleration) < 0:
-            raise ValueError(f"ring: expected sets of at least 1 and limits of at least 0, got {self}")
+        if (
+            not 1 <= self.near <= self.sets
+            or min(self.spacing, self.oldest, self.top_speed, self.steady, self.acceleration) < 0
+        ):
+            raise ValueError(f"ring: expected 1 <= near <= sets and limits of at least 0, got {self}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ class ViewRing:
         self._sets: list[_Set] = []  # newest first
         self._run = 0
         self._velocity: np.ndarray | None = None  # m/s, world frame
+        self._typical = settings.far.farthest  # m, median depth of the newest set
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -125,7 +132,10 @@ class ViewRing:
                 fault = TOO_OLD
             past.append(each)
             faults.append(fault)
-        return self._choose(features, cameras, T_world_ego, stamp_s, past, faults)
+        near = slice(self.settings.near)
+        views = self._choose(features, cameras, T_world_ego, stamp_s, past[near], faults[near])
+        far = self._far_views(features, cameras, T_world_ego, past, faults)
+        return replace(views, sources=replace(views.sources, far=far))
 
     def add(
         self,
@@ -155,6 +165,10 @@ class ViewRing:
             kept = kept[1:]  # the newest but one says what the one before says already
         present = _Set(features.detach(), cameras, T_world_ego, stamp_s, frozen, self._run)
         self._sets = [present, *kept][: self.settings.sets]
+
+    def learn_depth(self, inv_depth: Float[Tensor, "N h w"]) -> None:
+        """What was seen in the newest set, 1/m: how far away things are says which views are far."""
+        self._typical = 1.0 / float(inv_depth.median())
 
     # ---- what is believed ------------------------------------------------------------------------------------------
 
@@ -265,6 +279,38 @@ class ViewRing:
             turned,
         )
 
+    def _far_views(
+        self,
+        features: Float[Tensor, "N C h w"],
+        cameras: Cameras,
+        T_world_ego: Float[np.ndarray, "4 4"] | None,
+        past: list[_Set],
+        faults: list[str],
+    ) -> FarViews | None:
+        """All cameras of the newest sets that are far enough; None where none is."""
+        if T_world_ego is None:
+            return None
+        away = [
+            0.0 if fault or each.T_world_ego is None else _distance(T_world_ego, each.T_world_ego)
+            for each, fault in zip(past, faults, strict=True)
+        ]
+        chosen = choose_far(away, self.settings.far.ways_m(self._typical))
+        if not chosen:
+            return None
+        T_world_cam = [past[k].T_world_ego @ past[k].cameras.T_ego_cam.double().cpu().numpy() for k in chosen]
+        usable = [not self._camera_fault(cameras, past[k], m) for k in chosen for m in range(len(past[k].cameras))]
+        frozen = torch.tensor(self._moved_but_frozen(features, cameras, T_world_ego))
+        T_ego_cam = cameras.T_ego_cam.double().cpu().numpy()
+        T = np.linalg.inv(np.concatenate(T_world_cam))[None] @ T_world_ego @ T_ego_cam[:, None]  # (N, S, 4, 4)
+        shape = T.shape[:2]
+        matrix = pair_matrix(
+            cameras.intrinsics.double().cpu()[:, None].expand(*shape, 3, 3),
+            torch.cat([past[k].cameras.intrinsics.double().cpu() for k in chosen])[None].expand(*shape, 3, 3),
+            torch.from_numpy(T),
+        )
+        used = ~frozen[:, None] & torch.tensor(usable)[None]
+        return FarViews(torch.cat([past[k].features for k in chosen]), matrix.float(), used).to(features.device)
+
     def _pairs(
         self,
         used: np.ndarray,
@@ -372,6 +418,10 @@ def _motion_fault(T_world_ego: Float[np.ndarray, "4 4"] | None) -> str:
         return BAD_MOTION
     R = np.asarray(T_world_ego)[:3, :3]
     return "" if np.allclose(R @ R.T, np.eye(3), atol=1e-3) else BAD_MOTION
+
+
+def _distance(a: Float[np.ndarray, "4 4"], b: Float[np.ndarray, "4 4"]) -> float:
+    return float(np.linalg.norm(a[:3, 3] - b[:3, 3]))
 
 
 def _near(a: Float[np.ndarray, "4 4"] | None, b: Float[np.ndarray, "4 4"] | None, distance: float) -> bool:

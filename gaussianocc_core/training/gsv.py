@@ -127,7 +127,14 @@ class Gsv(Stage):
         plans = [self._plan(view) for view in views]
         frames = batch.jittered()  # (B, T, N, 3, H, W): what networks see
         T_target_now = self._ego_motion(batch, frames)  # (B, S, 4, 4)
-        field = self.predict_field(frames, [plan.lift for plan in plans], batch.cameras, T_target_now)
+        field = self.predict_field(
+            frames,
+            [plan.lift for plan in plans],
+            batch.cameras,
+            T_target_now,
+            batch.jittered_history() if self.frozen else None,
+            batch.T_history_now,
+        )
         named = mean_losses(
             [
                 self._losses(
@@ -157,15 +164,26 @@ class Gsv(Stage):
         plans: list[LiftPlan],
         cameras: Cameras,
         T_target_now: Float[Tensor, "B S 4 4"] | None = None,
+        history: Float[Tensor, "B F N 3 H W"] | None = None,
+        T_history_now: Float[Tensor, "B F 4 4"] | None = None,
     ) -> OccupancyField:
         """What the network makes of the current frame of each sample.
 
-        One that matches compares it with the other cameras and, where the motion is known, the frame before.
+        One that matches compares it with the other cameras and, where the motion is known, the frame before and the
+        history.
         """
         with network_precision(frames.device, self.precision):
             if self.model.matches:
                 dropout = self.config.views if self.training else None
-                look, sources = look_around(self.model.image_encoder, frames, cameras, T_target_now, dropout)
+                look, sources = look_around(
+                    self.model.image_encoder,
+                    frames,
+                    cameras,
+                    T_target_now,
+                    dropout,
+                    history=history,
+                    T_history_now=T_history_now,
+                )
                 field = self.model.decide_from(look, plans, sources)
             else:
                 field = self.model(frames[:, 0], plans)

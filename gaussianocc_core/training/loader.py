@@ -23,7 +23,7 @@ from gaussianocc_core.data.sources import DataConfig, Entry
 from gaussianocc_core.errors import BagError, DatasetError, GaussianOccError
 from gaussianocc_core.labels import IGNORE
 from gaussianocc_core.preprocess import Lenses, Preprocessor
-from gaussianocc_core.types import Cameras, Sample
+from gaussianocc_core.types import Cameras, Neighbour, Sample
 
 _MAX_SUBSTITUTES = 10
 
@@ -55,6 +55,9 @@ class Batch:
     # Cameras of a set fire one after another: time of each image after the anchor's, as a share of the time to the
     # neighbour on that side; negative: before. None: at once.
     lags: Float[Tensor, "B N"] | None = None
+    # Earlier moments, nearest first, and the ego motion to them; of a batch with fewer in some samples, NaN.
+    history: UInt8[Tensor, "B F N 3 H W"] | None = None
+    T_history_now: Float[Tensor, "B F 4 4"] | None = None
     # Labels in 3D over the grid of the model, in the ego frame of now: class ids, 255 unknown.
     occupancy: UInt8[Tensor, "B X Y Z"] | None = None
 
@@ -70,6 +73,8 @@ class Batch:
             T_target_now=self.T_target_now.to(device),
             lags=None if self.lags is None else self.lags.to(device),
             semantics=None if self.semantics is None else self.semantics.to(device, non_blocking=True),
+            history=None if self.history is None else self.history.to(device, non_blocking=True),
+            T_history_now=None if self.T_history_now is None else self.T_history_now.to(device),
             occupancy=None if self.occupancy is None else self.occupancy.to(device, non_blocking=True),
         )
 
@@ -84,6 +89,13 @@ class Batch:
     def jittered(self) -> Float[Tensor, "B T N 3 H W"]:
         """RGB 0-1 with each sample's colour change: what networks see."""
         return torch.stack([jitter_colors(s, j) for s, j in zip(self.colors(), self.jitter, strict=True)])
+
+    def jittered_history(self) -> Float[Tensor, "B F N 3 H W"] | None:
+        """The same of the history."""
+        if self.history is None:
+            return None
+        colors = self.history.float() / 255.0
+        return torch.stack([jitter_colors(s, j) for s, j in zip(colors, self.jitter, strict=True)])
 
 
 class TrainingSet(Dataset):
@@ -154,6 +166,7 @@ def prepare(sample: Sample, lenses: Lenses) -> Batch:
         semantics = torch.from_numpy(
             np.stack([lenses.rectifier.rectify_labels(i, each, IGNORE) for i, each in enumerate(sample.semantics)])
         )[None]
+    history, T_history_now = _history(sample, lenses)
     return Batch(
         tokens=(sample.token,),
         images=torch.from_numpy(images).permute(0, 1, 4, 2, 3)[None],
@@ -163,7 +176,21 @@ def prepare(sample: Sample, lenses: Lenses) -> Batch:
         semantics=semantics,
         jitter=(ColorJitter(),),
         lags=_lags(sample)[None],
+        history=history,
+        T_history_now=T_history_now,
     )
+
+
+def _history(
+    sample: Sample, lenses: Lenses
+) -> tuple[UInt8[Tensor, "1 F N 3 H W"] | None, Float[Tensor, "1 F 4 4"] | None]:
+    """Images and motion of the history, where there is any."""
+    known = [each for each in sample.history if each.T_world_ego_per_camera is not None]
+    if not known or sample.T_world_ego_per_camera is None:
+        return None, None
+    images = np.stack([lenses.rectify(each.images) for each in known])
+    motions = torch.stack([_motion_to(sample, each) for each in known])
+    return torch.from_numpy(images).permute(0, 1, 4, 2, 3)[None], motions[None]
 
 
 def _lags(sample: Sample) -> Float[Tensor, " N"]:
@@ -177,13 +204,15 @@ def _lags(sample: Sample) -> Float[Tensor, " N"]:
 
 def _sensor_motion(sample: Sample) -> Float[Tensor, "S 4 4"]:
     """Ego motion to each neighbour by the poses at the anchor camera's image times; NaN where there are none."""
-    motions = []
-    for neighbour in sample.neighbours:
-        if neighbour.T_world_ego_per_camera is None or sample.T_world_ego_per_camera is None:
-            motions.append(np.full((4, 4), np.nan))
-        else:
-            motions.append(np.linalg.inv(neighbour.T_world_ego_per_camera[0]) @ sample.T_world_ego_per_camera[0])
-    return torch.from_numpy(np.array(motions).reshape(-1, 4, 4)).float()
+    motions = [_motion_to(sample, neighbour) for neighbour in sample.neighbours]
+    return torch.stack(motions) if motions else torch.zeros(0, 4, 4)
+
+
+def _motion_to(sample: Sample, other: Neighbour) -> Float[Tensor, "4 4"]:
+    if other.T_world_ego_per_camera is None or sample.T_world_ego_per_camera is None:
+        return torch.full((4, 4), torch.nan)
+    T = np.linalg.inv(other.T_world_ego_per_camera[0]) @ sample.T_world_ego_per_camera[0]
+    return torch.from_numpy(T).float()
 
 
 def mirror(batch: Batch) -> Batch:
@@ -201,6 +230,8 @@ def mirror(batch: Batch) -> Batch:
         valid=batch.valid.flip(-1),
         T_target_now=side @ batch.T_target_now @ side,
         semantics=None if batch.semantics is None else batch.semantics.flip(-1),
+        history=None if batch.history is None else batch.history.flip(-1),
+        T_history_now=None if batch.T_history_now is None else side @ batch.T_history_now @ side,
         occupancy=None if batch.occupancy is None else batch.occupancy.flip(-2),
     )
 
@@ -219,6 +250,7 @@ def collate(batches: Sequence[Batch]) -> Batch:
     cameras = [batch.cameras for batch in batches]
     lags = [batch.lags for batch in batches if batch.lags is not None]
     occupancy = [batch.occupancy for batch in batches if batch.occupancy is not None]
+    history, T_history_now = _collate_history(batches)
     return Batch(
         tokens=sum((batch.tokens for batch in batches), ()),
         images=torch.cat([batch.images for batch in batches]),
@@ -233,8 +265,25 @@ def collate(batches: Sequence[Batch]) -> Batch:
         jitter=sum((batch.jitter for batch in batches), ()),
         problems=sum((batch.problems for batch in batches), ()),
         lags=torch.cat(lags) if len(lags) == len(batches) else None,
+        history=history,
+        T_history_now=T_history_now,
         occupancy=torch.cat(occupancy) if len(occupancy) == len(batches) else None,
     )
+
+
+def _collate_history(batches: Sequence[Batch]) -> tuple[Tensor | None, Tensor | None]:
+    """Of as many moments as the sample with the most has; those that a sample lacks are of unknown motion."""
+    most = max((0 if batch.history is None else batch.history.shape[1]) for batch in batches)
+    if not most:
+        return None, None
+    images, motions = [], []
+    for batch in batches:
+        have = 0 if batch.history is None else batch.history.shape[1]
+        rest = batch.images[:, :1].expand(-1, most - have, -1, -1, -1, -1)
+        unknown = torch.full((len(batch), most - have, 4, 4), torch.nan)
+        images.append(rest if batch.history is None else torch.cat([batch.history, rest], dim=1))
+        motions.append(unknown if batch.T_history_now is None else torch.cat([batch.T_history_now, unknown], dim=1))
+    return torch.cat(images), torch.cat(motions)
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gaussianocc_core.data.sources import OFFSETS
+from gaussianocc_core.models.depth_refinement import FarViews, join_far_views
 from gaussianocc_core.models.image_encoder import ImageEncoder, Look
 from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources, join_pairs, pair_matrix
 from gaussianocc_core.models.view_choice import Candidates, ViewSettings, choose_views
@@ -58,12 +59,15 @@ def look_around(
     T_target_now: Float[Tensor, "B S 4 4"] | None,
     dropout: ViewDropout | None = None,
     settings: ViewSettings = _VIEWS,
+    history: Float[Tensor, "B F N 3 H W"] | None = None,
+    T_history_now: Float[Tensor, "B F 4 4"] | None = None,
 ) -> tuple[Look, Sources]:
     """The first maps of the B N current images, and what they are matched with.
 
     frames: RGB 0-1, now and then the neighbours of `OFFSETS`; cameras: with a leading dimension B; T_target_now: points
     of the ego frame now in that of each neighbour, m, or None: other cameras of the moment alone. dropout: drawn from
-    torch's generator, so that a resumed run draws the same.
+    torch's generator, so that a resumed run draws the same. history: moments from farther away, by which depth is made
+    finer; of NaN as motion, none.
     """
     batch, _, count, _, height, width = frames.shape
     past = T_target_now is not None
@@ -107,4 +111,36 @@ def look_around(
                 matrix.float(),
             )
         )
-    return present, Sources(look.features[batch * count :], join_pairs(parts).to(frames.device))
+    far = None
+    if history is not None and T_history_now is not None:
+        far = _look_far(encoder, history, cameras, T_history_now, dropout, random)
+    return present, Sources(look.features[batch * count :], join_pairs(parts).to(frames.device), far)
+
+
+def _look_far(
+    encoder: ImageEncoder,
+    history: Float[Tensor, "B F N 3 H W"],
+    cameras: Cameras,
+    T_history_now: Float[Tensor, "B F 4 4"],
+    dropout: ViewDropout | None,
+    random: np.random.Generator | None,
+) -> FarViews:
+    moments, count = history.shape[1:3]
+    features = encoder.look(history.flatten(0, 2)).features
+    assert features is not None
+    features = features.unflatten(0, (len(history), moments * count))
+    parts = []
+    for b, here in enumerate(features):
+        K, T_ego_cam = cameras.intrinsics[b].double().cpu(), cameras.T_ego_cam[b].double().cpu()
+        T_then_now = T_history_now[b].double().cpu()  # (F, 4, 4)
+        known = torch.isfinite(T_then_now).all(dim=-1).all(dim=-1)
+        if dropout is not None and random is not None:
+            known &= torch.from_numpy(random.random(moments) >= dropout.everything + dropout.past)
+        T_then_now = torch.where(known[:, None, None], T_then_now, torch.eye(4, dtype=torch.float64))
+        T = torch.linalg.inv(T_ego_cam)[None, :, None] @ T_then_now[:, None, None] @ T_ego_cam  # (F, M, N, 4, 4)
+        T = T.permute(2, 0, 1, 3, 4).flatten(1, 2)  # (N, F M, 4, 4): points of camera n now in that of m then
+        shape = T.shape[:2]
+        matrix = pair_matrix(K[:, None].expand(*shape, 3, 3), K.repeat(moments, 1, 1)[None].expand(*shape, 3, 3), T)
+        used = known.repeat_interleave(count)[None].expand(*shape)
+        parts.append(FarViews(here, matrix.float(), used))
+    return join_far_views(parts).to(history.device)

@@ -15,17 +15,18 @@ _HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1.0), np.float32(0.0)
 
 
 @njit(**JIT)
-def compare_views(reference, sources, matrices, inv_depth, spread, hypotheses, summed, seen):
+def compare_views(reference, sources, chosen, matrices, inv_depth, spread, hypotheses, summed, seen):
     """Adds products of features over hypotheses of inverse depth.
 
-    reference (h, w, C) and sources (S, H, W, C): feature vectors of length 1; matrices (S, 3, 4): homogeneous cells of
+    reference (h, w, C) and sources (S, H, W, C): feature vectors of length 1; chosen: indices of the
+    sources that count; matrices (S, 3, 4): homogeneous cells of
     the reference (centres at +0.5) and inverse depth (1/m) -> those of the source, in cells. inv_depth, spread (h, w):
     hypothesis d is inv_depth exp(-spread hypotheses[d]); a cell of no spread is left out. summed (h, w, D) and seen
     (h, w), the number of views, are added to. A view has a say about a cell if it sees all of its hypotheses: else
     those that more views see would be compared with those that fewer do.
     """
     height, width, channels = reference.shape
-    count, source_height, source_width = sources.shape[0], sources.shape[1], sources.shape[2]
+    source_height, source_width = sources.shape[1], sources.shape[2]
     depths = hypotheses.shape[0]
     limit_x, limit_y = np.float32(source_width), np.float32(source_height)
     rho = np.empty(depths, dtype=np.float32)
@@ -39,7 +40,7 @@ def compare_views(reference, sources, matrices, inv_depth, spread, hypotheses, s
             for d in range(depths):
                 rho[d] = inv_depth[i, j] * np.exp(-spread[i, j] * hypotheses[d])
             here = reference[i, j]
-            for s in range(count):
+            for s in chosen:
                 m = matrices[s]
                 x0 = m[0, 0] * u + m[0, 1] * v + m[0, 2]
                 y0 = m[1, 0] * u + m[1, 1] * v + m[1, 2]

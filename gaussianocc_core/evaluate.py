@@ -18,11 +18,13 @@ from pathlib import Path
 
 from gaussianocc_core.checkpoint import networks_in
 from gaussianocc_core.config import load_config
-from gaussianocc_core.errors import DatasetError, GaussianOccError
+from gaussianocc_core.errors import ConfigError, DatasetError, GaussianOccError
 from gaussianocc_core.evaluation import evaluate, format_report
 from gaussianocc_core.evaluation.report import depth_rows
 from gaussianocc_core.evaluation.sources import EvaluationSource, open_source
+from gaussianocc_core.metrics.robot import RobotConfig
 from gaussianocc_core.mistakes import one_line
+from gaussianocc_core.models.decision import check_caution
 from gaussianocc_core.training.config import TrainConfig
 
 EXAMPLES = """examples:
@@ -72,10 +74,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--ray-iou", action=argparse.BooleanOptionalAction, default=True, help="RayIoU too (under a second a keyframe)"
     )
+    parser.add_argument(
+        "--caution",
+        type=float,
+        metavar="C",
+        help="between 0 and 1; higher misses fewer obstacles and shows more ghosts (default: as the model says, 0.5)",
+    )
+    usual = RobotConfig()
+    parser.add_argument(
+        "--obstacle-heights",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=(usual.low, usual.high),
+        help="m above the base frame between which things are obstacles (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--robot-width", type=float, metavar="M", default=usual.width, help="m, of its path (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         _check_outputs({"--json": options.json, "--csv": options.csv}, options.pictures)  # now, not after the work
+        robot = _check_numbers(options)
         networks_in(options.checkpoint)
         result = evaluate(
             options.checkpoint,
@@ -86,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=options.device,
             ray_iou=options.ray_iou,
             pictures=options.pictures,
+            caution=options.caution,
+            robot=robot,
         )
         if options.json:
             options.json.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -119,6 +142,16 @@ def _open(options: argparse.Namespace) -> EvaluationSource:
         bag=options.bag,
         follow_outside=options.follow_outside,
     )
+
+
+def _check_numbers(options: argparse.Namespace) -> RobotConfig:
+    low, high = options.obstacle_heights
+    try:
+        if options.caution is not None:
+            check_caution(options.caution)
+        return RobotConfig(low=low, high=high, width=options.robot_width)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check_outputs(files: Mapping[str, Path | None], pictures: Path | None) -> None:

@@ -186,6 +186,18 @@ class OccupancyPredictor:
         rectifier = self._lenses_of(cameras).rectifier
         return {name: rectifier.reduction(i) for i, name in enumerate(cameras.names)}
 
+    @torch.inference_mode()
+    def opacity(self, prediction: Prediction) -> Float[np.ndarray, "X Y Z"]:
+        """Probability 0-1 that each voxel of the published grid is occupied, as the network says it, observed or not:
+        what `caution` is held against."""
+        field = prediction.field
+        if self.model.quirks.occupied_by_argmax:
+            probability = 1.0 - self.model.sample_grid(field, self.grid)[0].softmax(dim=0)[-1]
+        else:
+            free = OccupancyField(field.logits[:, -1:])
+            probability = torch.sigmoid(-self.model.sample_grid(free, self.grid)[0, 0])
+        return probability.float().cpu().numpy()
+
     @property
     def caution(self) -> float:
         """Between 0 and 1: trades missed obstacles against ghosts. Higher misses fewer obstacles and shows more ghosts;

@@ -14,6 +14,7 @@ from gaussianocc_core.bags.messages import decode_cloud
 from gaussianocc_core.bags.reader import MessageRef, open_reader
 from gaussianocc_core.bags.schema import POINTS_TYPE
 from gaussianocc_core.data.bag import BagEntry, BagSource
+from gaussianocc_core.data.lidar import LidarScan
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.types import Cameras
@@ -40,6 +41,31 @@ def lidar_depths(
     cameras: pinholes without distortion, as a Rectifier makes them of the sample's cameras. With odometry, the robot's
     motion between scan and image is taken out.
     """
+    found = _nearest_scan(source, topic, entry)
+    if found is None:
+        return None
+    ref, scan = found
+    result = []
+    for i, name in enumerate(cameras.names):
+        moved = _at_image_time(source, ref, scan, entry, i).points
+        one = cameras.select((name,)).to(dtype=torch.float64)
+        pixels, depth = camera_geometry.project(torch.from_numpy(moved), one.intrinsics, one.T_ego_cam)
+        seen = camera_geometry.in_view(pixels, depth, one.width[0], one.height[0])[0]
+        result.append(torch.cat([pixels[0, seen], depth[0, seen, None]], dim=1).numpy())
+    return tuple(result)
+
+
+def lidar_scan(source: BagSource, topic: str, entry: BagEntry) -> LidarScan | None:
+    """The scan nearest to a sample in the ego frame of its anchor camera's image; None if there is none within 60 ms.
+
+    With odometry, the robot's motion between scan and image is taken out.
+    """
+    found = _nearest_scan(source, topic, entry)
+    return None if found is None else _at_image_time(source, *found, entry, 0)
+
+
+def _nearest_scan(source: BagSource, topic: str, entry: BagEntry) -> tuple[MessageRef, LidarScan] | None:
+    """In the ego frame at its own stamp."""
     cloud_topic = source.index.topics[topic]
     place = int(np.argmin(np.abs(cloud_topic.stamps_ns - entry.frame.camera_stamps_ns[0])))
     ref = cloud_topic[place]
@@ -49,18 +75,17 @@ def lidar_depths(
     if T_ego_lidar is None:
         return None
     points = _read_points(source, ref)
-    points = points @ T_ego_lidar[:3, :3].T + T_ego_lidar[:3, 3]  # ego frame at the scan's stamp
-    T_world_scan, result = source.T_world_ego(ref.stamp_ns), []
-    for i, name in enumerate(cameras.names):
-        moved = points
-        if T_world_scan is not None and entry.frame.T_world_ego is not None:
-            T_now_scan = transforms.invert_matrix(entry.frame.T_world_ego[i]) @ T_world_scan
-            moved = points @ T_now_scan[:3, :3].T + T_now_scan[:3, 3]
-        one = cameras.select((name,)).to(dtype=torch.float64)
-        pixels, depth = camera_geometry.project(torch.from_numpy(moved), one.intrinsics, one.T_ego_cam)
-        seen = camera_geometry.in_view(pixels, depth, one.width[0], one.height[0])[0]
-        result.append(torch.cat([pixels[0, seen], depth[0, seen, None]], dim=1).numpy())
-    return tuple(result)
+    return ref, LidarScan(points @ T_ego_lidar[:3, :3].T + T_ego_lidar[:3, 3], T_ego_lidar[:3, 3])
+
+
+def _at_image_time(source: BagSource, ref: MessageRef, scan: LidarScan, entry: BagEntry, camera: int) -> LidarScan:
+    """In the ego frame at a camera's image, where the motion since the scan is known."""
+    T_world_scan = source.T_world_ego(ref.stamp_ns)
+    if T_world_scan is None or entry.frame.T_world_ego is None:
+        return scan
+    T_now_scan = transforms.invert_matrix(entry.frame.T_world_ego[camera]) @ T_world_scan
+    rotation, translation = T_now_scan[:3, :3], T_now_scan[:3, 3]
+    return LidarScan(scan.points @ rotation.T + translation, rotation @ scan.place + translation)
 
 
 def _read_points(source: BagSource, ref: MessageRef) -> Float[np.ndarray, "P 3"]:

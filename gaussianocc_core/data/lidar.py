@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +16,14 @@ from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.pixel_centers import to_opencv
 from gaussianocc_core.types import Cameras
+
+
+@dataclass(frozen=True)
+class LidarScan:
+    """What a lidar measured around one moment, in an ego frame, m."""
+
+    points: Float[np.ndarray, "P 3"]
+    place: Float[np.ndarray, " 3"]  # of the lidar: where the rays start
 
 
 @runtime_checkable

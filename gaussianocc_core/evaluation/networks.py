@@ -43,6 +43,7 @@ class Estimates:
     network_lengths: Float[np.ndarray, " S"] | None = None  # of it, m, before its search; None: not searched
     # Log of the error of log depth that the network expects of itself, of the ways that say so; higher: less sure.
     log_errors: Mapping[str, Float[Tensor, "N h w"]] = field(default_factory=dict)
+    opacity: Float[np.ndarray, "X Y Z"] | None = None  # probability that each voxel is occupied
 
 
 @runtime_checkable
@@ -58,7 +59,8 @@ class Networks(Protocol):
 class CheckpointNetworks:
     """All networks of a model file: occupancy (rendered depth, labels), first stage (depth), ego motion."""
 
-    def __init__(self, path: str | Path, device: str = "auto") -> None:
+    def __init__(self, path: str | Path, device: str = "auto", caution: float | None = None) -> None:
+        """caution: see `OccupancyPredictor`; None: as the file says."""
         self.path = Path(path)
         self.device = resolve_device(device)
         self.kinds = networks_in(path)
@@ -73,7 +75,7 @@ class CheckpointNetworks:
             self.depth_net = depth.depth_net
             loaded.append((depth.config, depth.provenance))
         if "occupancy" in self.kinds or not loaded:  # an empty file is the loader's to refuse
-            self.predictor = OccupancyPredictor.from_checkpoint(path, device)
+            self.predictor = OccupancyPredictor.from_checkpoint(path, device, caution)
             loaded.append((self.predictor.config, self.predictor.provenance))
         self.config, self.provenance = loaded[-1]
 
@@ -83,9 +85,9 @@ class CheckpointNetworks:
         images = batch.colors()  # (1, T, N, 3, h, w)
         found: dict[str, DepthPrediction] = {}
         depths: dict[str, Tensor] = {}
-        occupancy = motions = said = None
+        occupancy = opacity = motions = said = None
         if self.predictor is not None:
-            depths, occupancy = _see_occupancy(self.predictor, sample)
+            depths, occupancy, opacity = _see_occupancy(self.predictor, sample)
         if self.depth_net is not None:
             found["depth_network"] = predict_depth(self.depth_net, images[:, 0], batch.cameras)
         offsets = [neighbour.offset for neighbour in sample.neighbours]
@@ -115,7 +117,14 @@ class CheckpointNetworks:
         for way, depth in depths.items():
             check_finite(f"depth by {way}", depth)
         sure = {way: each.log_error[0].cpu() for way, each in found.items() if each.log_error is not None}
-        return Estimates({way: depth.float().cpu() for way, depth in depths.items()}, occupancy, motions, said, sure)
+        return Estimates(
+            {way: depth.float().cpu() for way, depth in depths.items()},
+            occupancy,
+            motions,
+            said,
+            sure,
+            opacity,
+        )
 
     def _guess(self, images: Tensor, batch: Batch, alone: DepthPrediction) -> Float[Tensor, "N h w"]:
         """What depth says before there is a motion: of a network that matches, with the other cameras."""
@@ -157,7 +166,7 @@ class CheckpointNetworks:
 
 def _see_occupancy(
     predictor: OccupancyPredictor, sample: Sample
-) -> tuple[dict[str, Tensor], UInt8[np.ndarray, "X Y Z"]]:
+) -> tuple[dict[str, Tensor], UInt8[np.ndarray, "X Y Z"], Float[np.ndarray, "X Y Z"]]:
     """As the node would: cameras where they were at their own image times, in the ego frame of the labels. A model that
     matches has seen the frame before, and knows the recorded motion."""
     cameras = in_label_frame(sample)
@@ -181,4 +190,4 @@ def _see_occupancy(
     depths = {"rendered": compose_depth(views, background)}
     if field.inv_depth is not None:
         depths["depth_head"] = 1.0 / resize_depth(field.inv_depth[0], *views.depth.shape[-2:])
-    return depths, prediction.labels
+    return depths, prediction.labels, predictor.opacity(prediction)

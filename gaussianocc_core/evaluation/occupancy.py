@@ -14,8 +14,9 @@ from gaussianocc_core.labels import CLASS_NAMES, FREE
 from gaussianocc_core.models.visibility import columns_beyond
 from gaussianocc_core.types import OccupancyLabels, VoxelGrid
 
-# Voxels that cameras see, as Occ3D counts; every voxel, as planners need.
-MASKS = {"mask_camera": "camera", "whole_grid": "none"}
+# Voxels that cameras see, as Occ3D counts; those that the lidar sees as well, as the published evaluation counts; every
+# voxel, as planners need.
+MASKS = {"mask_camera": "camera", "mask_camera_and_lidar": "camera_and_lidar", "whole_grid": "none"}
 MODEL, FLAT_GROUND = "model", "flat_ground"
 # m from the ego origin, horizontally. A planner asks how far it can trust the voxels; one number for 40 m says little.
 RANGES = (10.0, 15.0, 20.0, 30.0)
@@ -29,6 +30,9 @@ class OccupancyTable:
         self._voxels = {(who, mask): metrics.OccupancyScores() for who in (MODEL, FLAT_GROUND) for mask in MASKS}
         self._within = {(who, limit): metrics.OccupancyScores() for who in (MODEL, FLAT_GROUND) for limit in RANGES}
         self._nearer = {limit: ~columns_beyond(grid, limit)[..., None] for limit in RANGES}
+        # Per mask and whether truth is occupied: published free, occupied, unknown.
+        self._states = {mask: np.zeros((2, 3), dtype=np.int64) for mask in MASKS}
+        self.reliability = metrics.Reliability()
         self._rays = {who: metrics.RayIoU(grid) for who in (MODEL, FLAT_GROUND)} if rays else {}
 
     def update(
@@ -36,8 +40,10 @@ class OccupancyTable:
         labels: OccupancyLabels,
         prediction: UInt8[np.ndarray, "X Y Z"],
         ray_origins: Float[np.ndarray, "O 3"] | None,
+        opacity: Float[np.ndarray, "X Y Z"] | None = None,
     ) -> None:
-        """ray_origins: ego frame, m; None: this keyframe does not count for RayIoU."""
+        """ray_origins: ego frame, m; None: this keyframe does not count for RayIoU. opacity: the probability that each
+        voxel is occupied, where the model says it."""
         if labels.semantics.shape != self.flat.shape:
             raise DatasetError(
                 f"labels of {labels.semantics.shape} voxels, the checkpoint's grid has {self.flat.shape}; use labels "
@@ -46,7 +52,14 @@ class OccupancyTable:
         predicted = {MODEL: prediction, FLAT_GROUND: self.flat}
         for (who, mask), scores in self._voxels.items():
             scores.update(labels.semantics, predicted[who], metrics.voxel_mask(labels, MASKS[mask]))
+        occupied = labels.semantics != FREE
+        state = np.where(prediction < FREE, 1, np.where(prediction == FREE, 0, 2))
+        for mask, counts in self._states.items():
+            counted = metrics.voxel_mask(labels, MASKS[mask])
+            counts += np.bincount((3 * occupied + state)[counted], minlength=6).reshape(2, 3)
         seen = metrics.voxel_mask(labels, "camera")
+        if opacity is not None:
+            self.reliability.update(opacity, occupied, seen)
         for (who, limit), scores in self._within.items():
             scores.update(labels.semantics, predicted[who], seen & self._nearer[limit])
         if ray_origins is not None:
@@ -55,11 +68,16 @@ class OccupancyTable:
         self.keyframes += 1
 
     def summary(self) -> dict[str, Any]:
-        """By mask: measures of both, and the model's IoU of each class that occurs."""
+        """By mask: measures of both, the model's IoU of each class that occurs, and its `states`: which share of the
+        voxels is `unknown`, and which of the truly occupied ones is published `free`."""
         return {
             mask: {
                 MODEL: self._voxels[MODEL, mask].summary(),
                 FLAT_GROUND: self._voxels[FLAT_GROUND, mask].summary(),
+                "states": {
+                    "unknown": _share(self._states[mask][:, 2].sum(), self._states[mask].sum()),
+                    "occupied_but_free": _share(self._states[mask][1, 0], self._states[mask][1].sum()),
+                },
                 "class_iou": _by_class(metrics.class_iou(self._voxels[MODEL, mask].confusion)[:FREE]),
             }
             for mask in MASKS
@@ -79,6 +97,10 @@ class OccupancyTable:
             **{who: rays.summary() for who, rays in self._rays.items()},
             "class_ray_iou": _by_class(per_class.mean(axis=0)),
         }
+
+
+def _share(part: int | np.integer, whole: int | np.integer) -> float:
+    return float(part / whole) if whole else float("nan")
 
 
 def _by_class(values: Float[np.ndarray, " K"]) -> dict[str, float]:

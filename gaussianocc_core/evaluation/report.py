@@ -29,8 +29,21 @@ true rotation: mean turn between the images, the error of who says "straight on"
 _OCCUPANCY_NOTES = """\
 IoU: voxels occupied in truth and estimate, of those occupied in either. Off the ground: not road, pavement, terrain.
 mIoU: mean of the IoU of the 17 classes, of those that occur. mIoU*: without `others` and `other_flat`.
+Unknown voxels count as not occupied in all of these. Unknown: their share. Occupied but free: share of the truly
+occupied voxels that is published as free. Published results for Occ3D count camera and lidar.
 RayIoU: mean over the classes of what lidar-like rays along the drive meet first, within 1, 2 or 4 m of where.
 flat ground: a road at the height of the wheels and nothing else, whatever the images show."""
+
+
+_RELIABILITY_NOTES = """\
+Of the seen voxels that the model says are occupied with such a probability, the share that is. error: their mean
+distance; 0: probabilities mean what they say. `--caution` is held against 1 - said."""
+_ROBOT_NOTES = """\
+Obstacle points are those between the two heights. missed: in voxels published as free. unknown: in voxels of which
+nothing is known, or outside the grid. found: in occupied voxels. ghosts: of the published obstacle columns that the
+truth tells of (a ray crosses what is published there), the share without a point within {tolerance:g} m. blocked path:
+moments in which an obstacle stands on the {path_length:g} m that the robot, {width:g} m wide, then drove; one that the
+truth confirms is left out. Nearer than {nearest:g} m nothing counts."""
 
 
 def format_report(result: dict[str, Any]) -> str:
@@ -42,6 +55,10 @@ def format_report(result: dict[str, Any]) -> str:
         parts.append(_ego_motion(result["ego_motion"]))
     if result["mask_camera"]:
         parts.append(_occupancy(result))
+    if result["reliability"]:
+        parts.append(_reliability(result["reliability"]))
+    if result["robot"]:
+        parts.append(_robot(result["robot"]))
     parts += ["\n".join(f"not measured: {note}" for note in result["notes"])] if result["notes"] else []
     return "\n\n".join(parts)
 
@@ -125,14 +142,17 @@ def _ego_motion(motion: dict[str, Any]) -> str:
 def _occupancy(result: dict[str, Any]) -> str:
     tables = [result[mask] for mask in MASKS]
     rays = result["ray_iou"]
-    heads = ["seen voxels", "flat ground", "all voxels", "flat ground"] + (["rays", "flat ground"] if rays else [])
+    heads = ["camera", "flat ground", "cam+lidar", "flat ground", "all voxels", "flat ground"]
+    heads += ["rays", "flat ground"] if rays else []
     lines = [
         f"OCCUPANCY in {result['labelled_keyframes']} labelled keyframes; 0 to 1, higher is better; "
-        "seen voxels: those that the labels' mask_camera counts",
+        "camera: voxels that the labels' mask_camera counts, cam+lidar: that mask_lidar counts as well",
         _row("", heads),
     ]
     for name, title in _MEASURES.items():
         lines.append(_row(title, [_number(t[who][name]) for t in tables for who in ("model", "flat_ground")]))
+    for name, title in (("unknown", "unknown"), ("occupied_but_free", "occupied but free")):
+        lines.append(_row(title, [cell for t in tables for cell in (_number(t["states"][name]), "")]))
     for name, title in (("iou", "IoU"), ("non_ground_iou", "off ground")):
         for limit in RANGES:
             numbers = [_number(who[name]) for who in result["by_range"][f"{limit:g}"].values()]
@@ -141,13 +161,45 @@ def _occupancy(result: dict[str, Any]) -> str:
         for name in rays["model"]:
             title = name.replace("ray_iou", "RayIoU").replace("@", " within ") + (" m" if "@" in name else "")
             numbers = [_number(rays[who][name]) for who in ("model", "flat_ground")]
-            lines.append(_row(title, ["", "", "", "", *numbers]))
+            lines.append(_row(title, ["", "", "", "", "", "", *numbers]))
     by_class = [table["class_iou"] for table in tables] + ([rays["class_ray_iou"]] if rays else [])
     names = dict.fromkeys(name for column in by_class for name in column)
     for name in names:
         cells = [cell for column in by_class for cell in (_number(column[name]) if name in column else "-", "")]
         lines.append(_row(f"  {name}", cells))
     return "\n".join([*lines, _OCCUPANCY_NOTES])
+
+
+def _reliability(reliability: dict[str, Any]) -> str:
+    bins = reliability["bins"]
+    return "\n".join(
+        [
+            f"RELIABILITY of the probability that a voxel is occupied; error {_number(reliability['error'])}",
+            _row("said, from", [f"{each['low']:.1f}" for each in bins], 9),
+            _row("said, mean", [_number(each["probability"]) for each in bins], 9),
+            _row("occupied", [_number(each["occupied"]) for each in bins], 9),
+            _row("voxels", [str(each["voxels"]) for each in bins], 9),
+            _RELIABILITY_NOTES,
+        ]
+    )
+
+
+def _robot(robot: dict[str, Any]) -> str:
+    limits = robot["limits"]
+    lines = [f"FOR A ROBOT, obstacles of {limits['low']:g} to {limits['high']:g} m above the ground"]
+    for what, truth in robot["truths"].items():
+        heads = [f"{ring} m" for ring in truth["model"]]
+        lines.append(_row(f"against {what}", heads) + f"    {truth['moments']} moments")
+        for who in ("model", "flat_ground"):
+            lines.append(_row(f"{_title(who)}: points", [str(ring["points"]) for ring in truth[who].values()]))
+            for name in ("missed", "unknown", "found"):
+                lines.append(_row(f"  {name}", [_number(ring[name]) for ring in truth[who].values()]))
+            lines.append(_row("  columns", [str(ring["columns"]) for ring in truth[who].values()]))
+            lines.append(_row("  ghosts", [_number(ring["ghosts"]) for ring in truth[who].values()]))
+    for who, path in robot["path"].items():
+        if path["moments"]:
+            lines.append(_row(f"blocked path, {_title(who)}", []) + f"  {path['blocked']} of {path['moments']} moments")
+    return "\n".join([*lines, _ROBOT_NOTES.format(**limits)])
 
 
 def _title(way: str) -> str:

@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from gaussianocc_core import metrics
 from gaussianocc_core.config import to_dict
-from gaussianocc_core.data.entries import SampleEntry
+from gaussianocc_core.data.entries import SampleEntry, in_label_frame
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.evaluation.depth import FLAT_GROUND, DepthTable, depth_cameras
@@ -22,8 +23,11 @@ from gaussianocc_core.evaluation.ego_motion import MotionScores
 from gaussianocc_core.evaluation.networks import FAR, CheckpointNetworks, Estimates, Networks
 from gaussianocc_core.evaluation.occupancy import MASKS, OccupancyTable
 from gaussianocc_core.evaluation.pictures import Keyframe, PictureWriter
+from gaussianocc_core.evaluation.robot import RobotTable
 from gaussianocc_core.evaluation.sources import EvaluationSource, TableSource, choose_scenes, open_source
 from gaussianocc_core.geometry.ground_plane import flat_ground_depth
+from gaussianocc_core.metrics.robot import RobotConfig, path_ahead
+from gaussianocc_core.models.visibility import observed_voxels
 from gaussianocc_core.preprocess import Lenses, Preprocessor
 from gaussianocc_core.training.loader import prepare
 from gaussianocc_core.types import Sample
@@ -39,29 +43,34 @@ def evaluate(
     device: str = "auto",
     ray_iou: bool = True,
     pictures: str | Path | None = None,
+    caution: float | None = None,
+    robot: RobotConfig | None = None,
 ) -> dict[str, Any]:
     """All that the networks of a model file can be measured by on these scenes (None: all).
 
     source: see `open_source`; a path is a data set in the nuScenes schema, v1.0-mini. split: in place of scenes, an
     official one or a list file. every: only each so many moments of a scene. pictures: a folder for pictures of the
-    first dozen.
+    first dozen. caution: of the occupancy, see `OccupancyPredictor.caution`; None: as the file says. robot: what counts
+    as an obstacle and as its path.
 
     Keys of the result: `checkpoint`, `data`, `keyframes`, `labelled_keyframes`, `scenes`, `notes` (what could not be
-    measured, and why), `depth`, `ego_motion`, `mask_camera`, `whole_grid`, `by_range`, `ray_iou`; each of the last six
-    is None where it could not be measured, and so is any number that is undefined.
+    measured, and why), `depth`, `ego_motion`, `mask_camera`, `mask_camera_and_lidar`, `whole_grid`, `by_range`,
+    `ray_iou`, `robot`, `reliability`; each of the last nine is None where it could not be measured, and so is any
+    number that is undefined.
     """
-    networks = CheckpointNetworks(checkpoint, device)
+    networks = CheckpointNetworks(checkpoint, device, caution)
     if not isinstance(source, EvaluationSource):
         source = open_source(source)
     scenes = choose_scenes(source, scenes, split)
     writer = PictureWriter(Path(pictures), f"{Path(checkpoint).name} ({networks.config.name})") if pictures else None
-    result = evaluate_networks(networks, source, scenes, every=every, ray_iou=ray_iou, on_keyframe=writer)
+    result = evaluate_networks(networks, source, scenes, every=every, ray_iou=ray_iou, on_keyframe=writer, robot=robot)
     return {
         "checkpoint": {
             "path": str(checkpoint),
             "model": networks.config.name,
             "networks": list(networks.kinds),
             "provenance": to_dict(networks.provenance) if networks.provenance else None,
+            "caution": None if networks.predictor is None else networks.predictor.caution,
         },
         **result,
     }
@@ -75,6 +84,7 @@ def evaluate_networks(
     every: int = 1,
     ray_iou: bool = True,
     on_keyframe: Callable[[Keyframe], None] | None = None,
+    robot: RobotConfig | None = None,
 ) -> dict[str, Any]:
     """`evaluate` without the checkpoint."""
     if every < 1:
@@ -83,13 +93,15 @@ def evaluate_networks(
     kinds = networks.kinds
     beside = "pose" in kinds or networks.config.matching.enabled
     indexed = {scene: source.entries(scene, neighbours=beside) for scene in scenes}
-    entries = [entry for scene in scenes for entry in indexed[scene][::every]]
+    places = [(scene, n) for scene in scenes for n in range(0, len(indexed[scene]), every)]
+    entries = [indexed[scene][n] for scene, n in places]
     notes = _what_is_missing(entries, kinds, source)
     depth, motion = DepthTable(source.depth_limits), MotionScores()
     occupancy = OccupancyTable(networks.config.grid, ray_iou) if "occupancy" in kinds else None
+    driven = RobotTable(networks.config.grid, networks.config.class_names, robot) if occupancy else None
     lidars = {scene: source.lidar_places(scene, indexed[scene]) for scene in scenes} if occupancy else {}
     preprocess = Preprocessor.of(networks.config)
-    for entry in tqdm(entries, desc="evaluating", unit="keyframe", disable=None):
+    for (scene, n), entry in zip(tqdm(places, desc="evaluating", unit="keyframe", disable=None), entries, strict=True):
         sample = entry.load()
         lenses = preprocess(sample.cameras, sample.static_masks)
         batch = prepare(sample, lenses)
@@ -101,7 +113,9 @@ def evaluate_networks(
             motion.update(estimates.T_target_now, truth, _gaps(sample), estimates.network_lengths)
         if occupancy and sample.occupancy and estimates.occupancy is not None:
             origins = _ray_origins(lidars[sample.scene], sample)
-            occupancy.update(sample.occupancy, estimates.occupancy, origins)
+            occupancy.update(sample.occupancy, estimates.occupancy, origins, estimates.opacity)
+        if driven and estimates.occupancy is not None:
+            _measure_drive(driven, source, sample, lenses, estimates.occupancy, indexed[scene][n:])
         if on_keyframe:
             on_keyframe(Keyframe(sample, batch, estimates, truths, errors, networks.config.grid))
     labelled = occupancy is not None and occupancy.keyframes > 0
@@ -120,6 +134,8 @@ def evaluate_networks(
         **(occupancy.summary() if occupancy and labelled else dict.fromkeys(MASKS)),
         "by_range": occupancy.range_summary() if occupancy and labelled else None,
         "ray_iou": occupancy.ray_summary() if occupancy and labelled else None,
+        "robot": driven.summary() if driven else None,
+        "reliability": occupancy.reliability.summary() if occupancy else None,
     }
     if not any(result[key] for key in ("depth", "ego_motion", *MASKS)):
         raise DatasetError(
@@ -150,6 +166,26 @@ def _measure_depth(
                 first.setdefault(camera, error)
     table.keyframes += 1
     return first
+
+
+def _measure_drive(
+    table: RobotTable,
+    source: EvaluationSource,
+    sample: Sample,
+    lenses: Lenses,
+    prediction: UInt8[np.ndarray, "X Y Z"],
+    entries: Sequence[Entry],
+) -> None:
+    """entries: this moment's and those that follow it in its scene."""
+    labels = sample.occupancy
+    T_world_now = sample.T_world_ego if labels is None or labels.T_world_ego is None else labels.T_world_ego
+    views = lenses.views(in_label_frame(sample).T_ego_cam)
+    path, following = None, [each.frame.T_world_ego for each in entries[1:]]
+    if T_world_now is not None:
+        known = list(itertools.takewhile(lambda poses: poses is not None, following))
+        path = path_ahead([poses[0] for poses in known if poses is not None], T_world_now, table.config.path_length)
+    seen = observed_voxels(views, table.grid, lenses.valid_mask)
+    table.update(prediction, seen, source.lidar_scan(entries[0], T_world_now), labels, path)
 
 
 def _what_is_missing(entries: Sequence[Entry], kinds: Sequence[str], source: EvaluationSource) -> list[str]:

@@ -17,15 +17,16 @@ from jaxtyping import Float
 from gaussianocc_core.bags.indexing import find_bags
 from gaussianocc_core.data.bag import BagEntry, BagSource, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
-from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
+from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_scan, lidar_topics
 from gaussianocc_core.data.ddad import DdadSource
 from gaussianocc_core.data.entries import SampleEntry
-from gaussianocc_core.data.lidar import LidarSource, draw_depth, paint_depth
+from gaussianocc_core.data.lidar import LidarScan, LidarSource, draw_depth, paint_depth
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.data.nuscenes_splits import select_scenes
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.evaluation.depth import depth_cameras, distorts, rectify_depths
+from gaussianocc_core.geometry import transforms
 from gaussianocc_core.metrics.depth import DDAD_RANGE, NUSCENES_RANGE
 from gaussianocc_core.preprocess import Lenses
 from gaussianocc_core.types import Sample
@@ -52,6 +53,11 @@ class EvaluationSource(Protocol):
 
     def true_depths(self, entry: Entry, sample: Sample, lenses: Lenses) -> Depths | None:
         """z-depth per camera (m, 0 where unknown) as `depth_cameras` see it; None where there is none."""
+        ...
+
+    def lidar_scan(self, entry: Entry, T_world_now: Float[np.ndarray, "4 4"] | None) -> LidarScan | None:
+        """The scan of this moment in the ego frame that T_world_now places in the world (of a bag: in that of the
+        anchor camera's image); None where there is none."""
         ...
 
     def lidar_places(self, scene: str, entries: Sequence[Entry]) -> Float[np.ndarray, "F 3"] | None:
@@ -96,6 +102,17 @@ class TableSource:
         T_world_cam = entry.frame.T_world_ego @ entry.cameras.T_ego_cam.double().numpy()
         return tuple(draw_depth(points, T_world_cam[n], entry.cameras, n) for n in range(len(entry.cameras)))
 
+    def lidar_scan(self, entry: Entry, T_world_now: Float[np.ndarray, "4 4"] | None) -> LidarScan | None:
+        if not (isinstance(entry, SampleEntry) and isinstance(self.source, LidarSource)) or T_world_now is None:
+            return None
+        lidars = list(self.source.rig(entry.scene).T_ego_lidar.values())
+        points = self.source.lidar_world(entry.scene, entry) if lidars else None
+        if points is None:
+            return None
+        T_now_world = transforms.invert_matrix(T_world_now)
+        # The robot moves on by centimetres between its lidar's stamp and this moment: as nothing for where rays start.
+        return LidarScan(points @ T_now_world[:3, :3].T + T_now_world[:3, 3], lidars[0][:3, 3])
+
     def lidar_places(self, scene: str, entries: Sequence[Entry]) -> Float[np.ndarray, "F 3"] | None:
         lidars = list(self.source.rig(scene).T_ego_lidar.values())
         labels = [entry.T_world_labels for entry in entries if isinstance(entry, SampleEntry)]
@@ -135,6 +152,12 @@ class RecordingSource:
         if points is None:
             return None
         return tuple(paint_depth(each, cameras.width[n], cameras.height[n]) for n, each in enumerate(points))
+
+    def lidar_scan(self, entry: Entry, T_world_now: Float[np.ndarray, "4 4"] | None) -> LidarScan | None:
+        topics = self._topics[entry.scene]
+        if not topics or not isinstance(entry, BagEntry):
+            return None
+        return lidar_scan(self._source(entry), topics[0], entry)
 
     def lidar_places(self, scene: str, entries: Sequence[Entry]) -> None:
         return None

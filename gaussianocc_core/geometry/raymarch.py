@@ -156,3 +156,39 @@ def march_labels(
         leave,
     )
     return MarchResult(hit, index, label, entry, leave, visited)
+
+
+def crossed_voxels(
+    ends: Float[np.ndarray, "R 3"], start: Float[np.ndarray, " 3"], grid: VoxelGrid
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Voxels of a grid that rays from one place cross or end in; m, its frame.
+
+    Rays are looked at every half voxel: one whose corner they only touch may be left out.
+    """
+    crossed = np.zeros(grid.shape, dtype=np.bool_)
+    _cross(
+        np.ascontiguousarray(ends, dtype=np.float64),
+        np.asarray(start, dtype=np.float64),
+        np.array(grid.origin, dtype=np.float64),
+        float(grid.voxel_size),
+        crossed,
+    )
+    return crossed
+
+
+@njit(cache=True)
+def _cross(ends, start, corner, size, crossed):
+    nx, ny, nz = crossed.shape
+    for ray in range(len(ends)):
+        dx, dy, dz = ends[ray, 0] - start[0], ends[ray, 1] - start[1], ends[ray, 2] - start[2]
+        length = np.sqrt(dx * dx + dy * dy + dz * dz)
+        if not length < 1e6:  # neither is what is not a number
+            continue
+        steps = int(2.0 * length / size) + 1
+        for n in range(steps + 1):
+            share = n / steps
+            i = int(np.floor((start[0] + share * dx - corner[0]) / size))
+            j = int(np.floor((start[1] + share * dy - corner[1]) / size))
+            k = int(np.floor((start[2] + share * dz - corner[2]) / size))
+            if i >= 0 and j >= 0 and k >= 0 and i < nx and j < ny and k < nz:
+                crossed[i, j, k] = True

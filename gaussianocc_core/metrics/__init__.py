@@ -19,6 +19,8 @@ from gaussianocc_core.metrics.occupancy import (
     voxel_mask,
 )
 from gaussianocc_core.metrics.ray_iou import RayIoU, RayIoUConfig, cast_rays, ray_directions, ray_origins
+from gaussianocc_core.metrics.reliability import Reliability
+from gaussianocc_core.metrics.robot import RobotConfig, RobotScores, path_ahead
 
 __all__ = [
     "DEPTH_ERRORS",
@@ -29,6 +31,9 @@ __all__ = [
     "OccupancyScores",
     "RayIoU",
     "RayIoUConfig",
+    "Reliability",
+    "RobotConfig",
+    "RobotScores",
     "cast_rays",
     "class_iou",
     "confusion_matrix",
@@ -37,6 +42,7 @@ __all__ = [
     "group_iou",
     "mean_iou",
     "occupancy_summary",
+    "path_ahead",
     "ray_directions",
     "ray_origins",
     "voxel_mask",

@@ -24,7 +24,8 @@ from gaussianocc_core.evaluation.networks import FAR, Estimates, _see_occupancy
 from gaussianocc_core.evaluation.sources import TableSource
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.geometry.ground_plane import flat_ground_depth
-from gaussianocc_core.labels import UNOBSERVED
+from gaussianocc_core.labels import OCCLUDED, UNOBSERVED
+from gaussianocc_core.metrics.robot import RobotConfig
 from gaussianocc_core.models.config import GaussianConfig
 from gaussianocc_core.models.gaussianocc import build_depth_net, build_model, build_pose_net
 from gaussianocc_core.models.pose_net import EgoMotion, PoseNet
@@ -41,7 +42,9 @@ from gaussianocc_core.types import Lattice, OccupancyField, RenderedViews, Sampl
 from gaussianocc_core.viz.keyframe import KeyframePicture, compose_keyframe
 
 CONFIG = replace(SMALL, grid=VoxelGrid())  # labels are on the published grid
-MEASURED = ("depth", "ego_motion", "mask_camera", "whole_grid", "by_range", "ray_iou")
+MEASURED = (
+    "depth", "ego_motion", "mask_camera", "mask_camera_and_lidar", "whole_grid", "by_range", "ray_iou", "robot",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +94,20 @@ def test_an_oracle_has_no_error_and_its_scale_is_one(street):
     result = evaluate_networks(Oracle(), TableSource(NuScenesSource(street)))
     told = result["depth"]["ways"]["told"]["mean"]
     assert told["abs_rel"] < 1e-6 and told["rmse"] < 1e-4 and told["a1"] == 1.0 and told["scale"] == 1.0
-    for mask in ("mask_camera", "whole_grid"):
+    for mask in ("mask_camera", "mask_camera_and_lidar", "whole_grid"):
+        assert result[mask]["states"] == {"unknown": 0.0, "occupied_but_free": 0.0}
         assert set(result[mask]["model"].values()) == {1.0} and set(result[mask]["class_iou"].values()) == {1.0}
         assert 0.05 < result[mask]["flat_ground"]["iou"] < 0.7 and result[mask]["flat_ground"]["non_ground_iou"] == 0
     assert result["ray_iou"]["model"]["ray_iou"] == 1.0 > 5 * result["ray_iou"]["flat_ground"]["ray_iou"]
+    against = result["robot"]["truths"]
+    for distance in ("5-10", "10-20"):
+        labels, lidar = against["labels"]["model"][distance], against["lidar"]["model"][distance]
+        assert (labels["missed"], labels["unknown"], labels["found"], labels["ghosts"]) == (0.0, 0.0, 1.0, 0.0)
+        # Points lie on surfaces, at the border of a voxel as often as not; a voxel is filled by less than all of it.
+        assert lidar["points"] > 500 and lidar["missed"] < 0.2 and lidar["found"] > 0.8 and lidar["ghosts"] < 0.1
+        assert against["lidar"]["flat_ground"][distance]["missed"] == 1.0
+        assert against["lidar"]["flat_ground"][distance]["ghosts"] is None
+    assert result["reliability"] is None  # it says no probabilities
     motion = result["ego_motion"]
     # A keyframe at each end of the scene: one has the sweep after it, the other the one before.
     assert motion["pairs"] == motion["moving_pairs"] == 2 and motion["gap_ms"] == pytest.approx(1000 / 12, abs=1)
@@ -271,7 +284,7 @@ def test_true_labels_rendered_are_about_the_true_depth(street):
     logits = (20.0 * torch.nn.functional.one_hot(labels, 18) - 10.0).permute(3, 0, 1, 2)[None].contiguous()
     predictor.model.decide_from = lambda look, plans, sources: OccupancyField(logits)
     seen_from = predictor(sample.images, in_label_frame(sample)).views
-    depths, occupancy = _see_occupancy(predictor, sample)
+    depths, occupancy, _ = _see_occupancy(predictor, sample)
     assert (occupancy == sample.occupancy.semantics)[occupancy != 255].all()
     moved = (seen_from.T_ego_cam - sample.cameras.T_ego_cam)[:, :3, 3].norm(dim=-1)
     assert 0.1 < moved.max() < 0.5  # m that the street's car drives in 43 ms, the spread of the cameras
@@ -290,6 +303,30 @@ class ShortSighted(Oracle):
         told = super().__call__(sample, batch)
         x, y, _ = np.indices(told.occupancy.shape) * 0.4 - 39.8
         return replace(told, occupancy=np.where(np.hypot(x, y) > 15.0, UNOBSERVED, told.occupancy))
+
+
+class Careless(Oracle):
+    """Sees a wall across the road that is not there, and knows nothing of one side."""
+
+    def __call__(self, sample, batch):
+        told = super().__call__(sample, batch)
+        labels = told.occupancy.copy()
+        labels[:, :90] = OCCLUDED  # y below -4 m
+        labels[107:109, 95:105, 4:8] = 15  # 2.8 to 3.6 m ahead, 2 m to each side
+        return replace(told, occupancy=labels)
+
+
+@pytest.mark.medium
+def test_ghosts_block_the_path_and_what_is_hidden_is_unknown(street):
+    source = TableSource(NuScenesSource(street))
+    result = evaluate_networks(Careless(), source, ray_iou=False, robot=RobotConfig(path_length=3.0))["robot"]
+    # Two keyframes: only the first has a path ahead.
+    assert result["path"] == {"model": {"moments": 1, "blocked": 1}, "flat_ground": {"moments": 1, "blocked": 0}}
+    labels = result["truths"]["labels"]
+    assert labels["moments"] == 2 and labels["model"]["5-10"]["unknown"] > 0.2
+    assert 0.0 < labels["model"]["0-10"]["ghosts"] < 1.0
+    untold = evaluate_networks(Oracle(), source, ray_iou=False, robot=RobotConfig(path_length=3.0))["robot"]
+    assert untold["path"]["model"] == {"moments": 1, "blocked": 0}
 
 
 @pytest.mark.medium
@@ -329,13 +366,29 @@ def test_second_stage_is_measured_in_depth_and_occupancy_and_pictured(street, ch
     result = json.loads(report.read_text())
     assert result["keyframes"] == result["labelled_keyframes"] == 1 and result["notes"] == []
     assert list(result["depth"]["ways"]) == ["rendered", "depth_head", "flat_ground"] and result["ego_motion"] is None
-    for mask in ("mask_camera", "whole_grid"):
+    for mask in ("mask_camera", "mask_camera_and_lidar", "whole_grid"):
+        assert 0.0 < result[mask]["states"]["unknown"] < 1.0
         for who in ("model", "flat_ground"):
             assert set(result[mask][who]) == {"iou", "non_ground_iou", "miou", "miou_star"}
         assert "driveable_surface" in result[mask]["class_iou"]
     assert set(result["ray_iou"]) == {"model", "flat_ground", "class_ray_iou"}
+    bins = result["reliability"]["bins"]
+    assert len(bins) == 10 and sum(each["voxels"] for each in bins) > 10_000
+    assert all(each["probability"] is None or each["low"] <= each["probability"] <= each["high"] for each in bins)
+    assert set(result["robot"]["truths"]) == {"lidar", "labels"} and result["checkpoint"]["caution"] == 0.5
     text = capsys.readouterr().out
-    for word in ("mIoU*:", "RayIoU:", "abs_rel:", "rmse m", "CAM_BACK_LEFT"):
+    for word in (
+        "mIoU*:",
+        "RayIoU:",
+        "RELIABILITY",
+        "FOR A ROBOT",
+        "against lidar",
+        "ghosts",
+        "cam+lidar",
+        "abs_rel:",
+        "rmse m",
+        "CAM_BACK_LEFT",
+    ):
         assert word in text
     (picture,) = pictures.iterdir()
     assert picture.name.startswith("01_synthetic-0001_") and cv2.imread(str(picture)).shape[1] > 2000
@@ -373,6 +426,9 @@ def test_without_labels_depth_is_measured_and_a_note_says_so(street, checkpoints
         (["--json", "absent/report.json"], "no such folder"),
         (["--pictures", "file.txt"], "is a file"),
         (["--device", "abacus"], "expected auto, cpu"),
+        (["--caution", "1"], "caution: expected a number between 0 and 1, got 1.0"),
+        (["--obstacle-heights", "2", "1"], "expected low < high"),
+        (["--robot-width", "0"], "width and path_length > 0"),
     ],
 )
 def test_mistakes_are_said_in_one_line(arguments, expected, checkpoints, tmp_path, capsys, monkeypatch):

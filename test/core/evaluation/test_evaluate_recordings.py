@@ -79,6 +79,26 @@ def test_lidar_of_a_bag_is_the_true_depth_of_its_pixels(drive):
 
 
 @pytest.mark.medium
+def test_a_bag_s_scan_is_that_of_its_data_set_in_the_ego_frame_of_the_images(drive):
+    data, bag = drive
+    tables, recording = open_source(data), open_source(bag=bag)
+    (scene,), (name,) = tables.scene_names(), recording.scene_names()
+    keyframes = {entry.frame.camera_stamps_ns[0]: entry for entry in tables.entries(scene, neighbours=False)}
+    compared = 0
+    for entry in recording.entries(name, neighbours=False):
+        same = keyframes.get(entry.frame.camera_stamps_ns[0])
+        if same is None:
+            continue
+        ours, truth = recording.lidar_scan(entry, None), tables.lidar_scan(same, same.frame.T_world_ego[0])
+        np.testing.assert_allclose(ours.points, truth.points, atol=2e-3)
+        assert np.linalg.norm(ours.place - truth.place) < 0.5  # the table's is where it was at its own stamp
+        ground = ours.points[np.hypot(*ours.points[:, :2].T) < 8.0]
+        assert abs(np.percentile(ground[:, 2], 20)) < 0.1  # the road is at the wheels' height
+        compared += 1
+    assert compared == 2
+
+
+@pytest.mark.medium
 def test_a_bag_is_measured_by_camera_and_distance_and_odometry(drive):
     _, bag = drive
     result = evaluate_networks(Flat(), open_source(bag=bag), every=4)

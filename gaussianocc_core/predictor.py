@@ -92,6 +92,7 @@ class Prediction(OccupancyPrediction):
     views: Cameras  # pinholes of the images as the network saw them, where each camera was; float32
     matched: Views | None  # with what its images were matched; None: by a model that looks at each image alone
     moved: Odometry | None  # where the rig is by its images, if that was asked for
+    finer: Float[np.ndarray, "X Y Z"] | None  # what a detail head added to the free logits of the grid; None: no such
     _network: GaussianOcc = dataclass_field(repr=False, compare=False)
 
     @torch.inference_mode()
@@ -194,8 +195,10 @@ class OccupancyPredictor:
         if self.model.quirks.occupied_by_argmax:
             probability = 1.0 - self.model.sample_grid(field, self.grid)[0].softmax(dim=0)[-1]
         else:
-            free = OccupancyField(field.logits[:, -1:])
-            probability = torch.sigmoid(-self.model.sample_grid(free, self.grid)[0, 0])
+            free = self.model.sample_grid(OccupancyField(field.logits[:, -1:]), self.grid)[0, 0]
+            if prediction.finer is not None:
+                free = free + torch.from_numpy(prediction.finer).to(free.device)
+            probability = torch.sigmoid(-free)
         return probability.float().cpu().numpy()
 
     @property
@@ -281,7 +284,8 @@ class OccupancyPredictor:
         if odometry is not None and field.inv_depth is not None:
             log_error = None if field.log_error is None else field.log_error[0].float().cpu().numpy()
             odometry.learn_depth(field.inv_depth[0].float().cpu().numpy(), log_error)
-        labels, confidence, observed = self._decide(field, view)
+        finer = self._details(field, view)
+        labels, confidence, observed = self._decide(field, view, finer)
         return Prediction(
             labels=labels,
             confidence=confidence,
@@ -295,6 +299,7 @@ class OccupancyPredictor:
             views=pinhole,
             matched=matched,
             moved=moved,
+            finer=finer,
             _network=self.model,
         )
 
@@ -306,24 +311,33 @@ class OccupancyPredictor:
             self.config.image_width, self.config.image_height, plane_inv_depths(head.config, head.far).to(self.device)
         )
 
+    def _details(self, field: OccupancyField, view: _View) -> Float[np.ndarray, "X Y Z"] | None:
+        """What the model's detail head adds to the free logits of the grid."""
+        head = self.model.detail_head
+        if head is None:
+            return None
+        if self.device.type == "cpu" and view.lines is not None:
+            return correct_free_logits(head, field, self.model.lattice, self.grid, view.lines)
+        assert view.voxels is not None
+        coarse = self.model.sample_grid(OccupancyField(field.logits[:, -1:]), self.grid).flatten()
+        added = self.model.free_logits(field, self.grid, [view.voxels]) - coarse
+        return added.view(self.grid.shape).float().cpu().numpy()
+
     def _decide(
-        self, field: OccupancyField, view: _View
+        self, field: OccupancyField, view: _View, finer: Float[np.ndarray, "X Y Z"] | None
     ) -> tuple[UInt8[np.ndarray, "X Y Z"], Float[np.ndarray, "X Y Z"], Bool[np.ndarray, "X Y Z"]]:
         """The class of every voxel of the published grid, or free. Unobserved where no camera looks, and where what one
         sees stands too far away to be placed (`ModelConfig.reach`); of a model with depth, occluded where it is free
         but no ray was seen to pass."""
         quirks = self.model.quirks
         if self.device.type == "cpu" and not (quirks.occupied_by_argmax or quirks.lattice_shift):
-            finer = None
-            if self.model.detail_head is not None and view.lines is not None:
-                finer = correct_free_logits(self.model.detail_head, field, self.model.lattice, self.grid, view.lines)
             labels_array, confidence_array = decide_on_grid(
                 field.logits[0].float().numpy(), self.model.lattice, self.grid, self.caution, finer
             )
         else:
             logits = self.model.sample_grid(field, self.grid)[0]  # (K, X, Y, Z)
-            if view.voxels is not None:
-                logits[-1] = self.model.free_logits(field, self.grid, [view.voxels]).view(self.grid.shape)
+            if finer is not None:
+                logits[-1] += torch.from_numpy(finer).to(self.device)
             labels, confidence = decide_labels(logits, quirks.occupied_by_argmax, self.caution)
             labels_array = labels.to(torch.uint8).cpu().numpy()
             confidence_array = confidence.float().cpu().numpy()

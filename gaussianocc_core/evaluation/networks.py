@@ -149,17 +149,28 @@ class CheckpointNetworks:
             found["depth_network"] = self._look_around(frames, batch, motion)
         if known:
             way = "depth_network" if learnt is None else "recorded_motion"
-            found[way] = self._look_around(frames, batch, recorded)
+            found[way] = self._look_around(frames, batch, recorded, far=True)
         return found
 
-    def _look_around(self, frames: Tensor, batch: Batch, T_before_now: Tensor | None) -> DepthPrediction:
+    def _look_around(
+        self, frames: Tensor, batch: Batch, T_before_now: Tensor | None, far: bool = False
+    ) -> DepthPrediction:
+        """far: with the batch's history, whose motion is recorded."""
         assert self.depth_net is not None
         cameras, (height, width) = batch.cameras, frames.shape[-2:]
         if T_before_now is not None and batch.lags is not None:  # each camera where it was at its own image time
             there = torch.cat([T_before_now[0], transforms.invert(T_before_now[0])])
             placed = place_cameras(batch_element(cameras, 0), batch.lags[0], there)
             cameras = replace(cameras, T_ego_cam=placed.T_ego_cam[None])
-        look, sources = look_around(self.depth_net.image_encoder, frames, cameras, T_before_now)
+        history = None if batch.history is None or not far else batch.history.float() / 255.0
+        look, sources = look_around(
+            self.depth_net.image_encoder,
+            frames,
+            cameras,
+            T_before_now,
+            history=history,
+            T_history_now=batch.T_history_now,
+        )
         heads = self.depth_net.match(look, sources, cameras.intrinsics[0], cameras.T_ego_cam[0], width, height)
         return depth_prediction(heads, frames.shape[:1] + frames.shape[2:3], width, height)
 
@@ -168,13 +179,15 @@ def _see_occupancy(
     predictor: OccupancyPredictor, sample: Sample
 ) -> tuple[dict[str, Tensor], UInt8[np.ndarray, "X Y Z"], Float[np.ndarray, "X Y Z"]]:
     """As the node would: cameras where they were at their own image times, in the ego frame of the labels. A model that
-    matches has seen the frame before, and knows the recorded motion."""
+    matches has seen the frame before and the history, and knows the recorded motion."""
     cameras = in_label_frame(sample)
     predictor.use_masks(dict(zip(cameras.names, sample.static_masks or (), strict=bool(sample.static_masks))))
     predictor.reset()
-    for neighbour in sample.neighbours if predictor.matches else ():
+    before = [each for each in (*sample.history, *sample.neighbours) if each.offset < 0]
+    before.sort(key=lambda each: each.camera_stamps_ns[0])
+    for neighbour in before if predictor.matches else ():
         T_world_ego = neighbour.T_world_ego_per_camera
-        if neighbour.offset < 0 and T_world_ego is not None and sample.T_world_ego is not None:
+        if T_world_ego is not None and sample.T_world_ego is not None:
             there = camera_geometry.relocate(
                 sample.cameras, torch.from_numpy(T_world_ego), torch.from_numpy(T_world_ego[0])
             )

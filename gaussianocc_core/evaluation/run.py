@@ -32,6 +32,9 @@ from gaussianocc_core.preprocess import Lenses, Preprocessor
 from gaussianocc_core.training.loader import prepare
 from gaussianocc_core.types import Sample
 
+# m: from how far away earlier moments are read for a network that matches, as a robot's ring of views holds them.
+_HISTORY = (1.2, 2.4)
+
 
 def evaluate(
     checkpoint: str | Path,
@@ -92,7 +95,8 @@ def evaluate_networks(
     scenes = tuple(scenes) if scenes else source.scene_names()
     kinds = networks.kinds
     beside = "pose" in kinds or networks.config.matching.enabled
-    indexed = {scene: source.entries(scene, neighbours=beside) for scene in scenes}
+    history = _HISTORY if networks.config.matching.enabled else ()
+    indexed = {scene: source.entries(scene, beside, history) for scene in scenes}
     places = [(scene, n) for scene in scenes for n in range(0, len(indexed[scene]), every)]
     entries = [indexed[scene][n] for scene, n in places]
     notes = _what_is_missing(entries, kinds, source)

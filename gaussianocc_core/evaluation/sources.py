@@ -20,6 +20,7 @@ from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_scan, lidar_topics
 from gaussianocc_core.data.ddad import DdadSource
 from gaussianocc_core.data.entries import SampleEntry
+from gaussianocc_core.data.history import with_history
 from gaussianocc_core.data.lidar import LidarScan, LidarSource, draw_depth, paint_depth
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.data.nuscenes_splits import select_scenes
@@ -43,8 +44,9 @@ class EvaluationSource(Protocol):
 
     def scene_names(self) -> tuple[str, ...]: ...
 
-    def entries(self, scene: str, neighbours: bool) -> Sequence[Entry]:
-        """The moments of a scene in time order; neighbours: with the images before and after."""
+    def entries(self, scene: str, neighbours: bool, history: Sequence[float] = ()) -> Sequence[Entry]:
+        """The moments of a scene in time order; neighbours: with the images before and after; history: with those from
+        so many metres away (`history.with_history`)."""
         ...
 
     def may_have_depth(self, entry: Entry) -> bool:
@@ -80,8 +82,12 @@ class TableSource:
     def scene_names(self) -> tuple[str, ...]:
         return tuple(self.source.scene_names())
 
-    def entries(self, scene: str, neighbours: bool) -> Sequence[SampleEntry]:
-        return self.source.index(scene, depths=True, neighbours=neighbours)
+    def entries(self, scene: str, neighbours: bool, history: Sequence[float] = ()) -> Sequence[SampleEntry]:
+        found = self.source.index(scene, depths=True, neighbours=neighbours)
+        if not history:
+            return found
+        between = self.source.index(scene, sweeps=True) if isinstance(self.source, NuScenesSource) else found
+        return with_history(found, between, history)
 
     def may_have_depth(self, entry: Entry) -> bool:
         if isinstance(entry, SampleEntry) and entry.depth_paths:
@@ -134,11 +140,11 @@ class RecordingSource:
     def scene_names(self) -> tuple[str, ...]:
         return tuple(self._sources)
 
-    def entries(self, scene: str, neighbours: bool) -> Sequence[BagEntry]:
+    def entries(self, scene: str, neighbours: bool, history: Sequence[float] = ()) -> Sequence[BagEntry]:
         found = self._sources[scene].entries(semantics=False)
         if not found:
             raise DatasetError(f"{self._sources[scene].index.path}: {self._sources[scene].explain_no_sets()}")
-        return found
+        return with_history(found, found, history) if history else found
 
     def may_have_depth(self, entry: Entry) -> bool:
         return bool(self._topics[entry.scene])

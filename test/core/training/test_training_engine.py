@@ -337,6 +337,8 @@ def test_what_a_first_stage_must_share_and_what_is_the_robots_own(root, tmp_path
     with pytest.raises(ConfigError, match=r"was trained with model.pose="):
         train(replace(config, model=other))
     larger = replace(MODEL, image_height=64, image_width=96)
+    grown = load_depth_net(train(replace(config, model=larger)))  # convolutions: a start at any size
+    assert (grown.config.image_height, grown.config.image_width) == (64, 96)
     second = replace(settings(root, tmp_path / "third", stage="gsv", steps=1, first_stage=str(first)), model=larger)
     gsv = replace(second.gsv, ego_motion="learned", start_from_first_stage=False)
     with pytest.raises(ConfigError, match="learnt motion from images with image_height=32, this run has 64"):

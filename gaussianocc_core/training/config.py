@@ -171,6 +171,8 @@ class TrainConfig:
     # Steps that see one sample: the statistics that inference uses average over some thirty of them.
     norm_momentum: float = 0.03
     precision: str = "fp32"  # of the networks; geometry and losses are always fp32
+    # Stage 1: a run whose depth and motion shrink together, or leave what cameras and odometry measure, ends at once.
+    stop_on_collapse: bool = True
     save_every: int = 250  # steps between checkpoints
     pictures_every: int = 250  # steps between TensorBoard pictures; 0: none
     half_weights: bool = True  # 16 bits in the model file

@@ -31,6 +31,7 @@ from gaussianocc_core.training.pretrain import ClipSet
 from gaussianocc_core.training.run_folder import Logs, RunFolder, peak_memory_gb
 from gaussianocc_core.training.stages import build_stage, check_overlap, inherit_depth_range, parameter_groups
 from gaussianocc_core.training.state import LAST
+from gaussianocc_core.training.watch import TrainingCollapsed
 
 _log = logging.getLogger(__name__)
 _LOOKED_AT = 12  # samples, before a run starts
@@ -80,6 +81,7 @@ class Run:
         self.schedule = _schedule(self.optimiser, config, [float(group["lr"]) for group in groups])
         self.scaler = torch.amp.GradScaler(device.type, init_scale=256.0, enabled=config.precision == "fp16")
         self.step = 0
+        self.saved = 0  # step of the last save
         self.seconds = 0.0
         self.problems = 0
         if state is not None:
@@ -88,6 +90,7 @@ class Run:
             for line in self.stage.begin(self._some_samples()):
                 if processes.first:
                     _log.info("%s", line)
+        self.watch = self.stage.watch(config.steps) if config.stop_on_collapse else None
         self.parallel = processes.parallel(self.stage, device)
 
     def _some_samples(self) -> list[Batch]:
@@ -143,13 +146,19 @@ class Run:
                 self.step += 1
                 self.seconds += time.monotonic() - began
                 self._report(named, waited / max(time.monotonic() - began, 1e-9), logs, bar)
+                collapsed = self.watch.see(self.step, named) if self.watch is not None else ""
+                if collapsed:
+                    bar.close()
+                    raise self._collapsed(collapsed)
                 last = self.step == config.steps
                 every = config.pictures_every
                 if logs.board is not None and every and (last or self.step % every == 0):
                     self._show(micro[0], logs.board)
                 stopped = self.processes.any(interrupt.wanted or time.monotonic() > deadline, self.device)
-                if last or stopped or self.step % config.save_every == 0:
+                well = self.watch is None or self.watch.well  # else what was saved before is better
+                if (last or stopped or self.step % config.save_every == 0) and (well or last):
                     self._save()
+                    self.saved = self.step
                 if stopped and not last:
                     bar.close()
                     raise TrainingStopped(f"stopped after {self.step} of {config.steps} steps; --resume goes on there")
@@ -206,6 +215,11 @@ class Run:
         self.scaler.update()
         self.schedule.step()
         return self.processes.mean(sums, self.stage.reports, self.device)
+
+    def _collapsed(self, what: str) -> TrainingCollapsed:
+        assert self.watch is not None
+        kept = f"{self.folder.model} holds the weights of step {self.saved}" if self.saved else "no weights are kept"
+        return TrainingCollapsed(f"step {self.step}: training collapsed: {what}; {kept}. To do: {self.watch.advice()}")
 
     def _check_finite(self, value: float, batches: Sequence[Batch], what: str) -> None:
         bad = not math.isfinite(value)
@@ -266,6 +280,7 @@ class Run:
             self.schedule.load_state_dict(state["schedule"])
             self.scaler.load_state_dict(state["scaler"])
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
+            self.saved = self.step
         self.problems = state["problems"] if self.processes.first else 0  # they are the first process' alone
 
 

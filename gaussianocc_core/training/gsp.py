@@ -30,24 +30,26 @@ from gaussianocc_core.preprocess import RigCache, rig_key
 from gaussianocc_core.training.config import GspConfig
 from gaussianocc_core.training.cross_view import compare_everywhere, compare_overlaps
 from gaussianocc_core.training.ego import neighbour_motions, place_cameras, predict_ego_motion
-from gaussianocc_core.training.ground import plane_depth
+from gaussianocc_core.training.ground import compare_ground, plane_depth
 from gaussianocc_core.training.hints import find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.matched import ViewDropout, look_around
 from gaussianocc_core.training.motion_search import Guess, length_error, scale_length, search_length
-from gaussianocc_core.training.odometry import judge_odometry, motion_error, try_odometry
+from gaussianocc_core.training.odometry import compare_lengths, judge_odometry, motion_error, try_odometry
 from gaussianocc_core.training.phases import KNOWN_MOTION, Phase, phase_at, scale_search_began
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.training.precision import network_precision
 from gaussianocc_core.training.scale import CANDIDATES, Probe, add_errors, choose_scale, fold_scale, log_factors
 from gaussianocc_core.training.stage import Look, Networks, Stage, mean_losses, total_loss
-from gaussianocc_core.training.stereo import Measured, measure, stereo_error, stereo_pairs
+from gaussianocc_core.training.stereo import Measured, measure, stereo_error, stereo_pairs, stereo_ratio
 from gaussianocc_core.training.view import View, views_of
+from gaussianocc_core.training.watch import Watch
 from gaussianocc_core.types import Cameras
 
 _TERMS = ("temporal", "smooth", "length", "anchor", "hints", "stereo", "cross", "motion")  # of the loss
 # Of their weight, while motion is still finding its length: wrong hints lead astray.
 _EARLY_HINTS = 0.15
+_GRACE = 20  # steps after motion is known, before a run is watched
 # How motion must explain the ground at its own depth: as it must explain the frames, on two levels.
 _ANCHOR = Photometric(ssim_weight=1.0, l1_weight=0.15, levels=2)
 
@@ -55,7 +57,7 @@ _ANCHOR = Photometric(ssim_weight=1.0, l1_weight=0.15, levels=2)
 class Gsp(Stage):
     """Depth network, ego-motion network and the one factor that both are multiplied with."""
 
-    reports = (*_TERMS, "total", "scale", "moved", "speed")
+    reports = (*_TERMS, "total", "scale", "moved", "speed", "believed", "depth_off", "ground_off", "motion_off")
     note = "self-supervised: depth, ego motion and scale from the rig alone"
     log_scale: nn.Parameter
     search_sums: Tensor
@@ -101,6 +103,8 @@ class Gsp(Stage):
                 parts = self._motion_losses(view, seen.depth[b].detach(), T_target_now[b])
             else:
                 parts = self._losses(view, seen.depth[b], seen.scale[b], T_target_now[b], phase)
+            if not known[b] and not self._distrusts_odometry():
+                parts.update(compare_lengths(T_target_now[b], batch.T_target_now[b]))
             samples.append(parts)
         named = mean_losses(samples)
         named["total"] = total_loss(named, _TERMS)
@@ -148,6 +152,10 @@ class Gsp(Stage):
         known = torch.isfinite(recorded).flatten(1).all(dim=1)
         return torch.where(known[:, None, None, None], recorded, torch.nan)
 
+    def _distrusts_odometry(self) -> bool:
+        """Whether the images contradicted it, so that it is no witness of learnt motion either."""
+        return self.config.ego_motion == "auto" and bool(torch.isnan(self.odometry_factor))
+
     def _motion_losses(
         self, view: View, depth: Float[Tensor, "N H W"], T_target_now: Float[Tensor, "S 4 4"]
     ) -> dict[str, Tensor]:
@@ -180,13 +188,17 @@ class Gsp(Stage):
             by_ground = Guess(plane_depth(plane), view.valid & view.ground.is_shown(by_depth.depth, plane))
         measured = self.measure(view, T_target_now.detach())
         parts: dict[str, Tensor] = {}
+        if measured is not None:
+            parts["depth_off"] = -stereo_ratio(depth, measured).log()
+        if view.ground is not None and plane is not None:
+            parts.update(compare_ground(depth, plane, view.valid & view.ground.in_reach()))
         motion = T_target_now
         if phase.established and not phase.recorded:
             by_stereo = None if measured is None else Guess(measured.depth, measured.known)
             parts, motion = self._search_length(view, by_depth, by_ground, by_stereo, T_target_now, phase)
         silent = None
         if config.hints.weight:
-            parts["hints"], silent = self._hints(view, depth, plane, motion.detach(), phase)
+            parts["hints"], silent, parts["believed"] = self._hints(view, depth, plane, motion.detach(), phase)
         parts.update(self._temporal(view, depth, motion, view.valid, config.temporal, silent))
         parts["smooth"] = config.smoothness * losses.sum_of_means(losses.smoothness(depth, view.now))
         if config.anchor_weight and by_ground is not None and not phase.refining and not phase.recorded:
@@ -237,8 +249,8 @@ class Gsp(Stage):
         plane: Float[Tensor, "N H W"] | None,
         T_target_now: Float[Tensor, "S 4 4"],
         phase: Phase,
-    ) -> tuple[Float[Tensor, ""], Bool[Tensor, "N H W"] | None]:
-        """Error against the hints that are believed, and pixels whose photometric error they silence."""
+    ) -> tuple[Float[Tensor, ""], Bool[Tensor, "N H W"] | None, Float[Tensor, ""]]:
+        """Error against the hints that are believed, pixels whose photometric error they silence, share of pixels."""
         config = self.config
         T_other_cam = neighbour_motions(T_target_now, view.cameras.T_ego_cam)
         hints, believed = find_hints(
@@ -252,10 +264,10 @@ class Gsp(Stage):
             config.hints,
             config.temporal,
         )
-        error = hint_error(depth, hints, believed, config.hints)
+        error, share = hint_error(depth, hints, believed, config.hints), believed.float().mean()
         if not phase.established:
-            return _EARLY_HINTS * error, None
-        return error, hinted_pixels(believed, *depth.shape[-2:])
+            return _EARLY_HINTS * error, None, share
+        return error, hinted_pixels(believed, *depth.shape[-2:]), share
 
     def _temporal(
         self,
@@ -400,6 +412,10 @@ class Gsp(Stage):
         ]
 
     # ---- what the loop asks for ------------------------------------------------------------------------------------
+
+    def watch(self, steps: int) -> Watch | None:
+        known = not bool(torch.isnan(self.odometry_factor))
+        return Watch(_GRACE + (0 if known else int(self.config.search_at * steps)))
 
     def image_modules(self) -> list[nn.Module]:
         return [self.depth_net.image_encoder]

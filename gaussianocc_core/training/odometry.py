@@ -40,6 +40,15 @@ def motion_error(learnt: Float[Tensor, "S 4 4"], recorded: Float[Tensor, "S 4 4"
     return (_LENGTH_WEIGHT * apart / length + _TURN_WEIGHT * turn).mean()
 
 
+def compare_lengths(learnt: Float[Tensor, "S 4 4"], recorded: Float[Tensor, "S 4 4"]) -> dict[str, Tensor]:
+    """For the watch on a run: logarithm of learnt / recorded length; nothing where none is recorded, or at rest."""
+    theirs = recorded[:, :3, 3].norm(dim=-1).mean()
+    if not bool(torch.isfinite(theirs)) or float(theirs) < _STILL:
+        return {}
+    ours = learnt[:, :3, 3].detach().norm(dim=-1).mean()
+    return {"motion_off": (ours.clamp(min=1e-4) / theirs).log()}
+
+
 @dataclass(frozen=True)
 class OdometryTrial:
     """What one sample says of its recorded motion."""

@@ -16,6 +16,7 @@ from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.training.loader import Batch
+from gaussianocc_core.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class Stage(nn.Module, ABC):
         all_reduce: sums a tensor over all processes, in place.
         """
         return ""
+
+    def watch(self, steps: int) -> Watch | None:
+        """What looks whether a run of so many steps collapses; None: nothing does."""
+        return None
 
     @abstractmethod
     def image_modules(self) -> list[nn.Module]:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from support.nuscenes_fixtures import MadeUpDatabase
 from support.training_runs import MODEL, add_labels, settings
 
 from gaussianocc_core import train as command
 from gaussianocc_core.checkpoint import load_depth_net, load_model, load_pose_net
+from gaussianocc_core.config import to_dict
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.models.config import PoseConfig
 from gaussianocc_core.training import engine, state
@@ -363,3 +365,18 @@ def test_a_users_mistake_is_one_line(root, tmp_path, overrides, message, capsys)
     assert command.main([str(config), f"output={tmp_path / 'run'}", *overrides]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.medium
+def test_a_run_that_collapses_ends_at_once_and_keeps_what_was_good(root, tmp_path, capsys):
+    """Motion that stays at rest beside poses that move: what a run looks like whose motion was never found."""
+    config = settings(root, tmp_path / "run", steps=100, save_every=5)
+    gsp = replace(config.gsp, ego_motion="learned", hints=HintSettings(weight=0.0), search_at=0.4)
+    config = replace(config, gsp=gsp, learning_rate=1e-9, encoder_learning_rate=1e-9)
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(to_dict(config)))
+    assert command.main([str(file)]) == 3
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: step 75: training collapsed") and "holds the weights of step 55" in said
+    assert "To do: let recorded motion be used" in said
+    assert load_depth_net(tmp_path / "run" / "model.safetensors").provenance.steps == 55

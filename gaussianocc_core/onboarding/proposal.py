@@ -35,6 +35,8 @@ _FAST = 3.0  # m/s; what drives so fast must see as far as a car
 _START = "tiny_matching"  # of the shipped weights: what training on a robot goes on from
 _PIXELS = 96 * 176  # of a network's input, about
 _LEAST_HEIGHT, _MOST_WIDTH, _STRIDE = 96, 384, 16
+_LEFT_OUT = 0.1  # of each recording, to measure the end of a run on
+_STILL_CHANGE = 0.3  # of the usual change from image to image: with less, the robot stands
 _EPOCHS = 5.0
 _LEAST_STEPS, _MOST_STEPS = 1400, 20_000
 
@@ -91,7 +93,14 @@ def propose(
     for name in ("ego_frame", "fixed_frame", "slop", "neighbour_time"):
         bag[name] = getattr(config, name)
     bag["least_motion"] = config.least_motion or (_useful_motion(found, voxel))
-    data: dict[str, Any] = {"bag": bag, "masks": masks, "max_gap": round(max(0.7, 1.5 * config.neighbour_time), 2)}
+    if not bag["least_motion"]:
+        bag["least_change"] = config.least_change or _useful_change(found)
+    data: dict[str, Any] = {
+        "left_out": _LEFT_OUT,
+        "bag": bag,
+        "masks": masks,
+        "max_gap": round(max(0.7, 1.5 * config.neighbour_time), 2),
+    }
     steps = int(np.clip(_EPOCHS * samples, _LEAST_STEPS, _MOST_STEPS))
     rates = {"learning_rate": 1.0e-3, "encoder_learning_rate": 1.0e-3}
     hints = {"nearest": round(factor * HintSettings().nearest, 2)}
@@ -148,6 +157,13 @@ def _useful_motion(found: Inspection, voxel: float) -> float:
     if found.motion is None or found.motion.still_share < 0.02:
         return 0.0
     return round(min(0.25 * voxel, 0.5 * found.motion.neighbour_m), 3)
+
+
+def _useful_change(found: Inspection) -> float:
+    """Least change of the images, in grey levels, of a bag without odometry that stands still at times; else 0."""
+    low, usual = found.change
+    still = found.motion is None and low < _STILL_CHANGE * usual
+    return round(_STILL_CHANGE * usual, 1) if still else 0.0
 
 
 def measure_step(proposal: Proposal, entry: BagEntry) -> float:

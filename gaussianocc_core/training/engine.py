@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gaussianocc_core.data.sources import open_entries
-from gaussianocc_core.errors import CheckpointError, GaussianOccError
+from gaussianocc_core.data.sources import Entry, open_entries, split_recordings
+from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.mistakes import reading
 from gaussianocc_core.predictor import resolve_device
 from gaussianocc_core.preprocess import Preprocessor
@@ -34,6 +35,7 @@ from gaussianocc_core.training.state import LAST
 from gaussianocc_core.training.watch import TrainingCollapsed
 
 _log = logging.getLogger(__name__)
+_LINE_EVERY = 50  # steps, where there is no terminal for a bar
 _LOOKED_AT = 12  # samples, before a run starts
 _DROP_AT = 10 / 12  # share of the run, of the schedule `step`; published: after 10 of 12 epochs
 
@@ -64,6 +66,7 @@ class Run:
     ) -> None:
         self.config, self.processes, self.device = config, processes, device
         self.overfit_batch = overfit_batch
+        self.left_out: tuple[Entry, ...] = ()
         self.per_step = config.batch_size * config.accumulation * processes.count  # samples
         self.folder = RunFolder(config, self.per_step)
         torch.manual_seed(config.seed)
@@ -90,6 +93,8 @@ class Run:
             for line in self.stage.begin(self._some_samples()):
                 if processes.first:
                     _log.info("%s", line)
+        if state is None:
+            self._measure("start")
         self.watch = self.stage.watch(config.steps) if config.stop_on_collapse else None
         self.parallel = processes.parallel(self.stage, device)
 
@@ -99,11 +104,30 @@ class Run:
         places = np.unique(np.linspace(0, len(self.data) - 1, _LOOKED_AT).round().astype(int))
         return [self.data[(0, int(place))].to(self.device) for place in places]
 
+    def _measure(self, when: str) -> None:
+        """The measures that need no truth, now and at the start of the run, into the log and measures.json."""
+        if not (self.left_out and self.processes.first):
+            return
+        plain = replace(self.config.data, jitter=0.0, mirror=0.0)
+        data = TrainingSet(self.left_out, plain, Preprocessor.of(self.config.model), self.config.seed)
+        places = np.unique(np.linspace(0, len(data) - 1, _LOOKED_AT).round().astype(int))
+        found = self.folder.add_measures(when, self.stage.judge([data[(0, int(k))].to(self.device) for k in places]))
+        if when == "end" and found[when]:
+            _log.info("on %d of the samples that were left out: start -> now", len(places))
+            for name, value in found[when].items():
+                before = found.get("start", {}).get(name)
+                _log.info("  %s: %s%.3f", name, "" if before is None else f"{before:.3f} -> ", value)
+
     def _open_data(self) -> TrainingSet | ClipSet:
         config = self.config
         if config.stage == "pretrain":
             return ClipSet(config.pretrain, config.seed)
-        data = TrainingSet(open_entries(config.data), config.data, Preprocessor.of(config.model), config.seed)
+        entries, self.left_out = split_recordings(open_entries(config.data), config.data.left_out)
+        if not entries:
+            raise ConfigError(f"data.left_out: {config.data.left_out:g} of the recordings leaves nothing to train on")
+        if self.left_out and self.processes.first:
+            _log.info("%d samples are left out, to measure the end of the run on", len(self.left_out))
+        data = TrainingSet(entries, config.data, Preprocessor.of(config.model), config.seed)
         if config.stage == "gsp" and config.gsp.cross_weight:
             rig = data.entries[0].cameras
             check_overlap(data.preprocess(rig).views(rig.T_ego_cam), config.gsp.overlap, log=self.processes.first)
@@ -163,6 +187,7 @@ class Run:
                     bar.close()
                     raise TrainingStopped(f"stopped after {self.step} of {config.steps} steps; --resume goes on there")
             bar.close()
+        self._measure("end")
         if self.processes.first:
             _log.info(
                 "%d steps in %.1f min; peak memory %.2f GB%s",
@@ -243,6 +268,10 @@ class Run:
         scalars = {name: round(value, 6) for name, value in named.items()}
         logs.metrics.write(json.dumps({"step": self.step, "s": round(self.seconds, 2), **scalars}) + "\n")
         bar.update(1)
+        if bar.disable and (self.step % _LINE_EVERY == 0 or self.step in (1, self.config.steps)):
+            left = (self.config.steps - self.step) * self.seconds / self.step / 60
+            values = ", ".join(f"{name} {value:.3f}" for name, value in scalars.items())
+            _log.info("step %d of %d, about %.0f min left: %s", self.step, self.config.steps, left, values)
         bar.set_postfix_str(
             " ".join([*(f"{name} {value:.3f}" for name, value in scalars.items()), f"data {100 * waiting:.0f}%"])
         )
@@ -277,7 +306,13 @@ class Run:
         with reading(f"{self.folder.path / LAST}: its state", "start the run anew", CheckpointError):
             self.stage.load_state_dict(state["stage"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.schedule.load_state_dict(state["schedule"])
+            done = int(state["step"])
+            if state["config"]["steps"] == self.config.steps:
+                self.schedule.load_state_dict(state["schedule"])
+            else:  # a longer run: as if it had been so long from the start
+                groups = self.optimiser.param_groups
+                rates = [float(group.get("max_lr", group["lr"])) for group in groups]
+                self.schedule = _schedule(self.optimiser, self.config, rates, done)
             self.scaler.load_state_dict(state["scaler"])
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
             self.saved = self.step
@@ -289,11 +324,22 @@ def _repeat(micro: list[Batch]) -> Iterator[Batch]:
         yield from micro
 
 
-def _schedule(optimiser: torch.optim.Optimizer, config: TrainConfig, rates: list[float]) -> Any:
+def _schedule(optimiser: torch.optim.Optimizer, config: TrainConfig, rates: list[float], done: int = 0) -> Any:
+    """done: steps of the run that the optimiser has made already."""
+    last = done - 1
     if config.schedule == "step":
-        return torch.optim.lr_scheduler.StepLR(optimiser, max(1, round(_DROP_AT * config.steps)), gamma=0.1)
+        return torch.optim.lr_scheduler.StepLR(
+            optimiser, max(1, round(_DROP_AT * config.steps)), gamma=0.1, last_epoch=last
+        )
     # Torch divides by the length of the rise less one step, which is none in a run of ten.
     steps = config.steps + 1 if config.steps == 10 else max(config.steps, 2)
     return torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, rates, steps, pct_start=0.1, div_factor=10, final_div_factor=10, cycle_momentum=False
+        optimiser,
+        rates,
+        steps,
+        pct_start=0.1,
+        div_factor=10,
+        final_div_factor=10,
+        cycle_momentum=False,
+        last_epoch=last,
     )

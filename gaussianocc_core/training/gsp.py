@@ -49,6 +49,12 @@ from gaussianocc_core.types import Cameras
 _TERMS = ("temporal", "smooth", "length", "anchor", "hints", "stereo", "cross", "motion")  # of the loss
 # Of their weight, while motion is still finding its length: wrong hints lead astray.
 _EARLY_HINTS = 0.15
+# Measures that need no truth, as the log calls them.
+_AGREES = "depth against what overlapping cameras measure, mean difference of logarithms (less is better)"
+_SCALE = "what overlapping cameras measure / depth, median (1 is metric)"
+_EXPLAINS = "error of the neighbouring frames, standing still being 1 (less is better)"
+_LENGTH = "learnt / recorded motion (1 is right)"
+_GROUND = "depth of the ground / where the base frame says it is (1 where that is the ground)"
 _GRACE = 20  # steps after motion is known, before a run is watched
 # How motion must explain the ground at its own depth: as it must explain the frames, on two levels.
 _ANCHOR = Photometric(ssim_weight=1.0, l1_weight=0.15, levels=2)
@@ -365,6 +371,37 @@ class Gsp(Stage):
         self.odometry_factor.fill_(verdict.factor if verdict.used else torch.nan)
         some = f"; {count - known} of {count} samples have no poses, their motion is learnt" if known < count else ""
         return [verdict.line + some]
+
+    @torch.no_grad()
+    def judge(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Agreement between cameras, over time, with odometry and with the ground; means over the samples."""
+        training = self.training
+        self.eval()
+        found: dict[str, list[float]] = {}
+        for batch in batches:
+            frames = batch.colors()
+            recorded, learnt = self.recorded_motion(batch), self.ego_motion(frames)
+            known = torch.isfinite(recorded).flatten(1).all(dim=1)
+            motion = torch.where(known[:, None, None, None], recorded.nan_to_num(), learnt)
+            depth = self.predict_depth(frames, batch.cameras, motion).depth
+            for b, view in enumerate(views_of(batch, self.depth_net.head)):
+                measured = self.measure(view, motion[b])
+                if measured is not None:
+                    off = (depth[b].log() - measured.depth.log()).abs()[measured.known].mean()
+                    found.setdefault(_AGREES, []).append(float(off))
+                    found.setdefault(_SCALE, []).append(float(stereo_ratio(depth[b], measured)))
+                plain = replace(self.config.temporal, auto_mask=False)
+                still = torch.eye(4).to(motion).expand_as(motion[b])
+                errors = [self._temporal(view, depth[b], T, view.valid, plain)["temporal"] for T in (motion[b], still)]
+                found.setdefault(_EXPLAINS, []).append(float(errors[0] / errors[1].clamp(min=1e-6)))
+                if not self._distrusts_odometry() and (lengths := compare_lengths(learnt[b], batch.T_target_now[b])):
+                    found.setdefault(_LENGTH, []).append(float(lengths["motion_off"].exp()))
+                if view.ground is not None:
+                    plane = view.ground.plane(self.log_scale.exp())
+                    if ground := compare_ground(depth[b], plane, view.valid & view.ground.in_reach()):
+                        found.setdefault(_GROUND, []).append(float(ground["ground_off"].exp()))
+        self.train(training)
+        return {name: sum(values) / len(values) for name, values in found.items()}
 
     # ---- scale -----------------------------------------------------------------------------------------------------
 

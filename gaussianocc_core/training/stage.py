@@ -55,6 +55,10 @@ class Stage(nn.Module, ABC):
         """Called once, before a run that starts anew, with a few samples from all over it; lines for the log."""
         return []
 
+    def judge(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Measures that need no truth, by what they are called in the log, on samples that training leaves out."""
+        return {}
+
     def before_step(self, batches: Sequence[Batch], step: int, steps: int, all_reduce: Callable[[Tensor], None]) -> str:
         """Called before each step with its batches; what it returns, if anything, is a line for the log.
 

@@ -18,6 +18,7 @@ from support.training_runs import MODEL, add_labels, settings
 from gaussianocc_core import train as command
 from gaussianocc_core.checkpoint import load_depth_net, load_model, load_pose_net
 from gaussianocc_core.config import to_dict
+from gaussianocc_core.data.sources import DataConfig, open_entries, split_recordings
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.models.config import PoseConfig
 from gaussianocc_core.training import engine, state
@@ -380,3 +381,35 @@ def test_a_run_that_collapses_ends_at_once_and_keeps_what_was_good(root, tmp_pat
     assert said.startswith("error: step 75: training collapsed") and "holds the weights of step 55" in said
     assert "To do: let recorded motion be used" in said
     assert load_depth_net(tmp_path / "run" / "model.safetensors").provenance.steps == 55
+
+
+@pytest.mark.medium
+def test_a_run_that_is_over_goes_on_for_longer(root, tmp_path, caplog):
+    """Without a terminal it prints lines, and of what it leaves out it says how good the end is."""
+    caplog.set_level("INFO")
+    config = settings(root, tmp_path / "run", steps=2)
+    config = replace(config, data=replace(config.data, left_out=0.3))
+    train(config)
+    assert "samples are left out" in caplog.text and "step 2 of 2, about 0 min left: " in caplog.text
+    train(replace(config, steps=4), resume=True)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    measures = json.loads((tmp_path / "run" / "measures.json").read_text())
+    assert set(measures) == {"start", "end"} and set(measures["start"]) == set(measures["end"]) != set()
+    assert "error of the neighbouring frames, standing still being 1 (less is better): " in caplog.text
+    whole = replace(config, steps=4, output=str(tmp_path / "whole"))
+    train(whole)
+    ends = [state.load_state(Path(each.output) / "last.pt")["schedule"]["_last_lr"] for each in (config, whole)]
+    assert ends[0] == pytest.approx(ends[1])  # the schedule is that of the longer run
+    with pytest.raises(ConfigError, match="another steps"):
+        train(replace(config, steps=3), resume=True)
+
+
+def test_the_end_of_each_recording_is_left_out(root):
+    moment = open_entries(DataConfig(dataroot=str(root)))[0]
+    entries = [replace(moment, scene=scene, token=f"{number}") for scene in "ab" for number in range(20)]
+    entries.append(replace(moment, scene="short", token="0"))
+    kept, apart = split_recordings(entries, 0.1)
+    assert [(each.scene, each.token) for each in apart] == [("a", "18"), ("a", "19"), ("b", "18"), ("b", "19")]
+    assert len(kept) == 2 * 17 + 1 and max(int(each.token) for each in kept) == 16  # 17 has images of 18
+    assert split_recordings(entries, 0.0) == (tuple(entries), ())

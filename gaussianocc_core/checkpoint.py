@@ -33,6 +33,7 @@ from gaussianocc_core.models.pose_net import PoseNet
 
 FORMAT = "gaussianocc-model/2"
 _DEFAULT_NAME = "tiny.safetensors"
+_WEIGHTS = Path(__file__).parent / "weights"  # that ship with the package
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NEVER_NEGATIVE = ("running_var", "num_batches_tracked")
 _POSE_PREFIX, _DEPTH_PREFIX = "pose_net.", "depth_net."
@@ -72,8 +73,16 @@ class LoadedDepthNet:
 
 def default_checkpoint() -> Path | None:
     """The checkpoint that ships with the package; None in a tree without weights."""
-    path = Path(__file__).parent / "weights" / _DEFAULT_NAME
+    path = _WEIGHTS / _DEFAULT_NAME
     return path if path.is_file() else None
+
+
+def find_weights(path: str | Path) -> Path:
+    """The model file that is meant: a path, or the bare name of weights that ship with it, such as `tiny_matching`."""
+    path = Path(path)
+    shipped = _WEIGHTS / f"{path}.safetensors"
+    bare = path.name == str(path) and not path.suffix
+    return shipped if bare and not path.exists() and shipped.is_file() else path
 
 
 def save_model(
@@ -122,7 +131,7 @@ def _umask() -> int:
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
     """The network in eval mode with the file's weights; CheckpointError says what does not fit and where."""
-    path = Path(path)
+    path = find_weights(path)
     content = _read(path, "")
     if not content.tensors:
         raise CheckpointError(
@@ -135,7 +144,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedMo
 
 def load_pose_net(path: str | Path, device: torch.device | str = "cpu") -> LoadedPoseNet:
     """The ego-motion network of a model file, in eval mode; CheckpointError if the file has none."""
-    path = Path(path)
+    path = find_weights(path)
     content = _read(path, _POSE_PREFIX)
     if not content.tensors:
         raise CheckpointError(f"{path}: holds no ego-motion network; give a file that was saved with one")
@@ -146,7 +155,7 @@ def load_pose_net(path: str | Path, device: torch.device | str = "cpu") -> Loade
 
 def load_depth_net(path: str | Path, device: torch.device | str = "cpu") -> LoadedDepthNet:
     """The first stage's depth network of a model file, in eval mode; CheckpointError if the file has none."""
-    path = Path(path)
+    path = find_weights(path)
     content = _read(path, _DEPTH_PREFIX)
     if not content.tensors:
         raise CheckpointError(f"{path}: holds no depth network; give the file that a first stage (gsp) left")
@@ -158,7 +167,7 @@ def load_depth_net(path: str | Path, device: torch.device | str = "cpu") -> Load
 def networks_in(path: str | Path) -> tuple[str, ...]:
     """Which of "occupancy", "pose", "depth" a model file holds."""
     kinds = {"occupancy": "", "pose": _POSE_PREFIX, "depth": _DEPTH_PREFIX}
-    return tuple(kind for kind, prefix in kinds.items() if _read(Path(path), prefix).tensors)
+    return tuple(kind for kind, prefix in kinds.items() if _read(find_weights(path), prefix).tensors)
 
 
 @dataclass(frozen=True)
@@ -171,7 +180,11 @@ class _Content:
 def _read(path: Path, prefix: str) -> _Content:
     """The tensors of the network with this prefix; "" is the occupancy network, whose names have none."""
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; give the path of a .safetensors model file")
+        shipped = ", ".join(sorted(each.stem for each in _WEIGHTS.glob("*.safetensors")))
+        raise CheckpointError(
+            f"{path}: no such checkpoint; give the path of a .safetensors model file, or the name of shipped weights "
+            f"({shipped or 'there are none'})"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -20,6 +20,7 @@ from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.engine import TrainingStopped, train
+from gaussianocc_core.training.watch import TrainingCollapsed
 
 EXAMPLES = """examples:
   # both stages on a synthetic street
@@ -69,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingStopped as stopped:
         print(stopped, file=sys.stderr)
         return 0 if options.minutes else 130
+    except TrainingCollapsed as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 3
     except GaussianOccError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2

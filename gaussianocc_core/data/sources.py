@@ -37,6 +37,7 @@ class DataConfig:
     split: str = ""  # ddad: "train", "val" or "test"; nuscenes: those, mini_train, mini_val or a list file; "": all
     bag: BagConfig = field(default_factory=BagConfig)  # data.bag.path in place of dataroot: rosbags of any robot
     scenes: tuple[str, ...] = ()  # names of scenes or bags; (): all
+    left_out: float = 0.0  # last share of each recording that training never reads; the end of a run is measured on it
     held_out: int = 0  # last scenes of the data set that training never reads
     moments: str = "sweeps"  # "keyframes" (published) or "sweeps": every image of the anchor camera
     # m: earlier moments from so far away are loaded too, where there are poses; a network that matches makes its depth
@@ -63,6 +64,8 @@ class DataConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"data.{name}: expected one of {allowed}, got {getattr(self, name)!r}")
+        if not 0 <= self.left_out <= 0.5:
+            raise ValueError(f"data.left_out: expected a share from 0 to 0.5, got {self.left_out}")
         for name in ("jitter", "mirror"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name}: expected a probability, got {getattr(self, name)}")
@@ -123,6 +126,22 @@ def _with_labels(entries: Sequence[Entry], folder: str) -> tuple[Entry, ...]:
         )
     _log.info("labels in 3D for %d of %d samples; the others are left out", len(found), len(entries))
     return found
+
+
+def split_recordings(entries: Sequence[Entry], share: float) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """Those to train on, and the last share of each scene, at least one of each that has ten.
+
+    The sample before them is in neither: it holds the first of their images.
+    """
+    kept: list[Entry] = []
+    apart: list[Entry] = []
+    for scene in dict.fromkeys(entry.scene for entry in entries):
+        of_scene = [entry for entry in entries if entry.scene == scene]
+        count = round(share * len(of_scene)) if share else 0
+        count = max(count, 1) if share and len(of_scene) >= 10 else count
+        kept += of_scene[: len(of_scene) - count - 1] if count else of_scene
+        apart += of_scene[len(of_scene) - count :]
+    return tuple(kept), tuple(apart)
 
 
 def _choose_scenes(config: DataConfig, available: Sequence[str]) -> Sequence[str]:

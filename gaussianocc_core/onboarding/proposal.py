@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import yaml
 
+from gaussianocc_core.checkpoint import load_depth_net
 from gaussianocc_core.config import from_dict
 from gaussianocc_core.data.bag import BagEntry, BagSource
 from gaussianocc_core.errors import ConfigError
@@ -20,16 +21,22 @@ from gaussianocc_core.geometry.rig_file import save_rig
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.onboarding.inspection import Inspection
 from gaussianocc_core.preprocess import Preprocessor
-from gaussianocc_core.training.config import GsvConfig, TrainConfig
+from gaussianocc_core.training.config import GspConfig, GsvConfig, TrainConfig
 from gaussianocc_core.training.hints import HintSettings
 from gaussianocc_core.training.loader import TrainingSet
 from gaussianocc_core.training.stages import build_stage
+from gaussianocc_core.types import Cameras
 
 _VOXELS = 100  # from the middle of the grid to its side
 _HEIGHTS = 16
 # Horizontal extent of the cameras' places (m) from which on a robot gets voxels of this size (m).
 _VOXEL_SIZES = ((1.5, 0.4), (0.8, 0.3), (0.4, 0.2), (0.0, 0.1))
 _FAST = 3.0  # m/s; what drives so fast must see as far as a car
+_START = "tiny_matching"  # of the shipped weights: what training on a robot goes on from
+_PIXELS = 96 * 176  # of a network's input, about
+_LEAST_HEIGHT, _MOST_WIDTH, _STRIDE = 96, 384, 16
+_LEFT_OUT = 0.1  # of each recording, to measure the end of a run on
+_STILL_CHANGE = 0.3  # of the usual change from image to image: with less, the robot stands
 _EPOCHS = 5.0
 _LEAST_STEPS, _MOST_STEPS = 1400, 20_000
 
@@ -57,15 +64,21 @@ def propose(
     low = -round(max(2.5, -min(0.0, float(places[:, 2].min())) / voxel) * voxel, 3)  # also below cameras on a mast
     high = round(low + _HEIGHTS * voxel, 3)
     defaults = ModelConfig()
+    width_px, height_px = propose_size(source.cameras)
+    start = load_depth_net(_START).config
     model = {
         "name": "tiny",
+        "image_height": height_px,
+        "image_width": width_px,
+        "matching": {"enabled": True},
         "lattice": {"low": [-side, -side, low], "high": [side, side, high], "shape": list(defaults.lattice.shape)},
         "grid": {"origin": [-side, -side, low], "voxel_size": voxel, "shape": [2 * _VOXELS, 2 * _VOXELS, _HEIGHTS]},
         "gaussians": {"scale": [round(factor * value, 4) for value in defaults.gaussians.scale]},
         "depth": {
-            "near": round(max(0.1, factor * defaults.depth.near), 3),
-            "far": round(factor * defaults.depth.far, 2),
-            "first": round(factor * defaults.depth.first, 2),
+            # Of the weights that training goes on from: they learnt the scale of it.
+            "near": start.depth.near,
+            "far": start.depth.far,
+            "first": start.depth.first,
             # A robot's base frame may lie at its axles; where cameras overlap, they know the scale themselves.
             "metric_ground": not found.overlaps,
         },
@@ -80,11 +93,20 @@ def propose(
     for name in ("ego_frame", "fixed_frame", "slop", "neighbour_time"):
         bag[name] = getattr(config, name)
     bag["least_motion"] = config.least_motion or (_useful_motion(found, voxel))
-    data: dict[str, Any] = {"bag": bag, "masks": masks, "max_gap": round(max(0.7, 1.5 * config.neighbour_time), 2)}
+    if not bag["least_motion"]:
+        bag["least_change"] = config.least_change or _useful_change(found)
+    data: dict[str, Any] = {
+        "left_out": _LEFT_OUT,
+        "bag": bag,
+        "masks": masks,
+        "max_gap": round(max(0.7, 1.5 * config.neighbour_time), 2),
+    }
     steps = int(np.clip(_EPOCHS * samples, _LEAST_STEPS, _MOST_STEPS))
-    rates = {"learning_rate": 1.5e-3, "encoder_learning_rate": 1.5e-3}
+    rates = {"learning_rate": 1.0e-3, "encoder_learning_rate": 1.0e-3}
     hints = {"nearest": round(factor * HintSettings().nearest, 2)}
-    gsp: dict[str, Any] = {"overlap": overlap, "hints": hints}
+    # Depth is known, the motion of this robot is not: where it is not recorded it is learnt first, and used at once.
+    gsp: dict[str, Any] = {"ego_motion": "auto", "search_at": GspConfig().motion_share, "overlap": overlap}
+    gsp["hints"] = hints
     gsv: dict[str, Any] = {
         "background_depth": round(2.0 * side, 1),
         "hints": hints,
@@ -98,7 +120,15 @@ def propose(
                 "Record odometry (/tf or nav_msgs/Odometry), or turn cameras so that neighbours share a part of a view"
             )
         gsp["cross_weight"], gsv["ego_motion"] = 0.0, "sensor"
-    stage1 = {"stage": "gsp", "steps": steps, **rates, "model": model, "data": {**data, "semantics": False}, "gsp": gsp}
+    stage1 = {
+        "stage": "gsp",
+        "first_stage": _START,
+        "steps": steps,
+        **rates,
+        "model": model,
+        "data": {**data, "semantics": False},
+        "gsp": gsp,
+    }
     stage2 = {
         "stage": "gsv",
         "steps": steps // 2,
@@ -111,11 +141,29 @@ def propose(
     return Proposal(stage1, stage2, voxel, steps, found.labelled > 0)
 
 
+def propose_size(cameras: Cameras) -> tuple[int, int]:
+    """Width and height in pixels of a network's input: the shape of the images, and about as many pixels as `tiny`.
+
+    Wide images get more of them, as none can be lower than the least height. Cameras of several shapes: the middle one.
+    """
+    shape = float(np.median([width / height for width, height in zip(cameras.width, cameras.height, strict=True)]))
+    height = max(_LEAST_HEIGHT, _STRIDE * round((_PIXELS / shape) ** 0.5 / _STRIDE))
+    width = min(_MOST_WIDTH, max(_STRIDE, _STRIDE * round(height * shape / _STRIDE)))
+    return width, height
+
+
 def _useful_motion(found: Inspection, voxel: float) -> float:
     """Least motion to a neighbour that is worth training on, in m; 0 where the bag has no odometry."""
     if found.motion is None or found.motion.still_share < 0.02:
         return 0.0
     return round(min(0.25 * voxel, 0.5 * found.motion.neighbour_m), 3)
+
+
+def _useful_change(found: Inspection) -> float:
+    """Least change of the images, in grey levels, of a bag without odometry that stands still at times; else 0."""
+    low, usual = found.change
+    still = found.motion is None and low < _STILL_CHANGE * usual
+    return round(_STILL_CHANGE * usual, 1) if still else 0.0
 
 
 def measure_step(proposal: Proposal, entry: BagEntry) -> float:

@@ -19,10 +19,12 @@ from gaussianocc_core.training.matched import ViewDropout
 from gaussianocc_core.training.motion_search import MotionSearch
 from gaussianocc_core.training.photometric import Photometric
 from gaussianocc_core.training.precision import PRECISIONS
+from gaussianocc_core.training.stereo import StereoSettings
 
 STAGES = ("gsp", "gsv", "pretrain")
 SCHEDULES = ("one_cycle", "step")
 EGO_MOTIONS = ("learned", "sensor", "joint")
+MOTIONS_OF_STAGE_1 = ("auto", "learned", "sensor")
 RENDERERS = ("splat", "volume")
 
 
@@ -30,6 +32,9 @@ RENDERERS = ("splat", "volume")
 class GspConfig:
     """Stage 1. Values that the paper does not state are ours; docs/training.md lists the differences."""
 
+    # "learned": from images alone, as published. "sensor": by the recorded poses. "auto": by them where a sample has
+    # them and the images agree, else learnt. Recorded motion teaches the ego-motion network too.
+    ego_motion: str = "auto"
     temporal: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15, levels=4))
     cross: Photometric = field(default_factory=lambda: Photometric(ssim_weight=1.0, l1_weight=0.15, auto_mask=False))
     # A shared pixel weighs ten times as much as another: a tenth of them is shared, and their mean counts.
@@ -41,6 +46,7 @@ class GspConfig:
     overlap: OverlapSettings = field(default_factory=OverlapSettings)
     views: ViewDropout = field(default_factory=ViewDropout)  # of a network that matches
     hints: HintSettings = field(default_factory=HintSettings)
+    stereo: StereoSettings = field(default_factory=StereoSettings)
     length_search: MotionSearch = field(default_factory=MotionSearch)  # of how far the rig went
     # Depth and motion may shrink together; over time nothing resists. The height of the cameras over the ground does:
     # motion must explain the ground at its own depth too. Without effect where `model.depth.ground` is 0 (published).
@@ -65,6 +71,8 @@ class GspConfig:
     }
 
     def __post_init__(self) -> None:
+        if self.ego_motion not in MOTIONS_OF_STAGE_1:
+            raise ValueError(f"gsp.ego_motion: expected one of {MOTIONS_OF_STAGE_1}, got {self.ego_motion!r}")
         if self.motion_steps < 0:
             raise ValueError(f"gsp.motion_steps: expected 0 or more, got {self.motion_steps}")
 
@@ -145,7 +153,9 @@ class PretrainConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     stage: str = "gsp"  # "gsp": depth, ego motion, scale; "gsv": occupancy; "pretrain": depth, from truth
-    first_stage: str = ""  # gsv: model file of a gsp run, for ego motion and to start from; gsp: to go on from
+    # gsv: model file of a gsp run, for ego motion and to start from; gsp: weights to go on from. A path, or the bare
+    # name of weights that ship with the package (`tiny_matching`).
+    first_stage: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     gsp: GspConfig = field(default_factory=GspConfig)
@@ -165,6 +175,8 @@ class TrainConfig:
     # Steps that see one sample: the statistics that inference uses average over some thirty of them.
     norm_momentum: float = 0.03
     precision: str = "fp32"  # of the networks; geometry and losses are always fp32
+    # Stage 1: a run whose depth and motion shrink together, or leave what cameras and odometry measure, ends at once.
+    stop_on_collapse: bool = True
     save_every: int = 250  # steps between checkpoints
     pictures_every: int = 250  # steps between TensorBoard pictures; 0: none
     half_weights: bool = True  # 16 bits in the model file

@@ -9,15 +9,17 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gaussianocc_core.data.sources import open_entries
-from gaussianocc_core.errors import CheckpointError, GaussianOccError
+from gaussianocc_core.data.sources import Entry, open_entries, split_recordings
+from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.mistakes import reading
 from gaussianocc_core.predictor import resolve_device
 from gaussianocc_core.preprocess import Preprocessor
@@ -30,8 +32,11 @@ from gaussianocc_core.training.pretrain import ClipSet
 from gaussianocc_core.training.run_folder import Logs, RunFolder, peak_memory_gb
 from gaussianocc_core.training.stages import build_stage, check_overlap, inherit_depth_range, parameter_groups
 from gaussianocc_core.training.state import LAST
+from gaussianocc_core.training.watch import TrainingCollapsed
 
 _log = logging.getLogger(__name__)
+_LINE_EVERY = 50  # steps, where there is no terminal for a bar
+_LOOKED_AT = 12  # samples, before a run starts
 _DROP_AT = 10 / 12  # share of the run, of the schedule `step`; published: after 10 of 12 epochs
 
 
@@ -61,6 +66,7 @@ class Run:
     ) -> None:
         self.config, self.processes, self.device = config, processes, device
         self.overfit_batch = overfit_batch
+        self.left_out: tuple[Entry, ...] = ()
         self.per_step = config.batch_size * config.accumulation * processes.count  # samples
         self.folder = RunFolder(config, self.per_step)
         torch.manual_seed(config.seed)
@@ -78,17 +84,50 @@ class Run:
         self.schedule = _schedule(self.optimiser, config, [float(group["lr"]) for group in groups])
         self.scaler = torch.amp.GradScaler(device.type, init_scale=256.0, enabled=config.precision == "fp16")
         self.step = 0
+        self.saved = 0  # step of the last save
         self.seconds = 0.0
         self.problems = 0
         if state is not None:
             self._restore(state)
+        elif isinstance(self.data, TrainingSet):
+            for line in self.stage.begin(self._some_samples()):
+                if processes.first:
+                    _log.info("%s", line)
+        if state is None:
+            self._measure("start")
+        self.watch = self.stage.watch(config.steps) if config.stop_on_collapse else None
         self.parallel = processes.parallel(self.stage, device)
+
+    def _some_samples(self) -> list[Batch]:
+        """From all over the recordings, in their order; those that cannot be read are named when it is their turn."""
+        assert isinstance(self.data, TrainingSet)
+        places = np.unique(np.linspace(0, len(self.data) - 1, _LOOKED_AT).round().astype(int))
+        return [self.data[(0, int(place))].to(self.device) for place in places]
+
+    def _measure(self, when: str) -> None:
+        """The measures that need no truth, now and at the start of the run, into the log and measures.json."""
+        if not (self.left_out and self.processes.first):
+            return
+        plain = replace(self.config.data, jitter=0.0, mirror=0.0)
+        data = TrainingSet(self.left_out, plain, Preprocessor.of(self.config.model), self.config.seed)
+        places = np.unique(np.linspace(0, len(data) - 1, _LOOKED_AT).round().astype(int))
+        found = self.folder.add_measures(when, self.stage.judge([data[(0, int(k))].to(self.device) for k in places]))
+        if when == "end" and found[when]:
+            _log.info("on %d of the samples that were left out: start -> now", len(places))
+            for name, value in found[when].items():
+                before = found.get("start", {}).get(name)
+                _log.info("  %s: %s%.3f", name, "" if before is None else f"{before:.3f} -> ", value)
 
     def _open_data(self) -> TrainingSet | ClipSet:
         config = self.config
         if config.stage == "pretrain":
             return ClipSet(config.pretrain, config.seed)
-        data = TrainingSet(open_entries(config.data), config.data, Preprocessor.of(config.model), config.seed)
+        entries, self.left_out = split_recordings(open_entries(config.data), config.data.left_out)
+        if not entries:
+            raise ConfigError(f"data.left_out: {config.data.left_out:g} of the recordings leaves nothing to train on")
+        if self.left_out and self.processes.first:
+            _log.info("%d samples are left out, to measure the end of the run on", len(self.left_out))
+        data = TrainingSet(entries, config.data, Preprocessor.of(config.model), config.seed)
         if config.stage == "gsp" and config.gsp.cross_weight:
             rig = data.entries[0].cameras
             check_overlap(data.preprocess(rig).views(rig.T_ego_cam), config.gsp.overlap, log=self.processes.first)
@@ -131,17 +170,24 @@ class Run:
                 self.step += 1
                 self.seconds += time.monotonic() - began
                 self._report(named, waited / max(time.monotonic() - began, 1e-9), logs, bar)
+                collapsed = self.watch.see(self.step, named) if self.watch is not None else ""
+                if collapsed:
+                    bar.close()
+                    raise self._collapsed(collapsed)
                 last = self.step == config.steps
                 every = config.pictures_every
                 if logs.board is not None and every and (last or self.step % every == 0):
                     self._show(micro[0], logs.board)
                 stopped = self.processes.any(interrupt.wanted or time.monotonic() > deadline, self.device)
-                if last or stopped or self.step % config.save_every == 0:
+                well = self.watch is None or self.watch.well  # else what was saved before is better
+                if (last or stopped or self.step % config.save_every == 0) and (well or last):
                     self._save()
+                    self.saved = self.step
                 if stopped and not last:
                     bar.close()
                     raise TrainingStopped(f"stopped after {self.step} of {config.steps} steps; --resume goes on there")
             bar.close()
+        self._measure("end")
         if self.processes.first:
             _log.info(
                 "%d steps in %.1f min; peak memory %.2f GB%s",
@@ -195,6 +241,11 @@ class Run:
         self.schedule.step()
         return self.processes.mean(sums, self.stage.reports, self.device)
 
+    def _collapsed(self, what: str) -> TrainingCollapsed:
+        assert self.watch is not None
+        kept = f"{self.folder.model} holds the weights of step {self.saved}" if self.saved else "no weights are kept"
+        return TrainingCollapsed(f"step {self.step}: training collapsed: {what}; {kept}. To do: {self.watch.advice()}")
+
     def _check_finite(self, value: float, batches: Sequence[Batch], what: str) -> None:
         bad = not math.isfinite(value)
         if self.processes.any(bad, self.device):
@@ -217,6 +268,10 @@ class Run:
         scalars = {name: round(value, 6) for name, value in named.items()}
         logs.metrics.write(json.dumps({"step": self.step, "s": round(self.seconds, 2), **scalars}) + "\n")
         bar.update(1)
+        if bar.disable and (self.step % _LINE_EVERY == 0 or self.step in (1, self.config.steps)):
+            left = (self.config.steps - self.step) * self.seconds / self.step / 60
+            values = ", ".join(f"{name} {value:.3f}" for name, value in scalars.items())
+            _log.info("step %d of %d, about %.0f min left: %s", self.step, self.config.steps, left, values)
         bar.set_postfix_str(
             " ".join([*(f"{name} {value:.3f}" for name, value in scalars.items()), f"data {100 * waiting:.0f}%"])
         )
@@ -251,9 +306,16 @@ class Run:
         with reading(f"{self.folder.path / LAST}: its state", "start the run anew", CheckpointError):
             self.stage.load_state_dict(state["stage"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.schedule.load_state_dict(state["schedule"])
+            done = int(state["step"])
+            if state["config"]["steps"] == self.config.steps:
+                self.schedule.load_state_dict(state["schedule"])
+            else:  # a longer run: as if it had been so long from the start
+                groups = self.optimiser.param_groups
+                rates = [float(group.get("max_lr", group["lr"])) for group in groups]
+                self.schedule = _schedule(self.optimiser, self.config, rates, done)
             self.scaler.load_state_dict(state["scaler"])
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
+            self.saved = self.step
         self.problems = state["problems"] if self.processes.first else 0  # they are the first process' alone
 
 
@@ -262,11 +324,22 @@ def _repeat(micro: list[Batch]) -> Iterator[Batch]:
         yield from micro
 
 
-def _schedule(optimiser: torch.optim.Optimizer, config: TrainConfig, rates: list[float]) -> Any:
+def _schedule(optimiser: torch.optim.Optimizer, config: TrainConfig, rates: list[float], done: int = 0) -> Any:
+    """done: steps of the run that the optimiser has made already."""
+    last = done - 1
     if config.schedule == "step":
-        return torch.optim.lr_scheduler.StepLR(optimiser, max(1, round(_DROP_AT * config.steps)), gamma=0.1)
+        return torch.optim.lr_scheduler.StepLR(
+            optimiser, max(1, round(_DROP_AT * config.steps)), gamma=0.1, last_epoch=last
+        )
     # Torch divides by the length of the rise less one step, which is none in a run of ten.
     steps = config.steps + 1 if config.steps == 10 else max(config.steps, 2)
     return torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, rates, steps, pct_start=0.1, div_factor=10, final_div_factor=10, cycle_momentum=False
+        optimiser,
+        rates,
+        steps,
+        pct_start=0.1,
+        div_factor=10,
+        final_div_factor=10,
+        cycle_momentum=False,
+        last_epoch=last,
     )

@@ -76,3 +76,15 @@ def ground_of(head: DepthHead | MatchingHead | None, cameras: Cameras) -> Ground
 def plane_depth(plane: Float[Tensor, "N H W"]) -> Float[Tensor, "N H W"]:
     """z-depth (m) of an inverse depth that may be 0: as far as a kilometre."""
     return 1.0 / plane.clamp(min=_FARTHEST)
+
+
+def compare_ground(
+    depth: Float[Tensor, "N H W"], plane: Float[Tensor, "N H W"], counts: Bool[Tensor, "N H W"]
+) -> dict[str, Tensor]:
+    """For the watch on a run: logarithm of the depth over that of the plane, the median; nothing where none is seen.
+
+    plane: inverse depth, 1/m; counts: pixels that have a say.
+    """
+    if not bool(counts.any()):
+        return {}
+    return {"ground_off": (depth.detach() * plane)[counts].log().median()}

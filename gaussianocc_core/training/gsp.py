@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from gaussianocc_core import losses
 from gaussianocc_core.data.sources import OFFSETS
+from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry.overlap import overlap_masks, overlapping_pairs
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, depth_prediction, predict_depth
@@ -29,22 +30,32 @@ from gaussianocc_core.preprocess import RigCache, rig_key
 from gaussianocc_core.training.config import GspConfig
 from gaussianocc_core.training.cross_view import compare_everywhere, compare_overlaps
 from gaussianocc_core.training.ego import neighbour_motions, place_cameras, predict_ego_motion
-from gaussianocc_core.training.ground import plane_depth
+from gaussianocc_core.training.ground import compare_ground, plane_depth
 from gaussianocc_core.training.hints import find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.matched import ViewDropout, look_around
 from gaussianocc_core.training.motion_search import Guess, length_error, scale_length, search_length
-from gaussianocc_core.training.phases import Phase, phase_at, scale_search_began
+from gaussianocc_core.training.odometry import compare_lengths, judge_odometry, motion_error, try_odometry
+from gaussianocc_core.training.phases import KNOWN_MOTION, Phase, phase_at, scale_search_began
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.training.precision import network_precision
 from gaussianocc_core.training.scale import CANDIDATES, Probe, add_errors, choose_scale, fold_scale, log_factors
 from gaussianocc_core.training.stage import Look, Networks, Stage, mean_losses, total_loss
+from gaussianocc_core.training.stereo import Measured, measure, stereo_error, stereo_pairs, stereo_ratio
 from gaussianocc_core.training.view import View, views_of
+from gaussianocc_core.training.watch import Watch
 from gaussianocc_core.types import Cameras
 
-_TERMS = ("temporal", "smooth", "length", "anchor", "hints", "cross")  # of the loss
+_TERMS = ("temporal", "smooth", "length", "anchor", "hints", "stereo", "cross", "motion")  # of the loss
 # Of their weight, while motion is still finding its length: wrong hints lead astray.
 _EARLY_HINTS = 0.15
+# Measures that need no truth, as the log calls them.
+_AGREES = "depth against what overlapping cameras measure, mean difference of logarithms (less is better)"
+_SCALE = "what overlapping cameras measure / depth, median (1 is metric)"
+_EXPLAINS = "error of the neighbouring frames, standing still being 1 (less is better)"
+_LENGTH = "learnt / recorded motion (1 is right)"
+_GROUND = "depth of the ground / where the base frame says it is (1 where that is the ground)"
+_GRACE = 20  # steps after motion is known, before a run is watched
 # How motion must explain the ground at its own depth: as it must explain the frames, on two levels.
 _ANCHOR = Photometric(ssim_weight=1.0, l1_weight=0.15, levels=2)
 
@@ -52,39 +63,55 @@ _ANCHOR = Photometric(ssim_weight=1.0, l1_weight=0.15, levels=2)
 class Gsp(Stage):
     """Depth network, ego-motion network and the one factor that both are multiplied with."""
 
-    reports = (*_TERMS, "total", "scale", "moved", "speed")
+    reports = (*_TERMS, "total", "scale", "moved", "speed", "believed", "depth_off", "ground_off", "motion_off")
     note = "self-supervised: depth, ego motion and scale from the rig alone"
     log_scale: nn.Parameter
     search_sums: Tensor
+    odometry_factor: Tensor
 
-    def __init__(self, depth_net: DepthNet, pose_net: PoseNet, config: GspConfig) -> None:
+    def __init__(self, depth_net: DepthNet, pose_net: PoseNet, config: GspConfig, knows_depth: bool = False) -> None:
+        """knows_depth: the depth network does not start from fresh weights."""
         super().__init__()
+        self.knows_depth = knows_depth
         self.depth_net = depth_net
         self.pose_net = pose_net
         self.config = config
         # Depth and translation share it, so the temporal loss does not resist when the cross-view loss moves the scale.
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.register_buffer("search_sums", torch.zeros(2, CANDIDATES))  # errors and pixels by factor
+        # On recorded translations, as the cameras measure them; NaN: recorded motion is not used.
+        used = config.ego_motion != "learned"
+        self.register_buffer("odometry_factor", torch.tensor(1.0 if used else float("nan")))
         self._overlaps: RigCache[Tensor] = RigCache()
 
     # ---- the method ------------------------------------------------------------------------------------------------
 
     def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
         phase = phase_at(self.config, progress)
+        recorded = self.recorded_motion(batch)  # (B, S, 4, 4)
+        known = torch.isfinite(recorded).flatten(1).all(dim=1)  # (B,)
         # It is the motion's too. What other cameras of the moment show, matching knows in metres.
-        self.log_scale.requires_grad_(phase.learns_scale and not self.depth_net.matches)
+        self.log_scale.requires_grad_(phase.learns_scale and not self.depth_net.matches and not bool(known.all()))
         frames = batch.jittered()  # (B, T, N, 3, H, W): what networks see
         with torch.set_grad_enabled(torch.is_grad_enabled() and phase.learns_motion):
-            T_target_now = self.ego_motion(frames)  # (B, S, 4, 4)
+            learnt = self.ego_motion(frames)  # (B, S, 4, 4)
+        T_target_now = torch.where(known[:, None, None, None], recorded.nan_to_num(), learnt)
         # Motion that is still being found places no view.
-        known = T_target_now.detach() if phase.established else None
-        seen = self.predict_depth(frames, batch.cameras, known, self.config.views if self.training else None)
+        places = known | phase.established
+        placing = torch.where(places[:, None, None, None], T_target_now.detach(), torch.nan) if places.any() else None
+        seen = self.predict_depth(frames, batch.cameras, placing, self.config.views if self.training else None)
         samples = []
         for b, view in enumerate(views_of(batch, self.depth_net.head)):
-            if phase.motion_alone:
-                samples.append(self._motion_losses(view, seen.depth[b].detach(), T_target_now[b]))
+            if known[b]:
+                parts = self._losses(view, seen.depth[b], seen.scale[b], T_target_now[b], KNOWN_MOTION)
+                parts["motion"] = motion_error(learnt[b], recorded[b])
+            elif phase.motion_alone:
+                parts = self._motion_losses(view, seen.depth[b].detach(), T_target_now[b])
             else:
-                samples.append(self._losses(view, seen.depth[b], seen.scale[b], T_target_now[b], phase))
+                parts = self._losses(view, seen.depth[b], seen.scale[b], T_target_now[b], phase)
+            if not known[b] and not self._distrusts_odometry():
+                parts.update(compare_lengths(T_target_now[b], batch.T_target_now[b]))
+            samples.append(parts)
         named = mean_losses(samples)
         named["total"] = total_loss(named, _TERMS)
         named["scale"] = self.log_scale.detach().exp()
@@ -117,14 +144,37 @@ class Gsp(Stage):
         """Points of the ego frame now in the ego frame at each neighbour (metres)."""
         return predict_ego_motion(self.pose_net, frames, self.log_scale.exp(), self.precision)
 
+    def recorded_motion(self, batch: Batch) -> Float[Tensor, "B S 4 4"]:
+        """As `ego_motion`, by the recorded poses and as long as the cameras say; NaN where there is none to be used.
+
+        DatasetError where there must be.
+        """
+        recorded = batch.T_target_now.clone()
+        recorded[:, :, :3, 3] *= self.odometry_factor
+        if self.config.ego_motion == "sensor" and not torch.isfinite(recorded).all():
+            raise DatasetError(
+                f"samples {', '.join(batch.tokens)} have no poses; gsp.ego_motion=auto learns the motion of such"
+            )
+        known = torch.isfinite(recorded).flatten(1).all(dim=1)
+        return torch.where(known[:, None, None, None], recorded, torch.nan)
+
+    def _distrusts_odometry(self) -> bool:
+        """Whether the images contradicted it, so that it is no witness of learnt motion either."""
+        return self.config.ego_motion == "auto" and bool(torch.isnan(self.odometry_factor))
+
     def _motion_losses(
         self, view: View, depth: Float[Tensor, "N H W"], T_target_now: Float[Tensor, "S 4 4"]
     ) -> dict[str, Tensor]:
-        """Of the first share of a run: motion alone, against the depth that fresh weights say.
+        """Of the first share of a run: motion alone, against what cameras measure of each other, else what depth says.
 
         Without the search for its length: motion grows from rest, where no length fits better than another.
         """
-        valid = view.valid if view.ground is None else view.valid & view.ground.in_reach_or_all()
+        valid = view.valid
+        measured = self.measure(view, T_target_now.detach())
+        if measured is not None:
+            valid, depth = valid & measured.known, measured.depth
+        elif view.ground is not None and not self.knows_depth:
+            valid = valid & view.ground.in_reach_or_all()
         return self._temporal(view, depth, T_target_now, valid, self.config.temporal)
 
     def _losses(
@@ -142,18 +192,26 @@ class Gsp(Stage):
         by_ground = None
         if view.ground is not None and plane is not None:
             by_ground = Guess(plane_depth(plane), view.valid & view.ground.is_shown(by_depth.depth, plane))
+        measured = self.measure(view, T_target_now.detach())
         parts: dict[str, Tensor] = {}
+        if measured is not None:
+            parts["depth_off"] = -stereo_ratio(depth, measured).log()
+        if view.ground is not None and plane is not None:
+            parts.update(compare_ground(depth, plane, view.valid & view.ground.in_reach()))
         motion = T_target_now
-        if phase.established:
-            parts, motion = self._search_length(view, by_depth, by_ground, T_target_now, phase)
+        if phase.established and not phase.recorded:
+            by_stereo = None if measured is None else Guess(measured.depth, measured.known)
+            parts, motion = self._search_length(view, by_depth, by_ground, by_stereo, T_target_now, phase)
         silent = None
         if config.hints.weight:
-            parts["hints"], silent = self._hints(view, depth, plane, motion.detach(), phase)
+            parts["hints"], silent, parts["believed"] = self._hints(view, depth, plane, motion.detach(), phase)
         parts.update(self._temporal(view, depth, motion, view.valid, config.temporal, silent))
         parts["smooth"] = config.smoothness * losses.sum_of_means(losses.smoothness(depth, view.now))
-        if config.anchor_weight and by_ground is not None and not phase.refining:
+        if config.anchor_weight and by_ground is not None and not phase.refining and not phase.recorded:
             anchor = self._temporal(view, by_ground.depth, motion, by_ground.counts, _ANCHOR)
             parts["anchor"] = config.anchor_weight * anchor["temporal"]
+        if measured is not None:
+            parts["stereo"] = stereo_error(depth, measured, config.stereo)
         if config.cross_weight and not phase.refining:
             placed = self.place(view, motion.detach())
             error = self.cross_view(view.now, depth, scale, view.cameras, view.valid, placed)
@@ -165,6 +223,7 @@ class Gsp(Stage):
         view: View,
         by_depth: Guess,
         by_ground: Guess | None,
+        by_stereo: Guess | None,
         T_target_now: Float[Tensor, "S 4 4"],
         phase: Phase,
     ) -> tuple[dict[str, Tensor], Float[Tensor, "S 4 4"]]:
@@ -177,6 +236,8 @@ class Gsp(Stage):
         guesses = [by_depth] if resists else []
         if by_ground is not None:
             guesses.append(by_ground)
+        if by_stereo is not None:  # it was measured: it needs no other witness
+            guesses = [by_stereo]
         if config.factor <= 1 or not guesses:
             return {}, T_target_now
         factor = search_length(view.colors, guesses, view.cameras, T_target_now.detach(), config)
@@ -194,8 +255,8 @@ class Gsp(Stage):
         plane: Float[Tensor, "N H W"] | None,
         T_target_now: Float[Tensor, "S 4 4"],
         phase: Phase,
-    ) -> tuple[Float[Tensor, ""], Bool[Tensor, "N H W"] | None]:
-        """Error against the hints that are believed, and pixels whose photometric error they silence."""
+    ) -> tuple[Float[Tensor, ""], Bool[Tensor, "N H W"] | None, Float[Tensor, ""]]:
+        """Error against the hints that are believed, pixels whose photometric error they silence, share of pixels."""
         config = self.config
         T_other_cam = neighbour_motions(T_target_now, view.cameras.T_ego_cam)
         hints, believed = find_hints(
@@ -209,10 +270,10 @@ class Gsp(Stage):
             config.hints,
             config.temporal,
         )
-        error = hint_error(depth, hints, believed, config.hints)
+        error, share = hint_error(depth, hints, believed, config.hints), believed.float().mean()
         if not phase.established:
-            return _EARLY_HINTS * error, None
-        return error, hinted_pixels(believed, *depth.shape[-2:])
+            return _EARLY_HINTS * error, None, share
+        return error, hinted_pixels(believed, *depth.shape[-2:]), share
 
     def _temporal(
         self,
@@ -257,9 +318,90 @@ class Gsp(Stage):
             return view.cameras
         return place_cameras(view.cameras, view.lags, T_target_now, factor)
 
+    def measure(self, view: View, T_target_now: Float[Tensor, "S 4 4"]) -> Measured | None:
+        """Depth by semi-global matching between cameras that look the same way; None where none do, or by choice."""
+        if not self.config.stereo.weight:
+            return None
+        placed = self.place(view, T_target_now)
+        return measure(view.now, view.valid, stereo_pairs(placed, self.overlap(view.cameras)))
+
     def overlap(self, cameras: Cameras) -> Bool[Tensor, "N N H W"]:
         """Masks of this calibration: pixels of the first camera that the second sees too."""
         return self._overlaps.find(rig_key(cameras), lambda: overlap_masks(cameras, self.config.overlap))
+
+    # ---- recorded motion -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def begin(self, batches: Sequence[Batch]) -> list[str]:
+        """Whether the images agree with the recorded motion, and at which length; batches: in the recordings' order."""
+        if self.config.ego_motion == "learned":
+            return ["ego motion: learnt from the images (gsp.ego_motion=learned)"]
+        training = self.training
+        self.eval()
+        trials, witnesses, known, count = [], set(), 0, 0
+        for batch in batches:
+            recorded = self.recorded_motion(batch)
+            seen = None
+            for b, view in enumerate(views_of(batch, self.depth_net.head)):
+                count += 1
+                if not torch.isfinite(recorded[b]).all():
+                    continue
+                known += 1
+                measured = self.measure(view, recorded[b])
+                witness = ""
+                if measured is not None:
+                    guess, witness = Guess(measured.depth, measured.known), "what overlapping cameras measure"
+                else:
+                    seen = seen or self.predict_depth(batch.colors(), batch.cameras)
+                    guess = Guess(seen.depth[b], view.valid)
+                    if view.ground is not None and view.ground.says_scale():
+                        plane = plane_depth(view.ground.plane())
+                        guess = Guess(plane, view.valid & view.ground.is_shown(seen.depth[b], 1.0 / plane))
+                        witness = "the height of the cameras over the ground"
+                trial = try_odometry(view, guess, recorded[b])
+                if trial is not None:
+                    trials.append(trial)
+                    witnesses.add(witness)
+        self.train(training)
+        if not known:
+            self.odometry_factor.fill_(torch.nan)
+            return ["ego motion: none is recorded; it is learnt from the images"]
+        witness = witnesses.pop() if len(witnesses) == 1 else ""
+        verdict = judge_odometry(trials, witness, self.config.ego_motion == "sensor")
+        self.odometry_factor.fill_(verdict.factor if verdict.used else torch.nan)
+        some = f"; {count - known} of {count} samples have no poses, their motion is learnt" if known < count else ""
+        return [verdict.line + some]
+
+    @torch.no_grad()
+    def judge(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Agreement between cameras, over time, with odometry and with the ground; means over the samples."""
+        training = self.training
+        self.eval()
+        found: dict[str, list[float]] = {}
+        for batch in batches:
+            frames = batch.colors()
+            recorded, learnt = self.recorded_motion(batch), self.ego_motion(frames)
+            known = torch.isfinite(recorded).flatten(1).all(dim=1)
+            motion = torch.where(known[:, None, None, None], recorded.nan_to_num(), learnt)
+            depth = self.predict_depth(frames, batch.cameras, motion).depth
+            for b, view in enumerate(views_of(batch, self.depth_net.head)):
+                measured = self.measure(view, motion[b])
+                if measured is not None:
+                    off = (depth[b].log() - measured.depth.log()).abs()[measured.known].mean()
+                    found.setdefault(_AGREES, []).append(float(off))
+                    found.setdefault(_SCALE, []).append(float(stereo_ratio(depth[b], measured)))
+                plain = replace(self.config.temporal, auto_mask=False)
+                still = torch.eye(4).to(motion).expand_as(motion[b])
+                errors = [self._temporal(view, depth[b], T, view.valid, plain)["temporal"] for T in (motion[b], still)]
+                found.setdefault(_EXPLAINS, []).append(float(errors[0] / errors[1].clamp(min=1e-6)))
+                if not self._distrusts_odometry() and (lengths := compare_lengths(learnt[b], batch.T_target_now[b])):
+                    found.setdefault(_LENGTH, []).append(float(lengths["motion_off"].exp()))
+                if view.ground is not None:
+                    plane = view.ground.plane(self.log_scale.exp())
+                    if ground := compare_ground(depth[b], plane, view.valid & view.ground.in_reach()):
+                        found.setdefault(_GROUND, []).append(float(ground["ground_off"].exp()))
+        self.train(training)
+        return {name: sum(values) / len(values) for name, values in found.items()}
 
     # ---- scale -----------------------------------------------------------------------------------------------------
 
@@ -269,6 +411,8 @@ class Gsp(Stage):
         config = self.config
         began = scale_search_began(config, step, steps)
         if self.depth_net.matches or began is None:
+            return ""
+        if batches and all(bool(torch.isfinite(self.recorded_motion(each)).all()) for each in batches):  # it knows
             return ""
         if config.search_factor <= 1 or not config.cross_weight or not config.mask_overlap:
             return ""
@@ -305,6 +449,10 @@ class Gsp(Stage):
         ]
 
     # ---- what the loop asks for ------------------------------------------------------------------------------------
+
+    def watch(self, steps: int) -> Watch | None:
+        known = not bool(torch.isnan(self.odometry_factor))
+        return Watch(_GRACE + (0 if known else int(self.config.search_at * steps)))
 
     def image_modules(self) -> list[nn.Module]:
         return [self.depth_net.image_encoder]

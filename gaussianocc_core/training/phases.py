@@ -22,6 +22,7 @@ class Phase:
     # follows motion and a motion that follows it, both would shrink to nothing.
     established: bool
     refining: bool  # motion and scale stay as they are, and the cross-view loss is off
+    recorded: bool = False  # the motion is known, and nothing need wait for it
 
     @property
     def learns_motion(self) -> bool:
@@ -30,6 +31,9 @@ class Phase:
     @property
     def learns_scale(self) -> bool:
         return self.established and not self.refining
+
+
+KNOWN_MOTION = Phase(motion_alone=False, established=True, refining=False, recorded=True)
 
 
 def phase_at(config: GspConfig, progress: float) -> Phase:

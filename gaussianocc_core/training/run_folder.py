@@ -56,6 +56,8 @@ class RunFolder:
         ours = _comparable(to_dict(self.config))
         with reading(f"{last}: its config", "start the run anew", CheckpointError):
             theirs = _comparable(drop_retired(TrainConfig, state["config"], str(last)))
+        if ours["steps"] > theirs.get("steps", 0) >= state["step"]:
+            theirs["steps"] = ours["steps"]  # it goes on for longer
         different = sorted(key for key in ours if theirs.get(key) != ours[key])
         if different:
             raise ConfigError(f"--resume: {last} is of a run with another {', '.join(different)}; use its settings")
@@ -104,6 +106,17 @@ class RunFolder:
                 f"{self.path}: the run's log cannot be written ({error.strerror or error}); {saved}. Free some "
                 "space, then --resume"
             ) from error
+
+    def add_measures(self, when: str, found: dict[str, float]) -> dict[str, dict[str, float]]:
+        """Adds to measures.json what was measured at the start or end of the run; all that there is by then."""
+        path = self.path / "measures.json"
+        try:
+            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            known[when] = found
+            path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise GaussianOccError(f"{path}: cannot be written ({error}); free some space, then --resume") from error
+        return known
 
     def save(self, stage: Stage, state: dict[str, Any]) -> None:
         """last.pt, and the model file. state: of what else learns, and `step`."""

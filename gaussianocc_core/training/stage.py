@@ -16,6 +16,7 @@ from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.training.loader import Batch
+from gaussianocc_core.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,24 @@ class Stage(nn.Module, ABC):
     def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
         """Named losses; `total` is what is minimised. progress: share of the run that is done, 0-1."""
 
+    def begin(self, batches: Sequence[Batch]) -> list[str]:
+        """Called once, before a run that starts anew, with a few samples from all over it; lines for the log."""
+        return []
+
+    def judge(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Measures that need no truth, by what they are called in the log, on samples that training leaves out."""
+        return {}
+
     def before_step(self, batches: Sequence[Batch], step: int, steps: int, all_reduce: Callable[[Tensor], None]) -> str:
         """Called before each step with its batches; what it returns, if anything, is a line for the log.
 
         all_reduce: sums a tensor over all processes, in place.
         """
         return ""
+
+    def watch(self, steps: int) -> Watch | None:
+        """What looks whether a run of so many steps collapses; None: nothing does."""
+        return None
 
     @abstractmethod
     def image_modules(self) -> list[nn.Module]:

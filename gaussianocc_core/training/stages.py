@@ -44,10 +44,12 @@ def build_stage(config: TrainConfig) -> Stage:
 def _build_gsp(config: TrainConfig) -> Gsp:
     depth_net, pose_net, path = build_depth_net(config.model), build_pose_net(config.model), config.first_stage
     if path:
-        _check_same_architecture(load_depth_net(path).config, config.model, path, motion=True)
+        motion = "pose" in networks_in(path)
+        _check_same_architecture(load_depth_net(path).config, config.model, path, motion=motion)
         depth_net.load_state_dict(load_depth_net(path).depth_net.state_dict())
-        pose_net.load_state_dict(load_pose_net(path).pose_net.state_dict())
-    return Gsp(depth_net, pose_net, fit_to_run(config.gsp, config.steps))
+        if motion:
+            pose_net.load_state_dict(load_pose_net(path).pose_net.state_dict())
+    return Gsp(depth_net, pose_net, fit_to_run(config.gsp, config.steps), knows_depth=bool(path))
 
 
 def _build_pretrain(config: TrainConfig) -> Pretrain:
@@ -78,6 +80,7 @@ def _build_gsv(config: TrainConfig) -> Gsv:
     if motion == "joint":
         return Gsv(model, build_pose_net(config.model), config.gsv, grid, frozen)
     loaded = load_pose_net(path)
+    # Its layers take any size, but how many pixels a turn is it learnt at one.
     for part in ("image_height", "image_width"):
         if getattr(loaded.config, part) != getattr(config.model, part):
             raise ConfigError(
@@ -92,16 +95,22 @@ def _start_from(
     model: GaussianOcc, depth_net: DepthNet, theirs: ModelConfig, ours: ModelConfig, path: str
 ) -> GaussianOcc:
     """The occupancy network with the depth network's encoder and head, which must be of one architecture."""
-    _check_same_architecture(theirs, ours, path)
+    _check_same_architecture(theirs, ours, path, size=True)  # what stays frozen cannot get used to another
     model.image_encoder.load_state_dict(depth_net.image_encoder.state_dict())
     if model.depth_head is not None:
         model.depth_head = depth_net.head
     return model
 
 
-def _check_same_architecture(theirs: ModelConfig, ours: ModelConfig, path: str, motion: bool = False) -> None:
-    """ConfigError unless images and image encoder, and with `motion` the ego-motion network, are of one kind."""
-    for part in ("encoder", "matching", "image_height", "image_width", *(("pose",) if motion else ())):
+def _check_same_architecture(
+    theirs: ModelConfig, ours: ModelConfig, path: str, motion: bool = False, size: bool = False
+) -> None:
+    """ConfigError unless the image encoder, and with `motion` the ego-motion network, are of one kind.
+
+    Both are convolutions: weights of one image size are a start at any other. size: it must be the same too.
+    """
+    sizes = ("image_height", "image_width") if size else ()
+    for part in ("encoder", "matching", *sizes, *(("pose",) if motion else ())):
         if getattr(theirs, part) != getattr(ours, part):
             raise ConfigError(
                 f"first_stage: {path} was trained with model.{part}={getattr(theirs, part)}, this run has "

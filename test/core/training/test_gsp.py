@@ -83,6 +83,7 @@ def stage(metric_ground=True, **settings) -> Gsp:
     torch.manual_seed(0)
     depth = replace(SMALL.depth, metric_ground=metric_ground)
     config = replace(SMALL, image_width=WIDTH, image_height=HEIGHT, depth=depth)
+    settings = {"ego_motion": "learned", **settings}
     return Gsp(build_depth_net(config), build_pose_net(config), GspConfig(**settings)).eval()
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from support.nuscenes_fixtures import MadeUpDatabase
 from support.training_runs import MODEL, add_labels, settings
 
 from gaussianocc_core import train as command
 from gaussianocc_core.checkpoint import load_depth_net, load_model, load_pose_net
+from gaussianocc_core.config import to_dict
+from gaussianocc_core.data.sources import DataConfig, open_entries, split_recordings
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.models.config import PoseConfig
 from gaussianocc_core.training import engine, state
@@ -337,6 +340,8 @@ def test_what_a_first_stage_must_share_and_what_is_the_robots_own(root, tmp_path
     with pytest.raises(ConfigError, match=r"was trained with model.pose="):
         train(replace(config, model=other))
     larger = replace(MODEL, image_height=64, image_width=96)
+    grown = load_depth_net(train(replace(config, model=larger)))  # convolutions: a start at any size
+    assert (grown.config.image_height, grown.config.image_width) == (64, 96)
     second = replace(settings(root, tmp_path / "third", stage="gsv", steps=1, first_stage=str(first)), model=larger)
     gsv = replace(second.gsv, ego_motion="learned", start_from_first_stage=False)
     with pytest.raises(ConfigError, match="learnt motion from images with image_height=32, this run has 64"):
@@ -361,3 +366,50 @@ def test_a_users_mistake_is_one_line(root, tmp_path, overrides, message, capsys)
     assert command.main([str(config), f"output={tmp_path / 'run'}", *overrides]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.medium
+def test_a_run_that_collapses_ends_at_once_and_keeps_what_was_good(root, tmp_path, capsys):
+    """Motion that stays at rest beside poses that move: what a run looks like whose motion was never found."""
+    config = settings(root, tmp_path / "run", steps=100, save_every=5)
+    gsp = replace(config.gsp, ego_motion="learned", hints=HintSettings(weight=0.0), search_at=0.4)
+    config = replace(config, gsp=gsp, learning_rate=1e-9, encoder_learning_rate=1e-9)
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(to_dict(config)))
+    assert command.main([str(file)]) == 3
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: step 75: training collapsed") and "holds the weights of step 55" in said
+    assert "To do: let recorded motion be used" in said
+    assert load_depth_net(tmp_path / "run" / "model.safetensors").provenance.steps == 55
+
+
+@pytest.mark.medium
+def test_a_run_that_is_over_goes_on_for_longer(root, tmp_path, caplog):
+    """Without a terminal it prints lines, and of what it leaves out it says how good the end is."""
+    caplog.set_level("INFO")
+    config = settings(root, tmp_path / "run", steps=2)
+    config = replace(config, data=replace(config.data, left_out=0.3))
+    train(config)
+    assert "samples are left out" in caplog.text and "step 2 of 2, about 0 min left: " in caplog.text
+    train(replace(config, steps=4), resume=True)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    measures = json.loads((tmp_path / "run" / "measures.json").read_text())
+    assert set(measures) == {"start", "end"} and set(measures["start"]) == set(measures["end"]) != set()
+    assert "error of the neighbouring frames, standing still being 1 (less is better): " in caplog.text
+    whole = replace(config, steps=4, output=str(tmp_path / "whole"))
+    train(whole)
+    ends = [state.load_state(Path(each.output) / "last.pt")["schedule"]["_last_lr"] for each in (config, whole)]
+    assert ends[0] == pytest.approx(ends[1])  # the schedule is that of the longer run
+    with pytest.raises(ConfigError, match="another steps"):
+        train(replace(config, steps=3), resume=True)
+
+
+def test_the_end_of_each_recording_is_left_out(root):
+    moment = open_entries(DataConfig(dataroot=str(root)))[0]
+    entries = [replace(moment, scene=scene, token=f"{number}") for scene in "ab" for number in range(20)]
+    entries.append(replace(moment, scene="short", token="0"))
+    kept, apart = split_recordings(entries, 0.1)
+    assert [(each.scene, each.token) for each in apart] == [("a", "18"), ("a", "19"), ("b", "18"), ("b", "19")]
+    assert len(kept) == 2 * 17 + 1 and max(int(each.token) for each in kept) == 16  # 17 has images of 18
+    assert split_recordings(entries, 0.0) == (tuple(entries), ())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ _SLACK = 0.05  # m
 _LONGEST_GAP = 2.0  # s between two sets, after which a run of sets ends
 
 
+@runtime_checkable
 class Motion(Protocol):
     """Sets in time order -> where they were."""
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -67,6 +67,7 @@ def choose_motion(wanted: str, entries: Sequence[Entry], scene: str) -> str:
     return RECORDED if 2 * known >= len(entries) and known else IMAGES
 
 
+@runtime_checkable
 class Depths(Protocol):
     """Sets in time order -> the same with depth."""
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predictions accumulated over time in a frame that stands still: log-odds per voxel and a vote for its class.
 
-Log-odds with clamping as in OctoMap (Hornung et al. 2013, equations 2 to 4). The map's voxels stand still, and a window
-of them follows the robot by wrapping around: content is never moved, resampled or blurred, however long the drive.
+Log-odds with clamping as in OctoMap (Hornung et al. 2013, equations 2 to 4). Rays carve: what is found is a hit, what
+rays are seen to pass is a miss. What is hidden is evidence of neither, but what was free there becomes doubtful:
+something may have moved in. The map's voxels stand still, and a window of them follows the robot by wrapping around:
+content is never moved, resampled or blurred, however long the drive.
 """
 
 from __future__ import annotations
@@ -36,28 +38,32 @@ class TemporalFusion:
         class_names: Sequence[str],
         *,
         hit: float = 0.7,
-        miss: float = 0.4,
+        miss: float = 0.3,
+        doubt: float = 0.8,
         decay: float = 5.0,
-        limits: tuple[float, float] = (0.12, 0.97),
+        limits: tuple[float, float] = (0.12, 0.9),
     ) -> None:
         """
         Args:
             grid: of all predictions, in the ego frame.
             class_names: of their labels; the last is free.
             hit: probability that a voxel is occupied, given one prediction that says so with full confidence.
-            miss: the same, given one that says it is free.
+            miss: the same, given one that says it is free: that rays were seen to pass it.
+            doubt: the same, given one in which it is occluded, of what was known as free: that becomes unknown, never
+                occupied. 0.5: free stays free while nobody sees it, until it decays.
             decay: s after which evidence that is not renewed counts 1/e; 0: it counts for ever.
             limits: probabilities beyond which evidence does not accumulate, so that what changes can be unlearnt.
         """
-        if not 0.0 < miss <= 0.5 <= hit < 1.0 or not 0.0 < limits[0] < 0.5 < limits[1] < 1.0 or decay < 0:
+        if not 0.0 < miss <= 0.5 <= min(hit, doubt) <= max(hit, doubt) < 1.0 or decay < 0:
             raise ValueError(
-                f"expected 0 < miss <= 0.5 <= hit < 1, limits around 0.5 and decay >= 0, got {miss}, {hit}, {limits}, "
-                f"{decay}"
+                f"expected 0 < miss <= 0.5 <= hit, doubt < 1 and decay >= 0, got {miss}, {hit}, {doubt} and {decay}"
             )
+        if not 0.0 < limits[0] < 0.5 < limits[1] < 1.0:
+            raise ValueError(f"limits: expected one below and one above 0.5, between 0 and 1, got {limits}")
         self.grid, self.decay = grid, decay
         self.resets = 0  # because of a stamp that stepped back or a pose that jumped
         self._free = free_label(class_names)
-        self._evidence = np.array([_log_odds(p) for p in (hit, miss, *limits)], dtype=np.float32)
+        self._evidence = np.array([_log_odds(p) for p in (hit, miss, doubt, *limits)], dtype=np.float32)
         low, high, size = np.array(grid.origin), np.array(grid.upper), grid.voxel_size
         reach = float(np.hypot(*np.maximum(np.abs(low[:2]), np.abs(high[:2]))))  # of the grid's corners from the robot
         side = 2 * int(np.ceil(reach / size)) + 2
@@ -84,8 +90,9 @@ class TemporalFusion:
         """What is known with this prediction, over the same grid around where the robot is now.
 
         T_fixed_ego: the robot's pose, m, at `stamp_ns`. Voxels that the prediction does not observe keep what earlier
-        ones said; `observed` is true wherever that is still known. The rest is the newest prediction's. PredictionError
-        where a confidence is not a number, a label no class, or the pose no place on Earth; nothing is added then.
+        ones said, occluded ones what they found there; `observed` is true wherever that is still known. The rest is the
+        newest prediction's. PredictionError where a confidence is not a number, a label no class, or the pose no place
+        on Earth; nothing is added then.
         """
         if prediction.grid != self.grid:
             raise ValueError(f"prediction over {prediction.grid}, expected {self.grid}")
@@ -158,7 +165,7 @@ def _log_odds(probability: float) -> float:
 def _integrate(log_odds, votes, leading, first, labels, confidence, T_ego_fixed, origin, shape, size, evidence, free):
     """Every voxel of the map whose centre lies in the grid takes the prediction there: turned grids leave no holes."""
     nx, ny, nz = log_odds.shape
-    hit, miss, low, high = evidence[0], evidence[1], evidence[2], evidence[3]
+    hit, miss, doubt, low, high = evidence[0], evidence[1], evidence[2], evidence[3], evidence[4]
     R, t = T_ego_fixed[:3, :3] / 1.0, T_ego_fixed[:3, 3]
     up = R[2, 2] if abs(R[2, 2]) > 1e-3 else 1e-3
     wrap = first[2] - first[2] % nz
@@ -180,10 +187,14 @@ def _integrate(log_odds, votes, leading, first, labels, confidence, T_ego_fixed,
                 if u < 0 or v < 0 or w < 0 or u >= shape[0] or v >= shape[1] or w >= shape[2]:
                     continue
                 label = labels[u, v, w]
-                if label >= OCCLUDED:  # nothing is known of it now
+                if label == UNOBSERVED:
                     continue
                 sure = max(_LEAST_WEIGHT, confidence[u, v, w])
                 r = k - wrap if k - wrap < nz else k - wrap - nz
+                if label == OCCLUDED:
+                    if log_odds[p, q, r] < 0:
+                        log_odds[p, q, r] = min(np.float32(0), log_odds[p, q, r] + doubt)
+                    continue
                 if label == free:
                     log_odds[p, q, r] = max(low, log_odds[p, q, r] + sure * miss)
                     continue

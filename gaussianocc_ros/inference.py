@@ -52,6 +52,7 @@ class Inference:
                 self.predictor.class_names,
                 hit=parameters.fusion_hit,
                 miss=parameters.fusion_miss,
+                doubt=parameters.fusion_doubt,
                 decay=parameters.fusion_decay,
             )
         return self.predictor

@@ -108,7 +108,13 @@ class NodeParameters(SyncParameters):
         0.7, "With fusion: probability that one sight of something means occupied.", range=(0.55, 0.99)
     )
     fusion_miss: float = parameter(
-        0.4, "With fusion: probability that something is there after one sight of nothing.", range=(0.01, 0.45)
+        0.3, "With fusion: probability that something is there after rays passed it once.", range=(0.01, 0.45)
+    )
+    fusion_doubt: float = parameter(
+        0.8,
+        "With fusion: probability that something has moved in where it was free, after one set in which that is "
+        "hidden; it becomes unknown. 0.5: it stays free until it decays.",
+        range=(0.5, 0.99),
     )
     fusion_decay: float = parameter(
         5.0, "With fusion: seconds after which what is not seen again counts a third; 0: for ever.", range=(0.0, 3600.0)

@@ -23,7 +23,7 @@ from gaussianocc_core.training.stereo import StereoSettings
 
 STAGES = ("gsp", "gsv", "pretrain")
 SCHEDULES = ("one_cycle", "step")
-EGO_MOTIONS = ("learned", "sensor", "joint")
+EGO_MOTIONS = ("learned", "auto", "sensor", "joint")
 MOTIONS_OF_STAGE_1 = ("auto", "learned", "sensor")
 RENDERERS = ("splat", "volume")
 
@@ -81,7 +81,9 @@ class GspConfig:
 class GsvConfig:
     """Stage 2; defaults are ours for `tiny`. Published weights (docs/method.md#k): config/train/gsv_published.yaml."""
 
-    ego_motion: str = "learned"  # by the frozen first stage; "sensor": poses of the data set; "joint": learnt along
+    # By the frozen first stage; "sensor": poses of the recording; "auto": these, and learned where there are none;
+    # "joint": learnt along.
+    ego_motion: str = "learned"
     renderer: str = "splat"  # or "volume": ray marching, the published `render_type: prob`
     # Where the depth head is the first stage's, it says how far the learnt motion went.
     length_search: MotionSearch = field(default_factory=MotionSearch)

@@ -135,6 +135,7 @@ class Gsv(Stage):
             batch.jittered_history() if self.frozen else None,
             batch.T_history_now,
         )
+        recorded = self._recorded(batch)
         named = mean_losses(
             [
                 self._losses(
@@ -143,6 +144,7 @@ class Gsv(Stage):
                     None if field.inv_depth is None else field.inv_depth[b],
                     plans[b],
                     T_target_now[b],
+                    bool(recorded[b]),
                 )
                 if self.config.rendering
                 else {}
@@ -190,14 +192,21 @@ class Gsv(Stage):
         return field.to(dtype=torch.float32)
 
     def _ego_motion(self, batch: Batch, frames: Float[Tensor, "B T N 3 H W"]) -> Float[Tensor, "B S 4 4"]:
-        if self.pose_net is None:
-            if torch.isnan(batch.T_target_now).any():
+        known = self._recorded(batch)
+        if self.pose_net is None or known.all():
+            if not known.all():
                 raise DatasetError(
                     f"samples {', '.join(batch.tokens)} have no poses; use gsv.ego_motion=learned with a first stage"
                 )
             return batch.T_target_now
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_motion):
-            return predict_ego_motion(self.pose_net, frames, precision=self.precision)
+            learnt = predict_ego_motion(self.pose_net, frames, precision=self.precision)
+        return torch.where(known[:, None, None, None], batch.T_target_now, learnt)
+
+    def _recorded(self, batch: Batch) -> Bool[Tensor, " B"]:
+        """Whose recorded motion is used."""
+        known = torch.isfinite(batch.T_target_now).flatten(1).all(dim=1)
+        return known if self.config.ego_motion in ("sensor", "auto") else torch.zeros_like(known)
 
     def _losses(
         self,
@@ -206,10 +215,11 @@ class Gsv(Stage):
         inv_depth: Float[Tensor, "N h w"] | None,
         plans: _Plans,
         T_target_now: Float[Tensor, "S 4 4"],
+        recorded: bool,
     ) -> dict[str, Tensor]:
-        """Of one sample; inv_depth: what the depth head sees, 1/m."""
+        """Of one sample; inv_depth: what the depth head sees, 1/m; recorded: whether its motion is."""
         config, field = self.config, OccupancyField(logits)
-        motion = self._measured(view, inv_depth, T_target_now)
+        motion = T_target_now if recorded else self._measured(view, inv_depth, T_target_now)
         drawn = self._draw_cameras(len(view.cameras))
         compared, small = view.select(drawn), plans.small.select(tuple(plans.small.names[n] for n in drawn))
         head_depth = None if inv_depth is None else 1.0 / inv_depth[drawn]  # (N, h, w)
@@ -240,7 +250,7 @@ class Gsv(Stage):
     ) -> Float[Tensor, "S 4 4"]:
         """The learnt motion, as long as the frozen depth head says that it was."""
         search = self.config.length_search
-        if self.config.ego_motion != "learned" or not self.frozen or inv_depth is None or search.factor == 1:
+        if self.learns_motion or not self.frozen or inv_depth is None or search.factor == 1:
             return T_target_now
         depth = interpolate_depth(1.0 / inv_depth.detach(), *view.now.shape[-2:])
         return as_long_as_depth_says(view.colors, Guess(depth, view.valid), view.cameras, T_target_now, search)

@@ -68,8 +68,8 @@ def _build_pretrain(config: TrainConfig) -> Pretrain:
 def _build_gsv(config: TrainConfig) -> Gsv:
     model, grid = build_model(config.model), config.model.grid
     motion, path = config.gsv.ego_motion, config.first_stage
-    if motion == "learned" and not path:
-        raise ConfigError("first_stage: gsv.ego_motion=learned needs the model file of a gsp run, first_stage=FILE")
+    if motion in ("learned", "auto") and not path:
+        raise ConfigError(f"first_stage: gsv.ego_motion={motion} needs the model file of a gsp run, first_stage=FILE")
     starts = bool(path) and config.gsv.start_from_first_stage and "depth" in networks_in(path)
     frozen = starts and config.gsv.freeze_first_stage
     if starts:

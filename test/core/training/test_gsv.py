@@ -294,3 +294,15 @@ def test_missing_poses_and_impossible_choices_are_said():
         Gsv(build_model(SMALL), None, GsvConfig(ego_motion="learned"), SMALL.grid)
     with pytest.raises(ValueError, match=r"gsv\.renderer: expected one of"):
         GsvConfig(renderer="magic")
+
+
+def test_recorded_motion_is_used_where_there_is_any_and_else_it_is_learnt():
+    batch = made_up_batch()
+    unknown = replace(batch, T_target_now=torch.full_like(batch.T_target_now, torch.nan))
+    auto = stage(ego_motion="auto")
+    assert torch.equal(auto._ego_motion(batch, batch.jittered()), batch.T_target_now)
+    learnt = auto._ego_motion(unknown, unknown.jittered())
+    assert torch.isfinite(learnt).all() and not torch.equal(learnt, batch.T_target_now)
+    torch.testing.assert_close(learnt, stage(ego_motion="learned")._ego_motion(batch, batch.jittered()))
+    with pytest.raises(DatasetError, match="have no poses"):
+        stage(ego_motion="sensor")._ego_motion(unknown, unknown.jittered())

@@ -38,7 +38,7 @@ class CarveSettings:
     reach: float = 2.0  # m, of that, beyond which it ends nowhere
     edge: float = 0.15  # step of inverse depth, as a share of it, that marks the edge of a near thing
     layers: int = 4  # cells on top of each other in a voxel
-    least_share: float = 0.12  # of a cell's rays that end in it, against those that pass, for it to be occupied
+    least_share: float = 0.1  # of a cell's rays that end in it, against those that pass, for it to be occupied
     least_ends: float = 0.2  # rays
     least_passes: float = 1.0  # rays, for a cell to be free
     least_free: float = 0.5  # share of a voxel's cells that are free, for it to be free

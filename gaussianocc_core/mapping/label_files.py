@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,7 +90,11 @@ class LabelFolder:
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path}: is a file; give a folder")
         found = self._read()
-        if found is None or overwrite:
+        if found is None:
+            return
+        if overwrite:
+            for scene in found["scenes"]:  # labels of two kinds in one folder would be taken for one
+                shutil.rmtree(path / check_name(scene, f"{path / INDEX}: scene", ConfigError), ignore_errors=True)
             return
         before = {name: value for name, value in found.items() if name != "scenes"}
         different = sorted(name for name in {*before, *self.settings} if before.get(name) != self.settings.get(name))

@@ -148,6 +148,9 @@ class RecordingCarver:
                 f"{scene}: has {len(entries)} sets of images, carving needs at least {settings.least_sets}; record "
                 "longer"
             )
+        if settings.depth is not None:
+            for entry in entries:
+                settings.depth.find(entry)  # a missing file is said before anything is written
         self.motion = choose_motion(settings.motion, entries, scene)
         self._window: list[RaySet] = []
         self._done = 0

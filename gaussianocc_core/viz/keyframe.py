@@ -79,7 +79,10 @@ def compose_keyframe(picture: KeyframePicture) -> UInt8[np.ndarray, "H W 3"]:
         high = rows_height // len(views)
         y = TOP + i * high
         left = x + VIEW_WIDTH + GAP
-        labels += [Label(name, x, y + 8, 17, TEXT), Label("from above, forward up", left, y + 8, 17, TEXT)]
+        labels += [
+            Label(name, x, y + 8, 17, TEXT),
+            Label("from above, forward up; light: seen to be free", left, y + 8, 17, TEXT),
+        ]
         y += CAPTION
         canvas[y : y + high - CAPTION, x : x + VIEW_WIDTH] = occupancy_view(
             occupancy, picture.grid, VIEW_WIDTH, high - CAPTION

@@ -49,12 +49,13 @@ class Background:
     top: tuple[int, int, int] = (16, 20, 28)
     bottom: tuple[int, int, int] = (30, 37, 50)
     floor: tuple[int, int, int] = (33, 41, 55)  # a plane under the grid, so that nothing floats
+    seen: tuple[int, int, int] = (64, 78, 100)  # from above: a column of free voxels; unknown ones have `bottom`
     fog_start: float = 40.0  # m from the eye
     fog_length: float = 90.0  # m over which 63 % of the colour fades
 
 
 DARK = Background()
-LIGHT = Background(top=(226, 233, 242), bottom=(246, 248, 250), floor=(216, 223, 231))
+LIGHT = Background(top=(226, 233, 242), bottom=(246, 248, 250), floor=(216, 223, 231), seen=(205, 215, 227))
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,10 @@ def occupancy_view(
 def top_view(
     labels: UInt8[np.ndarray, "X Y Z"], grid: VoxelGrid, pixels_per_voxel: int = 2, background: Background = DARK
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Bird's-eye RGB picture, forward up and left left: the highest occupied voxel of each column, lit by the sun."""
+    """Bird's-eye RGB picture, forward up and left left: the highest occupied voxel of each column, lit by the sun.
+
+    Other columns are the lighter (on a light background: the darker) the more of their voxels are free, not unknown.
+    """
     if labels.shape != grid.shape:
         raise ValueError(f"labels: expected {grid.shape} as the grid has it, got {labels.shape}")
     occupied = labels < FREE
@@ -115,7 +119,8 @@ def top_view(
     light = np.concatenate([_sunlight(occupied), np.ones((*top.shape, 1))], axis=2)[x, y, top + 1]
     height_tint = 0.85 + 0.3 * top / max(count - 1, 1)
     color = PALETTE[np.minimum(labels, FREE)][x, y, top] / 255.0 * ((AMBIENT + 0.5 * light) * height_tint)[..., None]
-    base = np.array(background.bottom) / 255.0
+    share = (labels == FREE).mean(axis=2)[..., None]
+    base = (np.array(background.bottom) * (1 - share) + np.array(background.seen) * share) / 255.0
     image = np.where(any_occupied, color, base)
     image = np.rint(255 * image.clip(0, 1)).astype(np.uint8)[::-1, ::-1]  # x up, y to the left
     return np.ascontiguousarray(image.repeat(pixels_per_voxel, axis=0).repeat(pixels_per_voxel, axis=1))

@@ -133,7 +133,7 @@ def check(message, cloud, array, expected):
     points = decode_cloud(cloud)
     (marker,) = array.markers
     assert stamp_ns(cloud.header) == stamp_ns(marker.header) == stamp_ns(message.header)
-    occupied = (labels != message.UNOBSERVED) & (labels != message.free_label)
+    occupied = labels < message.free_label
     assert len(points) == np.count_nonzero(occupied)
     xyz = np.stack([points["x"], points["y"], points["z"]], axis=-1)
     index = np.floor((xyz - np.array(grid.origin)) / grid.voxel_size).astype(int)

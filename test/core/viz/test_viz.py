@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gaussianocc_core import viz
-from gaussianocc_core.labels import CLASS_ID, FREE, PALETTE, UNOBSERVED
+from gaussianocc_core.labels import CLASS_ID, FREE, OCCLUDED, PALETTE, UNOBSERVED
 from gaussianocc_core.types import Cameras, VoxelGrid
 
 NUSCENES_YAWS = {
@@ -109,6 +109,17 @@ def test_voxel_to_the_left_of_the_vehicle_appears_on_the_left(scene):
     assert np.nonzero(np.abs(views[0] - views[1]).max(-1) > 12)[1].mean() < 60
     tops = [viz.top_view(labels, scene.grid, 1).astype(int) for labels in (scene.labels, empty)]
     assert np.argwhere(np.abs(tops[0] - tops[1]).max(-1) > 12).tolist() == [[19 - 15, 19 - 18]]
+
+
+def test_from_above_free_columns_are_lighter_than_unknown_ones(scene):
+    labels = np.full_like(scene.labels, OCCLUDED)
+    labels[:10] = FREE
+    labels[:10, :5, 4:] = UNOBSERVED  # half of the column
+    view = viz.top_view(labels, scene.grid, 1).astype(int).sum(-1)  # rows: x down from the top, columns: y to the left
+    free, half, hidden = view[15, 2], view[15, 17], view[5, 2]
+    assert free > half + 20 > hidden + 40 and (view[:10] == hidden).all()
+    light = viz.top_view(labels, scene.grid, 1, viz.LIGHT).astype(int).sum(-1)
+    assert light[15, 2] < light[5, 2] - 40
 
 
 def test_shadow_darkens_the_ground_away_from_the_sun(scene):

@@ -18,6 +18,7 @@ from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.files import write_file
 from gaussianocc_core.mapping.carving import CarvedLabels
 from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.names import check_name
 from gaussianocc_core.types import VoxelGrid
 
 INDEX = "carved.json"

@@ -56,6 +56,7 @@ def look(arguments: argparse.Namespace) -> int:
     from gaussianocc_core.errors import GaussianOccError
     from gaussianocc_core.onboarding.inspection_picture import inspection_picture
     from gaussianocc_core.onboarding.proposal import check_free, measure_step, propose, write_proposal
+    from gaussianocc_core.onboarding.teaching import find_obstacles
     from gaussianocc_core.viz.files import write_png
 
     overrides = [*arguments.settings, f"path={arguments.bag}"]
@@ -85,6 +86,12 @@ def look(arguments: argparse.Namespace) -> int:
     picture = arguments.picture or Path("out") / f"{source.index.name}.png"
     write_png(picture, inspection_picture(source, complete[len(complete) // 2]))
     print(f"picture: {picture}")
+    obstacles = find_obstacles(looked_at)
+    for obstacle in obstacles:
+        print(f"{'cannot teach' if obstacle.refuses else 'teaches little'}: {obstacle.text}")
+    if any(obstacle.refuses for obstacle in obstacles) and not arguments.anyway:
+        print("nothing is proposed; --anyway proposes all the same")
+        return 1
     samples = sum(each.samples for _, _, each in looked_at)
     proposal = propose(source, found, samples, str(arguments.masks or ""), arguments.voxel_size)
     print(f"proposed: voxels of {proposal.voxel_size} m, {proposal.steps} steps of stage 1, half as many of stage 2")
@@ -138,6 +145,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--voxel-size", type=positive, metavar="M", help="of the proposed grid of 200 x 200 x 16 (default: a guess)"
     )
+    parser.add_argument("--anyway", action="store_true", help="propose though the recordings cannot teach")
     parser.add_argument("--no-timing", action="store_true", help="do not try a training step to estimate the time")
     parser.add_argument("--recover", type=Path, metavar="NEW", help="save what is left of a cut-off MCAP as a new bag")
     return parser.parse_intermixed_args()

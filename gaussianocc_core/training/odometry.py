@@ -135,7 +135,7 @@ def judge_odometry(trials: Sequence[OdometryTrial], witness: str, required: bool
         return Verdict(
             True,
             float(np.exp(log_factor)),
-            f"{text}; it is {np.exp(-log_factor):.2f} times (+- {error:.2f}) as long as {witness} says, which has the "
+            f"{text}; it is {np.exp(-log_factor):.2f} times (+- {error:.2f}) as long as by {witness}, which has the "
             f"scale: lengths are taken times {np.exp(log_factor):.2f}",
         )
     return Verdict(

@@ -2,6 +2,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from support.small_model import SMALL
 
-from gaussianocc_core.checkpoint import Provenance, default_checkpoint, load_model, load_pose_net, save_model
+from gaussianocc_core.checkpoint import (
+    Provenance,
+    default_checkpoint,
+    find_weights,
+    load_depth_net,
+    load_model,
+    load_pose_net,
+    networks_in,
+    save_model,
+)
 from gaussianocc_core.config import to_dict
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.models.gaussianocc import build_model, build_pose_net
@@ -146,3 +156,13 @@ def test_shipped_checkpoint_loads_and_is_small():
     loaded = load_model(path)
     assert loaded.config.name == "tiny" and "self-supervised" in loaded.provenance.training
     assert loaded.provenance.metrics["non_ground_iou"] > 0
+
+
+def test_shipped_weights_have_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_weights("tiny_matching").is_file() and "depth" in networks_in("tiny_matching")
+    assert find_weights("elsewhere/tiny_matching") == Path("elsewhere/tiny_matching")
+    (tmp_path / "tiny_matching").write_bytes(b"mine")  # a file of that name is what is meant
+    assert find_weights("tiny_matching") == Path("tiny_matching")
+    with pytest.raises(CheckpointError, match=r"the name of shipped weights \(tiny, tiny_matching, tiny_stage1\)"):
+        load_depth_net("tiny_maching")

@@ -17,7 +17,7 @@ from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.onboarding.inspection import Inspection, describe, inspect
 from gaussianocc_core.onboarding.inspection_picture import inspection_picture
-from gaussianocc_core.onboarding.proposal import propose, write_proposal
+from gaussianocc_core.onboarding.proposal import propose, propose_size, write_proposal
 from gaussianocc_core.training.config import TrainConfig
 
 
@@ -173,3 +173,17 @@ def test_without_odometry_the_images_say_how_much_moves(tmp_path):
     _, found = inspected(RobotBag(odometry="", frames=8).write(tmp_path / "bag"))
     assert found.motion is None and 20 < found.change[0] <= found.change[1] < 120  # pictures of noise
     assert f"change by {found.change[1]:.1f} grey levels" in describe(found)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((397, 120), (320, 96)), ((1600, 900), (176, 96)), ((640, 480), (144, 112)), ((480, 640), (112, 144))],
+)
+def test_the_input_of_the_network_has_the_shape_of_the_images(tmp_path, size, expected):
+    source, found = inspected(RobotBag(size=size, frames=3).write(tmp_path / "bag"))
+    assert propose_size(source.cameras) == expected
+    stage1 = propose(source, found, samples=1).stage1
+    config = from_dict(TrainConfig, stage1, "proposal")
+    assert (config.model.image_width, config.model.image_height) == expected
+    assert config.first_stage == "tiny_matching" and config.model.matching.enabled and config.data.left_out == 0.1
+    assert config.gsp.ego_motion == "auto"

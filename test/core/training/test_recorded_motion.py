@@ -78,7 +78,7 @@ def test_odometry_that_is_right_is_taken_as_it_is(drive):
 def test_odometry_of_a_wrong_scale_is_said_and_the_cameras_have_the_last_word(drive, factor):
     gsp = stage()
     (line,) = gsp.begin(told(drive, factor))
-    assert "as long as what overlapping cameras measure says" in line
+    assert "as long as by what overlapping cameras measure, which has the scale" in line
     assert float(gsp.odometry_factor) == pytest.approx(1 / factor, rel=0.04)
     taken = gsp.recorded_motion(told(drive, factor)[0])
     torch.testing.assert_close(taken, scale_length(drive[0].T_target_now[0], 1.0)[None], rtol=0.05, atol=0.03)

@@ -24,7 +24,7 @@ from gaussianocc_core.types import Cameras, VoxelGrid
 _GROUND = frozenset(CLASS_NAMES[k] for k in GROUND_CLASSES)
 _SLAB = 16  # voxels along x that one call of a kernel takes
 _UNSAID_ERROR = 0.2  # expected error of log depth, of a depth head that says none
-_MARGIN = 1.0  # expected errors by which a surface may be nearer than it is said to be
+_MARGIN = 2.5  # expected errors by which a surface may be nearer than it is said to be
 _LEVELS = 5  # sizes that a voxel has in a depth map, by the cells from its centre to its side; of the shipped: from 3 m
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gaussianocc_core.checkpoint import networks_in
 from gaussianocc_core.config import load_config
+from gaussianocc_core.data.sources import DataConfig, first_left_out
 from gaussianocc_core.errors import ConfigError, DatasetError, GaussianOccError
 from gaussianocc_core.evaluation import evaluate, format_report
 from gaussianocc_core.evaluation.report import depth_rows
@@ -35,6 +36,7 @@ EXAMPLES = """examples:
   # your own recording, with a lidar that only measures: by camera and by distance
   python -m gaussianocc_core.evaluate runs/my_robot/model.safetensors --bag recordings/drive_7 --every 5
   python -m gaussianocc_core.evaluate runs/my_robot/model.safetensors --config config/my_robot.yaml  # cameras as named
+  python -m gaussianocc_core.evaluate runs/my_robot_gsv/model.safetensors --config config/my_robot_gsv.yaml --left-out
 
   # DDAD, and all numbers as a table for a spreadsheet
   python -m gaussianocc_core.evaluate model.safetensors --dataroot /data/ddad --schema ddad --split val --csv ddad.csv
@@ -56,10 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EXAMPLES,
     )
     parser.add_argument("checkpoint", help="model file (.safetensors) of either training stage")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over those of --config")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--dataroot", help="data set in the nuScenes schema, or another --schema")
     where.add_argument("--bag", help="rosbag2, or a folder of them, with calibrated cameras and lidar")
     where.add_argument("--config", type=Path, metavar="FILE", help="training configuration: what its `data:` names")
+    parser.add_argument(
+        "--left-out", action="store_true", help="with --config: only the end of each recording that training left out"
+    )
     parser.add_argument("--schema", choices=("nuscenes", "ddad"), default="nuscenes", help="of --dataroot")
     parser.add_argument("--follow-outside", action="store_true", help="follow links that lead out of the data root")
     parser.add_argument("--version", default="v1.0-mini", help="nuScenes' version folder (default: %(default)s)")
@@ -92,16 +98,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--robot-width", type=float, metavar="M", default=usual.width, help="m, of its path (default: %(default)s)"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         _check_outputs({"--json": options.json, "--csv": options.csv}, options.pictures)  # now, not after the work
         robot = _check_numbers(options)
         networks_in(options.checkpoint)
+        data = load_config(options.config, TrainConfig, options.overrides).data if options.config else None
+        if data is None and (options.overrides or options.left_out):
+            raise ConfigError("key=value and --left-out speak of a configuration; give --config FILE")
+        begin_ns = first_left_out(data) if data is not None and options.left_out else None
+        if begin_ns is not None and not begin_ns:
+            raise ConfigError(
+                f"--left-out: {options.config} leaves nothing out of training; set data.left_out=0.1 there"
+            )
         result = evaluate(
             options.checkpoint,
-            _open(options),
-            options.scene,
+            _open(options, data),
+            options.scene or (tuple(begin_ns) if begin_ns else None),
             split=options.split,
             every=options.every,
             device=options.device,
@@ -109,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pictures=options.pictures,
             caution=options.caution,
             robot=robot,
+            begin_ns=begin_ns,
         )
         if options.json:
             options.json.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -127,9 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _open(options: argparse.Namespace) -> EvaluationSource:
-    if options.config:
-        data = load_config(options.config, TrainConfig).data
+def _open(options: argparse.Namespace, data: DataConfig | None) -> EvaluationSource:
+    if data is not None:
         if data.bag.path:
             return open_source(bag=data.bag)
         if not data.dataroot:

@@ -30,6 +30,9 @@ CLASS_NAMES = (
 )
 CLASS_ID = {name: index for index, name in enumerate(CLASS_NAMES)}
 FREE = CLASS_ID["free"]  # of these classes
+# Of a model that knows no class, or not all: whatever no other of its classes names.
+OCCUPIED = "occupied"
+ONE_CLASS = (OCCUPIED, "free")  # of a model that was trained without 2D labels
 # Voxels of which nothing is known; the values of the message's constants. No class has them.
 UNOBSERVED = 255  # no used camera looks there
 OCCLUDED = 254  # in view, but hidden: no ray was seen to pass, and nothing was found there
@@ -104,9 +107,42 @@ def is_occupied(labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     return np.asarray(labels < free_label(class_names))
 
 
+def has_one_class(class_names: Sequence[str]) -> bool:
+    """Whether a model says only that something is there, not what: then heights tell ground from obstacles."""
+    return len(class_names) == 2
+
+
+def ids_from_occ3d(class_names: Sequence[str]) -> np.ndarray:
+    """uint8 table of 256 entries: a model's id per Occ3D id. What the model does not name is `occupied`; free is its
+    last class, and 254 and 255 stay. ValueError for a model that lacks a class and has no `occupied`."""
+    table = np.full(256, IGNORE, dtype=np.uint8)
+    table[OCCLUDED], table[FREE] = OCCLUDED, free_label(class_names)
+    for k, name in enumerate(CLASS_NAMES[:FREE]):
+        own = name if name in class_names else OCCUPIED
+        if own not in class_names:
+            raise ValueError(f"class_names: has neither {name} nor {OCCUPIED}; add {OCCUPIED}, before free")
+        table[k] = class_names.index(own)
+    return table
+
+
+def ids_to_occ3d(class_names: Sequence[str]) -> np.ndarray:
+    """uint8 table of 256 entries: Occ3D id per id of a model. What Occ3D does not name is `others`; 254, 255 stay."""
+    table = np.full(256, IGNORE, dtype=np.uint8)
+    table[OCCLUDED] = OCCLUDED
+    named = [CLASS_ID.get(name, CLASS_ID["others"]) for name in class_names[:-1]]
+    table[: len(class_names)] = [*named, FREE]
+    return table
+
+
 def count_unknown(labels: np.ndarray) -> int:
     """Pixels of an Occ3D-coded label image whose id is neither a class nor 255."""
     return int(np.count_nonzero((labels >= len(CLASS_FREQUENCIES)) & (labels != IGNORE)))
+
+
+def frequencies_of(class_names: Sequence[str]) -> np.ndarray:
+    """CLASS_FREQUENCIES of a model's classes: of those that share one, the sum."""
+    own = ids_from_occ3d(class_names)[: len(CLASS_FREQUENCIES)]
+    return np.bincount(own, CLASS_FREQUENCIES, minlength=len(class_names))
 
 
 def class_weights(frequencies: np.ndarray = CLASS_FREQUENCIES) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor
 from gaussianocc_core.checkpoint import Provenance, load_model
 from gaussianocc_core.errors import BackendError, CheckpointError, PredictionError
 from gaussianocc_core.finite import check_finite
+from gaussianocc_core.geometry.voxels import near_ground
 from gaussianocc_core.labels import free_label
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.decision import check_caution, decide_labels, decide_on_grid
@@ -139,6 +140,7 @@ class OccupancyPredictor:
         self.trained = provenance is not None
         self.model_name = config.name if self.trained else "untrained"
         self._beyond = columns_beyond(config.grid, config.reach)
+        self._ground_layers = near_ground(config.grid)
         self._preprocess = Preprocessor.of(config)
         self._views: list[_View] = []  # newest first
         self._masks: dict[str, np.ndarray] = {}
@@ -345,7 +347,15 @@ class OccupancyPredictor:
         if view.lines is not None and field.inv_depth is not None:
             log_error = None if field.log_error is None else field.log_error[0].float().cpu().numpy()
             passed = passed_voxels(view.lines, field.inv_depth[0].float().cpu().numpy(), log_error)
-        observed = leave_unknown(labels_array, confidence_array, view.observed, passed, self._beyond, self.class_names)
+        observed = leave_unknown(
+            labels_array,
+            confidence_array,
+            view.observed,
+            passed,
+            self._beyond,
+            self.class_names,
+            self._ground_layers,
+        )
         return labels_array, confidence_array, observed
 
     @property

@@ -20,6 +20,7 @@ from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.engine import TrainingStopped, train
+from gaussianocc_core.training.rehearsal import rehearse
 from gaussianocc_core.training.watch import TrainingCollapsed
 
 EXAMPLES = """examples:
@@ -35,6 +36,9 @@ EXAMPLES = """examples:
 
   # your own bag: tools/inspect_bag.py BAG --write-config config/my_robot.yaml, then
   python -m gaussianocc_core.train config/my_robot.yaml
+
+  # first look: samples, memory and time, on two steps that nobody keeps
+  python -m gaussianocc_core.train config/my_robot.yaml --dry-run
 
   # go on after Ctrl-C, a crash or a reboot: the same command and
   python -m gaussianocc_core.train config/train/gsp_tiny.yaml data.dataroot=data/street --resume
@@ -60,12 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
     parser.add_argument("--overfit-batch", action="store_true", help="train on the first step's samples only")
     parser.add_argument("--minutes", type=float, metavar="M", help="save and stop after so long, for --resume to go on")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be trained on, its memory and time; write nothing"
+    )
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         config = load_config(options.config, TrainConfig, options.overrides)
         if not config.output:
             config = replace(config, output=str(Path("runs") / Path(options.config).stem))
+        if options.dry_run:
+            print(rehearse(config).describe())
+            return 0
         path = train(config, resume=options.resume, overfit_batch=options.overfit_batch, minutes=options.minutes)
     except TrainingStopped as stopped:
         print(stopped, file=sys.stderr)

@@ -17,10 +17,11 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from gaussianocc_core.geometry.transforms import matrix_to_quat
 from gaussianocc_core.geometry.voxels import centers, flatten
-from gaussianocc_core.labels import PALETTE, free_label, is_occupied
+from gaussianocc_core.labels import PALETTE, free_label, has_one_class, is_occupied
 from gaussianocc_core.navigation.obstacles import GroundMap, find_obstacles
 from gaussianocc_core.navigation.traversability import Traversability
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
+from gaussianocc_core.viz.colors import height_colors
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.stamps import time_message
@@ -68,9 +69,27 @@ POINT_TYPE = np.dtype(
 )
 
 
+def _pack(colors: np.ndarray) -> np.ndarray:
+    """(n, 3) uint8 -> (n,) float32 with the bits 0x00RRGGBB."""
+    return (colors.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)).view(np.float32)
+
+
+def _rgba(colors: np.ndarray) -> np.ndarray:
+    return np.hstack([colors / 255, np.ones((len(colors), 1))]).astype(np.float32)
+
+
 _COLORS = PALETTE[np.arange(256) % len(PALETTE)]  # of each label, (256, 3) uint8
-_PACKED_RGB = (_COLORS.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)).view(np.float32)
-_RGBA = np.hstack([_COLORS / 255, np.ones((256, 1))]).astype(np.float32)
+_HEIGHTS = height_colors(256)  # of a model with one class: from the grid's bottom to its top
+_PACKED_RGB, _PACKED_HEIGHTS = _pack(_COLORS), _pack(_HEIGHTS)
+_RGBA, _RGBA_HEIGHTS = _rgba(_COLORS), _rgba(_HEIGHTS)
+
+
+def _shades(prediction: OccupancyPrediction, index: np.ndarray) -> np.ndarray | None:
+    """Rows of `_HEIGHTS` for voxels of a model with one class; None: colours are those of classes."""
+    if not has_one_class(prediction.class_names):
+        return None
+    layers = prediction.grid.shape[2]
+    return (index % layers) * 255 // max(layers - 1, 1)
 
 
 def occupied_voxels(prediction: OccupancyPrediction, exposed_only: bool = False) -> np.ndarray:
@@ -102,9 +121,10 @@ def occupied_points(prediction: OccupancyPrediction, index: np.ndarray | None = 
     """
     index = occupied_voxels(prediction) if index is None else index
     labels = prediction.labels.ravel()[index]
+    shades = _shades(prediction, index)
     points = np.empty(len(index), dtype=POINT_TYPE)
     points["x"], points["y"], points["z"] = _flat_centers(prediction.grid).take(index, axis=0).T
-    points["rgb"] = _PACKED_RGB[labels]
+    points["rgb"] = _PACKED_RGB[labels] if shades is None else _PACKED_HEIGHTS[shades]
     points["label"] = labels
     points["confidence"] = prediction.confidence.ravel()[index]
     return points
@@ -172,6 +192,9 @@ def _cubes(prediction: OccupancyPrediction, exposed_only: bool) -> tuple[np.ndar
     """Centres (P, 3) float64, metres, ego frame, and colours (P, 4) float32 as a marker holds them."""
     index = occupied_voxels(prediction, exposed_only)
     xyz = _flat_centers(prediction.grid).take(index, axis=0).astype(np.float64)
+    shades = _shades(prediction, index)
+    if shades is not None:
+        return xyz, _RGBA_HEIGHTS.take(shades, axis=0)
     return xyz, _RGBA.take(prediction.labels.ravel()[index], axis=0)
 
 

@@ -23,6 +23,7 @@ from std_srvs.srv import Empty
 from gaussianocc_core.bags.messages import decode_transform, is_rectified
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.geometry.rig_file import load_rig
+from gaussianocc_core.labels import has_one_class
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.navigation.traversability import class_table
 from gaussianocc_core.predictor import OccupancyPredictor
@@ -166,6 +167,8 @@ class OccupancyNode(TidyLifecycleNode):
 def _check_classes(predictor: OccupancyPredictor, parameters: NodeParameters) -> None:
     """ConfigError where parameters name classes that the model does not have."""
     for name in ("traversable_classes", "hidden_classes"):
+        if name == "traversable_classes" and has_one_class(predictor.class_names):
+            continue  # height tells ground from obstacles, whatever classes are named
         try:
             class_table(predictor.class_names, [each for each in getattr(parameters, name) if each])
         except ValueError as error:

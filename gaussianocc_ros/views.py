@@ -58,7 +58,9 @@ class ViewOutputs:
         depth = np.where(depth > 0, depth, np.float32(np.inf)).astype(np.float32, copy=False)
         for i, camera in enumerate(names):
             header = Header(stamp=time_message(gathered.stamps_ns[camera]), frame_id=gathered.frames[camera])
-            semantic = classes[i] if self.palette is None else self.palette[classes[i]]
+            semantic = classes[i]
+            if self.palette is not None:  # free is its last colour, whichever id the model has for it
+                semantic = np.where(np.isfinite(depth[i])[..., None], self.palette[classes[i]], self.palette[-1])
             info = encode_camera_info(views, i, header)
             messages = {
                 "depth/camera_info": info,

@@ -4,8 +4,10 @@
 
     tools/carve_labels.py data/street --checkpoint gaussianocc_core/weights/tiny_matching.safetensors --output labels
     tools/carve_labels.py recordings/drive_7 --checkpoint runs/gsp/model.safetensors --output labels --motion images
+    tools/carve_labels.py --config config/my_robot_gsv.yaml --checkpoint runs/my_robot/model.safetensors --output labels
 
-SOURCE is a data set in the nuScenes schema, DDAD, a rosbag2 or a folder of them. Each set of images gets
+SOURCE is a data set in the nuScenes schema, DDAD, a rosbag2 or a folder of them; or --config names a training, whose
+recordings, cameras and masks are then used, without what it leaves out to be measured on. Each set of images gets
 OUTPUT/<scene>/<token>/labels.npz as Occ3D has them: semantics (class, 17 free, 255 unknown) and mask_camera (1 where
 known), in the ego frame of the anchor camera's image. OUTPUT/carved.json says how. Classes are those of 2D labels,
 where the recording has any; else all that is occupied is of class 0. The same command goes on where it was interrupted.
@@ -41,18 +43,22 @@ def carve_labels(arguments: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    from gaussianocc_core.config import load_config
     from gaussianocc_core.data.bag_cameras import BagConfig
     from gaussianocc_core.errors import ConfigError
     from gaussianocc_core.mapping.depth_files import DepthFolder
-    from gaussianocc_core.mapping.entries import Recordings, SourceOptions
+    from gaussianocc_core.mapping.entries import Recordings, SourceOptions, recordings_of
     from gaussianocc_core.mapping.recording import RecordingSettings, load_matching
     from gaussianocc_core.mapping.review import review_all
     from gaussianocc_core.mapping.run import carve_all
     from gaussianocc_core.mistakes import one_line
+    from gaussianocc_core.training.config import TrainConfig
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if arguments.jobs < 1 or arguments.pictures < 0:
         raise ConfigError("--jobs, --pictures: expected at least 1 and 0")
+    if (arguments.source is None) == (arguments.config is None):
+        raise ConfigError("give either SOURCE, a data set or recording, or --config FILE, a training configuration")
     bag = BagConfig(
         cameras=tuple(arguments.cameras or ()),
         rig=str(arguments.rig or ""),
@@ -67,8 +73,13 @@ def carve_labels(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     depth = DepthFolder(arguments.depth, arguments.depth_error) if arguments.depth else None
     settings = RecordingSettings(motion=arguments.motion, depth=depth)
-    recordings = Recordings(arguments.source, options)
-    scenes = recordings.choose(arguments.scene)
+    if arguments.config:
+        data = load_config(arguments.config, TrainConfig).data
+        recordings = recordings_of(data)
+        scenes = recordings.choose(arguments.scene or data.scenes)
+    else:
+        recordings = Recordings(arguments.source, options)
+        scenes = recordings.choose(arguments.scene)
     failed = []
     with tqdm(unit="sets", disable=None, leave=False) as bar:
         for outcome in carve_all(
@@ -94,7 +105,8 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog=DEPTH, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="data set, or rosbag2, or a folder of bags")
+    add("source", type=Path, nargs="?", metavar="SOURCE", help="data set, or rosbag2, or a folder of bags")
+    add("--config", type=Path, metavar="FILE", help="training whose recordings are used, in place of SOURCE")
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="first stage that matches")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the labels")
     add("--motion", choices=("auto", "recorded", "images"), default="auto", help="where the rig was (%(default)s)")

@@ -19,8 +19,12 @@ examples:
   python tools/inspect_bag.py recordings/                                  # look first
   python tools/inspect_bag.py recordings/ --write-config config/my_robot.yaml
   python -m gaussianocc_core.train config/my_robot.yaml                    # stage 1: depth, ego motion, scale
+  python tools/carve_labels.py --config config/my_robot_gsv.yaml \\
+      --checkpoint runs/my_robot/model.safetensors --output labels/my_robot # labels in 3D from that depth
   python -m gaussianocc_core.train config/my_robot_gsv.yaml \\
       first_stage=runs/my_robot/model.safetensors                          # stage 2: occupancy
+  python -m gaussianocc_core.evaluate runs/my_robot_gsv/model.safetensors \\
+      --config config/my_robot_gsv.yaml --left-out                         # how good it is
   ros2 launch gaussianocc_ros occ.launch.py params_file:=config/my_robot_node.yaml
 
 Cameras are found by their topics' types; name them with --cameras if the bag has more than you want to use. Settings of
@@ -55,7 +59,7 @@ def look(arguments: argparse.Namespace) -> int:
     from gaussianocc_core.data.bag_cameras import BagConfig
     from gaussianocc_core.errors import GaussianOccError
     from gaussianocc_core.onboarding.inspection_picture import inspection_picture
-    from gaussianocc_core.onboarding.proposal import check_free, measure_step, propose, write_proposal
+    from gaussianocc_core.onboarding.proposal import Runs, check_free, measure_step, propose, write_proposal
     from gaussianocc_core.onboarding.teaching import find_obstacles
     from gaussianocc_core.viz.files import write_png
 
@@ -102,6 +106,7 @@ def look(arguments: argparse.Namespace) -> int:
     if arguments.write_config:
         for written in write_proposal(proposal, source, arguments.write_config):
             print(f"wrote {written}")
+        print(Runs.of(arguments.write_config).describe())
     return 0
 
 

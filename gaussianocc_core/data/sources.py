@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     if config.history:
         moving = with_history(moving, entries, config.history)
     if moving and config.occupancy:
-        moving = _with_labels(moving, config.occupancy)
+        moving = with_labels(moving, config.occupancy)
     if not moving:
         raise DatasetError(
             f"{config.dataroot or config.bag.path}: of {len(entries)} moments in {len(scenes)} scenes {len(complete)} "
@@ -115,7 +115,7 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     return moving
 
 
-def _with_labels(entries: Sequence[Entry], folder: str) -> tuple[Entry, ...]:
+def with_labels(entries: Sequence[Entry], folder: str) -> tuple[Entry, ...]:
     """Those that have labels in 3D."""
     found = tuple(entry for entry in entries if labels_path(folder, entry.scene, entry.token).is_file())
     if not found:
@@ -142,6 +142,23 @@ def split_recordings(entries: Sequence[Entry], share: float) -> tuple[tuple[Entr
         kept += of_scene[: len(of_scene) - count - 1] if count else of_scene
         apart += of_scene[len(of_scene) - count :]
     return tuple(kept), tuple(apart)
+
+
+def open_split(config: DataConfig) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """The samples to train on and those that are left out, of `data.left_out`.
+
+    Where the line lies depends on the recordings alone, not on which moments have labels in 3D.
+    """
+    kept, apart = split_recordings(open_entries(replace(config, occupancy="")), config.left_out)
+    return (with_labels(kept, config.occupancy) if kept and config.occupancy else kept), apart
+
+
+def first_left_out(config: DataConfig) -> dict[str, int]:
+    """By scene, the stamp (ns) of the anchor camera's image from which on training left everything out."""
+    first: dict[str, int] = {}
+    for entry in open_split(replace(config, occupancy=""))[1]:
+        first.setdefault(entry.scene, entry.frame.camera_stamps_ns[0])
+    return first
 
 
 def _choose_scenes(config: DataConfig, available: Sequence[str]) -> Sequence[str]:

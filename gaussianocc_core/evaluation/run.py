@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from gaussianocc_core.evaluation.pictures import Keyframe, PictureWriter
 from gaussianocc_core.evaluation.robot import RobotTable
 from gaussianocc_core.evaluation.sources import EvaluationSource, TableSource, choose_scenes, open_source
 from gaussianocc_core.geometry.ground_plane import flat_ground_depth
+from gaussianocc_core.labels import has_one_class, ids_to_occ3d
 from gaussianocc_core.metrics.robot import RobotConfig, path_ahead
 from gaussianocc_core.models.visibility import observed_voxels
 from gaussianocc_core.preprocess import Lenses, Preprocessor
@@ -48,13 +50,15 @@ def evaluate(
     pictures: str | Path | None = None,
     caution: float | None = None,
     robot: RobotConfig | None = None,
+    begin_ns: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """All that the networks of a model file can be measured by on these scenes (None: all).
 
     source: see `open_source`; a path is a data set in the nuScenes schema, v1.0-mini. split: in place of scenes, an
     official one or a list file. every: only each so many moments of a scene. pictures: a folder for pictures of the
     first dozen. caution: of the occupancy, see `OccupancyPredictor.caution`; None: as the file says. robot: what counts
-    as an obstacle and as its path.
+    as an obstacle and as its path. begin_ns: by scene, the stamp of the first moment that is measured; the images
+    before it are still seen, as the past.
 
     Keys of the result: `checkpoint`, `data`, `keyframes`, `labelled_keyframes`, `scenes`, `notes` (what could not be
     measured, and why), `depth`, `ego_motion`, `mask_camera`, `mask_camera_and_lidar`, `whole_grid`, `by_range`,
@@ -66,7 +70,9 @@ def evaluate(
         source = open_source(source)
     scenes = choose_scenes(source, scenes, split)
     writer = PictureWriter(Path(pictures), f"{Path(checkpoint).name} ({networks.config.name})") if pictures else None
-    result = evaluate_networks(networks, source, scenes, every=every, ray_iou=ray_iou, on_keyframe=writer, robot=robot)
+    result = evaluate_networks(
+        networks, source, scenes, every=every, ray_iou=ray_iou, on_keyframe=writer, robot=robot, begin_ns=begin_ns
+    )
     return {
         "checkpoint": {
             "path": str(checkpoint),
@@ -88,6 +94,7 @@ def evaluate_networks(
     ray_iou: bool = True,
     on_keyframe: Callable[[Keyframe], None] | None = None,
     robot: RobotConfig | None = None,
+    begin_ns: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """`evaluate` without the checkpoint."""
     if every < 1:
@@ -97,7 +104,10 @@ def evaluate_networks(
     beside = "pose" in kinds or networks.config.matching.enabled
     history = _HISTORY if networks.config.matching.enabled else ()
     indexed = {scene: source.entries(scene, beside, history) for scene in scenes}
-    places = [(scene, n) for scene in scenes for n in range(0, len(indexed[scene]), every)]
+    wanted = {scene: _from(indexed[scene], (begin_ns or {}).get(scene, 0)) for scene in scenes}
+    places = [(scene, n) for scene in scenes for n in wanted[scene][::every]]
+    if not places:
+        raise DatasetError(f"{where_of(source)}: no moment is left to measure")
     entries = [indexed[scene][n] for scene, n in places]
     notes = _what_is_missing(entries, kinds, source)
     depth, motion = DepthTable(source.depth_limits), MotionScores()
@@ -105,6 +115,9 @@ def evaluate_networks(
     driven = RobotTable(networks.config.grid, networks.config.class_names, robot) if occupancy else None
     lidars = {scene: source.lidar_places(scene, indexed[scene]) for scene in scenes} if occupancy else {}
     preprocess = Preprocessor.of(networks.config)
+    in_occ3d = ids_to_occ3d(networks.config.class_names)
+    if occupancy and has_one_class(networks.config.class_names):
+        notes.append("classes: the model knows one, occupied; what is by class says nothing of it")
     for (scene, n), entry in zip(tqdm(places, desc="evaluating", unit="keyframe", disable=None), entries, strict=True):
         sample = entry.load()
         lenses = preprocess(sample.cameras, sample.static_masks)
@@ -117,9 +130,11 @@ def evaluate_networks(
             motion.update(estimates.T_target_now, truth, _gaps(sample), estimates.network_lengths)
         if occupancy and sample.occupancy and estimates.occupancy is not None:
             origins = _ray_origins(lidars[sample.scene], sample)
-            occupancy.update(sample.occupancy, estimates.occupancy, origins, estimates.opacity)
+            occupancy.update(sample.occupancy, in_occ3d[estimates.occupancy], origins, estimates.opacity)
         if driven and estimates.occupancy is not None:
             _measure_drive(driven, source, sample, lenses, estimates.occupancy, indexed[scene][n:])
+        if on_keyframe and estimates.occupancy is not None:
+            estimates = replace(estimates, occupancy=in_occ3d[estimates.occupancy])
         if on_keyframe:
             on_keyframe(Keyframe(sample, batch, estimates, truths, errors, networks.config.grid))
     labelled = occupancy is not None and occupancy.keyframes > 0
@@ -147,6 +162,10 @@ def evaluate_networks(
             "images or can be read, and no poses are recorded; tools/inspect_bag.py shows what a bag has"
         )
     return _without_nan(result)
+
+
+def _from(entries: Sequence[Entry], begin_ns: int) -> list[int]:
+    return [n for n, each in enumerate(entries) if each.frame.camera_stamps_ns[0] >= begin_ns]
 
 
 def where_of(source: EvaluationSource) -> str:

@@ -21,6 +21,12 @@ def axis_centers(grid: VoxelGrid, axis: int) -> Float[np.ndarray, " n"]:
     return grid.origin[axis] + (np.arange(grid.shape[axis]) + 0.5) * grid.voxel_size
 
 
+def near_ground(grid: VoxelGrid) -> Bool[np.ndarray, " Z"]:
+    """Layers whose centres lie within a voxel of z = 0, the ground that the ego frame stands on: what is there is taken
+    for ground where no class says more."""
+    return np.abs(axis_centers(grid, 2)) <= grid.voxel_size * (1 + 1e-6)
+
+
 def centers(grid: VoxelGrid, device: torch.device | str | None = None) -> Float[Tensor, "X Y Z 3"]:
     """Voxel centres in the ego frame, metres, float32."""
     axes = [torch.from_numpy(axis_centers(grid, axis)).to(device=device, dtype=torch.float32) for axis in range(3)]

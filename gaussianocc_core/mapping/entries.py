@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from gaussianocc_core.data.bag import BagSource, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.ddad import DdadSource
 from gaussianocc_core.data.nuscenes import NuScenesSource
-from gaussianocc_core.data.sources import Entry
+from gaussianocc_core.data.sources import DataConfig, Entry, first_left_out
 from gaussianocc_core.errors import DatasetError
 
 SCHEMAS = ("nuscenes", "ddad", "bag")
@@ -27,6 +27,8 @@ class SourceOptions:
     masks: str = ""  # folder of <camera>_mask.png
     follow_outside: bool = False  # links may lead out of a data root
     bag: BagConfig = field(default_factory=BagConfig)  # how bags are read; its path is that of the source
+    # By scene, the stamp (ns) of the first image that is not used: what training leaves out to be measured on.
+    until_ns: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.schema not in ("", *SCHEMAS) or self.moments not in ("sweeps", "keyframes"):
@@ -69,6 +71,11 @@ class Recordings:
 
     def entries(self, name: str) -> tuple[Entry, ...]:
         """The moments of a recording in time order, with 2D labels where there are any."""
+        until = self.options.until_ns.get(name)
+        found = self._all_entries(name)
+        return found if until is None else tuple(each for each in found if each.frame.camera_stamps_ns[0] < until)
+
+    def _all_entries(self, name: str) -> tuple[Entry, ...]:
         masks = self.options.masks or None
         if isinstance(self._source, NuScenesSource):
             return self._source.index(name, sweeps=self.options.moments == "sweeps", semantics=True, masks=masks)
@@ -78,6 +85,20 @@ class Recordings:
         if not found:
             raise DatasetError(f"{self._bags[name].index.path}: {self._bags[name].explain_no_sets()}")
         return tuple(found)
+
+
+def recordings_of(data: DataConfig) -> Recordings:
+    """What a training with these settings reads: its cameras, topics and masks, without what it leaves out."""
+    options = SourceOptions(
+        schema="bag" if data.bag.path else data.schema,
+        version="" if data.bag.path or data.schema != "nuscenes" else data.version,
+        moments=data.moments,
+        masks=data.masks,
+        follow_outside=data.follow_outside,
+        bag=data.bag,
+        until_ns=first_left_out(data) if data.left_out else {},
+    )
+    return Recordings(Path(data.bag.path or data.dataroot), options)
 
 
 def guess_schema(path: Path) -> str:
@@ -102,4 +123,4 @@ def find_version(path: Path) -> str:
     return found[0]
 
 
-__all__ = ["SCHEMAS", "Recordings", "SourceOptions", "find_version", "guess_schema"]
+__all__ = ["SCHEMAS", "Recordings", "SourceOptions", "find_version", "guess_schema", "recordings_of"]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gaussianocc_core.checkpoint import find_weights
 from gaussianocc_core.data.entries import labels_path
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.labels import CLASS_NAMES, FREE
@@ -90,9 +91,11 @@ def carve_all(
 
 def describe(recordings: Recordings, checkpoint: str | Path, settings: RecordingSettings) -> dict[str, Any]:
     """What carved.json says of a run, beside the grid and the scenes."""
-    digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    digest = hashlib.sha256(find_weights(checkpoint).read_bytes()).hexdigest()
     depth = settings.depth
+    until = dict(recordings.options.until_ns)
     return {
+        **({"until_ns": until} if until else {}),
         "frame": "ego frame of the anchor camera's image",
         "classes": list(CLASS_NAMES),
         "free": FREE,

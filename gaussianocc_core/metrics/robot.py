@@ -14,8 +14,8 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from gaussianocc_core.finite import check_labels
-from gaussianocc_core.geometry.voxels import axis_centers
-from gaussianocc_core.labels import CLASS_NAMES, GROUND_CLASSES, free_label
+from gaussianocc_core.geometry.voxels import axis_centers, near_ground
+from gaussianocc_core.labels import CLASS_NAMES, GROUND_CLASSES, free_label, has_one_class
 from gaussianocc_core.metrics.pooling import sum_over_processes
 from gaussianocc_core.types import VoxelGrid
 
@@ -102,10 +102,14 @@ def label_truth(
 def obstacle_voxels(
     labels: UInt8[np.ndarray, "X Y Z"], grid: VoxelGrid, config: RobotConfig, class_names: Sequence[str] = CLASS_NAMES
 ) -> Bool[np.ndarray, "X Y Z"]:
-    """Voxels occupied by a class that is no ground, with centres between the two heights."""
+    """Voxels occupied by a class that is no ground, with centres between the two heights. Of a model with one class,
+    ground is what lies within a voxel of z = 0."""
     stands = np.zeros(256, dtype=bool)
     stands[: free_label(class_names)] = [name not in _GROUND for name in class_names[:-1]]
-    return stands[labels] & _band(grid, config)
+    counted = _band(grid, config)
+    if has_one_class(class_names):
+        counted &= ~near_ground(grid)
+    return stands[labels] & counted
 
 
 def path_ahead(

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
 from gaussianocc_core.geometry.voxels import axis_centers
 from gaussianocc_core.kernels import JIT, inner, run_in_threads
-from gaussianocc_core.labels import CLASS_NAMES, GROUND_CLASSES, OCCLUDED, UNOBSERVED, free_label
+from gaussianocc_core.labels import CLASS_NAMES, GROUND_CLASSES, OCCLUDED, UNOBSERVED, free_label, has_one_class
 from gaussianocc_core.models.lifting import OUR_LIFT
 from gaussianocc_core.types import Cameras, VoxelGrid
 
@@ -150,13 +150,19 @@ def columns_beyond(grid: VoxelGrid, reach: float) -> Bool[np.ndarray, "X Y"]:
 
 
 def find_unplaced(
-    labels: UInt8[np.ndarray, "X Y Z"], beyond: Bool[np.ndarray, "X Y"], class_names: Sequence[str]
+    labels: UInt8[np.ndarray, "X Y Z"],
+    beyond: Bool[np.ndarray, "X Y"],
+    class_names: Sequence[str],
+    ground_layers: Bool[np.ndarray, " Z"] | None = None,
 ) -> Bool[np.ndarray, "X Y Z"]:
-    """Voxels of those columns that are occupied by something that is not ground."""
+    """Voxels of those columns that are occupied by something that is not ground (by class, or of a model with one class
+    by height, `ground_layers`)."""
     stands = np.zeros(256, dtype=bool)
     stands[: free_label(class_names)] = [name not in _GROUND for name in class_names[:-1]]
     unplaced = np.zeros(labels.shape, dtype=bool)
     unplaced[beyond] = stands[labels[beyond]]
+    if has_one_class(class_names) and ground_layers is not None:
+        unplaced &= ~ground_layers
     return unplaced
 
 
@@ -167,14 +173,15 @@ def leave_unknown(
     passed: Bool[np.ndarray, "X Y Z"] | None,
     beyond: Bool[np.ndarray, "X Y"],
     class_names: Sequence[str],
+    ground_layers: Bool[np.ndarray, " Z"] | None = None,
 ) -> Bool[np.ndarray, "X Y Z"]:
     """Which voxels are observed. In place, the others become UNOBSERVED, and what is free of these without a ray that
     passed becomes OCCLUDED, both with confidence 0.
 
     seen: `observed_voxels`; passed: `passed_voxels`, None: nobody knows, and free stays free; beyond: `columns_beyond`
-    the model's reach, where only the ground is claimed.
+    the model's reach, where only the ground is claimed; ground_layers: where that lies, `near_ground`.
     """
-    observed = seen & ~find_unplaced(labels, beyond, class_names) if beyond.any() else seen
+    observed = seen & ~find_unplaced(labels, beyond, class_names, ground_layers) if beyond.any() else seen
     if passed is not None:
         hidden = (labels == free_label(class_names)) & ~passed
         labels[hidden] = OCCLUDED

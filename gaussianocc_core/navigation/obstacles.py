@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int8
 
 from gaussianocc_core.geometry import voxels
-from gaussianocc_core.labels import OCCLUDED, is_occupied
+from gaussianocc_core.labels import OCCLUDED, has_one_class, is_occupied
 from gaussianocc_core.navigation.traversability import Traversability, traversable_ids
 from gaussianocc_core.types import OccupancyPrediction
 
@@ -26,9 +26,10 @@ class GroundMap:
 
 
 def find_obstacles(prediction: OccupancyPrediction, rule: Traversability) -> Bool[np.ndarray, "X Y Z"]:
-    """Occupied voxels of a class that cannot be driven on, with centres between the heights."""
+    """Occupied voxels of a class that cannot be driven on, with centres between the heights. Of a model with one class,
+    what lies within a voxel of z = 0 is ground."""
     occupied = is_occupied(prediction.labels, prediction.class_names)
-    return occupied & ~traversable_ids(prediction.class_names, rule)[prediction.labels] & _between(prediction, rule)
+    return occupied & ~_ground(prediction, rule) & _between(prediction, rule)
 
 
 def map_ground(prediction: OccupancyPrediction, rule: Traversability) -> Int8[np.ndarray, "X Y"]:
@@ -37,11 +38,18 @@ def map_ground(prediction: OccupancyPrediction, rule: Traversability) -> Int8[np
     A column that was seen without any ground in it stays unknown: it may be a hole. So does one in which anything
     between the heights is hidden: something may stand there.
     """
-    ground = traversable_ids(prediction.class_names, rule)[prediction.labels].any(axis=2)
+    ground = _ground(prediction, rule).any(axis=2)
     ground &= ~(prediction.labels[..., _between(prediction, rule)] == OCCLUDED).any(axis=2)
     columns = np.where(ground, np.int8(FREE_CELL), np.int8(UNKNOWN))
     columns[find_obstacles(prediction, rule).any(axis=2)] = OBSTACLE_CELL
     return columns
+
+
+def _ground(prediction: OccupancyPrediction, rule: Traversability) -> Bool[np.ndarray, "X Y Z"]:
+    """Voxels that can be driven on: by class, or where a model knows one class only, by height."""
+    if has_one_class(prediction.class_names):
+        return is_occupied(prediction.labels, prediction.class_names) & voxels.near_ground(prediction.grid)
+    return traversable_ids(prediction.class_names, rule)[prediction.labels]
 
 
 def _between(prediction: OccupancyPrediction, rule: Traversability) -> Bool[np.ndarray, " Z"]:

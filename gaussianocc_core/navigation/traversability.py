@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
+from gaussianocc_core.labels import has_one_class
+
 
 @dataclass(frozen=True)
 class Traversability:
@@ -27,7 +29,12 @@ class Traversability:
 
 
 def traversable_ids(class_names: Sequence[str], rule: Traversability) -> Bool[np.ndarray, " 256"]:
-    """Which labels can be driven on; ValueError names a class that the model does not have."""
+    """Which labels can be driven on; ValueError names a class that the model does not have.
+
+    None of a model with one class: what it says is told apart by height (`obstacles`), whatever the rule names.
+    """
+    if has_one_class(class_names):
+        return np.zeros(256, dtype=bool)
     return class_table(class_names, rule.classes)
 
 

@@ -18,6 +18,7 @@ from gaussianocc_core.data.bag import BagEntry, BagSource
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.files import write_file
 from gaussianocc_core.geometry.rig_file import save_rig
+from gaussianocc_core.labels import ONE_CLASS
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.onboarding.inspection import Inspection
 from gaussianocc_core.preprocess import Preprocessor
@@ -38,6 +39,9 @@ _LEAST_HEIGHT, _MOST_WIDTH, _STRIDE = 96, 384, 16
 _LEFT_OUT = 0.1  # of each recording, to measure the end of a run on
 _STILL_CHANGE = 0.3  # of the usual change from image to image: with less, the robot stands
 _EPOCHS = 5.0
+_REACH = 40.0  # m, of a car: farther away only the ground is claimed
+_CAUTION = 0.45  # as the shipped weights have it, chosen on synthetic streets
+_FAR_VIEWS = (1.2, 2.4)  # m, of a car: 0.15 and 0.3 of the median depth of a street
 _LEAST_STEPS, _MOST_STEPS = 1400, 20_000
 
 
@@ -82,7 +86,13 @@ def propose(
             # A robot's base frame may lie at its axles; where cameras overlap, they know the scale themselves.
             "metric_ground": not found.overlaps,
         },
-        "reach": round(factor * GsvConfig().reach, 1) if found.labelled else 0.0,  # without classes all is one
+    }
+    occupied = {
+        **model,
+        "decoder": {"detail": True},
+        "reach": round(factor * _REACH, 1),
+        "caution": _CAUTION,
+        **({} if found.labelled else {"class_names": list(ONE_CLASS)}),
     }
     overlap = {"near": max(0.3, round(factor, 2)), "far": round(factor * 80.0, 1)}
     config = source.config
@@ -108,6 +118,7 @@ def propose(
     gsp: dict[str, Any] = {"ego_motion": "auto", "search_at": GspConfig().motion_share, "overlap": overlap}
     gsp["hints"] = hints
     gsv: dict[str, Any] = {
+        "ego_motion": "auto",
         "background_depth": round(2.0 * side, 1),
         "hints": hints,
         "thickness": round(factor * GsvConfig().thickness, 2),
@@ -119,7 +130,7 @@ def propose(
                 "no two cameras see the same and the bag has no odometry: nothing says how far away anything is. "
                 "Record odometry (/tf or nav_msgs/Odometry), or turn cameras so that neighbours share a part of a view"
             )
-        gsp["cross_weight"], gsv["ego_motion"] = 0.0, "sensor"
+        gsp["cross_weight"] = 0.0
     stage1 = {
         "stage": "gsp",
         "first_stage": _START,
@@ -134,8 +145,8 @@ def propose(
         "steps": steps // 2,
         "learning_rate": 2e-3,
         "encoder_learning_rate": 2e-4,
-        "model": model,
-        "data": data,
+        "model": occupied,
+        "data": {**data, "history": [round(factor * way, 2) for way in _FAR_VIEWS], "semantics": found.labelled > 0},
         "gsv": gsv,
     }
     return Proposal(stage1, stage2, voxel, steps, found.labelled > 0)
@@ -182,6 +193,53 @@ def measure_step(proposal: Proposal, entry: BagEntry) -> float:
     return took
 
 
+@dataclass(frozen=True)
+class Runs:
+    """What the files of a proposal lead to, and the commands in their order."""
+
+    config: Path  # of stage 1
+    config_gsv: Path
+    first: Path  # model files
+    second: Path
+    labels: Path  # folder of the carved labels
+
+    @classmethod
+    def of(cls, path: Path) -> Runs:
+        """path: of stage 1's configuration."""
+        gsv = path.with_name(f"{path.stem}_gsv.yaml")
+        first, second = (Path("runs") / each.stem / "model.safetensors" for each in (path, gsv))
+        return cls(path, gsv, first, second, Path("labels") / path.stem)
+
+    @property
+    def train_first(self) -> str:
+        return f"python -m gaussianocc_core.train {self.config}"
+
+    @property
+    def carve(self) -> str:
+        return (
+            f"python tools/carve_labels.py --config {self.config_gsv} --checkpoint {self.first} "
+            f"--output {self.labels} --pictures 10"
+        )
+
+    @property
+    def train_second(self) -> str:
+        return f"python -m gaussianocc_core.train {self.config_gsv} first_stage={self.first}"
+
+    @property
+    def evaluate(self) -> str:
+        return f"python -m gaussianocc_core.evaluate {self.second} --config {self.config_gsv} --left-out"
+
+    def describe(self) -> str:
+        """A command a line, with what it makes."""
+        steps = (
+            (self.train_first, "depth, motion, scale"),
+            (self.carve, "labels in 3D from that depth, pictures and a video of them"),
+            (self.train_second, "occupancy"),
+            (self.evaluate, "how good it is where it was not trained; with lidar what is missed and invented"),
+        )
+        return "next:\n" + "\n".join(f"  {command}  # {what}" for command, what in steps)
+
+
 def check_free(path: Path) -> tuple[Path, Path, Path, Path]:
     """The files that `write_proposal` makes for a path: stage 1, stage 2, rig, node. ConfigError if one is there."""
     gsv, rig, node = (path.with_name(f"{path.stem}_{part}.yaml") for part in ("gsv", "rig", "node"))
@@ -201,17 +259,19 @@ def write_proposal(proposal: Proposal, source: BagSource, path: Path) -> tuple[P
     """
     path, second, rig, node = check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    run, second_run = (Path("runs") / each.stem / "model.safetensors" for each in (path, second))
+    runs = Runs.of(path)
+    second_run = runs.second
+    stage2 = {**proposal.stage2, "data": {**proposal.stage2["data"], "occupancy": str(runs.labels)}}
     head = "# SPDX-License-Identifier: Apache-2.0\n# Proposed by tools/inspect_bag.py; change what you know better.\n"
     values = {**_node_parameters(source), "checkpoint": str(second_run.absolute())}
-    if not proposal.labelled:  # then classes mean nothing, and anything between the heights is in the way
+    if not proposal.labelled:  # then no class can be driven on, and what lies at the height of the ground is ground
         values["traversable_classes"] = [""]
     if masks := proposal.stage1["data"]["masks"]:
         values["mask_dir"] = str(Path(masks).absolute())
     parameters = {"/**": {"ros__parameters": values}}
     for target, content, command in (
-        (path, proposal.stage1, f"python -m gaussianocc_core.train {path}"),
-        (second, proposal.stage2, f"python -m gaussianocc_core.train {second} first_stage={run}"),
+        (path, proposal.stage1, runs.train_first),
+        (second, stage2, f"{runs.carve}\n#   {runs.train_second}\n#   {runs.evaluate}"),
         (node, parameters, f"ros2 launch gaussianocc_ros occ.launch.py params_file:={node}"),
     ):
         text = f"{head}#   {command}\n{yaml.safe_dump(content, sort_keys=False, default_flow_style=None)}"

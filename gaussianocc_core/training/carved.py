@@ -14,7 +14,7 @@ from gaussianocc_core import losses
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry import lattice as lattice_geometry
 from gaussianocc_core.geometry import voxels
-from gaussianocc_core.labels import FREE
+from gaussianocc_core.labels import IGNORE
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.types import OccupancyField, VoxelGrid
@@ -29,15 +29,16 @@ def opacity_error(
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of opacity at the known voxels. Each counts the same, so that opacity is a probability.
 
-    labels: class ids, 255 unknown; plans: `plan_voxels` of each element, of a model with a detail head.
+    labels: the model's class ids, the last of them free, 255 unknown; plans: `plan_voxels` of each element, of a model
+    with a detail head.
     """
     if labels.shape[1:] != grid.shape:
         raise ConfigError(
             f"data.occupancy: labels of {tuple(labels.shape[1:])} voxels, the model's grid has {grid.shape}; carve "
             "them with this model's grid"
         )
-    known = labels <= FREE
-    error = losses.opacity_cross_entropy(model.free_logits(field, grid, plans, known), labels[known].long(), free=FREE)
+    known, free = labels != IGNORE, field.logits.shape[1] - 1
+    error = losses.opacity_cross_entropy(model.free_logits(field, grid, plans, known), labels[known].long(), free=free)
     return losses.weighted_mean(error, torch.ones_like(error))
 
 
@@ -48,10 +49,11 @@ def class_error(
     labels: UInt8[Tensor, "B X Y Z"],
     class_weights: Float[Tensor, " K"],
 ) -> Float[Tensor, ""]:
-    """Weighted mean cross-entropy of the classes but free, at the voxels that are occupied."""
+    """Weighted mean cross-entropy of the classes but free, at the voxels that are occupied; labels as above."""
     errors, weights = [], []
+    free = field.logits.shape[1] - 1
     for logits, of_one in zip(field.logits[:, None, :-1], labels, strict=True):
-        occupied = of_one < FREE
+        occupied = of_one < free
         places = voxels.index_centers(grid, occupied.nonzero().cpu().numpy())
         said = lattice_geometry.sample(logits, model.lattice, torch.from_numpy(places).to(logits.device))  # (1, K-1, P)
         error, weight = losses.semantic_cross_entropy(said, of_one[occupied].long()[None], class_weights[:-1])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gaussianocc_core.data.sources import Entry, open_entries, split_recordings
+from gaussianocc_core.data.sources import Entry, open_split
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.mistakes import reading
 from gaussianocc_core.predictor import resolve_device
@@ -58,6 +58,22 @@ def train(
         return run.execute(minutes)
 
 
+def open_data(config: TrainConfig, log: bool) -> tuple[TrainingSet | ClipSet, tuple[Entry, ...]]:
+    """What a run trains on, and the samples that it leaves out to be measured on. log: say what there is."""
+    if config.stage == "pretrain":
+        return ClipSet(config.pretrain, config.seed), ()
+    entries, left_out = open_split(config.data)
+    if not entries:
+        raise ConfigError(f"data.left_out: {config.data.left_out:g} of the recordings leaves nothing to train on")
+    if left_out and log:
+        _log.info("%d samples are left out, to measure the end of the run on", len(left_out))
+    data = TrainingSet(entries, config.data, Preprocessor.of(config.model), config.seed)
+    if config.stage == "gsp" and config.gsp.cross_weight:
+        rig = data.entries[0].cameras
+        check_overlap(data.preprocess(rig).views(rig.T_ego_cam), config.gsp.overlap, log=log)
+    return data, left_out
+
+
 class Run:
     """One training run of one process."""
 
@@ -66,11 +82,11 @@ class Run:
     ) -> None:
         self.config, self.processes, self.device = config, processes, device
         self.overfit_batch = overfit_batch
-        self.left_out: tuple[Entry, ...] = ()
         self.per_step = config.batch_size * config.accumulation * processes.count  # samples
         self.folder = RunFolder(config, self.per_step)
         torch.manual_seed(config.seed)
-        self.data = self._open_data()  # first: a mistake in the data leaves no run folder
+        # First: a mistake in the data leaves no run folder.
+        self.data, self.left_out = open_data(config, log=processes.first)
         state = None
         if resume:
             state = self.folder.load()
@@ -108,7 +124,7 @@ class Run:
         """The measures that need no truth, now and at the start of the run, into the log and measures.json."""
         if not (self.left_out and self.processes.first):
             return
-        plain = replace(self.config.data, jitter=0.0, mirror=0.0)
+        plain = replace(self.config.data, jitter=0.0, mirror=0.0, occupancy="")  # these have no labels in 3D
         data = TrainingSet(self.left_out, plain, Preprocessor.of(self.config.model), self.config.seed)
         places = np.unique(np.linspace(0, len(data) - 1, _LOOKED_AT).round().astype(int))
         found = self.folder.add_measures(when, self.stage.judge([data[(0, int(k))].to(self.device) for k in places]))
@@ -117,21 +133,6 @@ class Run:
             for name, value in found[when].items():
                 before = found.get("start", {}).get(name)
                 _log.info("  %s: %s%.3f", name, "" if before is None else f"{before:.3f} -> ", value)
-
-    def _open_data(self) -> TrainingSet | ClipSet:
-        config = self.config
-        if config.stage == "pretrain":
-            return ClipSet(config.pretrain, config.seed)
-        entries, self.left_out = split_recordings(open_entries(config.data), config.data.left_out)
-        if not entries:
-            raise ConfigError(f"data.left_out: {config.data.left_out:g} of the recordings leaves nothing to train on")
-        if self.left_out and self.processes.first:
-            _log.info("%d samples are left out, to measure the end of the run on", len(self.left_out))
-        data = TrainingSet(entries, config.data, Preprocessor.of(config.model), config.seed)
-        if config.stage == "gsp" and config.gsp.cross_weight:
-            rig = data.entries[0].cameras
-            check_overlap(data.preprocess(rig).views(rig.T_ego_cam), config.gsp.overlap, log=self.processes.first)
-        return data
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ the ego motion of the first stage, and the rendered classes must be those of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -18,7 +19,15 @@ from gaussianocc_core import losses
 from gaussianocc_core.errors import ConfigError, DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry.warp import interpolate_depth, resize_depth
-from gaussianocc_core.labels import FREE, class_weights
+from gaussianocc_core.labels import (
+    CLASS_NAMES,
+    class_weights,
+    free_label,
+    frequencies_of,
+    has_one_class,
+    ids_from_occ3d,
+    ids_to_occ3d,
+)
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.lifting import LiftPlan
@@ -79,6 +88,7 @@ class Gsv(Stage):
 
     reports = (*_TERMS, "total", "moved")
     class_weights: Tensor
+    own_ids: Tensor  # of the model's classes, per Occ3D id
 
     def __init__(
         self,
@@ -87,11 +97,14 @@ class Gsv(Stage):
         config: GsvConfig,
         grid: VoxelGrid,
         frozen: bool = False,
+        class_names: Sequence[str] = CLASS_NAMES,
     ) -> None:
         """grid: what is published and evaluated, where the surface term looks; frozen: the image encoder, but for its
-        projection, and the depth head do not learn."""
+        projection, and the depth head do not learn; class_names: of the model. Labels come as Occ3D ids.
+
+        pose_net: None where all motion is recorded; with "auto", samples without poses are then refused."""
         super().__init__()
-        if (pose_net is None) != (config.ego_motion == "sensor"):
+        if config.ego_motion != "auto" and (pose_net is None) != (config.ego_motion == "sensor"):
             raise ConfigError(
                 f"gsv.ego_motion={config.ego_motion}: "
                 + ("needs first_stage=FILE, the model file of a gsp run" if pose_net is None else "has no use for one")
@@ -107,7 +120,10 @@ class Gsv(Stage):
             for module in self._see_modules():
                 module.requires_grad_(False)
             model.image_encoder.project.requires_grad_(True)
-        self.register_buffer("class_weights", torch.from_numpy(class_weights()), persistent=False)
+        self.class_names = tuple(class_names)
+        weights = torch.from_numpy(class_weights(frequencies_of(class_names)))
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.register_buffer("own_ids", torch.from_numpy(ids_from_occ3d(class_names)), persistent=False)
         self._plans: RigCache[_Plans] = RigCache(_RIGS_PLANNED)
 
     def train(self, mode: bool = True) -> Gsv:
@@ -123,6 +139,7 @@ class Gsv(Stage):
 
     def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
         """The names are those of docs/method.md#g."""
+        batch = self._in_own_classes(batch)
         views = views_of(batch, self.model.depth_head if self._hints_head else None)
         plans = [self._plan(view) for view in views]
         frames = batch.jittered()  # (B, T, N, 3, H, W): what networks see
@@ -160,6 +177,14 @@ class Gsv(Stage):
         named["total"] = total_loss(named, _TERMS)
         return named
 
+    def _in_own_classes(self, batch: Batch) -> Batch:
+        """The batch with labels, in 2D and 3D, of the model's classes."""
+        return replace(
+            batch,
+            semantics=None if batch.semantics is None else self.own_ids[batch.semantics.long()],
+            occupancy=None if batch.occupancy is None else self.own_ids[batch.occupancy.long()],
+        )
+
     def predict_field(
         self,
         frames: Float[Tensor, "B T N 3 H W"],
@@ -196,7 +221,8 @@ class Gsv(Stage):
         if self.pose_net is None or known.all():
             if not known.all():
                 raise DatasetError(
-                    f"samples {', '.join(batch.tokens)} have no poses; use gsv.ego_motion=learned with a first stage"
+                    f"samples {', '.join(batch.tokens)} have no poses; use gsv.ego_motion=learned with a first stage "
+                    "that learnt motion from images of this run's size"
                 )
             return batch.T_target_now
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_motion):
@@ -292,7 +318,7 @@ class Gsv(Stage):
         return draw_jitter(self.model.lattice, shape, settings).to(cameras.intrinsics.device)
 
     def _behind(
-        self, rendered: RenderedViews, cameras: Cameras, head_depth: Float[Tensor, "N h w"] | None
+        self, rendered: RenderedViews, cameras: Cameras, head_depth: Float[Tensor, "N h2 w2"] | None
     ) -> tuple[Bool[Tensor, "N h w"], Float[Tensor, "N h w"] | float]:
         """Pixels whose surface the lattice can hold, and the depth (m) of what is seen through it."""
         return find_background(rendered, cameras, self.model.lattice, head_depth, self.config.background_depth)
@@ -362,8 +388,11 @@ class Gsv(Stage):
     ) -> dict[str, Tensor]:
         centres = [each.voxels for each in plans if each.voxels is not None]
         opacity = opacity_error(self.model, field, self.grid, centres, labels)
-        classes = class_error(self.model, field, self.grid, labels, self.class_weights)
-        return {"labels": self.config.labels * opacity, "classes": self.config.labels * _CLASS_SHARE * classes}
+        named = {"labels": self.config.labels * opacity}
+        if not has_one_class(self.class_names):
+            classes = class_error(self.model, field, self.grid, labels, self.class_weights)
+            named["classes"] = self.config.labels * _CLASS_SHARE * classes
+        return named
 
     def _semantic(
         self,
@@ -377,7 +406,7 @@ class Gsv(Stage):
         height, width = rendered.depth.shape[-2:]
         small = losses.resize_labels(labels.long(), height, width)
         shown = losses.resize_labels(valid.long(), height, width) > 0
-        small = torch.where(shown & (inside | (small == FREE)), small, -1)
+        small = torch.where(shown & (inside | (small == free_label(self.class_names))), small, -1)
         logits = rendered.features
         if self.config.background_depth:
             through = _BACKGROUND_LOGIT * (1.0 - rendered.alpha[:, 0])
@@ -423,7 +452,9 @@ class Gsv(Stage):
         solid = rendered.alpha[:, 0] > 0.5
         depth = rendered.depth[:, 0] / rendered.alpha[:, 0].clamp(min=1e-6)
         classes = rendered.features[:, :-1].argmax(dim=1)
-        return Look(torch.where(solid, depth, 0.0), torch.where(solid, classes, FREE))
+        shown = torch.from_numpy(ids_to_occ3d(self.class_names)).to(classes.device)
+        found = torch.where(solid, classes, free_label(self.class_names))
+        return Look(torch.where(solid, depth, 0.0), shown[found].long())
 
     def networks(self, config: ModelConfig) -> Networks:
         """Occupancy, and ego motion that was learnt along."""

@@ -17,6 +17,7 @@ from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
 from gaussianocc_core.models.matching_net import MatchingHead
+from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.gsp import Gsp
 from gaussianocc_core.training.gsv import Gsv
@@ -75,20 +76,35 @@ def _build_gsv(config: TrainConfig) -> Gsv:
     if starts:
         depth_net = load_depth_net(path)
         model = _start_from(model, depth_net.depth_net, depth_net.config, config.model, path)
-    if motion == "sensor":
-        return Gsv(model, None, config.gsv, grid, frozen)
+    pose_net = None
     if motion == "joint":
-        return Gsv(model, build_pose_net(config.model), config.gsv, grid, frozen)
-    loaded = load_pose_net(path)
-    # Its layers take any size, but how many pixels a turn is it learnt at one.
-    for part in ("image_height", "image_width"):
-        if getattr(loaded.config, part) != getattr(config.model, part):
-            raise ConfigError(
-                f"first_stage: {path} learnt motion from images with {part}={getattr(loaded.config, part)}, this run "
-                f"has {getattr(config.model, part)}; train a first stage with this run's model"
-            )
-    pose_net = loaded.pose_net.requires_grad_(False)
-    return Gsv(model, pose_net, config.gsv, grid, frozen)
+        pose_net = build_pose_net(config.model)
+    elif motion != "sensor":
+        pose_net = _frozen_pose_net(config)
+    return Gsv(model, pose_net, config.gsv, grid, frozen, config.model.class_names)
+
+
+def _frozen_pose_net(config: TrainConfig) -> PoseNet | None:
+    """Of the first stage; ConfigError where it has none for images of this run's size. With `auto` motion None then:
+    it is needed only for samples without poses."""
+    path, fault = config.first_stage, ""
+    if "pose" not in networks_in(path):
+        fault = f"first_stage: {path} holds no network for ego motion"
+    else:
+        loaded = load_pose_net(path)
+        # Its layers take any size, but how many pixels a turn is it learnt at one.
+        for part in ("image_height", "image_width"):
+            if getattr(loaded.config, part) != getattr(config.model, part):
+                fault = (
+                    f"first_stage: {path} learnt motion from images with {part}={getattr(loaded.config, part)}, this "
+                    f"run has {getattr(config.model, part)}"
+                )
+    if not fault:
+        return loaded.pose_net.requires_grad_(False)
+    if config.gsv.ego_motion != "auto":
+        raise ConfigError(f"{fault}; train a first stage with this run's model")
+    _log.info("%s: samples without poses cannot be used", fault)
+    return None
 
 
 def _start_from(

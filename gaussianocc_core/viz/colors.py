@@ -31,6 +31,13 @@ def colorize_depth(
     return image
 
 
+def height_colors(count: int) -> UInt8[np.ndarray, "n 3"]:
+    """RGB from low, blue, to high, red, with equal steps."""
+    # As for depth: the ends of the colour map are nearly black.
+    shade = np.linspace(255 * 0.04, 255 * 0.92, count).round().astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(shade[:, None], cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)[:, 0]
+
+
 def colorize_error(error: Num[np.ndarray, "H W"], limit: float | int = 0.5) -> UInt8[np.ndarray, "H W 3"]:
     """RGB of a signed error: blue at -limit, nearly white at 0, red at limit and beyond; dark where it is NaN."""
     known = np.isfinite(error)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Obstacles and the ground map of scenes that are built by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gaussianocc_core.geometry.transforms import make_transform
-from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, OCCLUDED, UNOBSERVED
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, OCCLUDED, ONE_CLASS, UNOBSERVED
 from gaussianocc_core.navigation.obstacles import (
     FREE_CELL,
     OBSTACLE_CELL,
@@ -50,6 +52,17 @@ def test_columns_are_ground_obstacle_or_unknown():
     assert columns[8, 8] == UNKNOWN  # no ground was seen there: perhaps a hole
     assert (columns[12:, :4] == UNKNOWN).all()
     assert (columns == UNKNOWN).sum() == 1 + 16
+
+
+def test_of_a_model_with_one_class_heights_tell_ground_from_obstacles():
+    shown = scene(car=[(3, 3, 1), (5, 5, 2)], free=[(8, 8, 0)])  # centres at 0.25 and 0.75 m, voxels of 0.5 m
+    labels = np.where(shown.labels < FREE, 0, np.where(shown.labels == FREE, 1, shown.labels)).astype(np.uint8)
+    shown = replace(shown, labels=labels, class_names=ONE_CLASS)
+    for rule in (RULE, Traversability(classes=())):  # the names of classes say nothing here
+        assert np.argwhere(find_obstacles(shown, rule)).tolist() == [[5, 5, 2]]
+        columns = map_ground(shown, rule)
+        assert columns[5, 5] == OBSTACLE_CELL and columns[3, 3] == columns[4, 4] == FREE_CELL
+        assert columns[8, 8] == UNKNOWN and (columns[12:, :4] == UNKNOWN).all()
 
 
 def test_ground_under_what_is_hidden_is_not_free():

@@ -26,7 +26,7 @@ from gaussianocc_core.bags.messages import (
 )
 from gaussianocc_core.errors import CalibrationError
 from gaussianocc_core.geometry.voxels import unflatten
-from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, PALETTE
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, ONE_CLASS, PALETTE
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros import conversions, ros_compat, stamps
 from gaussianocc_ros.ros_compat import decode_image
@@ -297,6 +297,19 @@ def test_known_voxel_ends_up_at_its_metric_place_in_all_three_outputs(one_voxel)
     for message in (dense, conversions.encode_points(one_voxel, 5_000_000_007, "base_link"), marker):
         assert (message.header.stamp.sec, message.header.stamp.nanosec) == (5, 7)
         assert message.header.frame_id == "base_link"
+
+
+def test_a_model_with_one_class_is_coloured_by_height(one_voxel):
+    labels = np.full(GRID.shape, 1, np.uint8)
+    labels[7, 3, 0] = labels[2, 2, 5] = 0
+    shown = replace(one_voxel, labels=labels, class_names=ONE_CLASS)
+    low, high = sorted(decode_cloud(conversions.encode_points(shown, 0, "base_link")), key=lambda each: each["z"])
+    assert {int(each["label"]) for each in (low, high)} == {0}
+    blue, red = (int(each["rgb"].view(np.uint32)) for each in (low, high))
+    assert blue & 0xFF > blue >> 16 and red >> 16 > red & 0xFF
+    (marker,) = conversions.encode_markers(shown, 0, "base_link").markers
+    by_height = sorted(zip((p.z for p in marker.points), marker.colors, strict=True), key=lambda each: each[0])
+    assert round(255 * by_height[0][1].b) == blue & 0xFF and round(255 * by_height[1][1].r) == red >> 16
 
 
 def test_dense_message_says_everything_about_its_arrays(one_voxel):

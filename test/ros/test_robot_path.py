@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole way of a robot that nobody has seen before: a recording -> inspection -> both stages -> the node.
+"""The whole way of a robot that nobody has seen before: a recording -> inspection -> depth -> labels in 3D ->
+occupancy -> the node.
 
 Four fisheyes of a forklift, of another size and height than any car's cameras, and a grid to match; in miniature.
 """
@@ -49,9 +50,14 @@ def test_a_recording_of_an_unknown_robot_becomes_occupancy_in_its_node(graph, sp
     assert "metric scale comes from these" in capsys.readouterr().out
     assert train([str(config), *SMALL]) == 0
     first = tmp_path / "runs" / "forklift" / "model.safetensors"
-    assert train([str(tmp_path / "forklift_gsv.yaml"), *SMALL, f"first_stage={first}"]) == 0
+    second = tmp_path / "forklift_gsv.yaml"
+    carve = ("--config", second, "--checkpoint", first, "--output", "labels/forklift")
+    assert run_tool("carve_labels.py", *carve) == 0
+    assert train([str(second), *SMALL, f"first_stage={first}"]) == 0
     model = tmp_path / "runs" / "forklift_gsv" / "model.safetensors"
-    grid = load_model(model).config.grid
+    found = load_model(model).config
+    grid = found.grid
+    assert found.class_names == ("occupied", "free")  # the recording has no 2D labels
     assert (grid.voxel_size, grid.origin) == (0.2, (-20.0, -20.0, -0.5))
 
     node = spawn(
@@ -79,6 +85,6 @@ def test_a_recording_of_an_unknown_robot_becomes_occupancy_in_its_node(graph, sp
     for message in outputs:
         assert tuple(message.cameras) == rig.names and message.header.frame_id == "base_link"
         assert (message.size_x, message.size_y, message.size_z, message.voxel_size.x) == (200, 200, 16, 0.2)
-        assert message.model != "untrained"
+        assert message.model != "untrained" and list(message.class_names) == ["occupied", "free"]
         observed = np.asarray(message.labels) != message.UNOBSERVED
         assert 0.2 < observed.mean() < 1.0

@@ -12,7 +12,14 @@ def test_a_bag_gets_a_report_a_picture_and_configurations(tmp_path, capsys):
     options = ("--picture", tmp_path / "look.png", "--write-config", tmp_path / "mine.yaml")
     assert run_tool("inspect_bag.py", path, *options) == 0
     text = capsys.readouterr().out
-    for fact in ("drive: 0.", "front: 5 images of 64x48 at 10.0 Hz", "overlap: front and left", "s a step", "wrote"):
+    for fact in (
+        "drive: 0.",
+        "front: 5 images of 64x48 at 10.0 Hz",
+        "overlap: front and left",
+        "s a step",
+        "wrote",
+        "carve_labels.py --config",
+    ):
         assert fact in text
     assert cv2.imread(str(tmp_path / "look.png")) is not None
     written = yaml.safe_load((tmp_path / "mine.yaml").read_text())

@@ -193,6 +193,16 @@ def test_models_of_other_classes_are_measured_by_their_own_names():
         scores.update(labels, None, None, names)
 
 
+def test_of_one_class_what_lies_within_a_voxel_of_the_ground_is_ground():
+    labels = np.full(GRID.shape, 1, np.uint8)
+    labels[voxel(6.0, 0.0, 0.3)] = labels[voxel(6.0, 4.0, 1.0)] = 0
+    low = RobotConfig(low=0.05)
+    assert obstacle_voxels(labels, GRID, low, ("occupied", "free")).sum() == 1
+    named = np.where(labels == 0, 0, 2).astype(np.uint8)
+    assert obstacle_voxels(named, GRID, low, ("driveable_surface", "occupied", "free")).sum() == 0
+    assert obstacle_voxels(named, GRID, low, ("car", "occupied", "free")).sum() == 2
+
+
 def test_impossible_limits_are_named():
     with pytest.raises(ValueError, match="expected low < high"):
         RobotConfig(low=2.0, high=1.0)

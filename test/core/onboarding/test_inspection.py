@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What inspection says of bags whose contents are known, and what it proposes to train on them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
@@ -8,7 +10,7 @@ from support.robot_bags import RobotBag, header, message
 
 from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.bags.recover import recover
-from gaussianocc_core.config import from_dict
+from gaussianocc_core.config import from_dict, load_config
 from gaussianocc_core.data.bag import BagSource, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
@@ -17,7 +19,7 @@ from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.onboarding.inspection import Inspection, describe, inspect
 from gaussianocc_core.onboarding.inspection_picture import inspection_picture
-from gaussianocc_core.onboarding.proposal import propose, propose_size, write_proposal
+from gaussianocc_core.onboarding.proposal import Runs, propose, propose_size, write_proposal
 from gaussianocc_core.training.config import TrainConfig
 
 
@@ -78,7 +80,7 @@ def test_a_rig_without_overlap_is_told_what_to_do(tmp_path):
     assert found.overlaps == () and found.alone == ("front", "back")
     assert "Stage 1 cannot learn metric scale" in describe(found)
     proposal = propose(source, found, 100)
-    assert proposal.stage1["gsp"]["cross_weight"] == 0.0 and proposal.stage2["gsv"]["ego_motion"] == "sensor"
+    assert proposal.stage1["gsp"]["cross_weight"] == 0.0 and proposal.stage2["gsv"]["ego_motion"] == "auto"
 
 
 def test_lidar_falls_where_the_calibration_and_the_motion_say(tmp_path):
@@ -113,6 +115,12 @@ def test_the_proposal_fits_robot_and_speed_and_is_a_configuration(tmp_path):
         assert config.model.lattice.low == config.model.grid.origin
         assert config.model.lattice.high == pytest.approx(config.model.grid.upper)
         assert config.data.bag.cameras == ("front", "left")
+    first, second = (from_dict(TrainConfig, each) for each in (proposal.stage1, proposal.stage2))
+    assert second.model.decoder.detail and second.gsv.ego_motion == "auto" and second.data.history == (0.3, 0.6)
+    assert second.model.class_names == ("occupied", "free") and not second.data.semantics  # the bag has no 2D labels
+    assert (first.model.grid, first.data.left_out) == (second.model.grid, second.data.left_out)
+    assert propose(source, replace(found, labelled=5), 10).stage2["data"]["semantics"]
+    assert "class_names" not in propose(source, replace(found, labelled=5), 10).stage2["model"]
     assert propose(source, found, 10, voxel_size=0.25).voxel_size == 0.25
     stage1, stage2, rig, node = write_proposal(proposal, source, tmp_path / "out" / "mine.yaml")
     (parameters,) = (section["ros__parameters"] for section in yaml.safe_load(node.read_text()).values())
@@ -120,6 +128,10 @@ def test_the_proposal_fits_robot_and_speed_and_is_a_configuration(tmp_path):
     assert parameters["image_topic"] == "/{camera}/image_raw/compressed"
     assert parameters["camera_info_topic"] == "/{camera}/camera_info"
     assert stage1.name == "mine.yaml" and stage2.name == "mine_gsv.yaml"
+    runs = Runs.of(stage1)
+    assert load_config(stage2, TrainConfig).data.occupancy == str(runs.labels) == "labels/mine"
+    for command in (runs.carve, runs.train_second, runs.evaluate):
+        assert command in stage2.read_text() and command in runs.describe()
     np.testing.assert_allclose(load_rig(rig).T_ego_cam, source.cameras.T_ego_cam, atol=1e-5)
     with pytest.raises(ConfigError, match="exists already"):
         write_proposal(proposal, source, tmp_path / "out" / "mine.yaml")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gaussianocc_core.checkpoint import find_weights
 from gaussianocc_core.data.entries import labels_path
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.labels import CLASS_NAMES, FREE
@@ -90,14 +91,15 @@ def carve_all(
 
 def describe(recordings: Recordings, checkpoint: str | Path, settings: RecordingSettings) -> dict[str, Any]:
     """What carved.json says of a run, beside the grid and the scenes."""
-    digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    weights = find_weights(checkpoint)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     depth = settings.depth
     return {
         "frame": "ego frame of the anchor camera's image",
         "classes": list(CLASS_NAMES),
         "free": FREE,
         "unknown": 255,
-        "checkpoint": {"name": Path(checkpoint).name, "sha256": digest},
+        "checkpoint": {"name": weights.name, "sha256": digest},
         "source": {"schema": recordings.schema, "moments": recordings.options.moments},
         "motion": settings.motion,
         "depth": "matched" if depth is None else {"folder": depth.path.name, "error": depth.error},

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels in 3D from a recording's own depth: what a second stage trains on. Needs no ROS, no lidar and no labels.
 
-    tools/carve_labels.py data/street --checkpoint gaussianocc_core/weights/tiny_matching.safetensors --output labels
+    tools/carve_labels.py data/street --checkpoint tiny_matching --output labels
     tools/carve_labels.py recordings/drive_7 --checkpoint runs/gsp/model.safetensors --output labels --motion images
     tools/carve_labels.py --config config/my_robot_gsv.yaml --checkpoint runs/my_robot/model.safetensors --output labels
 

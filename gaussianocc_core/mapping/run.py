@@ -91,7 +91,8 @@ def carve_all(
 
 def describe(recordings: Recordings, checkpoint: str | Path, settings: RecordingSettings) -> dict[str, Any]:
     """What carved.json says of a run, beside the grid and the scenes."""
-    digest = hashlib.sha256(find_weights(checkpoint).read_bytes()).hexdigest()
+    weights = find_weights(checkpoint)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     depth = settings.depth
     until = dict(recordings.options.until_ns)
     return {
@@ -100,7 +101,7 @@ def describe(recordings: Recordings, checkpoint: str | Path, settings: Recording
         "classes": list(CLASS_NAMES),
         "free": FREE,
         "unknown": 255,
-        "checkpoint": {"name": Path(checkpoint).name, "sha256": digest},
+        "checkpoint": {"name": weights.name, "sha256": digest},
         "source": {"schema": recordings.schema, "moments": recordings.options.moments},
         "motion": settings.motion,
         "depth": "matched" if depth is None else {"folder": depth.path.name, "error": depth.error},

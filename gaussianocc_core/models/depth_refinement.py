@@ -96,7 +96,7 @@ def _block_diagonal(parts: list[Tensor]) -> Float[Tensor, "N S 3 4"]:
 def refine_depth(
     features: Float[Tensor, "N C h w"],
     far: FarViews,
-    stride: float,
+    stride: int,
     inv_depth: Float[Tensor, "N h w"],
     log_error: Float[Tensor, "N h w"],
     settings: FarViewSettings = FarViewSettings(),

@@ -21,6 +21,7 @@ from gaussianocc_core.models.matching import GROUPS, Pairs, pair_matrix, sweep_p
 _THINNING = 3  # of the reference's cells per side; odd, so that a cell's centre is that of a coarser one
 _PLANES = 2  # every so many planes are tried
 _SEEN = 0.3  # share of the planes that a view must see, for a pixel to have a say
+_SETTLED = 0.35  # of the step between turns that are tried, by which the best of them may lie beside the given motion
 _PITCH, _YAW = 1, 2  # axes of the ego frame
 
 
@@ -91,7 +92,18 @@ def refine_turn(
                 angle += (angles[1] - angles[0]) * max(-0.5, min(0.5, (values[k + 1] - values[k - 1]) / (2.0 * bend)))
         return _turned(T, axis, angle), values[middle]
 
+    def holds(axis: int, most: float, here: float) -> bool:
+        """Whether a turn either way is worse, and the best of the parabola through the three lies at the middle."""
+        step = most / (settings.steps // 2)
+        less, more = (agreement(_turned(T_now_then, axis, angle)) for angle in (-step, step))
+        bend = 2.0 * here - less - more
+        return here > max(less, more) and abs(more - less) < 2.0 * _SETTLED * bend
+
     if not settings.yaw:
+        return T_now_then, 0.0
+    # Most odometry is right: that is seen at a third of what the search costs.
+    here = agreement(T_now_then)
+    if holds(_YAW, settings.yaw, here) and (not settings.pitch or holds(_PITCH, settings.pitch, here)):
         return T_now_then, 0.0
     best, start = search(T_now_then, _YAW, settings.yaw, settings.steps)
     if settings.pitch:

@@ -83,7 +83,7 @@ def camera_mosaic(
             canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         else:
             canvas[cell.top : cell.top + cell.height, cell.left : cell.left + cell.width] = (24, 29, 38)
-        size = max(11, cell.height // 10)
+        size = max(11, min(cell.height // 10, cell.width // 12))  # a name fits into a narrow cell
         labels.append(
             Label(cell.name, cell.left + size // 2 + 2, cell.top + size // 2, size, (238, 242, 247), plate=True)
         )

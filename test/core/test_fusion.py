@@ -212,13 +212,13 @@ class Street:
         depth = np.where(van & self.van_pixels, 2.0, 6.0)[None]
         passed = passed_voxels(self.lines, (1.0 / depth).astype(np.float32), np.full(depth.shape, np.log(0.01)))
         labels = np.full(GRID.shape, FREE, np.uint8)
-        hidden = self.lines.observed & ~passed
+        hidden = self.lines.centred & ~passed
         labels[self.WALL] = np.where(hidden[self.WALL] & van & self.behind()[self.WALL], FREE, CLASS_ID["manmade"])
         if van:
             labels[self.VAN, 14:18, :5] = CAR
         confidence = np.ones(GRID.shape, np.float32)
         observed = leave_unknown(
-            labels, confidence, self.lines.observed, passed, columns_beyond(GRID, 0.0), CLASS_NAMES
+            labels, confidence, self.lines.centred, passed, columns_beyond(GRID, 0.0), CLASS_NAMES
         )
         return OccupancyPrediction(labels, confidence, observed, GRID, CLASS_NAMES, True, ("front",), "made up")
 

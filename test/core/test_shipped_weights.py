@@ -42,8 +42,10 @@ def test_the_shipped_first_stage_is_metric_on_held_out_scenes(street, tmp_path):
     assert 0.85 < depth["scale"] < 1.15 and depth["abs_rel"] < 0.35
 
 
-def test_shipped_weights_say_that_no_truth_was_used():
-    assert "self-supervised" in load_model(default_checkpoint()).provenance.training
+def test_shipped_weights_say_what_they_learnt_from():
+    path = default_checkpoint()
+    assert "self-supervised" in load_depth_net(path.with_name("tiny_stage1.safetensors")).provenance.training
+    assert "depth pretrained on synthetic truth" in load_model(path).provenance.training
 
 
 def test_weights_that_match_load_and_say_what_they_saw():

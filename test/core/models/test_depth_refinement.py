@@ -51,7 +51,7 @@ def maps(value: float) -> torch.Tensor:
 @pytest.mark.parametrize("wrong", [0.9, 0.95, 1.0, 1.05, 1.1])
 def test_a_wall_is_found_where_it_is(wrong):
     present, far = plane(8.0, (1.5, -3.0))
-    inv_depth, log_error = refine_depth(present, far, 2.0, maps(wrong / 8.0), maps(math.log(0.08)))
+    inv_depth, log_error = refine_depth(present, far, 2, maps(wrong / 8.0), maps(math.log(0.08)))
     inner = inv_depth[0, 4:-4, 12:-12]
     # What the network says counts too, so that a part of its error stays.
     assert float((inner * 8.0 - 1.0).abs().mean()) < 0.01 + 0.4 * abs(wrong - 1.0)
@@ -61,8 +61,8 @@ def test_a_wall_is_found_where_it_is(wrong):
 def test_what_is_not_like_anything_keeps_its_doubt():
     present, far = plane(8.0, (1.5, -3.0))
     noise = FarViews(unit(far.features.shape, seed=5), far.matrix, far.used)
-    inv_depth, log_error = refine_depth(present, noise, 2.0, maps(1 / 8.0), maps(math.log(0.08)))
-    sure, _ = refine_depth(present, far, 2.0, maps(1 / 8.0), maps(math.log(0.08)))
+    inv_depth, log_error = refine_depth(present, noise, 2, maps(1 / 8.0), maps(math.log(0.08)))
+    sure, _ = refine_depth(present, far, 2, maps(1 / 8.0), maps(math.log(0.08)))
     off, right = (float((each * 8.0 - 1.0).abs().mean()) for each in (inv_depth, sure))
     assert right < off < 0.1 and float(log_error.exp().mean()) > 0.03
 
@@ -92,10 +92,10 @@ def test_nothing_to_compare_with_changes_nothing():
         FarViews(far.features, far.matrix, torch.zeros_like(far.used)),
         FarViews(far.features[:0], far.matrix[:, :0], far.used[:, :0]),
     ):
-        assert all(a is b for a, b in zip(refine_depth(present, none, 2.0, *before), before, strict=True))
+        assert all(a is b for a, b in zip(refine_depth(present, none, 2, *before), before, strict=True))
     # A view that looks away sees nothing of it.
     away = FarViews(far.features, moved(500.0), far.used)
-    for a, b in zip(refine_depth(present, away, 2.0, *before), before, strict=True):
+    for a, b in zip(refine_depth(present, away, 2, *before), before, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -106,12 +106,12 @@ def test_elements_of_a_batch_see_their_own_views_alone():
     together = refine_depth(
         torch.cat([present for present, _ in parts]),
         joined,
-        2.0,
+        2,
         torch.cat([maps(1 / 7.5), maps(1 / 5.3)]),
         torch.cat([maps(math.log(0.08))] * 2),
     )
     for n, ((present, far), wrong) in enumerate(zip(parts, (7.5, 5.3), strict=True)):
-        alone = refine_depth(present, far, 2.0, maps(1 / wrong), maps(math.log(0.08)))
+        alone = refine_depth(present, far, 2, maps(1 / wrong), maps(math.log(0.08)))
         for a, b in zip(together, alone, strict=True):
             torch.testing.assert_close(a[n : n + 1], b)
 

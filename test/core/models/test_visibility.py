@@ -67,7 +67,7 @@ def test_in_front_of_a_wall_is_passed_to_the_far_side_of_the_voxel(wall):
 def test_what_may_be_nearer_by_its_expected_error_is_in_doubt():
     lines = lines_of(looking_ahead())
     sure, unsure = (passed_voxels(lines, depth_map(8.0), error_map(np.log(e))) for e in (1e-3, 0.2))
-    assert X[sure].max() == 7.25 and X[unsure].max() == 6.25  # 8 m exp(-0.2) = 6.55 m
+    assert X[sure].max() == 7.25 and X[unsure].max() == 4.25  # 8 m exp(-2.5 x 0.2) = 4.85 m
     assert not (unsure & ~sure).any()
     unsaid = passed_voxels(lines, depth_map(8.0))
     np.testing.assert_array_equal(unsaid, passed_voxels(lines, depth_map(8.0), error_map(np.log(0.2))))

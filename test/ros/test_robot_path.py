@@ -14,21 +14,21 @@ pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 from support.synthetic_bags import ROOT, convert, make_dataset, run_tool
 
 from gaussianocc_core.checkpoint import load_model
+from gaussianocc_core.config import load_config
 from gaussianocc_core.data.bag import open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.geometry.rig_file import load_rig
+from gaussianocc_core.labels import CLASS_NAMES
 from gaussianocc_core.train import main as train
+from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.stamps import stamp_ns
 
 SMALL = (
     "model.image_height=48",
     "model.image_width=80",
-    "model.encoder.width=0.25",
-    "model.encoder.up_channels=[16,12]",
     "model.decoder.channels=8",
-    "model.pose.width=0.25",
     "model.lattice.shape=[40,40,8]",
     "gsv.render_height=24",
     "gsv.render_width=40",
@@ -53,11 +53,11 @@ def test_a_recording_of_an_unknown_robot_becomes_occupancy_in_its_node(graph, sp
     second = tmp_path / "forklift_gsv.yaml"
     carve = ("--config", second, "--checkpoint", first, "--output", "labels/forklift")
     assert run_tool("carve_labels.py", *carve) == 0
-    assert train([str(second), *SMALL, f"first_stage={first}"]) == 0
+    assert load_config(second, TrainConfig).model.class_names == CLASS_NAMES  # the recording has 2D labels
+    unlabelled = ("data.semantics=false", "model.class_names=[occupied,free]")  # as if it had none
+    assert train([str(second), *SMALL, *unlabelled, f"first_stage={first}"]) == 0
     model = tmp_path / "runs" / "forklift_gsv" / "model.safetensors"
-    found = load_model(model).config
-    grid = found.grid
-    assert found.class_names == ("occupied", "free")  # the recording has no 2D labels
+    grid = load_model(model).config.grid
     assert (grid.voxel_size, grid.origin) == (0.2, (-20.0, -20.0, -0.5))
 
     node = spawn(

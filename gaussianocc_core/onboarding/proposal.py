@@ -40,7 +40,7 @@ _LEFT_OUT = 0.1  # of each recording, to measure the end of a run on
 _STILL_CHANGE = 0.3  # of the usual change from image to image: with less, the robot stands
 _EPOCHS = 5.0
 _REACH = 40.0  # m, of a car: farther away only the ground is claimed
-# Free only where the model is so sure of it. Of the obstacles of a real drive to 20 m 0.95 missed 10 % with 11 % ghosts,
+# Free only where the model is so sure of it. Of a real drive's obstacles to 20 m 0.95 missed 10 % with 11 % ghosts,
 # 0.45 missed 28 % with 6 % (2026-11-30, docs/your_robot.md).
 _CAUTION = 0.95
 _FAR_VIEWS = (1.2, 2.4)  # m, of a car: 0.15 and 0.3 of the median depth of a street

@@ -25,10 +25,7 @@ from gaussianocc_ros.stamps import stamp_ns
 SMALL = (
     "model.image_height=48",
     "model.image_width=80",
-    "model.encoder.width=0.25",
-    "model.encoder.up_channels=[16,12]",
     "model.decoder.channels=8",
-    "model.pose.width=0.25",
     "model.lattice.shape=[40,40,8]",
     "gsv.render_height=24",
     "gsv.render_width=40",

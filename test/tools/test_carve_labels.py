@@ -11,13 +11,16 @@ from support.nuscenes_fixtures import read_table, write_table
 from support.synthetic_bags import SCENE, convert, make_dataset, run_tool
 
 from gaussianocc_core.checkpoint import default_checkpoint
+from gaussianocc_core.config import load_config
 from gaussianocc_core.data.entries import load_occupancy
 from gaussianocc_core.data.nuscenes import NuScenesSource
+from gaussianocc_core.data.sources import open_split
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.labels import FREE, UNOBSERVED
 from gaussianocc_core.mapping.depth_files import read_depth
 from gaussianocc_core.metrics.occupancy import OccupancyScores
 from gaussianocc_core.synthetic import default_rig
+from gaussianocc_core.training.config import TrainConfig
 
 WEIGHTS = default_checkpoint().parent / "tiny_matching.safetensors"
 SETS = 13  # 3 keyframes half a second apart, and what lies between
@@ -135,6 +138,23 @@ def test_a_bag_is_carved_and_its_tokens_become_folders(world, carved, tmp_path):
     assert of_bag["labelled"] == of_files["labelled"]
     for name in ("occupied", "free"):
         assert of_bag[name] == pytest.approx(of_files[name], rel=0.03)
+
+
+def test_a_configuration_names_the_recording_and_what_it_leaves_out_is_not_seen(world, carved, tmp_path, capfd):
+    config, output = tmp_path / "mine.yaml", tmp_path / "labels"
+    config.write_text(f"data: {{dataroot: {world}, scenes: [{SCENE}], left_out: 0.3}}\n")
+    options = ("--checkpoint", "tiny_matching", "--output", output)
+    assert run_tool("carve_labels.py", "--config", config, *options) == 0
+    found = {path.parent.name for path in output.rglob("labels.npz")}
+    kept, apart = open_split(load_config(config, TrainConfig).data)
+    assert len(apart) == 3 and {each.token for each in kept} < found  # and the first set, which has nothing before it
+    assert not {each.token for each in apart} & found and len(found) == SETS - 4  # neither the last one
+    index = json.loads((output / "carved.json").read_text())
+    assert list(index["scenes"]) == [SCENE] and index["until_ns"] == {SCENE: apart[0].frame.camera_stamps_ns[0]}
+    capfd.readouterr()
+    for wrong in ((world, "--config", config), ()):
+        assert run_tool("carve_labels.py", *wrong, *options) == 2
+        assert "either SOURCE" in one_line(capfd)
 
 
 def test_a_drive_that_stands_and_one_that_is_too_short_are_said_in_words(world, tmp_path, capfd):

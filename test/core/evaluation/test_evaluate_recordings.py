@@ -15,7 +15,9 @@ from support.synthetic_bags import FISHEYES, convert, make_dataset
 
 from gaussianocc_core import evaluate as command
 from gaussianocc_core.checkpoint import Provenance, save_model
+from gaussianocc_core.config import load_config
 from gaussianocc_core.data.lidar import paint_depth
+from gaussianocc_core.data.sources import open_split
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.evaluation import evaluate_networks
 from gaussianocc_core.evaluation.depth import DepthTable
@@ -26,6 +28,7 @@ from gaussianocc_core.metrics.depth import depth_errors
 from gaussianocc_core.models.gaussianocc import build_depth_net, build_pose_net
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.synthetic.rig import default_rig
+from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.types import VoxelGrid
 
 CONFIG = replace(SMALL, grid=VoxelGrid())
@@ -158,7 +161,15 @@ def test_the_command_reads_a_bag_or_a_configuration_and_writes_a_table(drive, tm
     again = json.loads(report.read_text())["depth"]["ways"]["depth_network"]["mean"]["abs_rel"]
     mean = next(row for row in rows if (row["way"], row["camera"]) == ("depth_network", "mean"))
     assert again == pytest.approx(float(mean["abs_rel"]))
+    arguments = [str(checkpoint), "--config", str(config), "--json", str(report), "--left-out"]
+    assert command.main([*arguments, "data.left_out=0.5"]) == 0
+    apart = open_split(replace(load_config(config, TrainConfig).data, left_out=0.5))[1]
+    assert len(apart) >= 2 and json.loads(report.read_text())["keyframes"] == len(apart) + 1  # the last set of all too
     capsys.readouterr()
+    assert command.main(arguments) == 2
+    assert "leaves nothing out of training" in capsys.readouterr().err
+    assert command.main([str(checkpoint), "--bag", str(bag), "--left-out"]) == 2
+    assert "give --config FILE" in capsys.readouterr().err
     assert command.main([str(checkpoint), "--bag", str(tmp_path / "absent")]) == 2
     assert "absent" in capsys.readouterr().err
     config.write_text("stage: gsp\n")

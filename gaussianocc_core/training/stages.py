@@ -94,7 +94,7 @@ def _frozen_pose_net(config: TrainConfig) -> PoseNet | None:
         loaded = load_pose_net(path)
         # Its layers take any size, but how many pixels a turn is it learnt at one.
         for part in ("image_height", "image_width"):
-            if getattr(loaded.config, part) != getattr(config.model, part):
+            if not fault and getattr(loaded.config, part) != getattr(config.model, part):
                 fault = (
                     f"first_stage: {path} learnt motion from images with {part}={getattr(loaded.config, part)}, this "
                     f"run has {getattr(config.model, part)}"

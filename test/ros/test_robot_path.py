@@ -14,11 +14,14 @@ pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 from support.synthetic_bags import ROOT, convert, make_dataset, run_tool
 
 from gaussianocc_core.checkpoint import load_model
+from gaussianocc_core.config import load_config
 from gaussianocc_core.data.bag import open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.geometry.rig_file import load_rig
+from gaussianocc_core.labels import CLASS_NAMES
 from gaussianocc_core.train import main as train
+from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.stamps import stamp_ns
 
@@ -50,11 +53,11 @@ def test_a_recording_of_an_unknown_robot_becomes_occupancy_in_its_node(graph, sp
     second = tmp_path / "forklift_gsv.yaml"
     carve = ("--config", second, "--checkpoint", first, "--output", "labels/forklift")
     assert run_tool("carve_labels.py", *carve) == 0
-    assert train([str(second), *SMALL, f"first_stage={first}"]) == 0
+    assert load_config(second, TrainConfig).model.class_names == CLASS_NAMES  # the recording has 2D labels
+    unlabelled = ("data.semantics=false", "model.class_names=[occupied,free]")  # as if it had none
+    assert train([str(second), *SMALL, *unlabelled, f"first_stage={first}"]) == 0
     model = tmp_path / "runs" / "forklift_gsv" / "model.safetensors"
-    found = load_model(model).config
-    grid = found.grid
-    assert len(found.class_names) == 18  # the recording has 2D labels
+    grid = load_model(model).config.grid
     assert (grid.voxel_size, grid.origin) == (0.2, (-20.0, -20.0, -0.5))
 
     node = spawn(
@@ -82,6 +85,6 @@ def test_a_recording_of_an_unknown_robot_becomes_occupancy_in_its_node(graph, sp
     for message in outputs:
         assert tuple(message.cameras) == rig.names and message.header.frame_id == "base_link"
         assert (message.size_x, message.size_y, message.size_z, message.voxel_size.x) == (200, 200, 16, 0.2)
-        assert message.model != "untrained" and len(message.class_names) == 18
+        assert message.model != "untrained" and list(message.class_names) == ["occupied", "free"]
         observed = np.asarray(message.labels) != message.UNOBSERVED
         assert 0.2 < observed.mean() < 1.0

@@ -132,7 +132,7 @@ def test_recorded_motion_needs_no_network_for_images_of_this_size(root, tmp_path
     config = settings(root, tmp_path / "second", stage="gsv", model=larger, first_stage=str(first), steps=2)
     gsv = replace(config.gsv, start_from_first_stage=False)
     learned = replace(config, gsv=replace(gsv, ego_motion="learned"))
-    with pytest.raises(ConfigError, match=r"image_width=48, this run has 64; train a first stage"):
+    with pytest.raises(ConfigError, match=r"image_height=32, this run has 48; train a first stage"):
         build_stage(learned)
     assert train(replace(config, gsv=replace(gsv, ego_motion="auto"))).is_file()
     assert "samples without poses cannot be used" in caplog.text

@@ -27,6 +27,7 @@ from torch import Tensor
 from gaussianocc_core.checkpoint import load_depth_net
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.models.depth_net import DepthNet
+from gaussianocc_core.models.depth_refinement import FarViewSettings
 from gaussianocc_core.models.matching import plane_inv_depths
 from gaussianocc_core.models.matching_net import MatchingHead
 from gaussianocc_core.models.motion_refinement import RefinementSettings
@@ -37,9 +38,10 @@ from gaussianocc_core.types import Cameras
 SHIPPED = Path(__file__).resolve().parents[1] / "gaussianocc_core" / "weights" / "tiny_matching.safetensors"
 FAR = 80.0  # m, to which true depth counts
 RINGS = (0.0, 2.0, 4.0, 16.0, 32.0, FAR)  # m
-SEEDS, TIMES, PAST, GAP = (777, 778, 779), (2.0, 6.0, 10.0, 14.0), 3, 1.0 / 12.0
+SEEDS, TIMES, PAST, GAP = (777, 778, 779), (2.0, 6.0, 10.0, 14.0), 6, 1.0 / 12.0
 UNREFINED = RingSettings(refinement=RefinementSettings(yaw=0.0))
 TIME_ALONE = RingSettings(views=ViewSettings(neighbours=0, earlier_neighbours=0))
+NEAR_ALONE = RingSettings(far=FarViewSettings(ways=()))
 Disturbance = Callable[[np.ndarray], np.ndarray]
 
 
@@ -173,6 +175,10 @@ def see(
             views = ring.views(look.features, moment.cameras[k], pose, moment.stamps[k])
             sources, table.views = views.sources, table.views + views.count
         ring.add(look.features, moment.cameras[k], pose, moment.stamps[k])
+        if k == 0:  # as in the node, where the depth of each set says which views are far for the next
+            rig = moment.calibrated
+            first = network.match(look, None, rig.intrinsics, rig.T_ego_cam, width, height)
+            ring.learn_depth(first.inv_depth)
         if last:
             table.seconds.append(time.perf_counter() - began)
     assert look is not None
@@ -209,6 +215,7 @@ def main() -> None:
         "+ neighbours": {"settings": RingSettings(), "motion": False},
         "+ time": {"settings": TIME_ALONE},
         "both": {"settings": RingSettings()},
+        "both, no far views": {"settings": NEAR_ALONE},
         "both, turns not refined": {"settings": UNREFINED},
         "both, motion errs": {"settings": RingSettings(), "disturb": errs},
         "both, motion errs, turns not refined": {"settings": UNREFINED, "disturb": errs},

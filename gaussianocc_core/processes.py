@@ -173,20 +173,29 @@ class _Steps:
 
 
 def _serve(connection: Any, work: Work) -> None:
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Twice, so that there is no line at which an interrupt would end in a traceback.
+    with suppress(KeyboardInterrupt):
+        # The parent has no more, is gone, or stops us.
+        with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+            signal.signal(signal.SIGTERM, _interrupt)
+            _work_on(connection, work)
+        signal.signal(signal.SIGTERM, _carry_on)
+
+
+def _work_on(connection: Any, work: Work) -> None:
+    """Until the connection is closed."""
 
     def send(steps: int, outcome: tuple[Any, str] | None = None) -> None:
         connection.send_bytes(pickle.dumps((steps, outcome)))
 
-    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):  # the parent has no more, is gone, or stops us
-        while True:
-            argument = pickle.loads(connection.recv_bytes())
-            steps = _Steps(send)
-            try:
-                outcome = (work(argument, steps.add), "")
-            except Exception as error:
-                outcome = (None, describe(error))
-            send(steps.count, outcome)
+    while True:
+        argument = pickle.loads(connection.recv_bytes())
+        steps = _Steps(send)
+        try:
+            outcome = (work(argument, steps.add), "")
+        except Exception as error:
+            outcome = (None, describe(error))
+        send(steps.count, outcome)
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -138,3 +138,17 @@ def counter_clockwise(T_ego_cam: dict[str, np.ndarray]) -> tuple[str, ...]:
         return ()
     front = min(yaw, key=lambda name: abs(yaw[name]))
     return tuple(sorted(yaw, key=lambda name: ((yaw[name] - yaw[front]) % (2 * np.pi), name)))
+
+
+def pair_matrix(
+    K_reference: Float[Tensor, "*batch 3 3"],
+    K_source: Float[Tensor, "*batch 3 3"],
+    T_source_reference: Float[Tensor, "*batch 4 4"],
+) -> Float[Tensor, "*batch 3 4"]:
+    """From homogeneous pixels of a reference (centres at +0.5) and their inverse depth (1/m) to those of a source, of
+    pinhole cameras.
+
+    T_source_reference: points of the reference in the frame of the source, m.
+    """
+    rotation = K_source @ T_source_reference[..., :3, :3] @ torch.linalg.inv(K_reference)
+    return torch.cat([rotation, K_source @ T_source_reference[..., :3, 3:]], dim=-1)

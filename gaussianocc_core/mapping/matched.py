@@ -18,13 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gaussianocc_core.geometry.cameras import pair_matrix
 from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.mapping.motion import Motion
 from gaussianocc_core.mapping.sets import DepthMaps, PlacedSet, SeenSet
 from gaussianocc_core.models.depth_net import DEPTH_STRIDE, DepthNet
 from gaussianocc_core.models.depth_refinement import FarViews, FarViewSettings, refine_depth
 from gaussianocc_core.models.image_encoder import Look
-from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources, pair_matrix
+from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources
 from gaussianocc_core.models.view_choice import Candidates, ViewSettings, choose_views
 
 
@@ -191,11 +192,9 @@ class MatchedDepth:
         K_sources = torch.cat([each.placed.cameras.intrinsics.double() for each in others])
         T_cam_now = np.stack([invert_matrix(T) for each in others for T in _T_now_cam(now, each)])
         T = torch.from_numpy(T_cam_now[None] @ T_ego_cam[:, None])  # (N, S, 4, 4)
-        shape = T.shape[:2]
-        matrix = pair_matrix(K[:, None].expand(*shape, 3, 3), K_sources[None].expand(*shape, 3, 3), T)
         features = torch.cat([each.look.features for each in others if each.look.features is not None])
         assert now.look.features is not None
-        far = FarViews(features, matrix.float(), torch.ones(shape, dtype=torch.bool))
+        far = FarViews.of(features, K, K_sources, T, torch.ones(T.shape[:2], dtype=torch.bool))
         s = self.settings
         settings = FarViewSettings(
             hypotheses=s.hypotheses,

@@ -19,11 +19,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from gaussianocc_core.geometry.cameras import pair_matrix
 from gaussianocc_core.kernels import as_array, run_in_threads
 
 _CERTAINTY = 20.0  # what a cosine of 1 says against the network, in natural logarithms of probability
 _LEAST_DEVIATION = 0.01  # of log depth
 _NEAREST = 0.02  # m before a view
+# A view from farther away than this share of the depth sees another side of things, and much of the ground beside them.
+_MOST_BASELINE = 0.5
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,26 @@ class FarViews:
     features: Float[Tensor, "S C h w"]
     matrix: Float[Tensor, "N S 3 4"]  # `pair_matrix`, pixels of the images
     used: Bool[Tensor, "N S"]
+    baseline: Float[Tensor, "N S"]  # m between the cameras
+
+    @classmethod
+    def of(
+        cls,
+        features: Float[Tensor, "S C h w"],
+        K: Float[Tensor, "N 3 3"],
+        K_far: Float[Tensor, "S 3 3"],
+        T_far_now: Float[Tensor, "N S 4 4"],
+        used: Bool[Tensor, "N S"],
+    ) -> FarViews:
+        """T_far_now: points of each present camera in the frame of each view, m; intrinsics in pixels."""
+        shape = T_far_now.shape[:2]
+        matrix = pair_matrix(K[:, None].expand(*shape, 3, 3), K_far[None].expand(*shape, 3, 3), T_far_now)
+        return cls(features, matrix.float(), used, T_far_now[..., :3, 3].norm(dim=-1).float())
 
     def to(self, device: torch.device | str) -> FarViews:
-        return FarViews(self.features.to(device), self.matrix.to(device), self.used.to(device))
+        return FarViews(
+            self.features.to(device), self.matrix.to(device), self.used.to(device), self.baseline.to(device)
+        )
 
 
 def join_far_views(parts: list[FarViews]) -> FarViews:
@@ -80,6 +100,7 @@ def join_far_views(parts: list[FarViews]) -> FarViews:
         torch.cat([each.features for each in parts]),
         _block_diagonal([each.matrix for each in parts]),
         torch.block_diag(*(each.used.int() for each in parts)).bool(),
+        torch.block_diag(*(each.baseline for each in parts)),
     )
 
 
@@ -140,6 +161,7 @@ def _compare_on_cpu(
 
     present, sources = as_array(features.permute(0, 2, 3, 1)), as_array(far.features.float().permute(0, 2, 3, 1))
     used, matrices, at, wide = far.used.numpy(), matrix.numpy(), as_array(inv_depth), as_array(spread)
+    limits = as_array(_MOST_BASELINE / far.baseline.clamp(min=1e-3))  # 1/m, most inverse depth
     tries = as_array(steps)
 
     def of_camera(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +169,7 @@ def _compare_on_cpu(
         seen = np.zeros(at.shape[1:], np.float32)
         chosen = np.flatnonzero(used[n])
         if len(chosen):
-            compare_views(present[n], sources, chosen, matrices[n], at[n], wide[n], tries, summed, seen)
+            compare_views(present[n], sources, chosen, limits[n], matrices[n], at[n], wide[n], tries, summed, seen)
         total, count = (
             cv2.blur(each, (window, window), borderType=cv2.BORDER_REPLICATE).reshape(each.shape)
             for each in (summed, seen)
@@ -184,6 +206,7 @@ def _compare(
             z = z + m[2, 3] * tried
             x, y = (x + m[0, 3] * tried) / z, (y + m[1, 3] * tried) / z  # (P, D)
             sees = ((z > _NEAREST) & (x >= 0) & (y >= 0) & (x < width) & (y < height)).all(dim=1)  # (P,)
+            sees &= inv_depth[n].flatten() * far.baseline[n, s].clamp(min=1e-3) <= _MOST_BASELINE
             where = torch.stack([2.0 * x / width - 1.0, 2.0 * y / height - 1.0], dim=-1)[None]  # (1, P, D, 2)
             found = F.grid_sample(far.features[s][None].float(), where, padding_mode="border", align_corners=False)[0]
             # Between cells a mean of unit vectors is shorter: without this, depths that fall on cells would win.

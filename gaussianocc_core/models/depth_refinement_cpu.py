@@ -15,11 +15,11 @@ _HALF, _ONE, _ZERO, _TINY = np.float32(0.5), np.float32(1.0), np.float32(0.0), n
 
 
 @njit(**JIT)
-def compare_views(reference, sources, chosen, matrices, inv_depth, spread, hypotheses, summed, seen):
+def compare_views(reference, sources, chosen, limits, matrices, inv_depth, spread, hypotheses, summed, seen):
     """Adds products of features over hypotheses of inverse depth.
 
     reference (h, w, C) and sources (S, H, W, C): feature vectors of length 1; chosen: indices of the
-    sources that count; matrices (S, 3, 4): homogeneous cells of
+    sources that count; limits (S,): most inverse depth that each is for; matrices (S, 3, 4): homogeneous cells of
     the reference (centres at +0.5) and inverse depth (1/m) -> those of the source, in cells. inv_depth, spread (h, w):
     hypothesis d is inv_depth exp(-spread hypotheses[d]); a cell of no spread is left out. summed (h, w, D) and seen
     (h, w), the number of views, are added to. A view has a say about a cell if it sees all of its hypotheses: else
@@ -41,6 +41,8 @@ def compare_views(reference, sources, chosen, matrices, inv_depth, spread, hypot
                 rho[d] = inv_depth[i, j] * np.exp(-spread[i, j] * hypotheses[d])
             here = reference[i, j]
             for s in chosen:
+                if inv_depth[i, j] > limits[s]:
+                    continue
                 m = matrices[s]
                 x0 = m[0, 0] * u + m[0, 1] * v + m[0, 2]
                 y0 = m[1, 0] * u + m[1, 1] * v + m[1, 2]

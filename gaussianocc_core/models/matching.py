@@ -93,16 +93,6 @@ def join_pairs(parts: Sequence[Pairs]) -> Pairs:
     )
 
 
-def pair_matrix(
-    K_reference: Float[Tensor, "*batch 3 3"],
-    K_source: Float[Tensor, "*batch 3 3"],
-    T_source_reference: Float[Tensor, "*batch 4 4"],
-) -> Float[Tensor, "*batch 3 4"]:
-    """`Pairs.matrix` of pinhole cameras; T_source_reference: points of the reference in the frame of the source, m."""
-    rotation = K_source @ T_source_reference[..., :3, :3] @ torch.linalg.inv(K_reference)
-    return torch.cat([rotation, K_source @ T_source_reference[..., :3, 3:]], dim=-1)
-
-
 def plane_inv_depths(config: MatchingConfig, far: float) -> Float[Tensor, " D"]:
     """Inverse depths of the planes (1/m), ascending from 1 / far."""
     share = torch.linspace(0, 1, config.depths, dtype=torch.float64) ** config.spacing

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gaussianocc_core.models.matching import GROUPS, Pairs, pair_matrix, sweep_planes
+from gaussianocc_core.geometry.cameras import pair_matrix
+from gaussianocc_core.models.matching import GROUPS, Pairs, sweep_planes
 
 _THINNING = 3  # of the reference's cells per side; odd, so that a cell's centre is that of a coarser one
 _PLANES = 2  # every so many planes are tried

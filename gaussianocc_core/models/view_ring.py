@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gaussianocc_core.geometry.cameras import pair_matrix
 from gaussianocc_core.models.depth_refinement import FarViews, FarViewSettings, choose_far
-from gaussianocc_core.models.matching import EARLIER, NO_PAIRS, SAME_MOMENT, Pairs, Sources, join_pairs, pair_matrix
+from gaussianocc_core.models.matching import EARLIER, NO_PAIRS, SAME_MOMENT, Pairs, Sources, join_pairs
 from gaussianocc_core.models.matching_net import VIEW_STRIDES, reference_features
 from gaussianocc_core.models.motion_refinement import PairCameras, RefinementSettings, refine_turn
 from gaussianocc_core.models.view_choice import NO_OVERLAP, Candidates, ViewChoice, ViewSettings, choose_views
@@ -51,6 +52,7 @@ class RingSettings:
     calibration_turn: float = 5.0  # degrees
     views: ViewSettings = field(default_factory=ViewSettings)
     far: FarViewSettings = field(default_factory=FarViewSettings)  # by which its depth is made finer
+    sure_turn: float = 0.6  # degrees; where the images correct the motion by more, no far views are used
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
 
     def __post_init__(self) -> None:
@@ -134,6 +136,8 @@ class ViewRing:
             faults.append(fault)
         near = slice(self.settings.near)
         views = self._choose(features, cameras, T_world_ego, stamp_s, past[near], faults[near])
+        if max(views.turned, default=0.0) > self.settings.sure_turn:
+            return views  # from far away, such odometry is worse than none
         far = self._far_views(features, cameras, T_world_ego, past, faults)
         return replace(views, sources=replace(views.sources, far=far))
 
@@ -302,14 +306,13 @@ class ViewRing:
         frozen = torch.tensor(self._moved_but_frozen(features, cameras, T_world_ego))
         T_ego_cam = cameras.T_ego_cam.double().cpu().numpy()
         T = np.linalg.inv(np.concatenate(T_world_cam))[None] @ T_world_ego @ T_ego_cam[:, None]  # (N, S, 4, 4)
-        shape = T.shape[:2]
-        matrix = pair_matrix(
-            cameras.intrinsics.double().cpu()[:, None].expand(*shape, 3, 3),
-            torch.cat([past[k].cameras.intrinsics.double().cpu() for k in chosen])[None].expand(*shape, 3, 3),
-            torch.from_numpy(T),
-        )
         used = ~frozen[:, None] & torch.tensor(usable)[None]
-        return FarViews(torch.cat([past[k].features for k in chosen]), matrix.float(), used).to(features.device)
+        K, K_far = (
+            torch.cat([each.intrinsics.double().cpu() for each in group])
+            for group in ([cameras], [past[k].cameras for k in chosen])
+        )
+        features = torch.cat([past[k].features for k in chosen])
+        return FarViews.of(features, K, K_far, torch.from_numpy(T), used).to(features.device)
 
     def _pairs(
         self,

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gaussianocc_core.data.sources import OFFSETS
+from gaussianocc_core.geometry.cameras import pair_matrix
 from gaussianocc_core.models.depth_refinement import FarViews, join_far_views
 from gaussianocc_core.models.image_encoder import ImageEncoder, Look
-from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources, join_pairs, pair_matrix
+from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources, join_pairs
 from gaussianocc_core.models.view_choice import Candidates, ViewSettings, choose_views
 from gaussianocc_core.types import Cameras
 
@@ -139,8 +140,6 @@ def _look_far(
         T_then_now = torch.where(known[:, None, None], T_then_now, torch.eye(4, dtype=torch.float64))
         T = torch.linalg.inv(T_ego_cam)[None, :, None] @ T_then_now[:, None, None] @ T_ego_cam  # (F, M, N, 4, 4)
         T = T.permute(2, 0, 1, 3, 4).flatten(1, 2)  # (N, F M, 4, 4): points of camera n now in that of m then
-        shape = T.shape[:2]
-        matrix = pair_matrix(K[:, None].expand(*shape, 3, 3), K.repeat(moments, 1, 1)[None].expand(*shape, 3, 3), T)
-        used = known.repeat_interleave(count)[None].expand(*shape)
-        parts.append(FarViews(here, matrix.float(), used))
+        used = known.repeat_interleave(count)[None].expand(*T.shape[:2])
+        parts.append(FarViews.of(here, K, K.repeat(moments, 1, 1), T, used))
     return join_far_views(parts).to(history.device)

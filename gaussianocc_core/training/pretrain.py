@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from gaussianocc_core.errors import ConfigError, DatasetError
+from gaussianocc_core.geometry.cameras import pair_matrix
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.image_encoder import Look
-from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources, pair_matrix, plane_coordinate
+from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources, plane_coordinate
 from gaussianocc_core.models.matching_net import HeadOutput, MatchingHead
 from gaussianocc_core.models.view_choice import Candidates, choose_views
 from gaussianocc_core.synthetic.clips import Clip, load_clip

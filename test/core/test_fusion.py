@@ -217,9 +217,7 @@ class Street:
         if van:
             labels[self.VAN, 14:18, :5] = CAR
         confidence = np.ones(GRID.shape, np.float32)
-        observed = leave_unknown(
-            labels, confidence, self.lines.centred, passed, columns_beyond(GRID, 0.0), CLASS_NAMES
-        )
+        observed = leave_unknown(labels, confidence, self.lines.centred, passed, columns_beyond(GRID, 0.0), CLASS_NAMES)
         return OccupancyPrediction(labels, confidence, observed, GRID, CLASS_NAMES, True, ("front",), "made up")
 
     def behind(self) -> np.ndarray:

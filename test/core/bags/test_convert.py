@@ -98,10 +98,15 @@ def test_what_a_killed_process_left_is_removed(root, tmp_path):
     output, killed = tmp_path / "out", []
 
     def kill_who_waits():
-        deadline = time.monotonic() + 180
+        deadline, seen, since = time.monotonic() + 180, [], 0.0
         while not killed and time.monotonic() < deadline:
-            finished = sum(not each.name.startswith(".") for each in output.glob("*scene-*"))
-            if finished == 2 and list(output.glob(".scene-*")):
+            # A bag is there a moment before its process says so: only when nothing changed for a second does the one
+            # wait at the pipe and the other for work.
+            state = sorted(each.name for each in output.glob("*scene-*")) if output.is_dir() else []
+            if state != seen:
+                seen, since = state, time.monotonic()
+            waits = sum(not name.startswith(".") for name in state) == 2 and len(state) == 3
+            if waits and time.monotonic() - since > 1.0:
                 for child in multiprocessing.active_children():
                     os.kill(child.pid, signal.SIGKILL)
                     killed.append(child.pid)

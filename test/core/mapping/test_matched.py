@@ -163,7 +163,9 @@ def test_the_kernel_compares_as_a_plain_loop_does():
     spread[1, 2] = 0.0
     steps = np.array([-1.0, 0.0, 1.0], np.float32)
     summed, seen = np.zeros((3, 4, 3), np.float32), np.zeros((3, 4), np.float32)
-    compare_views(reference, sources, np.arange(2), matrices, inv_depth, spread, steps, summed, seen)
+    compare_views(
+        reference, sources, np.arange(2), np.full(2, 10.0, np.float32), matrices, inv_depth, spread, steps, summed, seen
+    )
     expected, count = np.zeros_like(summed), np.zeros_like(seen)
     for v, u in np.ndindex(3, 4):
         for s in range(2):

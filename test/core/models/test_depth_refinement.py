@@ -2,6 +2,7 @@
 """Depth by far views: the kernel against torch, a plane of known depth, and what stays as it was."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ import torch.nn.functional as F
 
 from gaussianocc_core.models import depth_refinement
 from gaussianocc_core.models.depth_refinement import FarViews, FarViewSettings, choose_far, join_far_views, refine_depth
-from gaussianocc_core.models.matching import pair_matrix
 
 K = torch.tensor([[40.0, 0.0, 48.0], [0.0, 40.0, 32.0], [0.0, 0.0, 1.0]])  # of images of 96 x 64 px
 H, W = 32, 48  # of maps at stride 2
@@ -19,11 +19,11 @@ def unit(shape, seed=0):
     return F.normalize(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def moved(*places) -> torch.Tensor:
-    """(1, S, 3, 4) of views that lie to the right by so many metres."""
+def views(features, *places) -> FarViews:
+    """Of one camera, from so many metres to the right."""
     T = torch.eye(4).repeat(1, len(places), 1, 1)
     T[0, :, 0, 3] = -torch.tensor(places)
-    return pair_matrix(K.expand(1, len(places), 3, 3), K.expand(1, len(places), 3, 3), T)
+    return FarViews.of(features, K[None], K.expand(len(places), 3, 3), T, torch.ones(1, len(places), dtype=bool))
 
 
 def plane(depth: float, places) -> tuple[torch.Tensor, FarViews]:
@@ -40,8 +40,7 @@ def plane(depth: float, places) -> tuple[torch.Tensor, FarViews]:
         where = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[None]
         return F.normalize(F.grid_sample(wall, where, align_corners=False), dim=1)
 
-    far = FarViews(torch.cat([seen(place) for place in places]), moved(*places), torch.ones(1, len(places), dtype=bool))
-    return seen(0.0), far
+    return seen(0.0), views(torch.cat([seen(place) for place in places]), *places)
 
 
 def maps(value: float) -> torch.Tensor:
@@ -60,7 +59,7 @@ def test_a_wall_is_found_where_it_is(wrong):
 
 def test_what_is_not_like_anything_keeps_its_doubt():
     present, far = plane(8.0, (1.5, -3.0))
-    noise = FarViews(unit(far.features.shape, seed=5), far.matrix, far.used)
+    noise = replace(far, features=unit(far.features.shape, seed=5))
     inv_depth, log_error = refine_depth(present, noise, 2, maps(1 / 8.0), maps(math.log(0.08)))
     sure, _ = refine_depth(present, far, 2, maps(1 / 8.0), maps(math.log(0.08)))
     off, right = (float((each * 8.0 - 1.0).abs().mean()) for each in (inv_depth, sure))
@@ -69,7 +68,8 @@ def test_what_is_not_like_anything_keeps_its_doubt():
 
 def test_the_kernel_says_what_torch_says():
     present, sources = unit((2, 16, H, W)), unit((3, 16, H, W), seed=1)
-    matrix = torch.cat([moved(0.5, -1.0, 2.0)] * 2)
+    one = views(sources, 0.5, -1.0, 2.0)
+    matrix, baseline = torch.cat([one.matrix] * 2), torch.cat([one.baseline] * 2)
     matrix[1, :, 0, 2] += 3.0
     used = torch.tensor([[True, True, False], [True, False, True]])
     generator = torch.Generator().manual_seed(2)
@@ -77,7 +77,7 @@ def test_the_kernel_says_what_torch_says():
     spread = 0.02 + 0.2 * torch.rand(2, H, W, generator=generator)
     steps = torch.linspace(-2, 2, 5)
     scale = torch.tensor([0.5, 0.5, 1.0]).view(3, 1) * torch.tensor([2.0, 2.0, 1.0, 1.0])
-    arguments = (present, FarViews(sources, matrix, used), matrix * scale, inv_depth, spread, steps, 3)
+    arguments = (present, FarViews(sources, matrix, used, baseline), matrix * scale, inv_depth, spread, steps, 3)
     kernel, torch_says = depth_refinement._compare_on_cpu(*arguments), depth_refinement._compare(*arguments)
     assert float(torch_says[1].max()) > 1.5
     for a, b in zip(kernel, torch_says, strict=True):
@@ -89,12 +89,12 @@ def test_nothing_to_compare_with_changes_nothing():
     present, far = plane(8.0, (1.5,))
     before = maps(1 / 7.0), maps(math.log(0.1))
     for none in (
-        FarViews(far.features, far.matrix, torch.zeros_like(far.used)),
-        FarViews(far.features[:0], far.matrix[:, :0], far.used[:, :0]),
+        replace(far, used=torch.zeros_like(far.used)),
+        FarViews(far.features[:0], far.matrix[:, :0], far.used[:, :0], far.baseline[:, :0]),
     ):
         assert all(a is b for a, b in zip(refine_depth(present, none, 2, *before), before, strict=True))
     # A view that looks away sees nothing of it.
-    away = FarViews(far.features, moved(500.0), far.used)
+    away = replace(views(far.features, 500.0), baseline=far.baseline)
     for a, b in zip(refine_depth(present, away, 2, *before), before, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -127,3 +127,10 @@ def test_far_moments_are_the_first_beyond_each_way():
 def test_even_hypotheses_are_refused():
     with pytest.raises(ValueError, match="odd hypotheses"):
         FarViewSettings(hypotheses=8)
+
+
+def test_a_view_from_beside_a_thing_says_nothing_of_it():
+    present, far = plane(8.0, (1.5, -3.0))
+    near = maps(1 / 2.0), maps(math.log(0.08))  # a thing 2 m away, seen from 1.5 and 3 m beside it
+    for a, b in zip(refine_depth(present, far, 2, *near), near, strict=True):
+        torch.testing.assert_close(a, b)

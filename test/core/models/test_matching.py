@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gaussianocc_core.geometry.cameras import pixel_rays
+from gaussianocc_core.geometry.cameras import pair_matrix, pixel_rays
 from gaussianocc_core.models.matching import (
     EARLIER,
     GROUPS,
@@ -17,7 +17,6 @@ from gaussianocc_core.models.matching import (
     Pairs,
     coordinate_inv_depth,
     join_pairs,
-    pair_matrix,
     plane_coordinate,
     plane_inv_depths,
     sweep_planes,

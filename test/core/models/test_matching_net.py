@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, save_model
-from gaussianocc_core.geometry.cameras import resize
+from gaussianocc_core.geometry.cameras import pair_matrix, resize
 from gaussianocc_core.geometry.ground_plane import ground_inv_depth
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import predict_depth
 from gaussianocc_core.models.gaussianocc import build_depth_net
-from gaussianocc_core.models.matching import NO_PAIRS, MatchingConfig, Pairs, Sources, pair_matrix
+from gaussianocc_core.models.matching import NO_PAIRS, MatchingConfig, Pairs, Sources
 from gaussianocc_core.models.matching_net import confidence
 from gaussianocc_core.synthetic.rig import default_rig
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth made finer by far views: depths around what the network says, compared with views from much farther away.
+"""Depth made finer by far views (docs/method.md#p.9): depths around what the network says, compared with them.
 
 The network matches with near views, where things look alike and little is hidden, and a small error of depth is a small
 shift of the image. From metres away the same error is a shift of many pixels, but a sweep over all depths would be

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a voxel of the published grid is occupied: the coarser lattice, and where each camera sees a surface.
+"""Whether a voxel is occupied (docs/method.md#o.11): the coarser lattice, and where each camera sees a surface.
 
 The lattice of a small model has points twice as far apart as the published voxels, which is wider than a wall or a
 pole. What the cameras measure is finer: at each voxel's own centre this head reads again how far away the surface is,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far occupancy is from labels in 3D, which `mapping` carves from the rig's own depth over a whole recording.
+"""How far occupancy is from labels in 3D (docs/method.md#o.12), which `mapping` carves from the rig's own depth.
 
 Rendering says only in the mean along a ray what stands where; labels say it of each voxel that they know.
 """

@@ -253,7 +253,7 @@ def test_a_node_with_the_file_of_inspect_bag_is_followed_whatever_its_topics_are
     }
     bag = record_drive(tmp_path / "drive", make, topics=topics)
     (source,) = open_bags(BagConfig(str(bag)))
-    proposal = Proposal({"data": {"masks": ""}}, {}, 0.4, 1, labelled=True)
+    proposal = Proposal({"data": {"masks": ""}}, {"data": {}}, 0.4, 1, labelled=True)
     *_, file = write_proposal(proposal, source, tmp_path / "robot.yaml")
     values = yaml.safe_load(file.read_text())["/**"]["ros__parameters"]
     assert set(values["image_topics"]) == {images for images, _ in topics.values()}

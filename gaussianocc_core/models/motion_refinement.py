@@ -5,6 +5,8 @@ pixels, and then no depth explains them.
 A few small turns are tried, one axis after the other, and the one under which the views agree best at any depth is
 kept. All cameras share it, so that a side camera's shift, which another depth explains as well, is settled by the
 others. How far the rig went is not tried: another depth explains that.
+
+A correction is a rotation of the present ego frame, as a 4 x 4 matrix without a way: `corrected` applies it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gaussianocc_core.geometry.cameras import pair_matrix
+from gaussianocc_core.geometry.transforms import take_share
 from gaussianocc_core.models.matching import GROUPS, Pairs, sweep_planes
 
 _THINNING = 3  # of the reference's cells per side; odd, so that a cell's centre is that of a coarser one
@@ -65,8 +68,8 @@ def refine_turn(
     inv_depths: Float[Tensor, " D"],
     strides: tuple[float, float],
     settings: RefinementSettings = RefinementSettings(),
-) -> tuple[Float[Tensor, "4 4"], float]:
-    """The motion with the turn that fits best, and by how many degrees it differs from the one that was given.
+) -> Float[Tensor, "4 4"]:
+    """The correction under which the views fit best; the identity where the motion that was given does as well.
 
     pairs: with one earlier set; `matrix` is not read. strides: image pixels per cell of references and sources.
     """
@@ -75,51 +78,64 @@ def refine_turn(
     planes = inv_depths[::_PLANES].contiguous()
     coarse = (strides[0] * _THINNING, strides[1])
 
-    def agreement(T: Float[Tensor, "4 4"]) -> float:
-        volume, seen = sweep_planes(thin, sources, replace(pairs, matrix=cameras.matrices(T)), planes, coarse)
+    def agreement(turn: Float[Tensor, "4 4"]) -> float:
+        matrix = cameras.matrices(corrected(T_now_then, turn))
+        volume, seen = sweep_planes(thin, sources, replace(pairs, matrix=matrix), planes, coarse)
         best = volume.unflatten(1, (GROUPS, -1)).amax(dim=2)
         weight = (seen > _SEEN).float()
         return float((best * weight).sum() / weight.sum().clamp(min=1.0))
 
-    def search(T: Float[Tensor, "4 4"], axis: int, most: float, steps: int) -> tuple[Float[Tensor, "4 4"], float]:
+    def search(turn: Float[Tensor, "4 4"], axis: int, most: float, steps: int) -> tuple[Float[Tensor, "4 4"], float]:
         middle = steps // 2
         angles = [most * (k - middle) / middle for k in range(steps)]
-        values = [agreement(_turned(T, axis, angle)) for angle in angles]
+        values = [agreement(_turn(axis, angle) @ turn) for angle in angles]
         k = max(range(steps), key=values.__getitem__)
         angle = angles[k]
         if 0 < k < steps - 1:
             bend = 2.0 * values[k] - values[k - 1] - values[k + 1]  # of the parabola through the three
             if bend > 0:
                 angle += (angles[1] - angles[0]) * max(-0.5, min(0.5, (values[k + 1] - values[k - 1]) / (2.0 * bend)))
-        return _turned(T, axis, angle), values[middle]
+        return _turn(axis, angle) @ turn, values[middle]
 
     def holds(axis: int, most: float, here: float) -> bool:
         """Whether a turn either way is worse, and the best of the parabola through the three lies at the middle."""
         step = most / (settings.steps // 2)
-        less, more = (agreement(_turned(T_now_then, axis, angle)) for angle in (-step, step))
+        less, more = (agreement(_turn(axis, angle)) for angle in (-step, step))
         bend = 2.0 * here - less - more
         return here > max(less, more) and abs(more - less) < 2.0 * _SETTLED * bend
 
+    none = torch.eye(4, dtype=T_now_then.dtype)
     if not settings.yaw:
-        return T_now_then, 0.0
+        return none
     # Most odometry is right: that is seen at a third of what the search costs.
-    here = agreement(T_now_then)
+    here = agreement(none)
     if holds(_YAW, settings.yaw, here) and (not settings.pitch or holds(_PITCH, settings.pitch, here)):
-        return T_now_then, 0.0
-    best, start = search(T_now_then, _YAW, settings.yaw, settings.steps)
+        return none
+    best, start = search(none, _YAW, settings.yaw, settings.steps)
     if settings.pitch:
         best, _ = search(best, _PITCH, settings.pitch, settings.steps)
     best, _ = search(best, _YAW, settings.yaw / settings.steps, 3)
-    if agreement(best) - start < settings.least_gain:
-        return T_now_then, 0.0
-    cosine = (torch.trace(T_now_then[:3, :3].T @ best[:3, :3]) - 1.0) / 2.0
-    return best, math.degrees(math.acos(float(cosine.clamp(-1.0, 1.0))))
+    return best if agreement(best) - start >= settings.least_gain else none
 
 
-def _turned(T: Float[Tensor, "4 4"], axis: int, degrees: float) -> Float[Tensor, "4 4"]:
-    """The earlier ego frame turned on its place."""
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+def corrected(T_now_then: Float[Tensor, "4 4"], turn: Float[Tensor, "4 4"]) -> Float[Tensor, "4 4"]:
+    """The motion with a correction; whether the rig turned before its way or after is not known, so that the way gets
+    half of it."""
+    half = take_share(turn, turn.new_tensor(0.5))
+    result = half @ T_now_then
+    result[:3, :3] = half[:3, :3] @ result[:3, :3]
+    return result
+
+
+def degrees(turn: Float[Tensor, "4 4"]) -> float:
+    cosine = (float(torch.trace(turn[:3, :3])) - 1.0) / 2.0
+    return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+
+
+def _turn(axis: int, angle: float) -> Float[Tensor, "4 4"]:
+    """By so many degrees."""
+    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     i, j = ((1, 2), (2, 0), (0, 1))[axis]
-    turn = torch.eye(4, dtype=T.dtype)
+    turn = torch.eye(4, dtype=torch.float64)
     turn[i, i], turn[i, j], turn[j, i], turn[j, j] = c, -s, s, c
-    return T @ turn
+    return turn

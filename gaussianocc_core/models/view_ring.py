@@ -16,14 +16,21 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gaussianocc_core.geometry.cameras import pair_matrix
+from gaussianocc_core.geometry.transforms import invert, take_share
 from gaussianocc_core.models.depth_refinement import FarViews, FarViewSettings, choose_far
 from gaussianocc_core.models.matching import EARLIER, NO_PAIRS, SAME_MOMENT, Pairs, Sources, join_pairs
 from gaussianocc_core.models.matching_net import VIEW_STRIDES, reference_features
-from gaussianocc_core.models.motion_refinement import PairCameras, RefinementSettings, refine_turn
+from gaussianocc_core.models.motion_refinement import (
+    PairCameras,
+    RefinementSettings,
+    corrected,
+    degrees,
+    refine_turn,
+)
 from gaussianocc_core.models.view_choice import NO_OVERLAP, Candidates, ViewChoice, ViewSettings, choose_views
 from gaussianocc_core.types import Cameras
 
@@ -52,7 +59,8 @@ class RingSettings:
     calibration_turn: float = 5.0  # degrees
     views: ViewSettings = field(default_factory=ViewSettings)
     far: FarViewSettings = field(default_factory=FarViewSettings)  # by which its depth is made finer
-    sure_turn: float = 0.6  # degrees; where the images correct the motion by more, no far views are used
+    same_turn: float = 0.5  # degrees; two sets that correct the present pose by what differs by less say the same
+    least_turn: float = 0.3  # degrees; odometry is believed rather than images that say that all is off by less
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
 
     def __post_init__(self) -> None:
@@ -86,6 +94,17 @@ class _Set:
     stamp_s: float
     frozen: tuple[bool, ...]
     run: int  # sets of one run have a motion between them; after a jump another begins
+
+
+@dataclass(frozen=True)
+class _EarlierPairs:
+    """Pairs of present cameras with those of one earlier set."""
+
+    pairs: Pairs  # `source` counts the set's own cameras; `matrix` is not made yet
+    source: Int64[Tensor, " P"]  # counts all maps
+    cameras: PairCameras
+    T_now_then: Float[Tensor, "4 4"]
+    features: Float[Tensor, "N C h w"]  # of the set
 
 
 class ViewRing:
@@ -135,10 +154,10 @@ class ViewRing:
             past.append(each)
             faults.append(fault)
         near = slice(self.settings.near)
-        views = self._choose(features, cameras, T_world_ego, stamp_s, past[near], faults[near])
-        if max(views.turned, default=0.0) > self.settings.sure_turn:
+        views, turn = self._choose(features, cameras, T_world_ego, stamp_s, past[near], faults[near])
+        if turn is None:
             return views  # from far away, such odometry is worse than none
-        far = self._far_views(features, cameras, T_world_ego, past, faults)
+        far = self._far_views(features, cameras, T_world_ego, past, faults, turn)
         return replace(views, sources=replace(views.sources, far=far))
 
     def add(
@@ -235,7 +254,8 @@ class ViewRing:
         stamp_s: float,
         past: list[_Set],
         faults: list[str],
-    ) -> Views:
+    ) -> tuple[Views, Float[Tensor, "4 4"] | None]:
+        """The near views, and what corrects the motion from other sets; None: not known, it may be as bad as theirs."""
         count = len(cameras)
         K = cameras.intrinsics.double().cpu().numpy()
         T_ego_cam = cameras.T_ego_cam.double().cpu().numpy()
@@ -272,16 +292,17 @@ class ViewRing:
         )
         used = choice.used & ~np.array(frozen)[:, None]  # nor is a frozen image matched with others
         earlier = torch.cat(sources) if sources else features[:0]
-        pairs, turned = self._pairs(used, choice, K, T_ego_cam, np.concatenate(Ks), features, past, T_world_ego)
-        return Views(
+        pairs, turns, common = self._pairs(used, choice, K, T_ego_cam, np.concatenate(Ks), features, past, T_world_ego)
+        views = Views(
             Sources(earlier, pairs.to(features.device)),
             {name: tuple(labels[m] for m in np.flatnonzero(used[n])) for n, name in enumerate(cameras.names)},
             {
                 name: _refusals(n, used, choice, labels, fault_of, places, frozen[n])
                 for n, name in enumerate(cameras.names)
             },
-            turned,
+            tuple(degrees(each) for each in turns),
         )
+        return views, common
 
     def _far_views(
         self,
@@ -290,8 +311,9 @@ class ViewRing:
         T_world_ego: Float[np.ndarray, "4 4"] | None,
         past: list[_Set],
         faults: list[str],
+        turn: Float[Tensor, "4 4"],
     ) -> FarViews | None:
-        """All cameras of the newest sets that are far enough; None where none is."""
+        """All cameras of the newest sets that are far enough; None where none is. turn: corrects their motion."""
         if T_world_ego is None:
             return None
         away = [
@@ -301,11 +323,14 @@ class ViewRing:
         chosen = choose_far(away, self.settings.far.ways_m(self._typical))
         if not chosen:
             return None
-        T_world_cam = [past[k].T_world_ego @ past[k].cameras.T_ego_cam.double().cpu().numpy() for k in chosen]
+        T_now_cam = []
+        for each in (past[k] for k in chosen):
+            T_now_then = torch.from_numpy(np.linalg.inv(T_world_ego) @ each.T_world_ego)
+            T_now_cam.append((corrected(T_now_then, turn) @ each.cameras.T_ego_cam.double().cpu()).numpy())
         usable = [not self._camera_fault(cameras, past[k], m) for k in chosen for m in range(len(past[k].cameras))]
         frozen = torch.tensor(self._moved_but_frozen(features, cameras, T_world_ego))
         T_ego_cam = cameras.T_ego_cam.double().cpu().numpy()
-        T = np.linalg.inv(np.concatenate(T_world_cam))[None] @ T_world_ego @ T_ego_cam[:, None]  # (N, S, 4, 4)
+        T = np.linalg.inv(np.concatenate(T_now_cam))[None] @ T_ego_cam[:, None]  # (N, S, 4, 4)
         used = ~frozen[:, None] & torch.tensor(usable)[None]
         K, K_far = (
             torch.cat([each.intrinsics.double().cpu() for each in group])
@@ -324,44 +349,79 @@ class ViewRing:
         features: Float[Tensor, "N C h w"],
         past: list[_Set],
         T_world_ego: Float[np.ndarray, "4 4"] | None,
-    ) -> tuple[Pairs, tuple[float, ...]]:
-        """The pairs, those with an earlier set by the motion that the images say; and what they said."""
+    ) -> tuple[Pairs, list[Float[Tensor, "4 4"]], Float[Tensor, "4 4"] | None]:
+        """The pairs, those with an earlier set by the motion that the images say; and `_turns`."""
         count = len(K)
         now = used.copy()
         now[:, count:] = False
-        parts = [_direct_pairs(now, choice, K, Ks)]
-        turned: list[float] = []
-        start, references = count, None
+        start, earlier = count, []  # type: int, list[_EarlierPairs]
         for each in past:
             reference, place = np.nonzero(used[:, start : start + len(each.cameras)])
             source = place + start
             start += len(each.cameras)
             if not len(reference) or T_world_ego is None or each.T_world_ego is None:
                 continue
-            references = reference_features(features) if references is None else references
+            of_set = torch.from_numpy(place)
             cameras = PairCameras(
                 torch.from_numpy(K[reference]),
                 torch.from_numpy(Ks[source]),
                 torch.from_numpy(T_ego_cam[reference]),
-                each.cameras.T_ego_cam.double().cpu()[torch.from_numpy(place)],
+                each.cameras.T_ego_cam.double().cpu()[of_set],
             )
             T_now_then = torch.from_numpy(np.linalg.inv(T_world_ego) @ each.T_world_ego)
             index = torch.from_numpy(reference)
-            nothing = torch.zeros(len(index), 3, 4)
-            pairs = Pairs(index, torch.from_numpy(place), torch.full_like(index, EARLIER), nothing)
-            T_now_then, angle = refine_turn(
+            pairs = Pairs(index, of_set, torch.full_like(index, EARLIER), torch.zeros(len(index), 3, 4))
+            earlier.append(_EarlierPairs(pairs, torch.from_numpy(source), cameras, T_now_then, each.features))
+        turns, common = self._turns(features, earlier)
+        parts = [_direct_pairs(now, choice, K, Ks)]
+        for group, turn in zip(earlier, turns, strict=True):
+            matrix = group.cameras.matrices(corrected(group.T_now_then, turn))
+            parts.append(replace(group.pairs, source=group.source, matrix=matrix))
+        return join_pairs(parts), turns, common
+
+    def _turns(
+        self, features: Float[Tensor, "N C h w"], earlier: list[_EarlierPairs]
+    ) -> tuple[list[Float[Tensor, "4 4"]], Float[Tensor, "4 4"] | None]:
+        """How the motion from each of the earlier sets is corrected, and how that from any other; None: not known.
+
+        The earliest sets are asked, one after the other, until two say the same (between sets that are near each other,
+        other depths explain a turn as well). That is then how far the present pose is off, from wherever it is seen.
+        """
+        none = torch.eye(4, dtype=torch.float64)
+        settings = self.settings
+        if not earlier or not settings.refinement.yaw:
+            return [none] * len(earlier), none
+        references = reference_features(features)
+        said: dict[int, Tensor] = {}
+        common = None
+        for k in reversed(range(len(earlier))):
+            each = earlier[k]
+            turn = refine_turn(
                 references,
                 each.features,
-                pairs,
-                cameras,
-                T_now_then,
+                each.pairs,
+                each.cameras,
+                each.T_now_then,
                 self.inv_depths,
                 VIEW_STRIDES,
-                self.settings.refinement,
+                settings.refinement,
             )
-            parts.append(replace(pairs, source=torch.from_numpy(source), matrix=cameras.matrices(T_now_then)))
-            turned.append(angle)
-        return join_pairs(parts), tuple(turned)
+            for other in said.values():
+                apart = invert(other) @ turn
+                if degrees(apart) < settings.same_turn:
+                    common = other @ take_share(apart, apart.new_tensor(0.5))
+            said[k] = turn
+            if common is not None:
+                break
+        if len(earlier) == 1:
+            return [said[0]], said[0]
+        if common is None:
+            return [said[k] for k in range(len(earlier))], None
+        if degrees(common) < settings.least_turn:
+            common = none
+        # A set that says something else has a pose that is off by itself; one that says nothing has not seen enough.
+        own = {k for k, turn in said.items() if degrees(turn) and degrees(invert(common) @ turn) > settings.same_turn}
+        return [said[k] if k in own else common for k in range(len(earlier))], common
 
     def _moved_but_frozen(
         self, features: Tensor, cameras: Cameras, T_world_ego: Float[np.ndarray, "4 4"] | None

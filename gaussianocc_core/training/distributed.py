@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 from collections.abc import Iterator, Sequence
@@ -97,4 +98,7 @@ def process_group(device: str) -> Iterator[tuple[Processes, str]]:
     try:
         yield processes, device
     finally:
+        # What torch wrapped for many processes is part of a circle and holds the group, whose threads would still be at
+        # work while the interpreter ends: "terminate called without an active exception".
+        gc.collect()
         dist.destroy_process_group()

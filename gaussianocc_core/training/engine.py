@@ -54,8 +54,10 @@ def train(
     is not finite (last.pt is that of the last good save).
     """
     with process_group(config.device) as (processes, device):
-        run = Run(inherit_depth_range(config), processes, resolve_device(device), resume, overfit_batch)
-        return run.execute(minutes)
+        # No name for the run here: it has to be gone when the group of processes ends.
+        return Run(inherit_depth_range(config), processes, resolve_device(device), resume, overfit_batch).execute(
+            minutes
+        )
 
 
 def open_data(config: TrainConfig, log: bool) -> tuple[TrainingSet | ClipSet, tuple[Entry, ...]]:

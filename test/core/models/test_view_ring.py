@@ -20,6 +20,7 @@ from gaussianocc_core.models.view_ring import (
     RECALIBRATED,
     RingSettings,
     ViewRing,
+    Views,
 )
 from gaussianocc_core.synthetic.rig import default_rig
 from gaussianocc_core.synthetic.world import World, render_frame
@@ -201,3 +202,43 @@ def test_images_make_a_turn_exact() -> None:
         found = landing(views.sources.pairs)
         shifts = [float((found[key] - true[key]).norm()) for key in found.keys() & true.keys()]
         assert len(shifts) >= 5 and np.median(shifts) < focal * np.radians(0.35), yaw
+
+
+def test_a_present_pose_that_is_turned_is_corrected_for_all_sets_alike() -> None:
+    """Far views are too far apart to say how the rig turned; what two near sets agree on holds for them too."""
+    cameras = resize(default_rig(), 176, 96)
+    world = World(seed=3)
+    times = [2.0 + 0.08 * k for k in range(5)]
+    poses = [world.T_world_ego(time) for time in times]
+    seen = [patches(np.stack(render_frame(world, cameras, time).images)) for time in times]
+    middle = torch.tensor([88.0, 48.0, 1.0, 0.0])
+
+    def views(settings: RingSettings, offs: list[float]) -> Views:
+        """offs: degrees by which the yaw of each pose is off."""
+        ring = ViewRing(176, 96, INV_DEPTHS, settings)
+        ring.learn_depth(torch.full((len(cameras), 48, 88), 1.0 / 6.0))
+        given = [pose @ at(0.0, np.radians(off)) for pose, off in zip(poses, offs, strict=True)]
+        for k in range(len(times) - 1):
+            ring.add(seen[k], cameras, given[k], times[k])
+        ring.learn_depth(torch.full((len(cameras), 48, 88), 1.0 / 6.0))
+        return ring.views(seen[-1], cameras, given[-1], times[-1])
+
+    def landing(found: Views) -> torch.Tensor:
+        assert found.sources.far is not None
+        place = found.sources.far.matrix[0] @ middle  # what is far away, in the far views of the front camera
+        return place[:, :2] / place[:, 2:]
+
+    right, wrong = [0.0] * len(times), [0.0] * (len(times) - 1) + [1.0]
+    true, given = (landing(views(UNREFINED, offs)) for offs in (right, wrong))
+    corrected = views(RingSettings(), wrong)
+    assert len(set(corrected.turned)) == 1 and corrected.turned[0] == pytest.approx(1.0, abs=0.35)
+    ahead = (true[:, 0] > 0) & (true[:, 0] < 176)
+    assert (
+        ahead.any()
+        and (landing(corrected) - true)[ahead].norm(dim=1).max() < 0.4 * (given - true)[ahead].norm(dim=1).min()
+    )
+
+    # An earlier pose that is off by itself is corrected by itself, and the far views stay as they are.
+    alone = views(RingSettings(), [0.0, 0.0, 0.0, 1.2, 0.0])
+    assert max(alone.turned) == 0.0 or sorted(alone.turned)[-2] == 0.0
+    assert torch.equal(landing(alone), true)

@@ -1,6 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What self-supervision reaches on held-out synthetic streets, row by row: each row is a training run of its own."""
+"""What self-supervision reaches on held-out synthetic streets, row by row: each row is a training run of its own.
+
+Apart from these stand rows that owe something to the synthetic world's true depth: shipped weights, and training that
+starts from weights pretrained on it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from typing import Any
 import torch
 from report import COMMIT, processor, usable_cores
 
+from gaussianocc_core.checkpoint import load_depth_net
 from gaussianocc_core.config import load_config
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.evaluation import evaluate
@@ -25,6 +30,7 @@ from gaussianocc_core.training.state import LAST, load_state
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+WEIGHTS = ROOT / "gaussianocc_core" / "weights"
 SEEN, HELD_OUT = {"scenes": 60, "frames": 3, "seed": 100}, {"scenes": 6, "frames": 3, "seed": 300}
 
 
@@ -32,9 +38,11 @@ SEEN, HELD_OUT = {"scenes": 60, "frames": 3, "seed": 100}, {"scenes": 6, "frames
 class Row:
     name: str
     says: str
-    config: str  # of config/train
+    config: str = ""  # of config/train
     overrides: tuple[str, ...] = ()
     after: str = ""  # row whose model is the first stage
+    weights: str = ""  # shipped ones, which are measured as they are
+    truth: bool = False  # its depth was pretrained on true depth
 
 
 _SHORT1, _SHORT2 = "steps=500", "steps=300"
@@ -58,12 +66,19 @@ ROWS = (
     Row("stage2_no_surface", "without the surface term", "gsv_tiny", ("gsv.surface=0", _SHORT2), after="stage1"),
     Row("volume", "by volume rendering", "gsv_tiny", ("gsv.renderer=volume", _SHORT2), after="stage1"),
     Row("joint", "joint one-stage training, from scratch", "gsv_tiny", ("gsv.ego_motion=joint", "steps=500")),
+    Row("matching_short", "short stage 1 by matching, from scratch", "gsp_tiny",
+        ("model.matching.enabled=true", _SHORT1)),
+    Row("shipped_stage1", "first stage by matching, as shipped", weights="tiny_matching.safetensors", truth=True),
+    Row("matching_tuned", "short stage 1 by matching, from these weights", "gsp_tiny",
+        (f"first_stage={WEIGHTS / 'tiny_matching.safetensors'}", _SHORT1), truth=True),
+    Row("shipped", "both stages as shipped: decoder on carved labels", weights="tiny.safetensors", truth=True),
 )
 # fmt: on
 
 EPILOG = """The table under benchmarks/results/ (claims_cpu.json, claims_cpu.md) fills row by row; run again to add rows
 or to go on with one that its budget cut short. All training is without any true pose (but for the row that says so),
-depth or occupancy; stage 2 uses the synthetic world's 2D labels. Evaluation is on streets of another seed.
+depth or occupancy, but for rows of a table of their own; stage 2 uses the synthetic world's 2D labels. Evaluation is on
+streets of another seed, with their recorded motion where depth is matched over time.
 
   python benchmarks/claims.py                          # every row that is missing, in order: hours on two CPU cores
   python benchmarks/claims.py --row stage1 --budget 30 # one row, at most half an hour of training now
@@ -105,7 +120,10 @@ def _complete(table: dict[str, Any], row: Row) -> bool:
 
 def run_row(row: Row, options: argparse.Namespace, table: dict[str, Any]) -> dict[str, Any]:
     """Trains a row within the budget and measures what it has."""
-    seen, held_out = (_data(options.work / name, made) for name, made in (("seen", SEEN), ("held_out", HELD_OUT)))
+    held_out = _data(options.work / "held_out", HELD_OUT)
+    if row.weights:
+        return {"says": row.says, "complete": True, **_measured(WEIGHTS / row.weights, held_out)}
+    seen = _data(options.work / "seen", SEEN)
     path, overrides = row_settings(row, options, seen)
     config = load_config(path, TrainConfig, overrides)
     run = Path(config.output)
@@ -131,8 +149,6 @@ def run_row(row: Row, options: argparse.Namespace, table: dict[str, Any]) -> dic
     if not (run / LAST).is_file():
         raise GaussianOccError(f"row {row.name}: the training left nothing in {run}; its output above says why")
     state = load_state(run / LAST)
-    measured = evaluate(run / "model.safetensors", held_out)
-    provenance = measured["checkpoint"]["provenance"] or {}
     return {
         "says": row.says,
         "complete": state["step"] == config.steps,
@@ -141,11 +157,20 @@ def run_row(row: Row, options: argparse.Namespace, table: dict[str, Any]) -> dic
         "samples_per_step": state.get("samples_per_step"),
         "minutes": round(state["seconds"] / 60, 1),
         "s_per_step": round(state["seconds"] / max(state["step"], 1), 3),
+        **_measured(run / "model.safetensors", held_out),
+    }
+
+
+def _measured(checkpoint: Path, held_out: Path) -> dict[str, Any]:
+    measured = evaluate(checkpoint, held_out)
+    model = load_depth_net(checkpoint).config
+    provenance = measured["checkpoint"]["provenance"] or {}
+    return {
         "commit": provenance.get("commit") or COMMIT,
         "processor": processor(),
         "cores": usable_cores(),
         "load": os.getloadavg(),
-        "size": f"{config.model.image_width} x {config.model.image_height}, six cameras, model {config.model.name}",
+        "size": f"{model.image_width} x {model.image_height}, six cameras, model {model.name}",
         "measured": {
             name: measured[name]
             for name in ("keyframes", "depth", "ego_motion", "mask_camera", "whole_grid", "by_range", "ray_iou")
@@ -210,17 +235,18 @@ def format_table(table: dict[str, Any], size: str) -> str:
     head = ["row", "steps", "min", "s/step", *(name for name, _ in COLUMNS), "commit"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     lines.append("| *aim* | " + " | ".join(AIMS[size].get(name, "") for name in head[1:]) + " |")
-    for row in ROWS:
-        entry = table["rows"].get(row.name)
-        if entry is None:
-            lines.append(f"| {row.says} | not run |" + " |" * (len(head) - 2))
-            continue
-        steps = str(entry["steps"]) if entry["complete"] else f"{entry['steps']} of {entry['of']}"
-        cells = [row.says, steps, f"{entry['minutes']:g}", f"{entry['s_per_step']:.2f}"]
-        cells += [_cell(entry["measured"], keys) for _, keys in COLUMNS]
-        lines.append("| " + " | ".join([*cells, entry["commit"][:7]]) + " |")
+    for truth in (False, True):
+        if truth:
+            lines += [
+                "",
+                "Depth pretrained on the synthetic world's truth, other places by other seeds:",
+                "",
+                *lines[:2],
+            ]
+        lines += [_line(row, table["rows"].get(row.name), len(head)) for row in ROWS if row.truth == truth]
     measured = [table["rows"][row.name] for row in ROWS if row.name in table["rows"]]
-    sizes = {f"{each['size']}, {each.get('samples_per_step') or '-'} samples a step" for each in measured}
+    per_step = sorted({str(each["samples_per_step"]) for each in measured if each.get("samples_per_step")})
+    sizes = {f"{each['size']}" for each in measured} | {f"{' or '.join(per_step)} samples a step"}
     machines = {f"{each['cores']} cores of {each['processor']}" for each in measured}
     keyframes = {f"{each['measured']['keyframes']} keyframes" for each in measured}
     about = (
@@ -228,6 +254,17 @@ def format_table(table: dict[str, Any], size: str) -> str:
     )
     note = f"{about} of {HELD_OUT['scenes']} held-out scenes. *motion*: after the search for its length; {NETWORK}"
     return "\n".join([*lines, "", note, "", LIMITS])
+
+
+def _line(row: Row, entry: dict[str, Any] | None, columns: int) -> str:
+    if entry is None:
+        return f"| {row.says} | not run |" + " |" * (columns - 2)
+    cells = [row.says, "-", "-", "-"]
+    if "steps" in entry:
+        steps = str(entry["steps"]) if entry["complete"] else f"{entry['steps']} of {entry['of']}"
+        cells = [row.says, steps, f"{entry['minutes']:g}", f"{entry['s_per_step']:.2f}"]
+    cells += [_cell(entry["measured"], keys) for _, keys in COLUMNS]
+    return "| " + " | ".join([*cells, entry["commit"][:7]]) + " |"
 
 
 def _cell(value: Any, keys: tuple[str, ...]) -> str:

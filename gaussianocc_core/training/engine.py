@@ -23,6 +23,7 @@ from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccErr
 from gaussianocc_core.mistakes import reading
 from gaussianocc_core.predictor import resolve_device
 from gaussianocc_core.preprocess import Preprocessor
+from gaussianocc_core.training.board import Board
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.distributed import Processes, process_group
 from gaussianocc_core.training.interrupt import Interrupt
@@ -179,7 +180,7 @@ class Run:
                     raise self._collapsed(collapsed)
                 last = self.step == config.steps
                 every = config.pictures_every
-                if logs.board is not None and every and (last or self.step % every == 0):
+                if logs.board and every and (last or self.step % every == 0):
                     self._show(micro[0], logs.board)
                 stopped = self.processes.any(interrupt.wanted or time.monotonic() > deadline, self.device)
                 well = self.watch is None or self.watch.well  # else what was saved before is better
@@ -278,17 +279,14 @@ class Run:
         bar.set_postfix_str(
             " ".join([*(f"{name} {value:.3f}" for name, value in scalars.items()), f"data {100 * waiting:.0f}%"])
         )
-        board = logs.board
-        if board is not None and self.step % 10 == 0:
-            for name, value in scalars.items():
-                board.add_scalar(name, value, self.step)
-            board.add_scalar("data_wait", waiting, self.step)
-            board.add_scalar("samples_per_s", self.per_step / max(self.seconds / self.step, 1e-9), self.step)
+        if logs.board and self.step % 10 == 0:
+            rate = self.per_step / max(self.seconds / self.step, 1e-9)
+            logs.board.add_scalars({**scalars, "data_wait": waiting, "samples_per_s": rate}, self.step)
 
-    def _show(self, batch: Batch, board: Any) -> None:
+    def _show(self, batch: Batch, board: Board) -> None:
         self.stage.eval()
         for name, picture in training_pictures(self.stage, batch).items():
-            board.add_image(name, picture, self.step, dataformats="HWC")
+            board.add_picture(name, picture, self.step)
         self.stage.train()
 
     def _save(self) -> None:

@@ -29,6 +29,7 @@ from gaussianocc_core.labels import (
     ids_to_occ3d,
 )
 from gaussianocc_core.models.config import ModelConfig
+from gaussianocc_core.models.decision import decide_labels
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.pose_net import PoseNet
@@ -444,7 +445,7 @@ class Gsv(Stage):
         return [] if self.frozen else self._see_modules()  # what is left of them learns with the rest
 
     def look(self, batch: Batch) -> Look:
-        """Rendered at the size of the images, where more than half of a pixel is covered."""
+        """Rendered at the size of the images, where more than half of a pixel is covered; and occupancy of the grid."""
         cameras = batch_element(batch.cameras, 0)
         height, width = batch.images.shape[-2:]
         field = self.model(batch.jittered()[:1, 0], [self.model.plan(cameras, batch.valid[0])])
@@ -454,7 +455,9 @@ class Gsv(Stage):
         classes = rendered.features[:, :-1].argmax(dim=1)
         shown = torch.from_numpy(ids_to_occ3d(self.class_names)).to(classes.device)
         found = torch.where(solid, classes, free_label(self.class_names))
-        return Look(torch.where(solid, depth, 0.0), shown[found].long())
+        labels, _ = decide_labels(self.model.sample_grid(field, self.grid)[0], self.model.quirks.occupied_by_argmax)
+        occupancy = shown[labels.long()].to(torch.uint8).cpu().numpy()
+        return Look(torch.where(solid, depth, 0.0), shown[found].long(), occupancy, self.grid)
 
     def networks(self, config: ModelConfig) -> Networks:
         """Occupancy, and ego motion that was learnt along."""

@@ -25,6 +25,7 @@ from gaussianocc_core.checkpoint import Provenance
 from gaussianocc_core.config import drop_retired, to_dict
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.mistakes import reading
+from gaussianocc_core.training.board import Board
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.stage import Stage
 from gaussianocc_core.training.stages import save_stage
@@ -38,7 +39,7 @@ class Logs:
     """Where scalars go; nowhere in processes but the first."""
 
     metrics: Any = None  # metrics.jsonl, open
-    board: Any = None  # TensorBoard's writer
+    board: Board | None = None
 
 
 class RunFolder:
@@ -92,14 +93,13 @@ class RunFolder:
         if step and path.is_file():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
         path.write_text("".join(f"{line}\n" for line in kept))
-        board = _open_board(self.path)
+        board = Board(self.path)
         try:
             with path.open("a", buffering=1, encoding="utf-8") as log:
                 try:
                     yield Logs(log, board)
                 finally:
-                    if board is not None:
-                        board.close()
+                    board.close()
         except OSError as error:
             saved = f"{self.path / LAST} holds the last save" if (self.path / LAST).is_file() else "nothing is saved"
             raise GaussianOccError(
@@ -147,15 +147,6 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _open_board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        _log.info("no TensorBoard here: scalars go to metrics.jsonl only; pip install tensorboard shows them live")
-        return None
-    return SummaryWriter(str(folder / "tensorboard"))
 
 
 # ---- the machine ---------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from gaussianocc_core.models.config import ModelConfig
@@ -17,6 +18,7 @@ from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.watch import Watch
+from gaussianocc_core.types import VoxelGrid
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Look:
 
     depth: Float[Tensor, "N H W"]  # m, 0: nothing there
     classes: Int[Tensor, "N H W"] | None  # Occ3D ids; None: the stage has none
+    occupancy: UInt8[np.ndarray, "X Y Z"] | None = None  # Occ3D ids on `grid`
+    grid: VoxelGrid | None = None
 
 
 class Stage(nn.Module, ABC):

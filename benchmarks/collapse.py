@@ -6,7 +6,7 @@
   python benchmarks/collapse.py --table         # only print what is there
 
 Recorded odometry is not used, because with it motion cannot collapse: the length of every motion comes from images.
-"proposal" is what a user is told to run first (the file that inspect_bag.py writes for a bag, gsp_tiny.yaml for a data set,
+"proposal" is what a user is told to run first (for a bag the file that inspect_bag.py writes, for a data set gsp_tiny.yaml,
 from the shipped weights), "go on" is config/train/gsp_tiny_more.yaml from the same weights. A run
 ends as "learnt", or it stops or refuses with a reason. SILENT is what must not be: learnt, but depth or motion is off
 by more than a factor of two. What is there already is not run again.
@@ -80,12 +80,10 @@ def train(recording: Recording, way: str, seed: int, steps: int, work: Path) -> 
 
 
 def measure(recording: Recording, model: Path) -> dict[str, Any]:
-    from gaussianocc_core.data.bag_cameras import BagConfig
-
     if recording.kind == "bag":
-        source, every = open_source(BagConfig(path=str(recording.path))), 4
+        source, every = open_source(bag=recording.path), 4
     else:
-        source, every = open_source(recording.path), 1
+        source, every = open_source(recording.path, schema=recording.kind), 1
     found = evaluate(model, source, every=every)
     ways = found["depth"]["ways"]
     depth = next(ways[name]["mean"] for name in ways if name != "flat_ground")

@@ -60,6 +60,7 @@ class RingSettings:
     views: ViewSettings = field(default_factory=ViewSettings)
     far: FarViewSettings = field(default_factory=FarViewSettings)  # by which its depth is made finer
     same_turn: float = 0.5  # degrees; two sets that correct the present pose by what differs by less say the same
+    trusted: int = 3  # odometry that the images agreed with twice is asked again at every so many sets
     least_turn: float = 0.3  # degrees; odometry is believed rather than images that say that all is off by less
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
 
@@ -120,6 +121,7 @@ class ViewRing:
         self._run = 0
         self._velocity: np.ndarray | None = None  # m/s, world frame
         self._typical = settings.far.farthest  # m, median depth of the newest set
+        self._right, self._unasked = 0, 0  # sets in a row whose motion the images agreed with; since that was looked at
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -127,6 +129,7 @@ class ViewRing:
     def reset(self) -> None:
         """Forgets all; after a jump of time, another rig, another place."""
         self._sets, self._velocity = [], None
+        self._right = self._unasked = 0
         self._run += 1
 
     def views(
@@ -389,8 +392,11 @@ class ViewRing:
         """
         none = torch.eye(4, dtype=torch.float64)
         settings = self.settings
-        if not earlier or not settings.refinement.yaw:
+        self._unasked += 1
+        trusted = self._right > 1 and self._unasked < settings.trusted
+        if not earlier or not settings.refinement.yaw or trusted:
             return [none] * len(earlier), none
+        self._unasked = 0
         references = reference_features(features)
         said: dict[int, Tensor] = {}
         common = None
@@ -413,6 +419,7 @@ class ViewRing:
             said[k] = turn
             if common is not None:
                 break
+        self._right = 0 if any(degrees(turn) for turn in said.values()) else self._right + 1
         if len(earlier) == 1:
             return [said[0]], said[0]
         if common is None:

@@ -31,7 +31,7 @@ from gaussianocc_core.training.loader import Batch, EpochSampler, TrainingSet, l
 from gaussianocc_core.training.pictures import training_pictures
 from gaussianocc_core.training.pretrain import ClipSet
 from gaussianocc_core.training.run_folder import Logs, RunFolder, peak_memory_gb
-from gaussianocc_core.training.stages import build_stage, check_overlap, inherit_depth_range, parameter_groups
+from gaussianocc_core.training.stages import build_stage, check_overlap, inherit_first_stage, parameter_groups
 from gaussianocc_core.training.state import LAST
 from gaussianocc_core.training.watch import TrainingCollapsed
 
@@ -56,7 +56,7 @@ def train(
     """
     with process_group(config.device) as (processes, device):
         # No name for the run here: it has to be gone when the group of processes ends.
-        return Run(inherit_depth_range(config), processes, resolve_device(device), resume, overfit_batch).execute(
+        return Run(inherit_first_stage(config), processes, resolve_device(device), resume, overfit_batch).execute(
             minutes
         )
 

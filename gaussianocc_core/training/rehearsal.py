@@ -14,7 +14,7 @@ from gaussianocc_core.training.distributed import process_group
 from gaussianocc_core.training.engine import open_data
 from gaussianocc_core.training.loader import EpochSampler, TrainingSet, load_batches
 from gaussianocc_core.training.run_folder import RunFolder, peak_memory_gb
-from gaussianocc_core.training.stages import build_stage, inherit_depth_range, parameter_groups
+from gaussianocc_core.training.stages import build_stage, inherit_first_stage, parameter_groups
 
 _STEPS = 2  # the first one also plans and compiles; the last one is measured
 
@@ -55,7 +55,7 @@ def rehearse(config: TrainConfig) -> Rehearsal:
     GaussianOccError wherever the run itself would stop before its first step, a run folder that is taken included.
     """
     with process_group(config.device) as (processes, name):
-        config, device = inherit_depth_range(config), resolve_device(name)
+        config, device = inherit_first_stage(config), resolve_device(name)
         RunFolder(config, 0).check_free()
         torch.manual_seed(config.seed)
         data, left_out = open_data(config, log=processes.first)

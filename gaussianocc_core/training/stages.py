@@ -134,15 +134,18 @@ def _check_same_architecture(
             )
 
 
-def inherit_depth_range(config: TrainConfig) -> TrainConfig:
-    """The configuration with the depth range that the first stage ended with: it learnt the scale of it."""
+def inherit_first_stage(config: TrainConfig) -> TrainConfig:
+    """The configuration with what belongs to the weights that the run starts from: the depth range that they ended with
+    (they learnt the scale of it) and, unless the configuration has its own, how they match."""
     path = config.first_stage
     starts = config.stage == "gsp" or config.gsv.start_from_first_stage
-    if path and starts and "depth" in networks_in(path):
-        # Whether the ground is where the base frame says is a matter of the robot, not of the weights.
-        learnt = replace(load_depth_net(path).config.depth, metric_ground=config.model.depth.metric_ground)
-        return replace(config, model=replace(config.model, depth=learnt))
-    return config
+    if not (path and starts and "depth" in networks_in(path)):
+        return config
+    theirs = load_depth_net(path).config
+    # Whether the ground is where the base frame says is a matter of the robot, not of the weights.
+    depth = replace(theirs.depth, metric_ground=config.model.depth.metric_ground)
+    matching = config.model.matching if config.model.matching.enabled else theirs.matching
+    return replace(config, model=replace(config.model, depth=depth, matching=matching))
 
 
 def check_overlap(cameras: Cameras, settings: OverlapSettings, log: bool) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from gaussianocc_core.geometry.cameras import resize, view_rotation
 from gaussianocc_core.geometry.transforms import make_transform
+from gaussianocc_core.models import view_ring
 from gaussianocc_core.models.matching import MatchingConfig, Pairs, plane_inv_depths
 from gaussianocc_core.models.motion_refinement import RefinementSettings
 from gaussianocc_core.models.view_ring import (
@@ -242,3 +243,23 @@ def test_a_present_pose_that_is_turned_is_corrected_for_all_sets_alike() -> None
     alone = views(RingSettings(), [0.0, 0.0, 0.0, 1.2, 0.0])
     assert max(alone.turned) == 0.0 or sorted(alone.turned)[-2] == 0.0
     assert torch.equal(landing(alone), true)
+
+
+def test_motion_that_was_right_is_asked_at_every_third_set_and_an_error_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cameras = resize(default_rig(), 176, 96)
+    world = World(seed=3)
+    asked: set[int] = set()
+    ask = view_ring.refine_turn
+    monkeypatch.setattr(view_ring, "refine_turn", lambda *arguments: asked.add(k) or ask(*arguments))
+    ring, corrected = ViewRing(176, 96, INV_DEPTHS), []
+    for k in range(13):
+        time, off = 2.0 + 0.08 * k, 1.0 if k >= 10 else 0.0
+        features = patches(np.stack(render_frame(world, cameras, time).images))
+        pose = world.T_world_ego(time) @ at(0.0, np.radians(off))
+        corrected.append(max(ring.views(features, cameras, pose, time).turned, default=0.0))
+        ring.add(features, cameras, pose, time)
+    rested = set(range(2, 10)) - asked
+    assert rested and not any({k, k + 1, k + 2} <= rested for k in rested)
+    assert max(corrected[10:]) > 0.5

@@ -17,11 +17,13 @@ from support.training_runs import MODEL, add_labels, settings
 
 from gaussianocc_core import train as command
 from gaussianocc_core.checkpoint import load_depth_net, load_model, load_pose_net
-from gaussianocc_core.config import to_dict
+from gaussianocc_core.config import load_config, to_dict
 from gaussianocc_core.data.sources import DataConfig, open_entries, split_recordings
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.models.config import PoseConfig
+from gaussianocc_core.models.matching import MatchingConfig
 from gaussianocc_core.training import engine, state
+from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.engine import train
 from gaussianocc_core.training.hints import HintSettings
 from gaussianocc_core.training.motion_search import MotionSearch
@@ -318,7 +320,7 @@ def test_the_second_stage_starts_from_the_first_and_leaves_its_motion_alone(root
     first = train(settings(root, tmp_path / "first"))
     second = settings(root, tmp_path / "second", stage="gsv", first_stage=str(first), steps=2)
     second = replace(second, gsv=replace(second.gsv, ego_motion="learned"))
-    run = engine.Run(engine.inherit_depth_range(second), engine.Processes(), torch.device("cpu"), False, False)
+    run = engine.Run(engine.inherit_first_stage(second), engine.Processes(), torch.device("cpu"), False, False)
     theirs = load_depth_net(first).depth_net.state_dict()
     ours = run.stage.model.image_encoder.state_dict()
     assert all(torch.equal(ours[n], theirs[f"image_encoder.{n}"]) for n in ours)
@@ -329,12 +331,20 @@ def test_the_second_stage_starts_from_the_first_and_leaves_its_motion_alone(root
     assert loaded.provenance.steps == 2
 
 
+def test_a_run_matches_as_the_weights_do_that_it_starts_from():
+    """`config/train/gsp_tiny_more.yaml first_stage=tiny_matching`: nobody has to say how these were made."""
+    more = load_config(ROOT / "config" / "train" / "gsp_tiny_more.yaml", TrainConfig, ["first_stage=tiny_matching"])
+    assert not more.model.matching.enabled and engine.inherit_first_stage(more).model.matching.enabled
+    finer = replace(more, model=replace(more.model, matching=MatchingConfig(enabled=True, depths=96)))
+    assert engine.inherit_first_stage(finer).model.matching.depths == 96  # which is then refused by name
+
+
 @pytest.mark.medium
 def test_what_a_first_stage_must_share_and_what_is_the_robots_own(root, tmp_path):
     first = train(settings(root, tmp_path / "first", steps=1))
     config = settings(root, tmp_path / "second", steps=1, first_stage=str(first))
     own = replace(MODEL, depth=replace(MODEL.depth, first=7.0, metric_ground=False))
-    inherited = engine.inherit_depth_range(replace(config, model=own)).model.depth
+    inherited = engine.inherit_first_stage(replace(config, model=own)).model.depth
     assert inherited == replace(load_depth_net(first).config.depth, metric_ground=False) and inherited.first != 7.0
     other = replace(MODEL, pose=PoseConfig(width=0.25, channels=8))
     with pytest.raises(ConfigError, match=r"was trained with model.pose="):

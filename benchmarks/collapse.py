@@ -6,10 +6,10 @@
   python benchmarks/collapse.py --table         # only print what is there
 
 Recorded odometry is not used, because with it motion cannot collapse: the length of every motion comes from images.
-"proposal" is what a user is told to run first (for a bag the file that inspect_bag.py writes, for a data set gsp_tiny.yaml,
-from the shipped weights), "go on" is config/train/gsp_tiny_more.yaml from the same weights. A run
-ends as "learnt", or it stops or refuses with a reason. SILENT is what must not be: learnt, but depth or motion is off
-by more than a factor of two. What is there already is not run again.
+"proposal" is what a user is told to run first, from the shipped weights: for a bag the file that inspect_bag.py writes,
+for a data set config/train/gsp_tiny.yaml. "go on" is config/train/gsp_tiny_more.yaml from the same weights. A run ends
+as "learnt", or it stops or refuses with a reason. SILENT is what must not be: learnt, but depth or motion is off by
+more than a factor of two. What is there already is not run again.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ second step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.mapping.motion import Motion
 from gaussianocc_core.mapping.sets import DepthMaps, PlacedSet, SeenSet
 from gaussianocc_core.models.depth_net import DEPTH_STRIDE, DepthNet
-from gaussianocc_core.models.depth_refinement import FarViews, FarViewSettings, refine_depth
+from gaussianocc_core.models.depth_refinement import FarViews, FarViewSettings, choose_far, refine_depth
 from gaussianocc_core.models.image_encoder import Look
 from gaussianocc_core.models.matching import EARLIER, SAME_MOMENT, Pairs, Sources
 from gaussianocc_core.models.view_choice import Candidates, ViewSettings, choose_views
@@ -31,26 +31,19 @@ from gaussianocc_core.models.view_choice import Candidates, ViewSettings, choose
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """Which sets are matched with which. Ways are shares of the set's median depth, so that they fit a street and a
-    hall alike."""
+    """Which sets are matched with which."""
 
     around: float = 1.0  # s, most that sets which are matched lie apart
-    near: tuple[float, ...] = (0.05, 0.1, 0.15)  # ways to the sets that the network sees, on each side
-    far: tuple[float, ...] = (0.1, 0.2, 0.3)  # and to those that depth is refined with; (): no refinement
-    nearest: float = 2.0  # m, limits of the median depth that counts
-    farthest: float = 12.0
+    near: tuple[float, ...] = (0.05, 0.1, 0.15)  # as `FarViewSettings.ways`, to the sets that the network sees
     views: ViewSettings = field(default_factory=lambda: ViewSettings(earlier=4, earlier_neighbours=2))
-    hypotheses: int = 17  # depths that are compared, odd
-    reach: float = 3.0  # they lie within so many times the expected error of log depth
-    least_error: float = 0.02  # of log depth, limits of the error that counts for that
-    most_error: float = 0.35
-    window: int = 3  # cells per side over which comparisons are averaged, odd
+    # Those that depth is refined with; more than on the robot, because there is time. Without ways: no refinement.
+    far: FarViewSettings = field(
+        default_factory=lambda: FarViewSettings(ways=(0.1, 0.2, 0.3), hypotheses=17, reach=3.0)
+    )
 
     def __post_init__(self) -> None:
-        if not self.around > 0 or self.hypotheses < 3 or self.hypotheses % 2 == 0 or self.window % 2 == 0:
-            raise ValueError(
-                f"matching: expected around above 0, odd hypotheses from 3 on and an odd window, got {self}"
-            )
+        if not self.around > 0:
+            raise ValueError(f"matching: expected around above 0, got {self}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ class MatchedDepth:
         self.without_motion = 0  # sets
         self._sets: list[_Waiting] = []
         self._done = 0  # of them, so many have come out
-        self._typical = settings.farthest  # m, median depth of the newest set that came out
+        self._typical = settings.far.farthest  # m, median depth of the newest set that came out
 
     @torch.inference_mode()
     def add(self, seen: SeenSet) -> list[tuple[PlacedSet, DepthMaps]]:
@@ -115,7 +108,7 @@ class MatchedDepth:
         found = self.depth_net.match(now.look, views, cameras.intrinsics, cameras.T_ego_cam, self.width, self.height)
         inv_depth, log_error = found.inv_depth, found.log_error
         self._typical = float(1.0 / inv_depth.median())
-        if self.settings.far and (others := self._choose(now, self.settings.far)):
+        if others := self._choose(now, self.settings.far.ways):
             inv_depth, log_error = self._refine(now, others, inv_depth, log_error)
         self._done += 1
         oldest = placed.seen.stamp_s - self.settings.around
@@ -127,7 +120,7 @@ class MatchedDepth:
     def _choose(self, now: _Waiting, ways: Sequence[float]) -> list[_Waiting]:
         """On each side the first sets from which the rig was so far away, the farthest where it never was."""
         here = now.placed
-        typical = min(max(self._typical, self.settings.nearest), self.settings.farthest)
+        ways_m = replace(self.settings.far, ways=tuple(ways)).ways_m(self._typical)
         chosen: dict[int, _Waiting] = {}
         for side in (reversed(range(self._done)), range(self._done + 1, len(self._sets))):
             near = [
@@ -137,12 +130,8 @@ class MatchedDepth:
                 and abs(each.placed.seen.stamp_s - here.seen.stamp_s) <= self.settings.around
             ]
             away = [float(np.linalg.norm(each.placed.T_world_ego[:3, 3] - here.T_world_ego[:3, 3])) for each in near]
-            for way in ways:
-                k = next((k for k, each in enumerate(away) if each >= way * typical), None)
-                if k is None and away and max(away) >= 0.5 * way * typical:
-                    k = int(np.argmax(away))
-                if k is not None:
-                    chosen[id(near[k])] = near[k]
+            for k in choose_far(away, ways_m):
+                chosen[id(near[k])] = near[k]
         return list(chosen.values())
 
     def _sources(self, now: _Waiting, others: Sequence[_Waiting]) -> Sources:
@@ -195,15 +184,7 @@ class MatchedDepth:
         features = torch.cat([each.look.features for each in others if each.look.features is not None])
         assert now.look.features is not None
         far = FarViews.of(features, K, K_sources, T, torch.ones(T.shape[:2], dtype=torch.bool))
-        s = self.settings
-        settings = FarViewSettings(
-            hypotheses=s.hypotheses,
-            reach=s.reach,
-            least_error=s.least_error,
-            most_error=s.most_error,
-            window=s.window,
-        )
-        return refine_depth(now.look.features, far, DEPTH_STRIDE, inv_depth, log_error, settings)
+        return refine_depth(now.look.features, far, DEPTH_STRIDE, inv_depth, log_error, self.settings.far)
 
 
 def _T_now_cam(now: _Waiting, other: _Waiting) -> Float[np.ndarray, "N 4 4"]:

@@ -15,6 +15,7 @@ from gaussianocc_core.mapping.matched import MatchedDepth, MatchSettings
 from gaussianocc_core.mapping.motion import LearntMotion, RecordedMotion
 from gaussianocc_core.mapping.recording import load_matching
 from gaussianocc_core.mapping.sets import see
+from gaussianocc_core.models.depth_refinement import FarViewSettings
 from gaussianocc_core.models.depth_refinement_cpu import compare_views
 from gaussianocc_core.models.image_encoder import Look
 from gaussianocc_core.preprocess import Preprocessor
@@ -78,7 +79,7 @@ def test_every_set_comes_out_once_and_in_order(drive, refined):
 
 
 def test_far_views_make_depth_better(loaded, drive, refined):
-    plain = log_errors(run(loaded, drive[0], MatchSettings(far=()))[0], drive[1])
+    plain = log_errors(run(loaded, drive[0], MatchSettings(far=FarViewSettings(ways=())))[0], drive[1])
     better = log_errors(refined, drive[1])
     assert np.median(better) < 0.85 * np.median(plain)
     assert better.mean() < 1.05 * plain.mean()  # what is far off stays so
@@ -107,7 +108,7 @@ def test_sets_of_another_run_are_not_matched(loaded, drive, refined):
 
 
 def test_memory_is_bounded_by_time(loaded, drive):
-    _, waiting = run(loaded, drive[0], MatchSettings(around=0.2, far=()))
+    _, waiting = run(loaded, drive[0], MatchSettings(around=0.2, far=FarViewSettings(ways=())))
     assert max(waiting) <= 2 * int(0.2 * RATE) + 3
 
 
@@ -115,7 +116,11 @@ def test_a_set_without_motion_is_left_out_and_counted(loaded, drive):
     sets = list(drive[0])
     sets[3] = type(sets[3])(**{**vars(sets[3]), "T_world_ego": None})
     matched = MatchedDepth(
-        loaded.depth_net, loaded.config.image_width, loaded.config.image_height, RecordedMotion(), MatchSettings(far=())
+        loaded.depth_net,
+        loaded.config.image_width,
+        loaded.config.image_height,
+        RecordedMotion(),
+        MatchSettings(far=FarViewSettings(ways=())),
     )
     found = [each for seen in sets for each in matched.add(seen)] + matched.flush()
     assert len(found) == FRAMES - 1 and matched.without_motion == 1
@@ -125,7 +130,7 @@ def test_a_set_without_motion_is_left_out_and_counted(loaded, drive):
 def test_learnt_motion_is_about_the_recorded_one(loaded, drive):
     config = loaded.config
     motion = LearntMotion(loaded.depth_net, config.image_width, config.image_height)
-    found, _ = run(loaded, drive[0], MatchSettings(far=()), motion)
+    found, _ = run(loaded, drive[0], MatchSettings(far=FarViewSettings(ways=())), motion)
     ways = [
         np.linalg.norm(T[-1][:3, 3] - T[2][:3, 3])
         for T in ([p.T_world_ego for p, _ in found], [p.seen.T_world_ego for p, _ in found])

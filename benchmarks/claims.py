@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from report import COMMIT, processor, usable_cores
 
-from gaussianocc_core.checkpoint import load_depth_net
+from gaussianocc_core.checkpoint import load_depth_net, load_model, networks_in
 from gaussianocc_core.config import load_config
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.evaluation import evaluate
@@ -163,7 +163,8 @@ def run_row(row: Row, options: argparse.Namespace, table: dict[str, Any]) -> dic
 
 def _measured(checkpoint: Path, held_out: Path) -> dict[str, Any]:
     measured = evaluate(checkpoint, held_out)
-    model = load_depth_net(checkpoint).config
+    load = load_model if "occupancy" in networks_in(checkpoint) else load_depth_net
+    model = load(checkpoint).config
     provenance = measured["checkpoint"]["provenance"] or {}
     return {
         "commit": provenance.get("commit") or COMMIT,

@@ -27,6 +27,9 @@ from gaussianocc_core.types import VoxelGrid
 ANYTHING = 0  # the class of what is occupied where nothing says more: "others"
 
 
+_NO_RAY = 0.01  # share of a cell's rays that end there by the spread of their ends alone
+
+
 @dataclass(frozen=True)
 class CarveSettings:
     """How rays become labels."""
@@ -42,6 +45,10 @@ class CarveSettings:
     least_ends: float = 0.2  # rays
     least_passes: float = 1.0  # rays, for a cell to be free
     least_free: float = 0.5  # share of a voxel's cells that are free, for it to be free
+    # What moves: sets this near in time have the last word where they know, s. 0: all sets count alike.
+    moment: float = 0.25
+    moment_ends: float = 0.25  # share of a cell's rays of those sets, from which on something is there now
+    moment_passes: float = 3.0  # rays of those sets, of which none may end there, for what others saw to be gone
 
     def __post_init__(self) -> None:
         if not self.window >= 0 or self.most_sets < 1 or self.layers < 1 or min(self.spread, self.least_half) <= 0:
@@ -158,6 +165,7 @@ def carve(
     layers = settings.layers
     X, Y, Z = grid.shape
     counts = np.zeros((X, Y, Z * layers, carving_cpu.COUNTS), np.float32)
+    of_moment = np.zeros_like(counts)
     votes = np.zeros((*grid.shape, FREE), np.float32)
     low = np.array(grid.origin, dtype=np.float64)
     size = np.array([grid.voxel_size, grid.voxel_size, grid.voxel_size / layers])
@@ -165,24 +173,33 @@ def carve(
     T_grid_world = invert_matrix(T_world_grid)
     for each in sets:
         T = T_grid_world @ each.T_world_ego @ each.T_ego_cam
+        into = of_moment if abs(each.stamp_s - moment.stamp_s) <= settings.moment else counts
         for n in range(len(each.T_ego_cam)):
             carving_cpu.add_rays(
                 T[n], each.lenses[n], each.depth[n], each.half[n], each.weight[n], each.classes[n],
-                low, size, layers, counts, votes,
+                low, size, layers, into, votes,
             )  # fmt: skip
-    return CarvedLabels(moment.token, moment.stamp_s, decide(counts, votes, settings), len(sets))
+    counts += of_moment
+    return CarvedLabels(moment.token, moment.stamp_s, decide(counts, votes, settings, of_moment), len(sets))
 
 
 def decide(
-    counts: Float[np.ndarray, "X Y L C"], votes: Float[np.ndarray, "X Y Z K"], settings: CarveSettings
+    counts: Float[np.ndarray, "X Y L C"],
+    votes: Float[np.ndarray, "X Y Z K"],
+    settings: CarveSettings,
+    of_moment: Float[np.ndarray, "X Y L C"] | None = None,
 ) -> UInt8[np.ndarray, "X Y Z"]:
     """Classes of voxels: occupied where rays end in one of its cells, free where rays pass through enough of them, else
-    unknown."""
+    unknown. of_moment: those of the counts that are of the moment itself, by which what moves is where it is now."""
     from gaussianocc_core.mapping.carving_cpu import ENDS, PASSES
 
     ends, passes = counts[..., ENDS], counts[..., PASSES]
     shape = (*votes.shape[:3], settings.layers)
     full = (ends >= settings.least_ends) & (ends >= settings.least_share * (ends + passes))
+    if of_moment is not None and settings.moment > 0:
+        now, passed = of_moment[..., ENDS], of_moment[..., PASSES]
+        full &= ~((passed >= settings.moment_passes) & (now <= _NO_RAY * passed))
+        full |= (now >= settings.least_ends) & (now >= settings.moment_ends * (now + passed))
     occupied = full.reshape(shape).any(axis=-1)
     free = (passes >= settings.least_passes).reshape(shape).mean(axis=-1) >= settings.least_free
     labels = np.full(votes.shape[:3], UNOBSERVED, np.uint8)

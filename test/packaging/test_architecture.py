@@ -27,7 +27,9 @@ FLOORS = (
     ("predictor", "synthetic", "mapping"),
     ("training", "reference"),
     ("evaluation", "onboarding"),
-    ("command_line", "train", "evaluate"),
+    ("viewer",),
+    ("command_line",),
+    ("train", "evaluate", "view"),
 )
 
 

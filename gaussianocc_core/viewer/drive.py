@@ -21,7 +21,7 @@ from gaussianocc_core.evaluation.sources import EvaluationSource, TableSource, o
 from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.labels import has_one_class, ids_to_occ3d
 from gaussianocc_core.models.ego_motion import VisualOdometry
-from gaussianocc_core.predictor import OccupancyPredictor
+from gaussianocc_core.predictor import OccupancyPredictor, Prediction
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.types import Sample
 from gaussianocc_core.viewer.moment import PICTURE_WIDTH, Moment
@@ -67,9 +67,21 @@ def choose_scene(source: EvaluationSource, wanted: str | None) -> str:
 class Drive:
     """One scene. For one thread: the model remembers what it saw."""
 
-    def __init__(self, source: EvaluationSource, scene: str, predictor: OccupancyPredictor) -> None:
+    def __init__(
+        self,
+        source: EvaluationSource,
+        scene: str,
+        predictor: OccupancyPredictor,
+        every: int = 1,
+        compares_motion: bool = False,
+    ) -> None:
+        """every: only each so many moments. compares_motion: the images' own motion is sought even where the recording
+        has poses; it is then only compared."""
         self.source, self.scene, self.predictor = source, scene, predictor
-        self.entries = moments_of(source, scene)
+        self._compares_motion = compares_motion
+        self.prediction: Prediction | None = None  # of the moment that was seen last
+        self.sample: Sample | None = None
+        self.entries = moments_of(source, scene)[::every]
         self.stamps_ns = tuple(entry.frame.camera_stamps_ns[0] for entry in self.entries)
         self._places = [_place(entry) for entry in self.entries]
         self._in_occ3d = ids_to_occ3d(predictor.class_names)
@@ -78,7 +90,18 @@ class Drive:
         self._walked: dict[int, np.ndarray] = {}  # by moment, T_odom_ego by the images, since the last jump
         cameras = self.entries[0].cameras
         height = 2 * round(PICTURE_WIDTH * cameras.height[0] / cameras.width[0] / 2)
-        self._pictures = Preprocessor(PICTURE_WIDTH, height)
+        self.pictures = Preprocessor(PICTURE_WIDTH, height)
+
+    @property
+    def poses(self) -> list[Float[np.ndarray, "4 4"] | None]:
+        """T_world_ego of every moment: as recorded, or by the images of those that were seen in one go."""
+        if any(pose is not None for pose in self._places):
+            return list(self._places)
+        return [self._walked.get(k) for k in range(len(self))]
+
+    @property
+    def has_recorded_poses(self) -> bool:
+        return any(pose is not None for pose in self._places)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -95,7 +118,8 @@ class Drive:
     def _start(self) -> None:
         self.predictor.reset()
         self._walked = {}
-        self._odometry = VisualOdometry() if self._places[0] is None and self.predictor.sees_depth else None
+        seeks = self._compares_motion or self._places[0] is None
+        self._odometry = VisualOdometry() if seeks and self.predictor.sees_depth else None
 
     def _see(self, number: int) -> Moment:
         begin = time.perf_counter()
@@ -109,12 +133,12 @@ class Drive:
         if labels is not None and labels.T_world_ego is not None:
             T_world_ego = labels.T_world_ego
         prediction = predictor(sample.images, cameras, T_world_ego, 1e-9 * sample.stamp_ns, self._odometry)
-        self._last = number
+        self._last, self.prediction, self.sample = number, prediction, sample
         done = time.perf_counter()
         if prediction.moved is not None:
             self._walked[number] = prediction.moved.T_odom_ego
         path, place = self._path(number, T_world_ego)
-        lenses = self._pictures(sample.cameras)
+        lenses = self.pictures(sample.cameras)
         return Moment(
             stamp_ns=sample.stamp_ns,
             scene=self.scene,

@@ -28,8 +28,9 @@ FLOORS = (
     ("training", "reference"),
     ("evaluation", "onboarding"),
     ("viewer",),
+    ("reporting",),
     ("command_line",),
-    ("train", "evaluate", "view"),
+    ("train", "evaluate", "report", "view"),
 )
 
 

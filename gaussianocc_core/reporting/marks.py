@@ -142,12 +142,21 @@ LIMITS = {
         ),
         (
             "missed",
-            "obstacles are found",
+            "no obstacle is called free",
             0.05,
             0.15,
             "{:.0%}",
             "Obstacle points of the truth within 10 m that lie in voxels published as free.",
             "Do not drive by it yet. Raise `caution`; train on this rig; see which ones in the worst moments.",
+        ),
+        (
+            "unfound",
+            "obstacles are found",
+            0.4,
+            0.7,
+            "{:.0%}",
+            "Obstacle points of the truth within 10 m that lie in no occupied voxel: called free or unknown.",
+            "Train on this rig. Unknown is not free: a planner that keeps out of it is safe, but stands still.",
         ),
         (
             "ghosts",

@@ -61,13 +61,13 @@ def measure_moment(
             prediction.views.to(dtype=torch.float32), inv_depth.shape[2], inv_depth.shape[1]
         )
         depth = 1.0 / inv_depth.clamp(min=1e-3)
-        overlap = _overlap(depth, cameras)
+        overlap = compare_overlap(depth, cameras)
         height, tilt = fit_ground(depth, cameras)
         stereo = _stereo(depth, moment.cameras, images)
     return MomentMeasures(overlap, stereo, height, tilt, confidence, unknown)
 
 
-def _overlap(depth: Float[Tensor, "N h w"], cameras: Cameras) -> float | None:
+def compare_overlap(depth: Float[Tensor, "N h w"], cameras: Cameras) -> float | None:
     """Over the pixels of each camera whose point another one sees as well, and neither beyond _FARTHEST."""
     count, height, width = depth.shape
     points = camera_geometry.unproject(depth, cameras.intrinsics, cameras.T_ego_cam).reshape(count, -1, 3)

@@ -23,11 +23,11 @@ body{margin:0;background:#0d1016;color:#e6eaf0;font:15px/1.55 system-ui,sans-ser
 main{max-width:1240px;margin:0 auto;padding:28px 24px 60px}
 h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:38px 0 12px}p{margin:6px 0}
 .muted{color:#8b96a6}table{border-collapse:collapse;width:100%}
-td,th{padding:8px 10px;text-align:left;vertical-align:top;border-bottom:1px solid #232a36}
+.small{font-size:12px}td,th{padding:8px 10px;text-align:left;vertical-align:top;border-bottom:1px solid #232a36}
 th{color:#8b96a6;font-weight:500}td:first-child{min-width:210px}
 .dot{display:inline-block;width:11px;height:11px;border-radius:50%;margin-right:8px}
 .verdict{padding:14px 18px;border-radius:8px;background:#161b24;border-left:6px solid;margin:18px 0;font-size:18px}
-.value{min-width:150px;font-variant-numeric:tabular-nums}
+.value{min-width:170px;font-variant-numeric:tabular-nums}
 figure{margin:0 0 30px}figcaption{margin:6px 0 8px}
 img,video{max-width:100%;border-radius:6px;display:block}
 pre{background:#161b24;padding:14px;border-radius:6px;overflow:auto;font-size:12px;line-height:1.4}
@@ -71,8 +71,9 @@ def _marks(marks: Sequence[Mark]) -> str:
     order = (RED, YELLOW, GREEN, GREY)
     rows = "".join(
         f'<tr><td><span class="dot" style="background:{_COLORS[each.color]}"></span>{html.escape(each.name)}</td>'
-        f'<td class="value">{html.escape(each.value)} <span class="muted">{each.color}<br>{html.escape(each.limits)}'
-        f"</span></td><td>{html.escape(each.meaning)}</td><td>{html.escape(each.advice)}</td></tr>"
+        f'<td class="value">{html.escape(each.value)} <span class="muted">{each.color}</span><br>'
+        f'<span class="muted small">{html.escape(each.limits)}</span></td>'
+        f"<td>{html.escape(each.meaning)}</td><td>{html.escape(each.advice)}</td></tr>"
         for each in sorted(marks, key=lambda each: order.index(each.color))
     )
     return f"<table><tr><th></th><th>figure</th><th>what it is</th><th>what to do</th></tr>{rows}</table>"

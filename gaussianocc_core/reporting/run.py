@@ -34,6 +34,7 @@ _SHOWN = 2  # of the worst, of the best
 _VANISHED_AFTER = 0.5  # s
 _STEREO_MOMENTS = 40  # most that classical stereo is compared with truth at
 _STEREO_RANGE = (1e-3, 80.0)  # m
+_LEAST_POINTS = 100  # of the truth on obstacles; a share of fewer is chance
 
 
 @dataclass(frozen=True)
@@ -323,8 +324,11 @@ def _score(moment: Moment) -> float | None:
 def _truth_marks(truth: dict[str, Any]) -> Iterator[Mark]:
     robot, depth = truth["robot"], truth["depth"]
     near = next(iter(robot["truths"].values()))["model"].get("0-10") if robot and robot["truths"] else None
-    yield mark("missed", None if near is None else near["missed"], "no obstacle of the truth lies within 10 m")
-    yield mark("ghosts", None if near is None else near["ghosts"], "the truth tells of no published obstacle")
+    few = "hardly an obstacle of the truth lies within 10 m"
+    near = None if near is None or near["points"] < _LEAST_POINTS else near
+    yield mark("missed", None if near is None else near["missed"], few)
+    yield mark("unfound", None if near is None or near["found"] is None else 1.0 - near["found"], few)
+    yield mark("ghosts", None if near is None else near["ghosts"], few)
     mean = None if depth is None else next(iter(depth["ways"].values()))["mean"]
     yield mark("depth", None if mean is None else mean["abs_rel"], "no true depth")
     yield mark("scale", None if mean is None else abs(mean["scale"] - 1.0), "no true depth")

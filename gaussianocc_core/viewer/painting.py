@@ -68,7 +68,7 @@ def paint_voxels(moment: Moment, choice: Choice) -> bytes:
             colors = voxel_colors(labels, by_height)
         if choice.obstacles:
             colors = np.where(obstacles_of(moment, choice.robot)[..., None], np.array(OBSTACLE_RGB) / 255.0, colors)
-    return faces_mesh(lit_faces(occupied & _below(grid, choice.top), colors, grid), grid)
+    return faces_mesh(lit_faces(occupied & _below(grid, choice.top), colors, grid, grain=0.0), grid)
 
 
 def paint_state(moment: Moment, state: str, top: float) -> bytes:
@@ -76,7 +76,7 @@ def paint_state(moment: Moment, state: str, top: float) -> bytes:
     label, rgb = STATES[state]
     body = (moment.labels == label) & _below(moment.grid, top)
     colors = np.broadcast_to(np.array(rgb) / 255.0, (*body.shape, 3))
-    return faces_mesh(lit_faces(body, colors, moment.grid), moment.grid, _STATE_OPACITY)
+    return faces_mesh(lit_faces(body, colors, moment.grid, grain=0.0), moment.grid, _STATE_OPACITY)
 
 
 def paint_map(moment: Moment, robot: RobotConfig) -> bytes:

@@ -143,16 +143,17 @@ def lit_faces(
     colors: Float[np.ndarray, "X Y Z 3"],
     grid: VoxelGrid,
     eye: Float[np.ndarray, " 3"] | None = None,
+    grain: float = 0.05,
 ) -> Faces:
     """The faces between an occupied and another voxel, shaded by sun, shadow and open sky.
 
     colors: RGB, 0-1. eye: ego frame, m; only the faces that it can see. None: all, but those under the lowest layer.
+    grain: by which share a voxel is lighter or darker than another one, so that neighbours stay apart.
     """
     padded = np.pad(occupied, 1)
     sun = np.pad(_sunlight(occupied), 1, constant_values=1.0)
     crowd = _crowd(np.pad(occupied, 4))
-    # Each voxel a little lighter or darker, so that its neighbours stay apart on large even surfaces.
-    tint = 1 + 0.05 * (np.random.default_rng(0).random(occupied.shape) - 0.5)
+    tint = 1 + grain * (np.random.default_rng(0).random(occupied.shape) - 0.5)
     heights = np.linspace(0.94, 1.10, grid.shape[2])
     centers, normals, shades = [], [], []
     for axis in range(3):

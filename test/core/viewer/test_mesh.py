@@ -3,6 +3,7 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,7 +52,32 @@ def test_faces_between_voxels_and_under_the_grid_are_left_out():
     occupied = np.zeros(GRID.shape, bool)
     occupied[:, :, 0] = True
     corners, *_ = read(faces_mesh(lit_faces(occupied, np.ones((*GRID.shape, 3)), GRID), GRID))
-    assert len(corners) == 6 * 5 + 2 * (6 + 5)  # the top and the sides
+    assert area(corners) == pytest.approx((6 * 5 + 2 * (6 + 5)) * 0.25)  # the top and the sides
+
+
+def area(corners) -> float:
+    sides = np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1) * np.linalg.norm(
+        corners[:, 3] - corners[:, 0], axis=1
+    )
+    return float(sides.sum())
+
+
+def test_rows_of_one_color_become_one_face_and_others_stay():
+    """By the plain way: every voxel's face is covered once, in its colour."""
+    rng = np.random.default_rng(0)
+    occupied = rng.random(GRID.shape) < 0.5
+    shades = rng.integers(0, 2, GRID.shape)
+    faces = lit_faces(occupied, np.stack([shades] * 3, axis=-1).astype(float), GRID)
+    plain = replace(faces, colors=np.rint(faces.colors > 0).astype(float))
+    corners, colors, triangles, _ = read(faces_mesh(plain, GRID))
+    assert len(corners) < len(faces.centers) and area(corners) == pytest.approx(0.25 * len(faces.centers))
+    flat = corners.reshape(-1, 3)[triangles].reshape(-1, 2, 3, 3)[:, 0]
+    normals = np.cross(flat[:, 1] - flat[:, 0], flat[:, 2] - flat[:, 0])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    for centre, normal, color in zip(faces.centers, faces.normals, plain.colors, strict=True):
+        inside = ((centre > low - 1e-6) & (centre < high + 1e-6)).all(axis=1) & (normals @ normal > 0.99)
+        assert inside.sum() == 1 and (colors[inside][0, :3] > 0).all() == (color > 0).all()
 
 
 def test_colors_are_linear_as_gltf_wants_them():

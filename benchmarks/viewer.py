@@ -97,7 +97,7 @@ def measure(seconds: float) -> dict[str, Any]:
     finally:
         page.close()
     return {
-        "faces": (len(glb) - 1200) // 56,
+        "faces": (len(glb) - 1200) // 72,
         "glb_mb": len(glb) / 1e6,
         "paint": painted,
         "frames_per_s": frames / gone,

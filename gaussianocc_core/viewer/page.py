@@ -78,6 +78,7 @@ class Page:
         self._changed = threading.Condition()
         self._dirty: set[str] = set()
         self._painting = False
+        self._sought: int | None = None  # the moment that a viewer asked for, until it is shown
         self._moment: Moment | None = None
         self._closed = False
         self.on_viewers: Callable[[int], None] = lambda count: None  # told when somebody comes or leaves
@@ -113,8 +114,10 @@ class Page:
 
     def show(self, moment: Moment, number: int | None = None) -> None:
         """number: of the moment on the timeline, where there is one."""
-        if number is not None and "time" in self._controls and self._controls["time"].value != number:
-            self._controls["time"].value = number
+        if self._sought in (None, number):  # not while somebody asks for another moment
+            self._sought = None
+            if number is not None and "time" in self._controls and self._controls["time"].value != number:
+                self._controls["time"].value = number
         with self._changed:
             first = self._moment is None
             self._moment = moment
@@ -163,16 +166,7 @@ class Page:
         server.initial_camera.position, server.initial_camera.look_at = _EYE, _TARGET
         server.initial_camera.up = (0.0, 0.0, 1.0)
         self._nodes["vehicle"] = scene.add_glb("/vehicle", painting.paint_vehicle(), cast_shadow=False)
-        lines = np.arange(-40.0, 41.0, 10.0)
-        ends = np.stack([np.stack([lines, lines], 1), np.broadcast_to([-40.0, 40.0], (len(lines), 2))], axis=-1)
-        floor = np.concatenate([ends, ends[..., ::-1]])  # (L, 2, 2): viser's own grid costs a frame a tenth
-        scene.add_line_segments(
-            "/floor",
-            np.concatenate([floor, np.full((*floor.shape[:2], 1), -1.02)], axis=-1),
-            np.full((len(floor), 2, 3), 60, dtype=np.uint8),
-            thickness=1.0,
-            thickness_units="screen",
-        )
+        scene.add_glb("/floor", painting.paint_floor(), cast_shadow=False, receive_shadow=False)
         self._controls["state"] = gui.add_markdown("waiting for the first moment")
         if self._timeline is not None:
             self._build_time()
@@ -219,13 +213,21 @@ class Page:
             chosen.on_update(lambda event: self.on_scene(event.target.value))
         slider = gui.add_slider("moment", 0, max(len(timeline.seconds) - 1, 1), 1, 0)
         # What is set from here, as the drive plays, is no wish of a viewer.
-        slider.on_update(lambda event: None if event.client is None else self.on_seek(slider.value))
+        slider.on_update(lambda event: None if event.client is None else self._seek(slider.value))
         self._controls["time"] = slider
         play = gui.add_button("Play")
         speed = gui.add_dropdown("speed", tuple(SPEEDS), initial_value="1", hint="times that of the recording")
-        play.on_click(lambda event: self.on_play(play.label == "Play", SPEEDS[speed.value]))
-        speed.on_update(lambda event: self.on_play(play.label != "Play", SPEEDS[speed.value]))
+        play.on_click(lambda event: self._play(play.label == "Play", SPEEDS[speed.value]))
+        speed.on_update(lambda event: self._play(play.label != "Play", SPEEDS[speed.value]))
         self._controls["play"] = play
+
+    def _seek(self, number: int) -> None:
+        self._sought = number
+        self.on_seek(number)
+
+    def _play(self, playing: bool, speed: float) -> None:
+        self._sought = None  # the slider follows what is shown again
+        self.on_play(playing, speed)
 
     def _dropdown(self, name: str, options: Sequence[str], parts: Sequence[str], hint: str) -> None:
         control = self._server.gui.add_dropdown(name, tuple(options), initial_value=options[0], hint=hint)

@@ -19,7 +19,7 @@ from gaussianocc_core.viewer.numbers import obstacles_of
 from gaussianocc_core.viewer.views import render_labels
 from gaussianocc_core.viz.colors import colorize_confidence, colorize_depth, height_colors, voxel_colors
 from gaussianocc_core.viz.mosaic import camera_mosaic, surround_rows
-from gaussianocc_core.viz.scene import EGO_GRID, ego_faces, lit_faces
+from gaussianocc_core.viz.scene import DARK, EGO_GRID, ego_faces, lit_faces
 
 PREDICTION, TRUTH, DIFFERENCE = "prediction", "truth", "difference"
 BY_CLASS, BY_HEIGHT, BY_CONFIDENCE = "class", "height", "confidence"
@@ -95,6 +95,15 @@ def paint_map(moment: Moment, robot: RobotConfig) -> bytes:
 def paint_vehicle() -> bytes:
     """GLB of a car, to show where the robot is and how large a car would be."""
     return faces_mesh(ego_faces(), EGO_GRID)
+
+
+def paint_floor() -> bytes:
+    """GLB of a dark plane under the usual grid, in fields of 4 m, so that nothing floats."""
+    field = VoxelGrid(origin=(-40.0, -40.0, -1.02), voxel_size=4.0, shape=(20, 20, 1))
+    cells = np.ones((20, 20, 4))
+    cells[..., :3] = np.array(DARK.floor) / 255.0
+    cells[(np.indices((20, 20)).sum(axis=0) % 2) == 1, :3] *= 0.9
+    return cells_mesh(cells, field, 0)
 
 
 def paint_points(moment: Moment) -> tuple[Float[np.ndarray, "P 3"], UInt8[np.ndarray, "P 3"]]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is drawn of a moment, by its faces, colours and figures."""
 
+import sys
+
 import numpy as np
 import pytest
 from core.viewer.test_mesh import read
@@ -131,3 +133,20 @@ def test_memory_gives_back_what_it_was_given_and_forgets_the_oldest():
     for k in range(1, 40):
         memory.keep(("a", k), moment)
     assert ("a", 0) not in memory and ("a", 39) in memory and len(memory) < 40
+
+
+def test_without_viser_the_page_says_what_to_install(monkeypatch):
+    from gaussianocc_core.errors import GaussianOccError
+    from gaussianocc_core.viewer.page import Page, Where
+
+    monkeypatch.setitem(sys.modules, "viser", None)
+    with pytest.raises(GaussianOccError, match=r"viser is not installed; run `make setup`, or: pip install .*viewer"):
+        Page("test", Where(port=0))
+
+
+def test_an_impossible_port_or_number_of_viewers_is_refused():
+    from gaussianocc_core.viewer.page import Where
+
+    for wrong in ({"port": -1}, {"port": 65536}, {"viewers": 0}):
+        with pytest.raises(ValueError, match="expected a port of 0 to 65535 and 1 viewer or more"):
+            Where(**wrong)

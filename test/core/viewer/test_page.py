@@ -77,6 +77,10 @@ def test_the_slider_asks_for_a_time_and_follows_what_is_shown(page, tab):
     for _ in range(3):
         tab.page.keyboard.press("ArrowRight")
     assert tab.wait_for(lambda t: asked and asked[-1] == 3)
+    page.show(road_with_hedge(), 1)  # what was under way before
+    tab.page.wait_for_timeout(500)
+    assert slider.get_attribute("aria-valuenow") == "3"  # it does not take back what somebody asks for
+    page.show(road_with_hedge(), 3)
     page.show(road_with_hedge(), 7)
     assert tab.wait_for(lambda t: slider.get_attribute("aria-valuenow") == "7")
     tab.page.wait_for_timeout(500)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ _SHOWN = 2  # of the worst, of the best
 _VANISHED_AFTER = 0.5  # s
 _STEREO_MOMENTS = 40  # most that classical stereo is compared with truth at
 _STEREO_RANGE = (1e-3, 80.0)  # m
-_LEAST_POINTS = 100  # of the truth on obstacles; a share of fewer is chance
+_LEAST_POINTS = 1000  # of the truth on obstacles; a share of fewer is chance
+_RINGS = ("0-10", "10-20")  # m, of `evaluate`'s
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class _Run:
 
     def marks(self, truth: dict[str, Any] | None) -> Iterator[Mark]:
         if truth is not None:
-            yield from _truth_marks(truth)
+            yield from truth_marks(truth)
         motion = self.drive.motion.summary()
         drove = [each for each in self.blocked if each is not None]
         yield mark("overlap", _median(each.overlap for each in self.measures), "no two cameras see the same")
@@ -321,14 +322,22 @@ def _score(moment: Moment) -> float | None:
     return float(occupancy_summary(counts)["non_ground_iou"])
 
 
-def _truth_marks(truth: dict[str, Any]) -> Iterator[Mark]:
+def truth_marks(truth: dict[str, Any]) -> Iterator[Mark]:
+    """Of a result of `evaluate`: obstacles, then depth."""
     robot, depth = truth["robot"], truth["depth"]
-    near = next(iter(robot["truths"].values()))["model"].get("0-10") if robot and robot["truths"] else None
-    few = "hardly an obstacle of the truth lies within 10 m"
-    near = None if near is None or near["points"] < _LEAST_POINTS else near
-    yield mark("missed", None if near is None else near["missed"], few)
-    yield mark("unfound", None if near is None or near["found"] is None else 1.0 - near["found"], few)
-    yield mark("ghosts", None if near is None else near["ghosts"], few)
+    rings = next(iter(robot["truths"].values()))["model"] if robot and robot["truths"] else {}
+    # Where nothing stands near the robot, what is farther away has to do; a few points at the border say nothing.
+    ring = next((name for name in _RINGS if name in rings and rings[name]["points"] >= _LEAST_POINTS), None)
+    row = {} if ring is None else rings[ring]
+    found = row.get("found")
+    values = {
+        "missed": row.get("missed"),
+        "unfound": None if found is None else 1.0 - found,
+        "ghosts": row.get("ghosts"),
+    }
+    for key, value in values.items():
+        made = mark(key, value, "the truth shows hardly an obstacle within 20 m, or tells of no published one")
+        yield made if value is None or ring == _RINGS[0] else replace(made, value=f"{made.value} at {ring} m")
     mean = None if depth is None else next(iter(depth["ways"].values()))["mean"]
     yield mark("depth", None if mean is None else mean["abs_rel"], "no true depth")
     yield mark("scale", None if mean is None else abs(mean["scale"] - 1.0), "no true depth")

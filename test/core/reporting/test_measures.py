@@ -124,3 +124,15 @@ def test_the_worst_mark_decides():
     assert (
         verdict([green, yellow]).color == YELLOW and verdict([green]).color == GREEN and verdict([grey]).color == GREY
     )
+
+
+@pytest.mark.parametrize("near, far, expected", [(5000, 5000, "10%"), (200, 5000, "30% at 10-20 m"), (200, 200, "-")])
+def test_obstacles_that_are_few_say_nothing_and_farther_ones_are_taken(near, far, expected):
+    from gaussianocc_core.reporting.run import truth_marks
+
+    rings = {
+        "0-10": {"points": near, "missed": 0.1, "found": 0.5, "ghosts": 0.1},
+        "10-20": {"points": far, "missed": 0.3, "found": 0.5, "ghosts": 0.1},
+    }
+    marks = list(truth_marks({"robot": {"truths": {"lidar": {"model": rings}}}, "depth": None}))
+    assert marks[0].value == expected and len(marks) == 5

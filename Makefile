@@ -3,8 +3,10 @@
 PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 PYTEST := $(VENV_PYTHON) -m pytest --durations=10
+# What `make view` shows: the demo's bag once there is one, else a street of our own.
+SOURCE ?= $(if $(wildcard out/demo/bag),out/demo/bag,synthetic)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-all lint lock clean distclean
+.PHONY: help setup demo view test test-fast test-all lint lock clean distclean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +16,9 @@ setup:  ## create or update .venv: torch, the pinned packages, ROS 2, the messag
 
 demo: setup  ## images in, occupancy out, through ROS 2: writes out/demo/
 	@$(VENV_PYTHON) -m gaussianocc_ros.demo
+
+view: setup  ## look at the demo's drive, or SOURCE=bag or data set, in a browser
+	@$(VENV_PYTHON) -m gaussianocc_core.view $(SOURCE)
 
 test: lint  ## lint, then every test not marked slow
 	@$(PYTEST) -m "not slow"

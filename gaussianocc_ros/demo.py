@@ -137,6 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{mask}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     for name in ("demo.mp4", "demo.png", "report.json"):
         print(options.output / name)
+    bag = options.output / "bag"
+    print("look at it: make view" + ("" if bag == Path("out/demo/bag") else f" SOURCE={bag}"))
     return 0
 
 

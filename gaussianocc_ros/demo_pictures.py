@@ -13,7 +13,7 @@ from tqdm import tqdm
 from gaussianocc_core import metrics, viz
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.geometry import voxels
-from gaussianocc_core.labels import FREE
+from gaussianocc_core.labels import FREE, has_one_class, ids_to_occ3d
 from gaussianocc_core.models.gaussian_head import label_gaussians
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid
@@ -70,7 +70,7 @@ def _demo_frame(
     stage_ms: dict[str, float],
 ) -> viz.DemoFrame:
     height = round(RENDER_WIDTH * cameras.height[0] / cameras.width[0])
-    gaussians = label_gaussians(labels, grid, len(message.class_names))
+    gaussians = label_gaussians(labels, grid, FREE + 1)
     views = rasterize(gaussians, cameras, width=RENDER_WIDTH, height=height, normalize_depth=True)
     solid = views.alpha[:, 0].numpy() > 0.5
     depth = np.where(solid, views.depth[:, 0].numpy(), 0.0)
@@ -86,6 +86,7 @@ def _demo_frame(
         semantics=dict(zip(cameras.names, semantics, strict=True)),
         model=message.model,
         trained=message.model != "untrained",
+        classless=has_one_class(message.class_names),
         stamp=f"{stamp_ns / 1e9:.3f} s",
         stage_ms=stage_ms,
         # Of the voxels that cameras can see: the true picture also has what is inside and behind houses.
@@ -94,10 +95,11 @@ def _demo_frame(
 
 
 def decode(message: Any) -> tuple[np.ndarray, VoxelGrid]:
-    """Labels (X, Y, Z) uint8 and the grid of a SemanticOccupancy."""
+    """Labels (X, Y, Z) uint8, as Occ3D ids, and the grid of a SemanticOccupancy."""
     origin, shape = message.origin.position, (message.size_x, message.size_y, message.size_z)
     grid = VoxelGrid((origin.x, origin.y, origin.z), message.voxel_size.x, shape)
-    return voxels.unflatten(np.frombuffer(message.labels, dtype=np.uint8), shape), grid
+    labels = voxels.unflatten(np.frombuffer(message.labels, dtype=np.uint8), shape)
+    return ids_to_occ3d(tuple(message.class_names))[labels], grid
 
 
 class _Truth:

@@ -14,7 +14,7 @@ from types import FrameType
 
 USER_MISTAKE = 2  # exit status of every program: an argument, a file or a setting that cannot be used
 INTERRUPTED = 130  # as a shell says it of a process that SIGINT ended
-_SCRIPTS = ("occupancy_node", "bag_player")  # the entry points of setup.cfg
+_SCRIPTS = ("occupancy_node", "bag_player", "web_viewer")  # the entry points of setup.cfg
 _ros_has_it = False
 
 

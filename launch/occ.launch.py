@@ -45,6 +45,7 @@ def generate_launch_description():
         "rate": ("", "Speed of the replay, 1 is that of the recording."),
         "loop": ("false", "Repeat the bag."),
         "rviz": ("false", "Start RViz with the package's configuration."),
+        "viewer": ("false", "Serve the viewer's page at localhost:8080 (docs/viewer.md)."),
         "namespace": ("", "Namespace of the node."),
         "log_level": ("info", "debug, info, warn, error or fatal."),
     }
@@ -85,6 +86,7 @@ def _processes(context, share):
             files = []  # it names the cameras of another rig
     if "autostart" in given:
         overrides["autostart"] = _is_true(given["autostart"])
+    rig = {name: value for name, value in overrides.items() if name == "rig_file"}
     common = {"output": "screen", "ros_arguments": ["--log-level", given["log_level"]]}
     processes = [
         Node(
@@ -105,6 +107,16 @@ def _processes(context, share):
             parameters=[{"use_sim_time": sim_time}],
             remappings=[(f"/occupancy_node/{topic}", f"{node}/{topic}") for topic in VIEWED],
             condition=IfCondition(LaunchConfiguration("rviz")),
+            **common,
+        ),
+        Node(
+            package=PACKAGE,
+            executable="web_viewer",
+            name="web_viewer",
+            namespace=namespace,
+            # The node's own file: topics and frames have the same names there.
+            parameters=[*files, {**rig, "use_sim_time": sim_time}],
+            condition=IfCondition(LaunchConfiguration("viewer")),
             **common,
         ),
     ]

@@ -30,6 +30,7 @@ class Keyframe:
     true_depths: tuple[Float[np.ndarray, "_ _"], ...] | None  # m, of the rectified cameras, 0 where unknown
     abs_rel: dict[str, float]  # by camera, of the first way to depth
     grid: VoxelGrid  # of the occupancy
+    classless: bool = False  # it says that something is there, not what
 
 
 class PictureWriter:
@@ -64,6 +65,7 @@ def describe(keyframe: Keyframe, title: str = "") -> KeyframePicture:
         prediction=estimates.occupancy,
         truth=None if labels is None or estimates.occupancy is None else labels.semantics,
         grid=keyframe.grid,
+        classless=keyframe.classless,
         title=f"{title}  {sample.scene}".strip(),
         subtitle=f"keyframe {sample.token}, {moment:%Y-%m-%d %H:%M:%S} UTC; "
         "error: (estimate - truth) / truth, dark where no truth is known",

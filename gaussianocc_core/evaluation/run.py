@@ -136,7 +136,8 @@ def evaluate_networks(
         if on_keyframe and estimates.occupancy is not None:
             estimates = replace(estimates, occupancy=in_occ3d[estimates.occupancy])
         if on_keyframe:
-            on_keyframe(Keyframe(sample, batch, estimates, truths, errors, networks.config.grid))
+            classless = has_one_class(networks.config.class_names)
+            on_keyframe(Keyframe(sample, batch, estimates, truths, errors, networks.config.grid, classless))
     labelled = occupancy is not None and occupancy.keyframes > 0
     if labelled and ray_iou and any(places is None for places in lidars.values()):
         notes.append("RayIoU: scenes without a lidar, where its rays start, are left out")

@@ -13,11 +13,11 @@ from jaxtyping import UInt8
 
 from gaussianocc_core.data.entries import in_label_frame, labels_path, load_occupancy
 from gaussianocc_core.data.sources import Entry
-from gaussianocc_core.labels import FREE, PALETTE, UNOBSERVED
+from gaussianocc_core.labels import CLASS_ID, FREE, PALETTE, UNOBSERVED
 from gaussianocc_core.mapping.entries import Recordings
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.types import Cameras, Sample, VoxelGrid
-from gaussianocc_core.viz.colors import overlay
+from gaussianocc_core.viz.colors import height_colors, overlay
 from gaussianocc_core.viz.files import write_png, write_video
 from gaussianocc_core.viz.mosaic import camera_mosaic
 from gaussianocc_core.viz.scene import occupancy_view, top_view
@@ -57,7 +57,7 @@ def draw_moment(entry: Entry, output: Path, grid: VoxelGrid) -> UInt8[np.ndarray
     right = height
     canvas = np.zeros((height, width, 3), np.uint8)
     canvas[:, : width - right] = camera_mosaic(_looks(sample, labels, grid), sample.cameras, width - right, height)
-    view = occupancy_view(labels, grid, right, height // 2, supersample=1)
+    view = occupancy_view(labels, grid, right, height // 2, supersample=1, by_height=_classless(labels))
     canvas[: height // 2, width - right :] = view
     above = _above(labels, grid)
     side = height // 2
@@ -73,7 +73,7 @@ def draw_moment(entry: Entry, output: Path, grid: VoxelGrid) -> UInt8[np.ndarray
 
 
 def _above(labels: UInt8[np.ndarray, "X Y Z"], grid: VoxelGrid) -> UInt8[np.ndarray, "H W 3"]:
-    picture = top_view(labels, grid, 2)
+    picture = top_view(labels, grid, 2, by_height=_classless(labels))
     free = ((labels == FREE).any(axis=2) & ~(labels < FREE).any(axis=2))[::-1, ::-1].repeat(2, axis=0).repeat(2, axis=1)
     picture[free] = _KNOWN_RGB
     return picture
@@ -97,7 +97,10 @@ def _looks(
         u, v = np.meshgrid(np.arange(0, width, 2) + 1.0, np.arange(0, height, 2) + 1.0)
         rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], axis=-1) @ T[:3, :3].T
         met = march_labels(T[:3, 3], rays.reshape(-1, 3), solid, grid)
-        colors = PALETTE[np.minimum(met.label, FREE)].reshape(*u.shape, 3)
+        if _classless(labels):
+            colors = height_colors(grid.shape[2])[met.index[:, 2].clip(0)].reshape(*u.shape, 3)
+        else:
+            colors = PALETTE[np.minimum(met.label, FREE)].reshape(*u.shape, 3)
         share = np.where(met.hit, _OPACITY, 0.0).reshape(u.shape).astype(np.float32)
         found[name] = overlay(
             images[n],
@@ -105,6 +108,11 @@ def _looks(
             share.repeat(2, axis=0).repeat(2, axis=1)[:height, :width],
         )
     return found
+
+
+def _classless(labels: UInt8[np.ndarray, "X Y Z"]) -> bool:
+    """Whether they were carved without 2D labels: then all that is occupied is of one kind, and heights say more."""
+    return bool((labels[labels < FREE] == CLASS_ID["others"]).all())
 
 
 def _in_anchor_frame(sample: Sample) -> Cameras:

@@ -38,6 +38,23 @@ def height_colors(count: int) -> UInt8[np.ndarray, "n 3"]:
     return cv2.cvtColor(cv2.applyColorMap(shade[:, None], cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)[:, 0]
 
 
+def voxel_colors(labels: UInt8[np.ndarray, "X Y Z"], by_height: bool = False) -> Float[np.ndarray, "X Y Z 3"]:
+    """RGB, 0-1, of Occ3D class ids, or by height: from the grid's lowest layer, blue, to its highest, red.
+
+    By height where a model knows no classes: then an id says only that something is there.
+    """
+    if by_height:
+        return np.broadcast_to(height_colors(labels.shape[2]) / 255.0, (*labels.shape, 3))
+    return PALETTE[np.minimum(labels, FREE)] / 255.0
+
+
+def colorize_confidence(confidence: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
+    """RGB, 0-1, of a probability: dark violet 0.5 and below, to yellow 1."""
+    shade = np.rint(255 * ((np.asarray(confidence) - 0.5) * 2).clip(0, 1)).astype(np.uint8)
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1] / 255.0
+    return table[shade]
+
+
 def colorize_error(error: Num[np.ndarray, "H W"], limit: float | int = 0.5) -> UInt8[np.ndarray, "H W 3"]:
     """RGB of a signed error: blue at -limit, nearly white at 0, red at limit and beyond; dark where it is NaN."""
     known = np.isfinite(error)

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from gaussianocc_core.types import Cameras, VoxelGrid
 from gaussianocc_core.viz.colors import colorize_depth, colorize_labels
-from gaussianocc_core.viz.legend import MUTED, PAGE, TEXT, WARNING, class_legend, color_bar
+from gaussianocc_core.viz.legend import MUTED, PAGE, TEXT, WARNING, class_legend, color_bar, height_legend
 from gaussianocc_core.viz.mosaic import camera_mosaic, surround_rows
 from gaussianocc_core.viz.scene import Viewpoint, occupancy_view
 from gaussianocc_core.viz.text import Label, draw_labels, text_width
@@ -24,7 +24,7 @@ class DemoFrame:
 
     images: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]  # RGB, any size
     cameras: Cameras  # gives the layout
-    prediction: UInt8[np.ndarray, "X Y Z"]
+    prediction: UInt8[np.ndarray, "X Y Z"]  # Occ3D ids
     grid: VoxelGrid
     truth: UInt8[np.ndarray, "X Y Z"] | None = None
     depths: Mapping[str, Float[np.ndarray, "_ _"]] = field(default_factory=dict)  # rendered z-depth, m
@@ -36,8 +36,10 @@ class DemoFrame:
     scores: Mapping[str, float | int] = field(default_factory=dict)  # percent by name: IoU, mIoU
     title: str = "GaussianOcc"
     subtitle: str = "semantic 3D occupancy from surround cameras"
+    depth_title: str = "RENDERED DEPTH"
     depth_range: tuple[float | int, float | int] = (1.0, 60.0)  # m, of the colours
     viewpoint: Viewpoint | None = None
+    classless: bool = False  # the model says that something is there, not what: all voxels are coloured by height
 
 
 def compose_frame(frame: DemoFrame, width: int = 1920, height: int = 1080) -> UInt8[np.ndarray, "height width 3"]:
@@ -48,15 +50,18 @@ def compose_frame(frame: DemoFrame, width: int = 1920, height: int = 1080) -> UI
     canvas[:] = PAGE
     labels = _title(canvas, frame, unit, margin)
 
-    legend_height = class_legend(canvas, labels, unit, margin)
+    if frame.classless:
+        legend_height = height_legend(canvas, labels, unit, margin, frame.grid)
+    else:
+        legend_height = class_legend(canvas, labels, unit, margin)
     bottom = height - margin - legend_height - gap
 
     # Left: up to three mosaics under each other, as wide as the images' aspect wants, at most half the page.
     panels: list[tuple[str, Mapping[str, np.ndarray], bool]] = [("CAMERAS", frame.images, False)]
     if frame.depths:
         colored = {name: colorize_depth(depth, *frame.depth_range) for name, depth in frame.depths.items()}
-        panels.append(("RENDERED DEPTH", colored, False))
-    if frame.semantics:
+        panels.append((frame.depth_title, colored, False))
+    if frame.semantics and not frame.classless:
         panels.append(("RENDERED SEMANTICS", {n: colorize_labels(s) for n, s in frame.semantics.items()}, True))
     panel_height = (bottom - top - gap * (len(panels) - 1)) // len(panels)
     rows = surround_rows(frame.cameras)
@@ -68,7 +73,7 @@ def compose_frame(frame: DemoFrame, width: int = 1920, height: int = 1080) -> UI
     for i, (name, images, nearest) in enumerate(panels):
         y = top + i * (panel_height + gap)
         labels.append(Label(name, margin, y, round(17 * unit), MUTED))
-        if name == "RENDERED DEPTH":
+        if name == frame.depth_title:
             _depth_scale(canvas, labels, frame.depth_range, margin + left_width, y, unit)
         mosaic = camera_mosaic(
             images,
@@ -92,7 +97,12 @@ def compose_frame(frame: DemoFrame, width: int = 1920, height: int = 1080) -> UI
         y = top + i * (view_height + gap)
         labels.append(Label(name, x, y, round(17 * unit), MUTED))
         canvas[y + header : y + view_height, x : x + view_width] = occupancy_view(
-            occupancy, frame.grid, view_width, view_height - header, viewpoint=frame.viewpoint
+            occupancy,
+            frame.grid,
+            view_width,
+            view_height - header,
+            viewpoint=frame.viewpoint,
+            by_height=frame.classless,
         )
     scores = "     ".join(f"{name} {value:.1f} %" for name, value in frame.scores.items())
     labels.append(Label(scores, width - margin, top, round(17 * unit), TEXT, align="right"))

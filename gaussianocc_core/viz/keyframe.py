@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from gaussianocc_core.types import VoxelGrid
 from gaussianocc_core.viz.colors import colorize_depth, colorize_error
-from gaussianocc_core.viz.legend import MUTED, PAGE, PANEL, TEXT, class_legend, color_bar
+from gaussianocc_core.viz.legend import MUTED, PAGE, PANEL, TEXT, class_legend, color_bar, height_legend
 from gaussianocc_core.viz.mosaic import fit
 from gaussianocc_core.viz.scene import occupancy_view, top_view
 from gaussianocc_core.viz.text import Label, draw_labels
@@ -37,6 +37,7 @@ class KeyframePicture:
     grid: VoxelGrid = field(default_factory=VoxelGrid)
     title: str = ""
     subtitle: str = ""
+    classless: bool = False  # the model says that something is there, not what: voxels are coloured by height
 
 
 def compose_keyframe(picture: KeyframePicture) -> UInt8[np.ndarray, "H W 3"]:
@@ -85,11 +86,14 @@ def compose_keyframe(picture: KeyframePicture) -> UInt8[np.ndarray, "H W 3"]:
         ]
         y += CAPTION
         canvas[y : y + high - CAPTION, x : x + VIEW_WIDTH] = occupancy_view(
-            occupancy, picture.grid, VIEW_WIDTH, high - CAPTION
+            occupancy, picture.grid, VIEW_WIDTH, high - CAPTION, by_height=picture.classless
         )
-        above = fit(top_view(occupancy, picture.grid, PIXELS_PER_VOXEL), top_width, high - CAPTION, nearest=True)
+        above = top_view(occupancy, picture.grid, PIXELS_PER_VOXEL, by_height=picture.classless)
+        above = fit(above, top_width, high - CAPTION, nearest=True)
         canvas[y : y + above.shape[0], left : left + above.shape[1]] = above
-    if views:
+    if views and picture.classless:
+        height_legend(canvas, labels, 1.0, MARGIN, picture.grid)
+    elif views:
         class_legend(canvas, labels, 1.0, MARGIN)
     return draw_labels(canvas, labels)
 

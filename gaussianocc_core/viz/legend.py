@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gaussianocc_core.labels import CLASS_NAMES, FREE, PALETTE
+from gaussianocc_core.types import VoxelGrid
+from gaussianocc_core.viz.colors import height_colors
 from gaussianocc_core.viz.text import Label, text_width
 
 PAGE, PANEL = (13, 16, 22), (22, 27, 36)
@@ -38,6 +40,21 @@ def class_legend(canvas: UInt8[np.ndarray, "H W 3"], labels: list[Label], unit: 
             name = CLASS_NAMES[class_id].replace("_", " ")
             labels.append(Label(name, x + swatch + round(7 * unit), y, size, MUTED))
             x += wide
+    return high
+
+
+def height_legend(
+    canvas: UInt8[np.ndarray, "H W 3"], labels: list[Label], unit: float | int, margin: int, grid: VoxelGrid
+) -> int:
+    """As `class_legend`, of a model without classes: its voxels are coloured by height."""
+    high, size = round(26 * unit), round(15 * unit)
+    y = canvas.shape[0] - margin - high
+    title = "occupied, by height"
+    labels.append(Label(title, margin, y + round(5 * unit), size, MUTED))
+    wide = round(240 * unit)
+    ends = (f"{grid.origin[2]:g} m", f"{grid.upper[2]:g} m")
+    right = margin + text_width(title, size) + round(90 * unit) + wide + text_width(ends[1], size)
+    color_bar(canvas, labels, height_colors(wide), ends, right, y + round(3 * unit), unit)
     return high
 
 

@@ -13,14 +13,15 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.geometry.cameras import pixel_rays
-from gaussianocc_core.labels import FREE, PALETTE
+from gaussianocc_core.labels import FREE
 from gaussianocc_core.rendering.geometry import GSPLAT
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.types import Cameras, Gaussians, VoxelGrid
+from gaussianocc_core.viz.colors import voxel_colors
 
 DISC_OPACITY = 100.0
 DISC_SIGMA = 0.215  # of a face's side: alpha falls to 1/2 at 0.7 sides, just beyond the corner of the square
@@ -29,7 +30,7 @@ DISC_CONSTANTS = replace(GSPLAT, blur=0.08, extent=5.0)
 
 SUN = np.array([-0.42, 0.36, 0.83])  # towards the sun, ego frame: behind, left, high
 AMBIENT, SUNLIGHT = 0.50, 0.60  # a sunlit top shows about its palette colour
-EGO_VOXEL = 0.1  # m
+EGO_GRID = VoxelGrid(origin=(-1.1, -1.0, 0.1), voxel_size=0.1, shape=(47, 20, 16))
 EGO_BODY_RGB, EGO_GLASS_RGB, EGO_WHEEL_RGB = (236, 240, 245), (48, 60, 78), (26, 28, 32)
 
 
@@ -78,15 +79,19 @@ def occupancy_view(
     background: Background = DARK,
     ego: bool = True,
     supersample: int = 2,
+    by_height: bool = False,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """RGB picture of the occupied voxels with their class colours; free and unknown (254, 255) voxels are not drawn."""
+    """RGB picture of the occupied voxels with their class colours; free and unknown (254, 255) voxels are not drawn.
+
+    labels: Occ3D ids. by_height: colours of a model without classes, by height.
+    """
     if labels.shape != grid.shape:
         raise ValueError(f"labels: expected {grid.shape} as the grid has it, got {labels.shape}")
     viewpoint = viewpoint or Viewpoint()
     eye = np.array(viewpoint.eye)
-    parts = [_lit_faces(labels < FREE, PALETTE[np.minimum(labels, FREE)] / 255.0, grid, eye)]
+    parts = [lit_faces(labels < FREE, voxel_colors(labels, by_height), grid, eye)]
     if ego:
-        parts.append(_ego_faces(viewpoint.eye))
+        parts.append(ego_faces(viewpoint.eye))
     camera = _camera(viewpoint, width * supersample, height * supersample)
     gaussians = [_discs(part, eye, float(camera.intrinsics[0, 0, 0]), background) for part in parts]
     scene = Gaussians(
@@ -103,7 +108,11 @@ def occupancy_view(
 
 
 def top_view(
-    labels: UInt8[np.ndarray, "X Y Z"], grid: VoxelGrid, pixels_per_voxel: int = 2, background: Background = DARK
+    labels: UInt8[np.ndarray, "X Y Z"],
+    grid: VoxelGrid,
+    pixels_per_voxel: int = 2,
+    background: Background = DARK,
+    by_height: bool = False,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Bird's-eye RGB picture, forward up and left left: the highest occupied voxel of each column, lit by the sun.
 
@@ -118,7 +127,7 @@ def top_view(
     x, y = np.indices(top.shape)
     light = np.concatenate([_sunlight(occupied), np.ones((*top.shape, 1))], axis=2)[x, y, top + 1]
     height_tint = 0.85 + 0.3 * top / max(count - 1, 1)
-    color = PALETTE[np.minimum(labels, FREE)][x, y, top] / 255.0 * ((AMBIENT + 0.5 * light) * height_tint)[..., None]
+    color = voxel_colors(labels, by_height)[x, y, top] * ((AMBIENT + 0.5 * light) * height_tint)[..., None]
     share = (labels == FREE).mean(axis=2)[..., None]
     base = (np.array(background.bottom) * (1 - share) + np.array(background.seen) * share) / 255.0
     image = np.where(any_occupied, color, base)
@@ -129,13 +138,22 @@ def top_view(
 # ---- faces and light -----------------------------------------------------------------------------------------------
 
 
-def _lit_faces(occupied: np.ndarray, colors: np.ndarray, grid: VoxelGrid, eye: np.ndarray) -> Faces:
-    """The faces between an occupied and a free voxel that the eye can see, shaded by sun, shadow and open sky."""
+def lit_faces(
+    occupied: Bool[np.ndarray, "X Y Z"],
+    colors: Float[np.ndarray, "X Y Z 3"],
+    grid: VoxelGrid,
+    eye: Float[np.ndarray, " 3"] | None = None,
+    grain: float = 0.05,
+) -> Faces:
+    """The faces between an occupied and another voxel, shaded by sun, shadow and open sky.
+
+    colors: RGB, 0-1. eye: ego frame, m; only the faces that it can see. None: all, but those under the lowest layer.
+    grain: by which share a voxel is lighter or darker than another one, so that neighbours stay apart.
+    """
     padded = np.pad(occupied, 1)
     sun = np.pad(_sunlight(occupied), 1, constant_values=1.0)
     crowd = _crowd(np.pad(occupied, 4))
-    # Each voxel a little lighter or darker, so that its neighbours stay apart on large even surfaces.
-    tint = 1 + 0.05 * (np.random.default_rng(0).random(occupied.shape) - 0.5)
+    tint = 1 + grain * (np.random.default_rng(0).random(occupied.shape) - 0.5)
     heights = np.linspace(0.94, 1.10, grid.shape[2])
     centers, normals, shades = [], [], []
     for axis in range(3):
@@ -145,7 +163,8 @@ def _lit_faces(occupied: np.ndarray, colors: np.ndarray, grid: VoxelGrid, eye: n
             neighbour = tuple(slice(1 + n, size + 1 + n) for n, size in zip(normal, occupied.shape, strict=True))
             index = np.argwhere(occupied & ~padded[neighbour])
             face = voxels.index_centers(grid, index) + 0.5 * grid.voxel_size * normal
-            seen = (eye - face) @ normal > 0
+            # From wherever one looks: nobody looks from below the ground.
+            seen = (eye - face) @ normal > 0 if eye is not None else (sign > 0) | (axis < 2) | (index[:, 2] > 0)
             index, face = index[seen], face[seen]
             outside = tuple((index + 1 + normal).T)  # the free voxel in front, in the padded arrays
             ahead = tuple((index + 4 + 3 * normal).T)
@@ -185,9 +204,12 @@ def _crowd(occupied: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _ego_faces(eye: tuple[float, float, float]) -> Faces:
-    """The vehicle that carries the cameras: a car of 4.6 x 1.9 x 1.6 m whose rear axle is the ego frame's origin."""
-    grid = VoxelGrid(origin=(-1.1, -1.0, 0.1), voxel_size=EGO_VOXEL, shape=(47, 20, 16))
+def ego_faces(eye: tuple[float, float, float] | None = None) -> Faces:
+    """The vehicle that carries the cameras: a car of 4.6 x 1.9 x 1.6 m whose rear axle is the ego frame's origin.
+
+    Faces of voxels of EGO_GRID; eye: see `lit_faces`.
+    """
+    grid = EGO_GRID
     x, y, z = np.meshgrid(*(voxels.axis_centers(grid, axis) for axis in range(3)), indexing="ij")
     body = (np.abs(y) < 0.95) & (z > 0.35) & (z < 0.95 - 0.05 * np.maximum(0, x - 2.2))
     slope = np.clip((z - 0.9) / 0.7, 0, 1)
@@ -199,7 +221,7 @@ def _ego_faces(eye: tuple[float, float, float]) -> Faces:
     colors[:] = EGO_BODY_RGB
     colors[cabin & (z < 1.45)] = EGO_GLASS_RGB
     colors[wheels] = EGO_WHEEL_RGB
-    return _lit_faces(body | cabin | wheels, colors / 255.0, grid, np.array(eye))
+    return lit_faces(body | cabin | wheels, colors / 255.0, grid, None if eye is None else np.array(eye))
 
 
 # ---- splats and camera ---------------------------------------------------------------------------------------------

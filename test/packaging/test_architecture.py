@@ -27,7 +27,10 @@ FLOORS = (
     ("predictor", "synthetic", "mapping"),
     ("training", "reference"),
     ("evaluation", "onboarding"),
-    ("command_line", "train", "evaluate"),
+    ("viewer",),
+    ("reporting",),
+    ("command_line",),
+    ("train", "evaluate", "report", "view"),
 )
 
 

@@ -92,13 +92,15 @@ def test_cmake_reads_the_executables_of_setup_cfg():
     pattern = re.search(r'REGEX "(.*)"\)', (ROOT / "CMakeLists.txt").read_text()).group(1)
     lines = [line for line in (ROOT / "setup.cfg").read_text().splitlines() if re.search(pattern, line)]
     assert dict(line.strip().split(" = ") for line in lines) == executables()
-    assert {"occupancy_node", "bag_player"} <= set(executables())
+    assert {"occupancy_node", "bag_player", "web_viewer"} <= set(executables())
 
 
 def test_every_tool_is_a_command_of_its_name():
     tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
     wanted = {f"gaussianocc-{name.replace('_', '-')}": f"gaussianocc_core.commands.{name}:main" for name in tools}
-    wanted |= {f"gaussianocc-{name}": f"gaussianocc_core.{name}:main" for name in ("train", "evaluate")}
+    wanted |= {
+        f"gaussianocc-{name}": f"gaussianocc_core.{name}:main" for name in ("train", "evaluate", "report", "view")
+    }
     assert {name: target for name, target in entry_points().items() if name not in executables()} == wanted
 
 

@@ -27,6 +27,7 @@ ARGUMENTS = (
     "rate",
     "loop",
     "rviz",
+    "viewer",
     "namespace",
     "log_level",
 )

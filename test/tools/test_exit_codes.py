@@ -22,6 +22,8 @@ MISTAKES = {
     "tools/parity_report.py": ["{none}"],
     "gaussianocc_core.train": ["{none}.yaml"],
     "gaussianocc_core.evaluate": ["{none}", "--dataroot", "{none}"],
+    "gaussianocc_core.report": ["{none}", "{none}", "--output", "{new}"],
+    "gaussianocc_core.view": ["{none}", "--made", "{new}"],
 }
 
 

@@ -189,3 +189,32 @@ def test_demo_frame_has_its_size_and_says_untrained_only_when_it_is(scene):
     depths = {name: np.full((45, 80), 7.0, np.float32) for name in NUSCENES_YAWS}
     semantics = {name: np.full((45, 80), FREE, np.uint8) for name in NUSCENES_YAWS}
     assert count(trained=False, truth=scene.labels, depths=depths, semantics=semantics) > 500
+
+
+def test_a_model_without_classes_is_drawn_by_height_and_its_one_class_has_no_color_of_its_own():
+    """Its ids mean nothing among Occ3D's: a road was drawn as a truck."""
+    grid = VoxelGrid()
+    labels = np.full(grid.shape, FREE, dtype=np.uint8)
+    labels[:, :, :3], labels[120:130, 90:110, 3:14] = CLASS_ID["truck"], CLASS_ID["truck"]
+    low, high = viz.colors.height_colors(16)[2], viz.colors.height_colors(16)[13]
+    above = viz.top_view(labels, grid, 1, by_height=True)
+    assert abs(hue(above[10, 10]) - hue(low)) < 0.05  # the ground
+    assert abs(hue(above[199 - 125, 100]) - hue(high)) < 0.05
+    assert abs(hue(viz.top_view(labels, grid, 1)[10, 10]) - hue(PALETTE[CLASS_ID["truck"]])) < 0.05
+    view = viz.occupancy_view(labels, grid, 320, 180, by_height=True, ego=False).astype(int)
+    ground = view[150, 160]
+    assert ground[2] > ground[0] + 30  # blue, not red
+
+
+def test_a_frame_of_a_model_without_classes_has_a_legend_of_heights_and_no_semantics():
+    frame = {
+        "images": {name: np.zeros((90, 160, 3), np.uint8) for name in NUSCENES_YAWS},
+        "cameras": rig(NUSCENES_YAWS),
+        "prediction": np.zeros(VoxelGrid().shape, np.uint8),
+        "grid": VoxelGrid(),
+        "semantics": {name: np.zeros((90, 160), np.uint8) for name in NUSCENES_YAWS},
+    }
+    by_height, by_class = (viz.compose_frame(viz.DemoFrame(**frame, classless=c), 960, 540) for c in (True, False))
+    foot = by_height[-40:-8].reshape(-1, 3).astype(int)
+    assert (foot[:, 0] - foot[:, 2]).max() > 120 and (foot[:, 2] - foot[:, 0]).max() > 120  # a bar from blue to red
+    assert (by_height != by_class).any()

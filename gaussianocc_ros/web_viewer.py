@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The viewer's page, live: what the occupancy node publishes, in any browser. The robot needs no screen.
+
+It only reads: nothing that a viewer does reaches the robot. It subscribes to topics while somebody looks, and to none
+otherwise, so that it then costs the robot nothing. The address is this machine's own unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections import deque
+from functools import partial
+from typing import Any
+
+import numpy as np
+import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from gaussianocc_core.bags.messages import ImageError, decode_transform, is_rectified
+from gaussianocc_core.errors import ConfigError, GaussianOccError
+from gaussianocc_core.geometry import voxels
+from gaussianocc_core.geometry.rig_file import load_rig
+from gaussianocc_core.geometry.transforms import invert_matrix
+from gaussianocc_core.labels import has_one_class, ids_to_occ3d
+from gaussianocc_core.mistakes import one_line
+from gaussianocc_core.preprocess import Preprocessor
+from gaussianocc_core.types import VoxelGrid
+from gaussianocc_core.viewer.moment import PICTURE_WIDTH, Moment
+from gaussianocc_core.viewer.page import Page, Where
+from gaussianocc_ros import ros_compat
+from gaussianocc_ros.camera_rig import CameraRig
+from gaussianocc_ros.msg import SemanticOccupancy
+from gaussianocc_ros.qos import camera_qos
+from gaussianocc_ros.stamps import stamp_ns
+from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
+
+_PERIOD = 0.5  # s between looks at whether somebody looks
+_KEPT = 4  # images of each camera, of which the nearest in time to a result is shown
+_PATH = 2000  # places that are remembered
+_TIMEOUT = 0.3  # s that calibration and odometry are waited for
+
+# Name -> (default, what it is).
+PARAMETERS: dict[str, tuple[Any, str]] = {
+    "host": ("127.0.0.1", "address to serve at; 0.0.0.0 lets the whole network look"),
+    "port": (8080, "of the page; 0: any that is free"),
+    "viewers": (4, "most that may look at once"),
+    "occupancy_topic": ("occupancy_node/occupancy", "results of the occupancy node"),
+    "image_topic": ("{camera}/image_raw/compressed", "images, with {camera}; a raw topic works as well"),
+    "camera_info_topic": ("{camera}/camera_info", "calibrations, with {camera}"),
+    "rig_file": ("", "lenses and places of the cameras, in place of CameraInfo and TF"),
+    "ego_frame": ("base_link", "as the occupancy node has it"),
+    "fixed_frame": ("odom", "as the occupancy node has it; for the path"),
+    "reliable": (False, "subscribe to images reliably, as for a replay"),
+}
+
+
+class WebViewer(Node):
+    """One page; `tick` subscribes and unsubscribes as viewers come and go."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("web_viewer", **options)
+        for name, (default, text) in PARAMETERS.items():
+            self.declare_parameter(name, default, ParameterDescriptor(description=text, read_only=True))
+        for name in ("image_topic", "camera_info_topic"):
+            if "{camera}" not in self._value(name):
+                raise ConfigError(f"parameter {name}: expected a topic with {{camera}} in it, got {self._value(name)}")
+        self._rig_file = load_rig(self._value("rig_file")) if self._value("rig_file") else None
+        try:
+            where = Where(self._value("host"), self._value("port"), self._value("viewers"))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self.page = Page("GaussianOcc, live", where)
+        self.get_logger().info(f"look at {self.page.url}")
+        self._changed = threading.Condition()
+        self._newest: SemanticOccupancy | None = None
+        self._images: dict[str, deque[Any]] = {}
+        self._rig: CameraRig | None = None
+        self._transforms: Any = None
+        self._subscribed: list[Any] = []
+        self._path: deque[np.ndarray] = deque(maxlen=_PATH)
+        self._preprocess: Preprocessor | None = None
+        self._closed = False
+        self._worker = threading.Thread(target=self._work, name="viewer", daemon=True)
+        self._worker.start()
+        # Wall time: a paused replay holds the ROS clock, and somebody may come to look at it then.
+        self._timer = self.create_timer(_PERIOD, self.tick, clock=rclpy.clock.Clock())
+
+    def destroy_node(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._worker.join(timeout=5.0)
+        self._unsubscribe()
+        self.page.close()
+        super().destroy_node()
+
+    @property
+    def subscribes(self) -> bool:
+        return bool(self._subscribed)
+
+    # ---- executor thread -------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        if self.page.viewers and not self._subscribed:
+            self._transforms = ros_compat.listen_to_transforms(self, decode_transform)
+            results = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+            topic = self._value("occupancy_topic")
+            self._subscribed.append(self.create_subscription(SemanticOccupancy, topic, self._on_occupancy, results))
+            self.page.say(f"waiting for {topic}")
+        elif not self.page.viewers and self._subscribed:
+            self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
+        for subscription in self._subscribed:
+            self.destroy_subscription(subscription)
+        self._subscribed, self._rig, self._images = [], None, {}
+        if self._transforms is not None:
+            self._transforms.close()
+            self._transforms = None
+
+    def _on_occupancy(self, message: SemanticOccupancy) -> None:
+        if self._rig is None or any(name not in self._images for name in message.cameras):
+            self._follow(tuple(message.cameras))
+        with self._changed:
+            self._newest = message
+            self._changed.notify_all()
+
+    def _keep(self, camera: str, message: Any) -> None:
+        """As it came: an image is decoded when it is shown."""
+        if camera in self._images:
+            self._images[camera].append(message)
+
+    def _follow(self, cameras: tuple[str, ...]) -> None:
+        """Subscribe to the cameras that the results are made of."""
+        known = tuple(dict.fromkeys((*self._images, *cameras)))
+        topics = {name: self._value("image_topic").format(camera=name) for name in known}
+        rig = CameraRig(
+            known,
+            self._transforms,
+            self._value("ego_frame"),
+            self._value("fixed_frame"),
+            self._rig_file,
+            _TIMEOUT,
+            _TIMEOUT,
+            frozenset(name for name, topic in topics.items() if is_rectified(topic)),
+        )
+        qos = camera_qos(_KEPT, self._value("reliable"))
+        for name, topic in topics.items():
+            if name not in self._images:
+                self._images[name] = deque(maxlen=_KEPT)
+                kind = CompressedImage if topic.endswith("/compressed") else Image
+                self._subscribed.append(self.create_subscription(kind, topic, partial(self._keep, name), qos))
+            if rig.needs_camera_info:
+                info = self._value("camera_info_topic").format(camera=name)
+                self._subscribed.append(
+                    self.create_subscription(CameraInfo, info, partial(rig.add_camera_info, name), qos)
+                )
+        self._rig = rig
+
+    # ---- worker thread ---------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._newest is not None)
+                if self._closed:
+                    return
+                message, self._newest = self._newest, None
+            rig, images = self._rig, dict(self._images)
+            if message is None or rig is None:
+                continue
+            try:
+                moment = self._moment(message, rig, {name: list(each) for name, each in images.items()})
+                self.page.show(moment)
+            except GaussianOccError as error:
+                self.page.say(f"**{one_line(error)}**")
+            except Exception as error:  # the page goes on with the next result
+                self.get_logger().error(f"a result could not be shown: {one_line(error)}", throttle_duration_sec=10.0)
+
+    def _moment(self, message: SemanticOccupancy, rig: CameraRig, images: dict[str, list[Any]]) -> Moment:
+        stamp = stamp_ns(message.header)
+        nearest = {
+            name: min(found, key=lambda each: abs(stamp_ns(each.header) - stamp))
+            for name in message.cameras
+            if (found := images.get(name))
+        }
+        if not nearest:
+            raise GaussianOccError(f"no images yet of {', '.join(message.cameras)}; see the parameter image_topic")
+        placed = rig.lookup(stamp, {name: stamp_ns(each.header) for name, each in nearest.items()}, lenient=True)
+        cameras = placed.cameras
+        if self._preprocess is None:
+            height = 2 * round(PICTURE_WIDTH * cameras.height[0] / cameras.width[0] / 2)
+            self._preprocess = Preprocessor(PICTURE_WIDTH, height)
+        pixels = []
+        for n, name in enumerate(cameras.names):
+            try:
+                pixels.append(ros_compat.decode_image(nearest[name])[0])
+            except ImageError:  # the node has said so; here it stays dark
+                pixels.append(np.zeros((cameras.height[n], cameras.width[n], 3), dtype=np.uint8))
+        lenses = self._preprocess(cameras)
+        shape = (message.size_x, message.size_y, message.size_z)
+        origin = message.origin.position
+        path = self._walk(placed.T_fixed_ego)
+        return Moment(
+            stamp_ns=stamp,
+            scene=f"live, {message.header.frame_id}",
+            images=dict(zip(cameras.names, lenses.rectify(pixels), strict=True)),
+            cameras=lenses.views(cameras.T_ego_cam),
+            labels=ids_to_occ3d(message.class_names)[voxels.unflatten(np.frombuffer(message.labels, np.uint8), shape)],
+            confidence=voxels.unflatten(np.frombuffer(message.confidence, np.uint8), shape).astype(np.float32) / 255.0,
+            grid=VoxelGrid((origin.x, origin.y, origin.z), message.voxel_size.x, shape),
+            classless=has_one_class(message.class_names),
+            model=message.model,
+            trained=message.model != "untrained",
+            path=path,
+            place=0 if path is None else len(path) - 1,
+        )
+
+    def _walk(self, T_fixed_ego: np.ndarray | None) -> np.ndarray | None:
+        """Where the robot was, in its present frame; None where TF does not say."""
+        if T_fixed_ego is None:
+            return None
+        if not self._path or np.linalg.norm(T_fixed_ego[:3, 3] - self._path[-1]) > 0.05:
+            self._path.append(T_fixed_ego[:3, 3].copy())
+        T_ego_fixed = invert_matrix(T_fixed_ego)
+        places = np.stack([*self._path, T_fixed_ego[:3, 3]])
+        return places @ T_ego_fixed[:3, :3].T + T_ego_fixed[:3, 3]
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+
+def main(args: list[str] | None = None) -> None:
+    node, initialized = None, False
+    with contextlib.suppress(KeyboardInterrupt):  # one that arrives while another exception is being handled
+        try:
+            rclpy.init(args=args)
+            initialized = True
+            leave_interrupt_to_ros()
+            node = WebViewer()
+            rclpy.spin(node)
+        except (KeyboardInterrupt, ExternalShutdownException):
+            pass
+        except (GaussianOccError, OSError) as error:
+            _refuse(error)
+        except Exception as error:
+            if rclpy.ok():
+                raise
+            if not initialized:  # ROS arguments that nobody can read
+                _refuse(f"ROS arguments {sys.argv[1:]}: {error}")
+        finally:
+            ignore_interrupt()
+            if node is not None:
+                node.destroy_node()
+            rclpy.try_shutdown()
+            ignore_interrupt()
+
+
+def _refuse(why: object) -> None:
+    print(f"web_viewer: {one_line(why)}", file=sys.stderr)
+    sys.exit(USER_MISTAKE)
+
+
+if __name__ == "__main__":
+    main()

@@ -250,6 +250,11 @@ class NodeProcess:
         self._popen = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=self._log, stderr=self._log)
 
     @property
+    def threads(self) -> int:
+        status = Path(f"/proc/{self._popen.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:"))
+
+    @property
     def alive(self) -> bool:
         return self._popen.poll() is None
 
@@ -278,11 +283,16 @@ class NodeProcess:
 
 @contextmanager
 def robot_and_node(
-    rate: float, stagger: float = 0.05, jitter: float = 0.005, checkpoint: str = "", **parameters: Any
+    rate: float,
+    stagger: float = 0.05,
+    jitter: float = 0.005,
+    checkpoint: str = "",
+    size: tuple[int, int] = (1600, 900),
+    **parameters: Any,
 ) -> Iterator[tuple[Robot, NodeProcess]]:
-    """Both, on a graph of their own, once the node takes images."""
+    """Both, on a graph of their own, once the node takes images. size: width and height of the images."""
     os.environ.update(isolated_graph())
-    rig = camera_rig()
+    rig = camera_rig(*size)
     robot = Robot(rig, camera_jpegs(rig), rate, stagger, jitter)
     node = NodeProcess(rig.names, checkpoint, **parameters)
     try:

@@ -387,6 +387,18 @@ def test_a_camera_info_that_no_camera_has_is_refused_in_a_short_line(changes):
     assert len(one_line(caught.value)) < 500
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [1e300, -1e300, 1e154, np.nan, np.inf])
+@pytest.mark.parametrize("place", [0, 3, 4, 8])
+def test_a_rectification_of_absurd_numbers_is_none(value, place):
+    """No product of them is formed: 1e300 squared is no number, and a warning in every second of a log."""
+    P, R = np.array([40.0, 0, 16, 0, 0, 40, 12, 0, 0, 0, 1, 0]), np.eye(3).ravel()
+    P[place] = R[place] = value
+    found = decode_camera_info(info(p=P, r=R), "front")
+    assert np.isfinite(found.rectified).all() and np.array_equal(found.rotation, np.eye(3).ravel())
+    assert found.baseline == 0.0 and (found.rectified == () or place == 3)
+
+
 @pytest.mark.parametrize(
     "rotation, translation",
     [

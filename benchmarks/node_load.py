@@ -14,21 +14,24 @@ nothing.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
+import json
 import random
+import re
+import subprocess
+import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from report import write_report
-from robot import NODE, NodeProcess, Robot, robot_and_node
+from robot import ROOT, NodeProcess, Robot, robot_and_node
 
 PARTS = 10  # of the time; the first is left out of the verdict
-SUBSCRIBERS, CLIENTS = 2, 4
-_SAMPLE_PERIOD = 0.5  # s
+SUBSCRIBERS = 2
+_SAMPLE_PERIOD, _KILL_PERIOD = 0.5, 30.0  # s
 
 
 def main() -> None:
@@ -91,7 +94,7 @@ def put_under_load(robot: Robot, node: NodeProcess, seconds: float, seed: int) -
             "threads": threads,
             "alive": node.alive,
             "results_in_5_s_after": len(robot.results) - before,
-            "tracebacks": node.log.count("Traceback"),
+            "tracebacks": dict(Counter(re.findall(r"^\w*(?:Error|Exception|Failure)\b.*", node.log, re.MULTILINE))),
             "faults": faults,
             **counts,
         }
@@ -148,167 +151,35 @@ def set_fault(robot: Robot, dice: random.Random) -> str:
 
 
 class Crowd:
-    """Processes that use the node: SUBSCRIBERS that come and go, and one with CLIENTS of its parameters."""
+    """Processes that use the node: SUBSCRIBERS that come and go, and one with clients of its parameters."""
 
     def __init__(self, cameras: tuple[str, ...], seed: int) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        self._cameras, self._seed, self._killed = cameras, seed, 0
-        self._over = self._context.Event()
-        self._counts = self._context.Queue()
-        self._subscribers = [self._start(subscribe, seed + i) for i in range(SUBSCRIBERS)]
-        self._clients = self._start(set_parameters, seed)
+        self._cameras, self._killed = cameras, 0
+        self._subscribers = [self._start("subscribe", seed + i) for i in range(SUBSCRIBERS)]
+        self._clients = self._start("parameters", seed)
         self._last_kill = time.monotonic()
 
-    def _start(self, work: Any, seed: int) -> Any:
-        process = self._context.Process(target=work, args=(self._cameras, seed, self._over, self._counts), daemon=True)
-        process.start()
-        return process
+    def _start(self, work: str, seed: int) -> subprocess.Popen[str]:
+        command = [sys.executable, str(ROOT / "benchmarks" / "crowd.py"), work, str(seed), *self._cameras]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
     def disturb(self, dice: random.Random) -> None:
-        """Every twenty seconds a subscriber dies without a word, and another comes."""
-        if time.monotonic() - self._last_kill > 20.0:
+        """Every half minute a subscriber dies without a word, and another comes."""
+        if time.monotonic() - self._last_kill > _KILL_PERIOD:
             self._last_kill = time.monotonic()
-            self._subscribers.pop(0).kill()
+            victim = self._subscribers.pop(0)
+            victim.kill()
+            victim.communicate()
             self._killed += 1
-            self._subscribers.append(self._start(subscribe, dice.randrange(1 << 30)))
+            self._subscribers.append(self._start("subscribe", dice.randrange(1 << 30)))
 
     def close(self) -> dict[str, Any]:
         """What it did."""
-        self._over.set()
-        counts: dict[str, Any] = {"subscribers_killed": self._killed}
-        for _ in (*self._subscribers, self._clients):
-            for name, count in self._counts.get(timeout=60.0).items():
-                counts[name] = counts.get(name, 0) + count
+        counts: Counter[str] = Counter(subscribers_killed=self._killed)
         for process in (*self._subscribers, self._clients):
-            process.join(30.0)
-        return counts
-
-
-def outputs_of(cameras: tuple[str, ...]) -> list[tuple[Any, str]]:
-    """Type and topic of everything that the node publishes."""
-    from diagnostic_msgs.msg import DiagnosticArray
-    from nav_msgs.msg import OccupancyGrid, Odometry
-    from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-    from visualization_msgs.msg import MarkerArray
-
-    from gaussianocc_ros.msg import SemanticOccupancy
-
-    kinds: list[tuple[Any, str]] = [
-        (SemanticOccupancy, "occupancy"),
-        (PointCloud2, "points"),
-        (MarkerArray, "markers"),
-        (PointCloud2, "obstacles"),
-        (OccupancyGrid, "grid"),
-        (Odometry, "odometry"),
-    ]
-    for camera in cameras:
-        for what in ("depth", "semantic"):
-            kinds += [(Image, f"{camera}/{what}/image_raw"), (CameraInfo, f"{camera}/{what}/camera_info")]
-    return [*((kind, f"{NODE}/{name}") for kind, name in kinds), (DiagnosticArray, "/diagnostics")]
-
-
-def subscribe(cameras: tuple[str, ...], seed: int, over: Any, counts: Any) -> None:
-    """To one to eight outputs, each for up to two seconds; every fifth time as a new participant."""
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.qos import QoSProfile, ReliabilityPolicy
-
-    dice, made, received = random.Random(seed), 0, 0
-    topics = outputs_of(cameras)
-
-    def take(data: bytes) -> None:
-        nonlocal received
-        received += 1
-
-    while not over.is_set():
-        context = rclpy.Context()
-        rclpy.init(context=context)
-        node = rclpy.create_node(f"crowd_{os.getpid()}", context=context)
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
-        for _ in range(5):
-            qos = [
-                QoSProfile(
-                    depth=1, reliability=dice.choice((ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT))
-                )
-                for _ in range(dice.randint(1, 8))
-            ]
-            held = [node.create_subscription(*dice.choice(topics), take, each, raw=True) for each in qos]
-            made += len(held)
-            until = time.monotonic() + dice.uniform(0.1, 2.0)
-            while time.monotonic() < until and not over.is_set():
-                executor.spin_once(timeout_sec=0.1)
-            for subscription in held:
-                node.destroy_subscription(subscription)
-        executor.shutdown()
-        node.destroy_node()
-        context.shutdown()
-    counts.put({"subscriptions": made, "messages_received": received})
-
-
-def set_parameters(cameras: tuple[str, ...], seed: int, over: Any, counts: Any) -> None:
-    """CLIENTS clients in threads, each with one call after the other."""
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.parameter import Parameter
-    from rclpy.parameter_client import AsyncParameterClient
-
-    changes = [
-        ("caution", 0.5),
-        ("caution", 7.0),
-        ("obstacle_low", 0.3),
-        ("obstacle_low", 9.0),
-        ("hidden_classes", [""]),
-        ("hidden_classes", ["no such class"]),
-        ("view_colors", True),
-        ("view_colors", False),
-        ("least_rate", 0.0),
-        ("warn_age", "a word"),
-        ("device", "cuda"),
-        ("no_such_parameter", 1),
-    ]
-    totals = {"parameter_calls": 0, "set": 0, "refused": 0, "unanswered": 0}
-    lock = threading.Lock()
-
-    def work(number: int) -> None:
-        dice = random.Random(f"{seed} {number}")
-        context = rclpy.Context()
-        rclpy.init(context=context)
-        node = rclpy.create_node(f"client_{number}", context=context)
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
-        client = AsyncParameterClient(node, NODE)
-        client.wait_for_services(30.0)
-        while not over.is_set():
-            what = dice.choice(("set", "set", "get", "list", "describe"))
-            if what == "set":
-                future = client.set_parameters(
-                    [Parameter(name, value=value) for name, value in dice.sample(changes, 2)]
-                )
-            elif what == "list":
-                future = client.list_parameters()
-            else:
-                call = client.get_parameters if what == "get" else client.describe_parameters
-                future = call([name for name, _ in dice.sample(changes, 2)])
-            executor.spin_until_future_complete(future, 5.0)
-            with lock:
-                totals["parameter_calls"] += 1
-                if not future.done():
-                    totals["unanswered"] += 1
-                elif what == "set":
-                    for result in future.result().results:
-                        totals["set" if result.successful else "refused"] += 1
-            over.wait(0.05)
-        executor.shutdown()
-        node.destroy_node()
-        context.shutdown()
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    counts.put(totals)
+            output, _ = process.communicate("", timeout=60.0)  # closes its standard input
+            counts.update(json.loads(output))
+        return dict(counts)
 
 
 if __name__ == "__main__":

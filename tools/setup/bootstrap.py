@@ -77,7 +77,7 @@ class Plan:
 
     def messages_key(self) -> str:
         sources = [ROOT / "CMakeLists.txt", ROOT / "package.xml"]
-        sources += sorted((ROOT / "msg").glob("*.msg"))
+        sources += sorted((*(ROOT / "msg").glob("*.msg"), *(ROOT / "srv").glob("*.srv")))
         sources += sorted(p for p in (SETUP / "tf2_msgs").rglob("*") if p.is_file())
         return digest(sources, [self.packages_key()])
 

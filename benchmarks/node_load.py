@@ -41,12 +41,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=12.0, help="images a second of each camera (default: 12)")
     parser.add_argument("--image", default="1600x900", help="size of the images (default: 1600x900)")
     parser.add_argument("--checkpoint", default="", help="model file (default: the shipped one)")
+    parser.add_argument("--no-faults", action="store_true", help="subscribers and clients only: the gaps are theirs")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     width, height = (int(side) for side in options.image.split("x"))
     with robot_and_node(options.rate, checkpoint=options.checkpoint, size=(width, height)) as (robot, node):
         robot.place()
-        rows = put_under_load(robot, node, 60.0 * options.minutes, options.seed)
+        rows = put_under_load(robot, node, 60.0 * options.minutes, options.seed, not options.no_faults)
     for row in rows:
         print(row, flush=True)
     if options.json:
@@ -54,7 +55,9 @@ def main() -> None:
         write_report(options.json, shapes, rows)
 
 
-def put_under_load(robot: Robot, node: NodeProcess, seconds: float, seed: int) -> list[dict[str, Any]]:
+def put_under_load(
+    robot: Robot, node: NodeProcess, seconds: float, seed: int, with_faults: bool = True
+) -> list[dict[str, Any]]:
     """A row for each part of the time, and one for all of it."""
     begin = time.time()
     samples: list[tuple[float, float, int]] = []  # time, MB, threads
@@ -71,7 +74,7 @@ def put_under_load(robot: Robot, node: NodeProcess, seconds: float, seed: int) -
         sampler.start()
         dice = random.Random(seed)
         while time.time() < begin + seconds and node.alive:
-            name = set_fault(robot, dice)
+            name = set_fault(robot, dice) if with_faults else "none"
             faults[name] = faults.get(name, 0) + 1
             robot.drive(min(dice.uniform(1.0, 3.0), max(0.1, begin + seconds - time.time())))
             crowd.disturb(dice)
@@ -92,6 +95,7 @@ def put_under_load(robot: Robot, node: NodeProcess, seconds: float, seed: int) -
             "memory_growth": round(rows[-1]["memory_mb"] / rows[1]["memory_mb"] - 1.0, 4),
             "memory_slope_mb_per_minute": round(float(slope), 2),
             "threads": threads,
+            **_gaps([arrived for _, arrived in robot.results if begin <= arrived < begin + seconds]),
             "alive": node.alive,
             "results_in_5_s_after": len(robot.results) - before,
             "tracebacks": dict(Counter(re.findall(r"^\w*(?:Error|Exception|Failure)\b.*", node.log, re.MULTILINE))),
@@ -100,6 +104,14 @@ def put_under_load(robot: Robot, node: NodeProcess, seconds: float, seed: int) -
         }
     )
     return rows
+
+
+def _gaps(arrivals: list[float]) -> dict[str, float | None]:
+    """Between results, whoever subscribes to what meanwhile; of faults there are gaps as well."""
+    if len(arrivals) < 3:
+        return {"period_s": None, "largest_gap_s": None}
+    gaps = np.diff(arrivals)
+    return {"period_s": round(float(np.median(gaps)), 3), "largest_gap_s": round(float(gaps.max()), 3)}
 
 
 def _part(

@@ -47,7 +47,7 @@ def write_ply(
         points[axis] = centers[:, i]
     for i, color in enumerate(("red", "green", "blue")):
         points[color] = colors[points["label"], i]
-    fields = _POINT.fields or {}
+    kinds = [(name, _POINT[name].str) for name in _POINT.names or ()]
     header = [
         "ply",
         "format binary_little_endian 1.0",
@@ -55,7 +55,7 @@ def write_ply(
         f"comment voxel_size {grid.voxel_size:g}",
         f"comment labels {' '.join(f'{i}={name}' for i, name in enumerate(class_names))}",
         f"element vertex {len(points)}",
-        *(f"property {_PLY_TYPES[kind.str]} {name}" for name, (kind, *_) in fields.items()),
+        *(f"property {_PLY_TYPES[kind]} {name}" for name, kind in kinds),
         "end_header",
     ]
     if any("\n" in line or "\r" in line for line in header):

@@ -274,6 +274,18 @@ def test_a_table_of_another_kind_is_refused(root, table, text):
         assert text in ("[]", "{}") or (table, text) == ("instance", '[{"token": 1}]'), "a damaged table was read"
 
 
+@pytest.mark.parametrize("table", ["log", "map", "sample_data", "calibrated_sensor", "ego_pose", "scene", "sample"])
+def test_a_token_of_two_lines_stays_in_one(root, table):
+    """Found by fuzzing: it stood in a message as it was."""
+    rows = read_table(root, table)
+    for row in rows:
+        row["token"] = f"a\nb{row['token']}"
+    write_table(root, table, rows)
+    with pytest.raises((DatasetError, CalibrationError)) as caught:
+        NuScenesSource(root).index("scene-0001")
+    assert lines(str(caught.value)) == 0 and len(str(caught.value)) < 600
+
+
 @pytest.mark.parametrize(
     "table, field",
     [

@@ -347,9 +347,11 @@ def check_imports() -> None:
     code = """
 import cv2, numba, rclpy.lifecycle, torch
 from gaussianocc_ros.msg import SemanticOccupancy
+from gaussianocc_ros.srv import GetOccupancy
 from rclpy.type_support import check_for_type_support
 from tf2_msgs.msg import TFMessage
 check_for_type_support(SemanticOccupancy)
+check_for_type_support(GetOccupancy)
 check_for_type_support(TFMessage)
 """
     run([VENV_PYTHON, "-c", code])

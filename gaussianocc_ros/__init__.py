@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ROS 2 side of GaussianOcc: nodes and conversions. The generated messages and services are its subpackages `msg` and `srv`."""
+"""The ROS 2 side of GaussianOcc: nodes and conversions. The generated types are its subpackages `msg` and `srv`."""
 
 import sys
 from importlib.machinery import ModuleSpec

@@ -208,8 +208,9 @@ class Reporter:
         attempts = self._sets.sets + self._sets.dropped["incomplete"]
         self._history.append((Counter(self._sets.missing), attempts))
         if self._sets.rewinds > self._rewinds:
+            if not self._rewinds:  # a recording that loops needs no line for each pass; diagnostics count them
+                self.warn("clock", "stamps stepped back, as when a recording loops: synchronisation begins afresh")
             self._rewinds = self._sets.rewinds
-            self.warn("clock", f"stamps stepped back ({self._rewinds} times so far): synchronisation begins afresh")
         silent, late = self._silent_cameras(now), self._late_cameras()
         self._missing = {camera: text for camera, text in self._rig.missing().items() if camera not in silent}
         for camera, text in self._rig.doubts.items():

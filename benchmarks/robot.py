@@ -45,9 +45,20 @@ _POSE_PERIOD = 0.02  # s
 _LEVELS = {b"\0": "OK", b"\1": "WARN", b"\2": "ERROR"}
 
 
-def camera_rig(width: int = 1600, height: int = 900) -> Cameras:
-    """Six cameras of a car."""
-    return resize(load_rig(ROOT / "config" / "rig" / "nuscenes.yaml"), width, height)
+def camera_rig(width: int = 1600, height: int = 900, count: int = 6) -> Cameras:
+    """Six cameras of a car; more look where the first ones do, by other names."""
+    rig = resize(load_rig(ROOT / "config" / "rig" / "nuscenes.yaml"), width, height)
+    which = [i % len(rig) for i in range(count)]
+    names = tuple(rig.names[k] if i < len(rig) else f"{rig.names[k]}_2" for i, k in enumerate(which))
+    return Cameras(
+        names,
+        rig.intrinsics[which],
+        rig.T_ego_cam[which],
+        tuple(rig.width[k] for k in which),
+        tuple(rig.height[k] for k in which),
+        tuple(rig.model[k] for k in which),
+        tuple(rig.distortion[k] for k in which),
+    )
 
 
 def camera_jpegs(rig: Cameras, quality: int = 85) -> list[bytes]:
@@ -288,11 +299,12 @@ def robot_and_node(
     jitter: float = 0.005,
     checkpoint: str = "",
     size: tuple[int, int] = (1600, 900),
+    cameras: int = 6,
     **parameters: Any,
 ) -> Iterator[tuple[Robot, NodeProcess]]:
     """Both, on a graph of their own, once the node takes images. size: width and height of the images."""
     os.environ.update(isolated_graph())
-    rig = camera_rig(*size)
+    rig = camera_rig(*size, cameras)
     robot = Robot(rig, camera_jpegs(rig), rate, stagger, jitter)
     node = NodeProcess(rig.names, checkpoint, **parameters)
     try:

@@ -50,7 +50,7 @@ from gaussianocc_ros.qos import camera_qos, latched_qos
 from gaussianocc_ros.reporting import LifeSign, Reporter
 from gaussianocc_ros.services import Services
 from gaussianocc_ros.stamps import stamp_ns
-from gaussianocc_ros.startup import USER_MISTAKE, bound_memory_pools, ignore_interrupt, leave_interrupt_to_ros
+from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
 
 _LOOK_PERIOD = 0.5  # s
 
@@ -247,7 +247,6 @@ def main(args: list[str] | None = None) -> None:
 
 def _run(args: list[str] | None) -> None:
     node, initialized = None, False
-    bound_memory_pools()
     try:
         rclpy.init(args=args)
         initialized = True

@@ -7,8 +7,6 @@ can come anywhere. Where it leaves an `eval` of text, as in an import, Python en
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -18,7 +16,6 @@ USER_MISTAKE = 2  # exit status of every program: an argument, a file or a setti
 INTERRUPTED = 130  # of the demo; as a shell says it of a process that SIGINT ended
 # Node and player end with 0 by Ctrl-C: that is how they are ended, and what launch and supervisors expect.
 _SCRIPTS = ("occupancy_node", "bag_player")  # the entry points of setup.cfg
-_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 _ros_has_it = False
 
 
@@ -54,13 +51,6 @@ def leave_interrupt_to_ros() -> None:
 def ignore_interrupt() -> None:
     """Tidying up is under way; launch and a terminal may both send one. Again after rclpy put the old handler back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def bound_memory_pools() -> None:
-    """Before threads start: glibc gives each thread a pool of its own, and what one has freed no other may use. Under
-    load that made 150 MB (two pools against eight and more); decoding is not slower. Elsewhere nothing happens."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)
 
 
 def _quit(number: int, frame: FrameType | None) -> None:

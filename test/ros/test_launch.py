@@ -28,6 +28,8 @@ ARGUMENTS = (
     "loop",
     "rviz",
     "namespace",
+    "tf",
+    "frame_prefix",
     "log_level",
 )
 RUN = """

@@ -63,7 +63,10 @@ def main() -> None:
                 results.append({"part": name, **row})
                 print(results[-1], flush=True)
     if options.json:
-        write_report(options.json, {"cameras": 6, "image": [1600, 900], "rate_hz": RATE}, results)
+        shapes = {"cameras": 6, "image": [1600, 900], "rate_hz": RATE}
+        if options.part == "isolation":
+            shapes = {"cameras": 8, "image": [1920, 1080], "rate_hz": 30.0}
+        write_report(options.json, shapes, results)
 
 
 # ---- without DDS ---------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from gaussianocc_core.data.entries import mask_paths, read_mask
 from gaussianocc_core.data.sets import SynchronizedSet
 from gaussianocc_core.errors import GaussianOccError, PredictionError
 from gaussianocc_core.fusion import TemporalFusion
+from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.labels import UNOBSERVED
 from gaussianocc_core.models.ego_motion import VisualOdometry
 from gaussianocc_core.predictor import OccupancyPredictor
@@ -145,13 +146,13 @@ class Inference:
         seconds after an installation, and memory pools fill."""
         rng, cameras = np.random.default_rng(0), plausible_cameras(self._parameters.camera_names)
         odometry = VisualOdometry() if predictor.sees_depth else None
-        T_world_ego, fusion = np.eye(4), self._make_fusion(predictor)
+        fusion = self._make_fusion(predictor)
         for moment in range(3):  # one more than what is matched with the one before
             if not self._node.context.ok():  # Ctrl-C
                 return
             images = [cv2.resize(rng.integers(0, 255, (9, 16, 3), np.uint8), (640, 360)) for _ in cameras.names]
             stamp_s = 1.0 + 0.1 * moment
-            T_world_ego[0, 3] = 0.5 * moment
+            T_world_ego = make_transform(np.eye(3), np.array([0.5 * moment, 0.0, 0.0]))  # anew: it is remembered
             prediction = predictor(images, cameras, T_world_ego, stamp_s, odometry, motion_from_images=False)
             if fusion is not None:
                 fusion.add(prediction, T_world_ego, int(1e9 * stamp_s))

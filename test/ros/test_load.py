@@ -39,3 +39,27 @@ def test_no_first_look_at_an_output_stops_the_results(spawn, checkpoint, tmp_pat
     end = ast.literal_eval([line for line in load.output.splitlines() if line.startswith("{'")][-1])
     assert end["subscriptions"] > 5 and end["tracebacks"] == {}
     assert end["largest_gap_s"] < 2.0 * end["period_s"] + 1.0, end
+
+
+PRACTISE = """
+import rclpy
+from rclpy.lifecycle import LifecycleNode
+from gaussianocc_core.models import matching_cpu
+from gaussianocc_core.rendering import cpu
+from gaussianocc_ros.inference import Inference
+from gaussianocc_ros.parameters import NodeParameters
+rclpy.init()
+node = LifecycleNode("practises")
+inference = Inference(node, NodeParameters(cameras=("front", "left"), device="cpu"))
+inference.load()
+print("compiled:", *(len(kernel.signatures) for kernel in (matching_cpu._sweep_rows, cpu._composite_tiles)))
+inference.close()
+rclpy.shutdown()
+"""
+
+
+def test_matching_and_rendering_are_practised_at_configure(spawn):
+    """Of the shipped model. Matching needs a robot that has moved."""
+    process = spawn("-c", PRACTISE)
+    assert process.wait(240) == 0, process.output
+    assert "compiled: 1 1" in process.output

@@ -30,6 +30,9 @@ from gaussianocc_core.onboarding.doctor.readings import AS_IT_IS, Evidence, Read
 from gaussianocc_core.onboarding.doctor.sampling import Sampled, sample
 from gaussianocc_core.onboarding.doctor.scores import score
 from gaussianocc_core.onboarding.doctor.temporal import PoseAt, Step, estimate_delay, find_steps
+from gaussianocc_core.types import Cameras
+
+_AS_WELL = 0.7  # of what a large fault explains
 
 
 @dataclass(frozen=True)
@@ -69,41 +72,50 @@ def judge(name: str, sampled: Sampled, pose_at: PoseAt, doubts: Sequence[Doubt] 
     images = look_at_images(sampled, cameras.T_ego_cam.detach().cpu().double().numpy())
     found += from_images(cameras.names, images)
 
-    reading = _read(sampled, steps, cross, pose_at if posed else None)
+    fast = too_fast(sampled) if posed else None
+    if fast is not None:  # nothing can be placed by it
+        found.append(fast)
+        posed, cross = False, tuple(find_cross(sampled, poses=False))
+    bundle = solve(cameras, steps, cross, pose_at if posed else None)
+    mended = bundle.corrected(cameras)
+    reading = _read(sampled, steps, cross, pose_at if posed else None, mended)
     found += from_reading(cameras.names, reading, {(each.about, each.kind) for each in found})
     upset = reading.odometry.fault != "" or any(each is not AS_IT_IS for each in reading.cameras)
 
     grounds: tuple[Ground, ...] = ()
-    bundle: Bundle | None = None
     if posed:
-        fast = too_fast(sampled)
-        if fast is not None:
-            found.append(fast)
         delay = estimate_delay(steps, cameras, pose_at)
         late = from_delay(delay, notes) if not reading.odometry.fault else None
         if late is not None:
             found.append(late)
             upset = True
-        if not upset and fast is None:
-            grounds = find_grounds(steps, cameras, pose_at)
-            found += from_lengths(cameras.names, compare_lengths(steps, cross, cameras, pose_at), grounds)
-    else:
+        if not upset:
+            grounds = find_grounds(steps, mended, pose_at)
+            found += from_lengths(cameras.names, compare_lengths(steps, cross, mended, pose_at), grounds)
+    elif fast is None:
         notes.append(
             "no odometry with the images' clock: sign, axes, length and delay of it, and each camera by its motion"
         )
     if upset:
         notes.append("small errors of rotations: mend what is wrong first, and look again")
     else:
-        bundle = solve(cameras, steps, cross, pose_at if posed else None)
         found += from_bundle(cameras.names, bundle, cross, notes)
-    proposals = _propose(sampled, bundle, found)
+    proposals = _propose(sampled, None if upset else bundle, found)
     diagnosis = _diagnose(name, sampled, found, steps, cross, notes, score(sampled, steps, cross, images), proposals)
     return Visit(sampled, steps, cross, images, grounds, diagnosis)
 
 
-def _read(sampled: Sampled, steps: Sequence[Step], cross: Sequence[CrossMatches], pose_at: PoseAt | None) -> Reading:
+def _read(
+    sampled: Sampled, steps: Sequence[Step], cross: Sequence[CrossMatches], pose_at: PoseAt | None, mended: Cameras
+) -> Reading:
+    """The reading that explains the images; as it is, if turning the cameras a little explains as much."""
     mirrored = find_cross(sampled, pose_at is not None, mirrored=True)
-    return find_reading(Evidence.gather(sampled.cameras, steps, merge(cross, mirrored), pose_at))[0]
+    every = merge(cross, mirrored)
+    evidence = Evidence.gather(sampled.cameras, steps, every, pose_at)
+    reading, gain = find_reading(evidence)
+    as_it_is = Reading((AS_IT_IS,) * len(sampled.cameras))
+    small = Evidence.gather(mended, steps, every, pose_at).score(as_it_is) - evidence.score(as_it_is)
+    return as_it_is if small > _AS_WELL * gain else reading
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------

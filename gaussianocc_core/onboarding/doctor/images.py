@@ -18,7 +18,7 @@ _ELEVATION = np.sin(np.radians(4.0))
 _LEAST_WAY, _LEAST_TIME = 40.0, 60.0  # m, or s without odometry, to tell dirt from the world
 _AROUND = 41  # px, the neighbourhood of a spot
 _AROUND_CHANGES = 8.0  # grey levels that it changes by from moment to moment, at the least
-_SPOT_CHANGES = 0.25  # of that, for a spot
+_SPOT_CHANGES = (0.06, 0.12, 0.25)  # of that, for a spot
 _SPOT_AREA = (0.0004, 0.03)  # of the image
 _SPOT_CONTRAST = 12.0  # grey levels to what is around it
 _LEAST_MOMENTS = 10  # far apart, to tell dirt from the world
@@ -104,13 +104,21 @@ def _find_dirt(greys: list[np.ndarray], cylinder: Cylinder) -> Bool[np.ndarray, 
     seen = cylinder.seen.astype(np.float32)
     weight = cv2.boxFilter(seen, -1, (_AROUND, _AROUND))
     around = cv2.boxFilter(changes * seen, -1, (_AROUND, _AROUND)) / np.maximum(weight, 1e-3)
-    spots = cylinder.seen & (around > _AROUND_CHANGES) & (changes < _SPOT_CHANGES * around)
-    kernel = np.ones((3, 3), np.uint8)
-    opened = cv2.morphologyEx(spots.astype(np.uint8), cv2.MORPH_OPEN, kernel)
-    count, labels, facts, _ = cv2.connectedComponentsWithStats(opened)
     middle = np.median(stack, axis=0)
-    area = float(cylinder.seen.sum())
     found = nothing.copy()
+    for share in _SPOT_CHANGES:  # at each level: a spot may touch a part of the world that changes little, such as sky
+        spots = cylinder.seen & (around > _AROUND_CHANGES) & (changes < share * around)
+        found |= _round_spots(spots, middle, cylinder.seen)
+    return found
+
+
+def _round_spots(
+    spots: Bool[np.ndarray, "h w"], middle: Float[np.ndarray, "h w"], seen: Bool[np.ndarray, "h w"]
+) -> Bool[np.ndarray, "h w"]:
+    """Those that are no larger than drops are, about as wide as high, and darker or brighter than what is around."""
+    opened = cv2.morphologyEx(spots.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    count, labels, facts, _ = cv2.connectedComponentsWithStats(opened)
+    area, found = float(seen.sum()), np.zeros_like(seen)
     for i in range(1, count):
         spot = labels == i
         width, height, size = (
@@ -120,7 +128,7 @@ def _find_dirt(greys: list[np.ndarray], cylinder: Cylinder) -> Bool[np.ndarray, 
             continue
         if max(width, height) > 2.5 * min(width, height) or size < 0.5 * width * height:
             continue  # a kerb or the horizon, not a drop
-        ring = (cv2.dilate(spot.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0) & cylinder.seen & ~spot
+        ring = (cv2.dilate(spot.astype(np.uint8), np.ones((13, 13), np.uint8)) > 0) & seen & ~spot
         contrast = abs(float(np.median(middle[spot])) - float(np.median(middle[ring])))
         if contrast > _SPOT_CONTRAST:
             found |= spot

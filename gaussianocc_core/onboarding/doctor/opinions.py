@@ -30,7 +30,7 @@ _LOOK_LENGTH, _WRONG_LENGTH = np.log(1.2), np.log(1.5)
 _LOOK_HEIGHT, _WRONG_HEIGHT = np.log(1.45), np.log(1.9)
 _GROUND_SHARE, _PITCH = 0.6, np.radians(3.0)
 _FASTEST = 70.0  # m/s
-_DARK, _BRIGHTER, _BURNT, _BLURRED = 12.0, 1.9, 0.35, 0.55
+_DARK, _BRIGHTER, _BURNT, _BLURRED = 12.0, 1.9, 0.35, 0.75
 _FROZEN, _DIRTY, _LINES, _SKY = 0.3, 0.002, 3.0, 0.7
 
 

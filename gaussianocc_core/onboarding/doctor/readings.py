@@ -24,10 +24,11 @@ _FACTORS = (0.4, 0.5, 0.625, 0.75, 1.33, 1.6, 2.0, 2.5)
 _LEAST_MOVE = 0.05  # m
 _LEAST_PARALLAX = np.radians(0.12)  # median, or the direction of a motion is noise
 _DIRECTION = np.radians(2.5)  # what directions and turns err by
-_TURN, _OF_TURN = np.radians(0.12), 0.08
+_TURN, _OF_TURN = np.radians(0.08), 0.08
 _MOST = 4.0  # that one step may weigh
 _MATCH = 0.5  # what a match between cameras weighs
-_GAIN, _GAIN_SHARE = 8.0, 0.15  # that a reading must explain more
+_NEARLY = np.radians(2.5)
+_GAIN, _GAIN_SHARE = 10.0, 0.2  # that a reading must explain more
 
 
 @dataclass(frozen=True)
@@ -199,14 +200,15 @@ class Evidence:
             count += 1
         return total, count
 
-    def consistent(self, reading: Reading, i: int, j: int) -> int:
-        """Matches of two cameras that may be the same thing."""
+    def consistent(self, reading: Reading, i: int, j: int) -> float:
+        """Matches of two cameras that may be the same thing; half counts what only nearly fits, as a principal point
+        off the middle makes it that of an image that was turned."""
         a, b = reading.cameras[i], reading.cameras[j]
         matches = self.cross.get((i, j, a.mirrored != b.mirrored))
         if matches is None or not len(matches):
-            return 0
+            return 0.0
         placed = in_ego(matches, self.place(i, a), self.place(j, b), (a.rays(matches.a), b.rays(matches.b)))
-        return int(placed.consistent.sum())
+        return 0.5 * float(placed.consistent.sum() + placed.agree(_NEARLY).sum())
 
     def score(self, reading: Reading) -> float:
         """Higher is better."""
@@ -221,7 +223,7 @@ def find_reading(evidence: Evidence) -> tuple[Reading, float]:
     count = len(evidence.cameras)
     now = Reading((AS_IT_IS,) * count)
     score = begin = evidence.score(now)
-    scale = _scale(evidence)
+    scale = _scale(evidence, now)
     for _ in range(count):
         best, least = None, max(_GAIN, _GAIN_SHARE * scale)
         for candidate in _candidates(now, count):
@@ -235,9 +237,11 @@ def find_reading(evidence: Evidence) -> tuple[Reading, float]:
     return now, score - begin
 
 
-def _scale(evidence: Evidence) -> float:
+def _scale(evidence: Evidence, now: Reading) -> float:
     """About what a camera that fits explains."""
-    return len(evidence.steps) / max(len(evidence.cameras), 1) * _MOST
+    count = len(evidence.cameras)
+    shared = sum(evidence.consistent(now, i, j) for i in range(count) for j in range(i + 1, count))
+    return (len(evidence.steps) * _MOST + 2 * _MATCH * shared) / max(count, 1)
 
 
 def _changed(a: Reading, b: Reading) -> int:

@@ -99,30 +99,37 @@ def estimate_delay(steps: Sequence[Step], cameras: Cameras, pose_at: PoseAt, onl
     only: of one camera.
     """
     chosen = [step for step in steps if only in (None, step.camera)]
+    for delays in (_DELAYS_S, _DELAYS_S[np.abs(_DELAYS_S) < 0.31]):  # the ends of a short recording have fewer poses
+        found = _try_delays(chosen, cameras, pose_at, delays)
+        if found is not None:
+            return found
+    return None
+
+
+def _try_delays(steps: Sequence[Step], cameras: Cameras, pose_at: PoseAt, delays: np.ndarray) -> Delay | None:
     rows, stamps = [], []
-    for step in chosen:
-        told = [say(step, cameras, pose_at, delay) for delay in _DELAYS_S]
+    for step in steps:
+        told = [say(step, cameras, pose_at, delay) for delay in delays]
         if any(each is None for each in told):
             continue
-        difference = [np.linalg.norm(step.seen.turn - each.turn) for each in told if each is not None]
-        rows.append(difference)
+        rows.append([np.linalg.norm(step.seen.turn - each.turn) for each in told if each is not None])
         stamps.append(step.moment)
     if len(set(stamps)) < LEAST_PAIRS:
         return None
     costs, groups = np.array(rows), np.array(stamps)
     costs = np.minimum(costs, 4.0 * np.median(costs.min(axis=1)) + np.radians(0.5))
-    best, least = _lowest(costs.mean(axis=0))
-    others = np.array([_lowest(costs[groups != each].mean(axis=0))[0] for each in np.unique(groups)])
+    best, least = _lowest(costs.mean(axis=0), delays)
+    others = np.array([_lowest(costs[groups != each].mean(axis=0), delays)[0] for each in np.unique(groups)])
     count = len(others)
     error = float(np.sqrt(((others - others.mean()) ** 2).sum() * (count - 1) / count))
-    return Delay(best, error, least, float(costs.mean(axis=0)[len(_DELAYS_S) // 2]), len(rows))
+    return Delay(best, error, least, float(costs.mean(axis=0)[len(delays) // 2]), len(rows))
 
 
-def _lowest(costs: np.ndarray) -> tuple[float, float]:
+def _lowest(costs: np.ndarray, delays: np.ndarray) -> tuple[float, float]:
     k = int(costs.argmin())
     if not 0 < k < len(costs) - 1:
-        return float(_DELAYS_S[k]), float(costs[k])
+        return float(delays[k]), float(costs[k])
     below, at, above = costs[k - 1 : k + 2]
     bend = below - 2 * at + above
     move = float(np.clip(0.5 * (below - above) / bend, -0.5, 0.5)) if bend > 0 else 0.0
-    return float(_DELAYS_S[k] + move * (_DELAYS_S[1] - _DELAYS_S[0])), float(at)
+    return float(delays[k] + move * (delays[1] - delays[0])), float(at)

@@ -243,6 +243,22 @@ def blur(sigma: float) -> Callable[[np.ndarray], np.ndarray]:
     return lambda image: cv2.GaussianBlur(image, (0, 0), sigma * image.shape[1] / 400)
 
 
+def darken(factor: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda image: (image * factor).astype(np.uint8)
+
+
+def upside_down(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image[::-1, ::-1])
+
+
+def mirror(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image[:, ::-1])
+
+
+def y_ahead(T: np.ndarray) -> np.ndarray:
+    return T @ turned(90, 2)
+
+
 def damages() -> list[Damage]:
     turn, lens, way = ("rotation", "orientation"), ("focal length", "principal point", "view"), ("axes",)
     roll = make_transform(exp_rotation(np.array([0, 0, np.pi])), np.zeros(3))
@@ -253,24 +269,27 @@ def damages() -> list[Damage]:
         *(Damage("focal length", f"x {f:g}", "camera", lens, with_K(f, False)) for f in (2.0, 1.5, 1.2, 0.5)),
         Damage("swapped neighbours", "", "camera", ("swapped",), swap),
         Damage("calibration by 180 degrees", "roll", "camera", ("orientation", "sky below"), with_first(right=roll)),
-        Damage("images by 180 degrees", "", "camera", ("orientation", "sky below"), with_images(lambda i: i[::-1, ::-1].copy())),
-        Damage("mirrored images", "", "camera", ("mirrored",), with_images(lambda i: i[:, ::-1].copy())),
+        Damage("images by 180 degrees", "", "camera", ("orientation", "sky below"), with_images(upside_down)),
+        Damage("mirrored images", "", "camera", ("mirrored",), with_images(mirror)),
         Damage("body frame", "one", "camera", ("orientation", "body frame"), with_first(right=body)),
         Damage("body frame", "all", "all", ("orientation", "body frame"), with_first(right=body, every=True)),
         Damage("millimetres", "cameras", "all", ("far away",), in_millimetres),
         Damage("millimetres", "odometry", ODOMETRY, ("length",), with_pose(longer(1000.0)), moving=True),
-        *(Damage("length of odometry", f"x {f:g}", ODOMETRY, ("length",), with_pose(longer(f)), moving=True) for f in (2.0, 1.3, 0.5)),
+        *(
+            Damage("length of odometry", f"x {f:g}", ODOMETRY, ("length",), with_pose(longer(f)), moving=True)
+            for f in (2.0, 1.3, 0.5)
+        ),
         *(
             Damage("delay", f"{1000 * s:.0f} ms", ODOMETRY, ("delay",), with_pose(delayed(s)), moving=True)
             for s in (0.1, 0.2, -0.2, 0.4)
         ),
         Damage("sign of odometry", "inverse", ODOMETRY, way, with_pose(mapped(np.linalg.inv)), moving=True),
-        Damage("axis of odometry", "y ahead", ODOMETRY, way, with_pose(mapped(lambda T: T @ turned(90, 2))), moving=True),
+        Damage("axis of odometry", "y ahead", ODOMETRY, way, with_pose(mapped(y_ahead)), moving=True),
         *(Damage("yaw", f"{d:g} deg", "camera", turn, with_first(left=turned(d, 2))) for d in (0.5, 1, -1, 3, -3, 6)),
         *(Damage("pitch", f"{d:g} deg", "camera", turn, with_first(left=turned(d, 1))) for d in (1, 3)),
         Damage("frozen", "", "camera", ("frozen",), frozen, moving=True),
         *(Damage("blurred", f"{s:g} px of 400", "camera", ("blurred",), with_images(blur(s))) for s in (1.0, 2.0)),
-        *(Damage("darker", f"x {f:g}", "camera", ("brightness", "dark"), with_images(lambda i, f=f: (i * f).astype(np.uint8))) for f in (0.4, 0.05)),
+        *(Damage("darker", f"x {f:g}", "camera", ("brightness", "dark"), with_images(darken(f))) for f in (0.4, 0.05)),
         Damage("dirt", "three drops", "camera", ("dirt",), with_images(dirt), moving=True),
         *(Damage("rolling lines", f"{a} levels", "camera", ("rolling lines",), with_images(Bands(a))) for a in (6, 15)),
     ]  # fmt: skip

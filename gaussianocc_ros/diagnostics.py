@@ -11,11 +11,15 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from gaussianocc_core.bags.clocks import name_ahead
+
 # In the order of events. calibrate: CameraInfo and TF; total: arrival of the set's last image to publication.
 STAGES = ("queue", "decode", "calibrate", "predict", "fuse", "encode", "render", "total")
 _WINDOW = 100  # sets over which medians are taken
 _FEW = 9  # results by which age is judged: one of them may be late, and it must follow within seconds
 _RATE_WINDOW = 30.0  # s
+_FEW_IMAGES = 5  # by which a camera's clock is judged
+_AHEAD = 1.0  # s that stamps may lie in the future: clocks that are not disciplined
 _MAX_AGE = 3600.0  # s; an older "age" means that the clock and the stamps tell different times
 
 
@@ -97,10 +101,12 @@ class CameraStatistics:
         self.last_arrival = time.monotonic()  # or activation
         self._arrivals: deque[float] = deque(maxlen=_WINDOW)
         self._delays: deque[float] = deque(maxlen=_WINDOW)
+        self._unset = 0  # images in a row whose stamp is zero
 
-    def arrived(self, delay: float) -> None:
-        """`delay`: arrival minus stamp, s, by the node's clock."""
+    def arrived(self, delay: float, stamped: bool = True) -> None:
+        """`delay`: arrival minus stamp, s, by the node's clock; stamped: whether the stamp is not zero."""
         self.received += 1
+        self._unset = 0 if stamped else self._unset + 1
         self.last_arrival = time.monotonic()
         self._arrivals.append(self.last_arrival)
         if abs(delay) < _MAX_AGE:
@@ -110,6 +116,16 @@ class CameraStatistics:
     def rate(self) -> float:
         """Images per second of late."""
         return _rate(self._arrivals)
+
+    @property
+    def clock_problem(self) -> str:
+        """What is wrong with its stamps, in words that follow the camera's name; "" if nothing."""
+        if self._unset >= _FEW_IMAGES:
+            return "its stamps are zero: its driver does not set them; no sets can be formed, and no motion is known"
+        delay = self.delay
+        if delay is not None and len(self._delays) >= _FEW_IMAGES and delay < -_AHEAD:
+            return f"its clock is {name_ahead(-delay)}; synchronise the clocks, or motion is not known at its images"
+        return ""
 
     @property
     def delay(self) -> float | None:

@@ -17,6 +17,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Empty
 
@@ -36,7 +37,7 @@ from gaussianocc_ros.lifecycle import TidyLifecycleNode
 from gaussianocc_ros.motion import Motion
 from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameters import NodeParameters, apply_changes, declare_parameters
-from gaussianocc_ros.qos import camera_qos
+from gaussianocc_ros.qos import LATCHED_QOS, camera_qos
 from gaussianocc_ros.reporting import Reporter
 from gaussianocc_ros.stamps import stamp_ns
 from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
@@ -105,14 +106,18 @@ class OccupancyNode(TidyLifecycleNode):
         self._inference.start(self._gatherer, self._outputs, self._motion, self._reporter, self._rig.ego_at)
         for camera in self._cameras:
             if self._rig.needs_camera_info:
-                self._listen(CameraInfo, camera, parameters.camera_info_topic_of(camera), self._on_camera_info)
+                topic = parameters.camera_info_topic_of(camera)
+                self._listen(CameraInfo, camera, topic, self._on_camera_info)
+                self._listen(CameraInfo, camera, topic, self._on_camera_info, LATCHED_QOS)
         for camera in self._cameras:
             kind = CompressedImage if parameters.is_compressed(camera) else Image
             self._listen(kind, camera, parameters.image_topic_of(camera), self._on_image)
 
-    def _listen(self, kind: Any, camera: str, topic: str, callback: Any) -> None:
-        qos = camera_qos(self.parameters.image_queue_size, self.parameters.is_reliable(camera))
-        subscription = self.create_subscription(kind, topic, partial(callback, camera), qos)
+    def _listen(self, kind: Any, camera: str, topic: str, callback: Any, qos: QoSProfile | None = None) -> None:
+        qos = qos or camera_qos(self.parameters.image_queue_size, self.parameters.is_reliable(camera))
+        # Publishers that do not keep their messages are no fault of the second subscription to CameraInfo.
+        events = ros_compat.subscription_events(says_mismatch=qos is not LATCHED_QOS)
+        subscription = self.create_subscription(kind, topic, partial(callback, camera), qos, event_callbacks=events)
         self.activated.callback(self.destroy_subscription, subscription)
 
     def deactivate(self) -> None:

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quality of service of what the node subscribes to from cameras."""
 
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+# Of a publisher that says its calibration once and keeps it for who comes later, which only such a subscription gets;
+# and one of this kind gets nothing from other publishers.
+LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def camera_qos(queue_size: int, reliable: bool) -> QoSProfile:

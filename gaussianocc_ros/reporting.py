@@ -57,6 +57,7 @@ class Reporter:
         self._history: deque[tuple[Counter[str], int]] = deque(maxlen=_LATE_REPORTS + 1)  # missing, sets
         self._set_problem = ""  # of the last set
         self._nonsense = ""  # why the last set's prediction means nothing; "" where it does
+        self._clocks: dict[str, str] = {}  # cameras -> what is wrong with their stamps
         self._left_out: dict[str, str] = {}  # cameras that the last set did without -> why
         self._matched: dict[str, dict[str, str]] = {}  # camera -> the last set's views, for diagnostics
         self._suspect: dict[str, str] = {}  # cameras whose images were not matched -> what is wrong with them
@@ -77,7 +78,7 @@ class Reporter:
     # ---- what happens ----------------------------------------------------------------------------------------------
 
     def image_arrived(self, camera: str, stamp_ns: int) -> None:
-        self._images[camera].arrived(self._seconds_since(stamp_ns))
+        self._images[camera].arrived(self._seconds_since(stamp_ns), stamped=stamp_ns != 0)
 
     @property
     def works(self) -> bool:
@@ -183,6 +184,9 @@ class Reporter:
         self._missing = {camera: text for camera, text in self._rig.missing().items() if camera not in silent}
         for camera, text in self._rig.doubts.items():
             self.warn(f"calibration of {camera}", text)
+        self._clocks = {c: f"{c}: {text}" for c, images in self._images.items() if (text := images.clock_problem)}
+        for camera, text in self._clocks.items():
+            self.warn(f"clock of {camera}", text)
         level, text = self._judge(now, silent, late)
         values = self._values()
         name = self._node.get_fully_qualified_name()
@@ -209,6 +213,7 @@ class Reporter:
         elif now - self._started >= _SILENT_AFTER and (missing := "; ".join(self._missing.values())):
             reasons.append(missing)
             self.warn("missing", missing)
+        reasons += self._clocks.values()
         if self._set_problem:
             reasons.append(self._set_problem)
         reasons += late.values()
@@ -304,7 +309,7 @@ class Reporter:
 
     def _camera_status(self, name: str, camera: str, silent: dict[str, str], late: dict[str, str]) -> DiagnosticStatus:
         images = self._images[camera]
-        problems = (silent, self._missing, late, self._left_out, self._suspect, self._rig.doubts)
+        problems = (silent, self._missing, self._clocks, late, self._left_out, self._suspect, self._rig.doubts)
         problem = next((each[camera] for each in problems if camera in each), "")
         values = {
             "images": str(images.received),

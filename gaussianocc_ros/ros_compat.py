@@ -33,6 +33,10 @@ from gaussianocc_core.geometry.transform_tree import TransformTree, TransformUna
 from gaussianocc_core.names import shorten
 
 try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+try:
     # The cv_bridge of these is built against the numpy 1 of their Ubuntu and aborts the process under numpy 2.
     numpy_1 = os.environ.get("ROS_DISTRO", "") in ("humble", "iron", "jazzy", "kilted")
     if numpy_1 and int(np.__version__.split(".")[0]) >= 2:
@@ -48,6 +52,11 @@ try:
     import tf2_ros
 except ImportError:
     tf2_ros = None
+
+
+def subscription_events(says_mismatch: bool) -> Any:
+    """What a subscription does on events; says_mismatch: log publishers whose quality of service does not fit."""
+    return SubscriptionEventCallbacks(use_default_callbacks=says_mismatch)
 
 
 # ---- images: cv_bridge ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
@@ -463,3 +463,43 @@ def test_without_odometry_a_set_is_published_unfused_and_said(rig, make):
     rig.send(0)
     rig.outputs(1)
     rig.graph.until(lambda: rig.logged("not fused: TF has no odom <- base_link"), what="a warning")
+
+
+def test_calibration_that_was_published_once_and_kept_reaches_a_node_that_starts_later(rig, make):
+    from support.node_rig import LATCHED
+
+    rig = rig()
+    latched = {camera: rig.graph.publisher(CameraInfo, f"/{camera}/camera_info", LATCHED) for camera in make.CAMERAS}
+    for camera, publisher in latched.items():
+        publisher.publish(make.camera_info(make.START_NS, camera))
+    rig.start()
+    rig.place()
+    rig.send(0, info=False)
+    rig.outputs(1)
+
+
+def test_stamps_of_zero_are_a_warning_that_says_so(rig, make):
+    rig = rig().start()
+    rig.place()
+    for _ in range(6):
+        for camera in make.CAMERAS:
+            rig.info[camera].publish(make.camera_info(0, camera))
+            rig.image[camera].publish(make.jpeg(0, camera))
+    rig.graph.until(lambda: rig.diagnosed("its stamps are zero: its driver does not set them"), what="a diagnostic")
+    assert {status.level for status in rig.diagnosed("its stamps are zero")} == {DiagnosticStatus.WARN}
+
+
+def test_a_clock_that_counts_tai_is_named_though_results_come(rig, make):
+    rig = rig(error_age=0.0).start()
+    rig.place()
+    for i in range(6):
+        now = time.time_ns() + 37_000_000_000
+        for camera in make.CAMERAS:
+            rig.info[camera].publish(make.camera_info(now, camera))
+            rig.image[camera].publish(make.jpeg(now, camera))
+        rig.outputs(i + 1)
+    rig.graph.until(
+        lambda: rig.diagnosed("ahead of that of this computer (TAI, as PTP counts it)"), what="a diagnostic"
+    )
+    first = rig.diagnosed("front: its clock is")[0]
+    assert (first.level == DiagnosticStatus.WARN and "36." in first.message) or "37." in first.message

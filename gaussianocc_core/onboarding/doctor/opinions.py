@@ -19,7 +19,7 @@ from gaussianocc_core.onboarding.doctor.sampling import Sampled
 from gaussianocc_core.onboarding.doctor.temporal import Delay
 
 _DOUBTS_WRONG = (IDENTITY, PRINCIPAL_POINT, BODY_FRAME, FAR_AWAY)
-_LOOK_TURN, _WRONG_TURN = np.radians(0.7), np.radians(2.0)
+_LOOK_TURN, _WRONG_TURN = np.radians(0.5), np.radians(2.0)
 _LOOK_RELATIVE, _WRONG_RELATIVE = np.radians(1.5), np.radians(2.5)  # of cameras that nothing else is known of
 _COMMON_TURN = np.radians(3.0)  # of all cameras together against odometry
 _SURE = 3.0  # times the error
@@ -31,7 +31,7 @@ _LOOK_HEIGHT, _WRONG_HEIGHT = np.log(1.45), np.log(1.9)
 _GROUND_SHARE, _PITCH = 0.6, np.radians(3.0)
 _FASTEST = 70.0  # m/s
 _DARK, _BRIGHTER, _BURNT, _BLURRED = 12.0, 1.9, 0.35, 0.75
-_FROZEN, _DIRTY, _LINES, _SKY = 0.3, 0.002, 3.0, 0.7
+_FROZEN, _DIRTY, _LINES, _SKY = 0.3, 0.004, 3.0, 0.7
 
 
 def from_doubt(doubt: Doubt) -> Finding:

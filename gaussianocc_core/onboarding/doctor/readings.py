@@ -6,7 +6,7 @@ Evidence is what two cameras see of the same, and how the turns and directions o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,14 +20,15 @@ from gaussianocc_core.types import Cameras
 
 _BODY_OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # axes of an optical frame in those of its body
 _ROLL = {degrees: exp_rotation(np.array([0, 0, np.radians(degrees)])) for degrees in (90, 180, 270)}
-_FACTORS = (0.4, 0.5, 0.625, 0.75, 1.33, 1.6, 2.0, 2.5)
+_FACTORS = (0.4, 0.5, 0.625, 0.75, 0.87, 1.15, 1.33, 1.6, 2.0, 2.5)
 _LEAST_MOVE = 0.05  # m
 _LEAST_PARALLAX = np.radians(0.12)  # median, or the direction of a motion is noise
 _DIRECTION = np.radians(2.5)  # what directions and turns err by
 _TURN, _OF_TURN = np.radians(0.08), 0.08
 _MOST = 4.0  # that one step may weigh
-_MATCH = 0.5  # what a match between cameras weighs
+_MATCH, _ENOUGH = 0.5, 300  # what a match between cameras weighs, and how many of two cameras count in full
 _NEARLY = np.radians(2.5)
+_ASIDE = np.radians(0.5)  # that a principal point off the middle turns directions by, to be tried
 _GAIN, _GAIN_SHARE = 10.0, 0.2  # that a reading must explain more
 
 
@@ -169,6 +170,21 @@ class Evidence:
             said.append(None if now is None or later is None else invert_matrix(now) @ later)
         return cls(cameras, steps, said, cross, cameras.T_ego_cam.detach().cpu().double().numpy())
 
+    def singles(self, camera: int) -> list[CameraReading]:
+        """What may be wrong with one camera. An image that was turned or mirrored has its principal point elsewhere:
+        off the middle on the other side, and by twice as much as directions are then off."""
+        K = self.cameras.intrinsics[camera].detach().cpu().double().numpy()
+        size = np.array([self.cameras.width[camera], self.cameras.height[camera]], dtype=np.float64)
+        aside = (size - 2 * K[:2, 2]) / np.diag(K)[:2]
+        found = list(_SINGLE)
+        for single in _SINGLE:
+            flips = np.diag(single.Q)[:2] < 0
+            if single.factor == 1.0 and abs(single.Q[2, 2] - 1.0) < 1e-9 and flips.any():
+                x, y = np.where(flips, aside, 0.0)
+                if np.hypot(x, y) > _ASIDE:
+                    found.append(replace(single, Q=exp_rotation(np.array([-y, x, 0.0])) @ single.Q))
+        return found
+
     def place(self, camera: int, reading: CameraReading) -> np.ndarray:
         return self.T_ego_cam[camera if reading.calibration < 0 else reading.calibration]
 
@@ -208,7 +224,7 @@ class Evidence:
         if matches is None or not len(matches):
             return 0.0
         placed = in_ego(matches, self.place(i, a), self.place(j, b), (a.rays(matches.a), b.rays(matches.b)))
-        return 0.5 * float(placed.consistent.sum() + placed.agree(_NEARLY).sum())
+        return 0.5 * float(placed.consistent.sum() + placed.agree(_NEARLY).sum()) * min(1.0, _ENOUGH / len(matches))
 
     def score(self, reading: Reading) -> float:
         """Higher is better."""
@@ -226,7 +242,7 @@ def find_reading(evidence: Evidence) -> tuple[Reading, float]:
     scale = _scale(evidence, now)
     for _ in range(count):
         best, least = None, max(_GAIN, _GAIN_SHARE * scale)
-        for candidate in _candidates(now, count):
+        for candidate in _candidates(now, evidence):
             gain = evidence.score(candidate) - score
             gain -= 0.02 * scale * _changed(candidate, now)  # of two that explain the same the simpler one
             if gain > least:
@@ -248,10 +264,11 @@ def _changed(a: Reading, b: Reading) -> int:
     return sum(x is not y for x, y in zip(a.cameras, b.cameras, strict=True))
 
 
-def _candidates(now: Reading, count: int):
+def _candidates(now: Reading, evidence: Evidence) -> Iterator[Reading]:
+    count = len(evidence.cameras)
     for k in range(count):
         if now.cameras[k] is AS_IT_IS:
-            for single in _SINGLE:
+            for single in evidence.singles(k):
                 yield replace(now, cameras=tuple(single if i == k else each for i, each in enumerate(now.cameras)))
     if all(each is AS_IT_IS for each in now.cameras):
         for single in _SINGLE:

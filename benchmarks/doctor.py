@@ -353,8 +353,8 @@ def main() -> None:
             word = "told right" if row["told_right"] else "detected" if row["detected"] else "missed"
             of = "" if row["can_show"] else " (it does not move)"
             print(f"  {damage.kind} {damage.size}: {word}{of}; {'; '.join(row['said'])[:160]}", flush=True)
+        write_report(arguments.json, {"recordings": len(arguments.recordings)}, results)  # each takes minutes
     print(table(results))
-    write_report(arguments.json, {"recordings": len(arguments.recordings)}, results)
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.onboarding.doctor.cross import CrossMatches, in_ego
+from gaussianocc_core.onboarding.doctor.rotations import cross as cross_product
 from gaussianocc_core.onboarding.doctor.rotations import epipolar_angles, exp_rotation, inverse_depths, log_rotation
 from gaussianocc_core.onboarding.doctor.temporal import PoseAt, Step
 from gaussianocc_core.types import Cameras
@@ -213,7 +214,7 @@ def _depths(
         if np.linalg.norm(t) < _LEAST_MOVE:
             continue
         inverse, _ = inverse_depths(step.rays[0], step.rays[1] @ T_cam[:3, :3].T, t)
-        across = np.linalg.norm(np.cross(step.rays[0], t), axis=1)
+        across = np.linalg.norm(cross_product(step.rays[0], t), axis=1)
         error = np.radians(0.1) / np.maximum(across, 1e-3) + _DEPTH_SPREAD * np.abs(inverse)
         found[step.camera, step.moment] = (step.chosen[0], inverse, error)
     return found
@@ -268,7 +269,7 @@ def _residuals(block: _Block, X: np.ndarray, turns: np.ndarray) -> np.ndarray:
         return ((a - b) / _NOISE_CROSS).ravel()
     off = epipolar_angles(a, b, t) / _NOISE_CROSS
     _, along = inverse_depths(a, b, t)
-    across = np.linalg.norm(np.cross(a, t), axis=1)
+    across = np.linalg.norm(cross_product(a, t), axis=1)
     assert block.inv_depth is not None and block.inv_error is not None
     known = np.isfinite(block.inv_depth)
     said = np.where(known, block.inv_depth, 0.0)

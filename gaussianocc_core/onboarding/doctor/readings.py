@@ -155,6 +155,8 @@ class Evidence:
     said: Sequence[np.ndarray | None]  # per step: T of the ego frame, later -> now, or None
     cross: dict[tuple[int, int, bool], CrossMatches]
     T_ego_cam: Float[np.ndarray, "N 4 4"]
+    # What was computed, by the objects that it is of, which it keeps: readings differ in one camera from each other.
+    known: dict[tuple[int, ...], tuple[float, tuple[object, ...]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def gather(
@@ -188,9 +190,16 @@ class Evidence:
     def place(self, camera: int, reading: CameraReading) -> np.ndarray:
         return self.T_ego_cam[camera if reading.calibration < 0 else reading.calibration]
 
-    def score_steps(self, reading: Reading, camera: int) -> tuple[float, int]:
-        """How much odometry and the images of a camera disagree, and over how many steps."""
-        total, count = 0.0, 0
+    def score_steps(self, reading: Reading, camera: int) -> float:
+        """How much odometry and the images of a camera disagree, over all its steps."""
+        of = reading.cameras[camera]
+        key = (-1, camera, id(of), id(reading.odometry))
+        if key not in self.known:
+            self.known[key] = self._score_steps(reading, camera), (of, reading.odometry)
+        return self.known[key][0]
+
+    def _score_steps(self, reading: Reading, camera: int) -> float:
+        total = 0.0
         of = reading.cameras[camera]
         X = self.place(camera, of)
         sign = np.linalg.det(of.Q)
@@ -213,13 +222,18 @@ class Evidence:
                 angle = np.arccos(np.clip(ahead @ move / length, -1, 1)) / _DIRECTION
                 cost += min(float(np.log1p(angle**2)), _MOST)
             total += cost
-            count += 1
-        return total, count
+        return total
 
     def consistent(self, reading: Reading, i: int, j: int) -> float:
         """Matches of two cameras that may be the same thing; half counts what only nearly fits, as a principal point
         off the middle makes it that of an image that was turned."""
         a, b = reading.cameras[i], reading.cameras[j]
+        key = (i, j, id(a), id(b))
+        if key not in self.known:
+            self.known[key] = self._consistent(i, j, a, b), (a, b)
+        return self.known[key][0]
+
+    def _consistent(self, i: int, j: int, a: CameraReading, b: CameraReading) -> float:
         matches = self.cross.get((i, j, a.mirrored != b.mirrored))
         if matches is None or not len(matches):
             return 0.0
@@ -229,7 +243,7 @@ class Evidence:
     def score(self, reading: Reading) -> float:
         """Higher is better."""
         count = len(self.cameras)
-        steps = -sum(self.score_steps(reading, k)[0] for k in range(count))
+        steps = -sum(self.score_steps(reading, k) for k in range(count))
         return steps + _MATCH * sum(self.consistent(reading, i, j) for i in range(count) for j in range(i + 1, count))
 
 
@@ -240,9 +254,10 @@ def find_reading(evidence: Evidence) -> tuple[Reading, float]:
     now = Reading((AS_IT_IS,) * count)
     score = begin = evidence.score(now)
     scale = _scale(evidence, now)
+    singles = [evidence.singles(k) for k in range(count)]
     for _ in range(count):
         best, least = None, max(_GAIN, _GAIN_SHARE * scale)
-        for candidate in _candidates(now, evidence):
+        for candidate in _candidates(now, singles):
             gain = evidence.score(candidate) - score
             gain -= 0.02 * scale * _changed(candidate, now)  # of two that explain the same the simpler one
             if gain > least:
@@ -264,11 +279,11 @@ def _changed(a: Reading, b: Reading) -> int:
     return sum(x is not y for x, y in zip(a.cameras, b.cameras, strict=True))
 
 
-def _candidates(now: Reading, evidence: Evidence) -> Iterator[Reading]:
-    count = len(evidence.cameras)
+def _candidates(now: Reading, singles: Sequence[Sequence[CameraReading]]) -> Iterator[Reading]:
+    count = len(singles)
     for k in range(count):
         if now.cameras[k] is AS_IT_IS:
-            for single in evidence.singles(k):
+            for single in singles[k]:
                 yield replace(now, cameras=tuple(single if i == k else each for i, each in enumerate(now.cameras)))
     if all(each is AS_IT_IS for each in now.cameras):
         for single in _SINGLE:

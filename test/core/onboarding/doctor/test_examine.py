@@ -2,6 +2,7 @@
 """The whole visit, on a real drive as it is and with what is done to it; and by the tool."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.medium
 
 @pytest.fixture(scope="module")
 def drive(shared_data):
-    source = BagSource(open_index(shared_data / "kitti_drive_0001", cache=False))
+    source = BagSource(open_index(shared_data / "data" / "kitti_drive_0001", cache=False))
     return source, sample(source.entries(), source.cameras)
 
 
@@ -114,7 +115,8 @@ def test_a_camera_that_repeats_its_image_and_one_that_is_dark_are_named(drive):
 
 def test_the_tool_prints_json_for_machines_and_draws_what_it_saw(shared_data, tmp_path, capsys):
     picture = tmp_path / "look.png"
-    assert run_tool("inspect_bag.py", shared_data / "kitti_drive_0001", "--json", "--picture", picture) == 0
+    bag = shutil.copytree(shared_data / "data" / "kitti_drive_0001", tmp_path / "drive")  # an index is kept beside it
+    assert run_tool("inspect_bag.py", bag, "--json", "--picture", picture) == 0
     (diagnosis,) = json.loads(capsys.readouterr().out)
     assert diagnosis["verdict"] == FINE and [each["name"] for each in diagnosis["cameras"]] == ["image_02", "image_03"]
     assert cv2.imread(str(tmp_path / "look_doctor.png")) is not None

@@ -80,7 +80,7 @@ def judge(name: str, sampled: Sampled, pose_at: PoseAt, doubts: Sequence[Doubt] 
     mended = bundle.corrected(cameras)
     reading = _read(sampled, steps, cross, pose_at if posed else None, mended)
     found += from_reading(cameras.names, reading, {(each.about, each.kind) for each in found})
-    upset = reading.odometry.fault != "" or any(each is not AS_IT_IS for each in reading.cameras)
+    upset = fast is not None or reading.odometry.fault != "" or any(each is not AS_IT_IS for each in reading.cameras)
 
     grounds: tuple[Ground, ...] = ()
     if posed:

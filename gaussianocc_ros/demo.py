@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in model.items():
         print(f"  {name:30} {value:8.3f}   {flat[name]:.3f}")
     share = round(100 * model["non_ground_iou"])
-    print(f"Of what stands on the road, {share} % lies in the very voxel of 0.4 m (IoU); the rest is off by a voxel or more,")
+    print(f"Of what stands on the road, {share} % lies in the very voxel of 0.4 m (IoU); the rest is off by a voxel,")
     print("hidden, or unknown. Around the car no camera sees the ground: that is the hole in the picture.\n")
     for name in ("demo.mp4", "demo.png", "report.json"):
         print(options.output / name)

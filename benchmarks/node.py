@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node over real DDS: images in, results out, for long, and with everything that goes wrong on a robot.
 
-python benchmarks/node.py images|outputs|stream|sync|faults|all [--minutes 10] [--json FILE]
+python benchmarks/node.py images|outputs|isolation|stream|sync|faults|all [--minutes 10] [--json FILE]
 
 images   CPU a set of six 1600 x 900 JPEGs: decode, rectify and pack, at the size of two models, against full decoding
 outputs  encoding and publishing a result of 200 x 200 x 16 voxels, a tenth of them occupied
+isolation  eight 1920 x 1080 JPEG streams at 30 Hz, for --minutes: the same, with the period of the network
 stream   six 1600 x 900 JPEG streams at 12 Hz into the node, for --minutes: rate, age, memory at the begin and the end
 sync     share of possible sets formed with 50 ms stagger and 5 ms jitter, and what becomes of a camera at half rate
 faults   each fault in turn while the cameras run: results before, during and after, and what the node said
@@ -41,6 +42,7 @@ def main() -> None:
     parts: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
         "images": time_images,
         "outputs": time_outputs,
+        "isolation": run_isolation,
         "stream": run_stream,
         "sync": run_sync,
         "faults": run_faults,
@@ -61,7 +63,10 @@ def main() -> None:
                 results.append({"part": name, **row})
                 print(results[-1], flush=True)
     if options.json:
-        write_report(options.json, {"cameras": 6, "image": [1600, 900], "rate_hz": RATE}, results)
+        shapes = {"cameras": 6, "image": [1600, 900], "rate_hz": RATE}
+        if options.part == "isolation":
+            shapes = {"cameras": 8, "image": [1920, 1080], "rate_hz": 30.0}
+        write_report(options.json, shapes, results)
 
 
 # ---- without DDS ---------------------------------------------------------------------------------------------------
@@ -170,27 +175,42 @@ def _ms(seconds: list[float]) -> dict[str, float]:
 
 def run_stream(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Memory and age in ten parts of the time, after a first part in which caches and pools fill."""
-    rows = []
     with robot_and_node(RATE, checkpoint=options.checkpoint) as (robot, node):
-        robot.place()
-        robot.drive(max(6.0, 6.0 * options.minutes))
-        share = 6.0 * options.minutes
-        for _ in range(10):
-            since, cpu, before = time.time(), node.cpu_s(), len(robot.results)
-            robot.drive(share)
-            took = time.time() - since
-            ages = robot.ages(since)
-            rows.append(
-                {
-                    "s": round(took, 1),
-                    "results_per_s": round((len(robot.results) - before) / took, 2),
-                    "age_s": round(float(np.median(ages)), 3) if ages else None,
-                    "worst_age_s": round(max(ages), 3) if ages else None,
-                    "memory_mb": round(node.memory_mb()),
-                    "cpu_cores": round((node.cpu_s() - cpu) / took, 2),
-                }
-            )
-        rows.append({"unknown_stamps": robot.unknown_stamps(), "frames": dict(robot.frames), "values": robot.values})
+        return _stream(robot, node, options)
+
+
+def run_isolation(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """More than the node can use, and on few cores more than it can decode: ages in periods of its results."""
+    settings: dict[str, Any] = {"checkpoint": options.checkpoint, "size": (1920, 1080), "cameras": 8}
+    with robot_and_node(30.0, stagger=0.01, jitter=0.002, **settings) as (robot, node):
+        rows = _stream(robot, node, options)
+    for row in rows:
+        if row.get("results_per_s"):
+            row["age_periods"] = round(row["age_s"] * row["results_per_s"], 2)
+    return rows
+
+
+def _stream(robot: Robot, node: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    robot.place()
+    robot.drive(max(6.0, 6.0 * options.minutes))
+    share = 6.0 * options.minutes
+    for _ in range(10):
+        since, cpu, before = time.time(), node.cpu_s(), len(robot.results)
+        robot.drive(share)
+        took = time.time() - since
+        ages = robot.ages(since)
+        rows.append(
+            {
+                "s": round(took, 1),
+                "results_per_s": round((len(robot.results) - before) / took, 2),
+                "age_s": round(float(np.median(ages)), 3) if ages else None,
+                "worst_age_s": round(max(ages), 3) if ages else None,
+                "memory_mb": round(node.memory_mb()),
+                "cpu_cores": round((node.cpu_s() - cpu) / took, 2),
+            }
+        )
+    rows.append({"unknown_stamps": robot.unknown_stamps(), "frames": dict(robot.frames), "values": robot.values})
     first, last = rows[0], rows[9]
     rows.append(
         {

@@ -45,9 +45,20 @@ _POSE_PERIOD = 0.02  # s
 _LEVELS = {b"\0": "OK", b"\1": "WARN", b"\2": "ERROR"}
 
 
-def camera_rig(width: int = 1600, height: int = 900) -> Cameras:
-    """Six cameras of a car."""
-    return resize(load_rig(ROOT / "config" / "rig" / "nuscenes.yaml"), width, height)
+def camera_rig(width: int = 1600, height: int = 900, count: int = 6) -> Cameras:
+    """Six cameras of a car; more look where the first ones do, by other names."""
+    rig = resize(load_rig(ROOT / "config" / "rig" / "nuscenes.yaml"), width, height)
+    which = [i % len(rig) for i in range(count)]
+    names = tuple(rig.names[k] if i < len(rig) else f"{rig.names[k]}_2" for i, k in enumerate(which))
+    return Cameras(
+        names,
+        rig.intrinsics[which],
+        rig.T_ego_cam[which],
+        tuple(rig.width[k] for k in which),
+        tuple(rig.height[k] for k in which),
+        tuple(rig.model[k] for k in which),
+        tuple(rig.distortion[k] for k in which),
+    )
 
 
 def camera_jpegs(rig: Cameras, quality: int = 85) -> list[bytes]:
@@ -250,6 +261,11 @@ class NodeProcess:
         self._popen = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=self._log, stderr=self._log)
 
     @property
+    def threads(self) -> int:
+        status = Path(f"/proc/{self._popen.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:"))
+
+    @property
     def alive(self) -> bool:
         return self._popen.poll() is None
 
@@ -278,11 +294,17 @@ class NodeProcess:
 
 @contextmanager
 def robot_and_node(
-    rate: float, stagger: float = 0.05, jitter: float = 0.005, checkpoint: str = "", **parameters: Any
+    rate: float,
+    stagger: float = 0.05,
+    jitter: float = 0.005,
+    checkpoint: str = "",
+    size: tuple[int, int] = (1600, 900),
+    cameras: int = 6,
+    **parameters: Any,
 ) -> Iterator[tuple[Robot, NodeProcess]]:
-    """Both, on a graph of their own, once the node takes images."""
+    """Both, on a graph of their own, once the node takes images. size: width and height of the images."""
     os.environ.update(isolated_graph())
-    rig = camera_rig()
+    rig = camera_rig(*size, cameras)
     robot = Robot(rig, camera_jpegs(rig), rate, stagger, jitter)
     node = NodeProcess(rig.names, checkpoint, **parameters)
     try:

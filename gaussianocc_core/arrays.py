@@ -30,6 +30,21 @@ def check_npz(path: Path, most_bytes: int) -> None:
                 raise ValueError(f"its arrays take {total} bytes and more; at most {most_bytes} are read")
 
 
+def check_stored(path: Path) -> None:
+    """ValueError where a zip archive, as torch writes them, is compressed: 195 kB became tensors of 200 MB.
+
+    torch stores its tensors as they are, and reads others all the same. A file that is no archive passes.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        total = sum(entry.file_size for entry in archive.infolist())
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()) or (
+            total > path.stat().st_size
+        ):
+            raise ValueError("its tensors are compressed, which torch never does")
+
+
 def read_npz(path: Path, most_bytes: int) -> dict[str, np.ndarray]:
     """The arrays of a .npz by name; raises as `check_npz`, and what numpy and zipfile raise for a damaged file."""
     check_npz(path, most_bytes)

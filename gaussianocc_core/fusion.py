@@ -10,11 +10,11 @@ content is never moved, resampled or blurred, however long the drive.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from gaussianocc_core.errors import PredictionError
 from gaussianocc_core.finite import check_finite, check_labels
@@ -27,6 +27,16 @@ _FARTHEST = 1e8  # m from the fixed frame's origin; twice around the Earth, and 
 _LEAST_WEIGHT = np.float32(0.5)  # of a prediction: it has decided, whatever the probability of its class
 _MOST_VOTES = np.float32(10.0)  # a class that was right for long must still be outvoted within seconds
 _SLOPE = np.sin(np.radians(5.0))  # the map is so much higher than the grid at its rim: pitch, roll, a hill ahead
+
+
+@dataclass(frozen=True)
+class FusedMap:
+    """What a fusion knows, in the frame that stands still."""
+
+    labels: UInt8[np.ndarray, "X Y Z"]  # 255 where nothing is known
+    confidence: Float[np.ndarray, "X Y Z"]  # of the label, 0 to 1
+    grid: VoxelGrid  # its origin is in the fixed frame, m, along that frame's axes
+    stamp_ns: int  # of the newest prediction in it
 
 
 class TemporalFusion:
@@ -136,6 +146,20 @@ class TemporalFusion:
         labels, confidence = prediction.labels.copy(), prediction.confidence.astype(np.float32)
         _read(self._log_odds, self._labels, self._first, T, origin, size, self._free, labels, confidence)
         return replace(prediction, labels=labels, confidence=confidence, observed=labels != UNOBSERVED)
+
+    def snapshot(self) -> FusedMap | None:
+        """All that is known now, around the robot; None before anything was added."""
+        if self._first is None:
+            return None
+        order = np.ix_(*((self._first[axis] + np.arange(n)) % n for axis, n in enumerate(self._shape)))
+        evidence = self._log_odds[order]
+        labels = np.where(evidence > 0, self._labels[order], np.uint8(self._free))
+        labels[np.abs(evidence) < _FORGOTTEN] = UNOBSERVED
+        confidence = np.where(labels == UNOBSERVED, 0.0, 1.0 / (1.0 + np.exp(-np.abs(evidence))))
+        size = self.grid.voxel_size
+        x, y, z = (float(value) for value in self._anchor + self._first * size)
+        grid = VoxelGrid((x, y, z), size, (int(self._shape[0]), int(self._shape[1]), int(self._shape[2])))
+        return FusedMap(labels, confidence.astype(np.float32), grid, self._stamp_ns)
 
     def _fade(self, seconds: float) -> None:
         if self.decay and seconds > 0:

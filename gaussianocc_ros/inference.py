@@ -7,7 +7,9 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode
@@ -17,16 +19,28 @@ from gaussianocc_core.data.entries import mask_paths, read_mask
 from gaussianocc_core.data.sets import SynchronizedSet
 from gaussianocc_core.errors import GaussianOccError, PredictionError
 from gaussianocc_core.fusion import TemporalFusion
+from gaussianocc_core.geometry.transforms import make_transform
+from gaussianocc_core.labels import UNOBSERVED
+from gaussianocc_core.models.ego_motion import VisualOdometry
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.types import OccupancyPrediction
 from gaussianocc_ros.camera_rig import plausible_cameras
 from gaussianocc_ros.gather import Gathered, Gatherer
 from gaussianocc_ros.motion import IMAGES, Motion
-from gaussianocc_ros.outputs import EgoAt, Outputs
+from gaussianocc_ros.outputs import EgoAt, Outputs, practise_encoding
 from gaussianocc_ros.parameters import NodeParameters
 from gaussianocc_ros.reporting import Reporter
 
 _REPLAY_QUEUE = 8  # sets; one image can complete several
+
+
+@dataclass(frozen=True)
+class Known:
+    """A result, or the map of all of them."""
+
+    prediction: OccupancyPrediction  # of a map: over its own grid, in the fixed frame
+    stamp_ns: int  # of the newest image in it
+    fused: bool = False  # a map in the fixed frame
 
 
 class Inference:
@@ -41,21 +55,26 @@ class Inference:
         self._forget = threading.Event()
         self._fusion: TemporalFusion | None = None
         self._fusion_resets = 0  # that were said
+        self.newest: Known | None = None  # published last, since activation
 
     def load(self) -> OccupancyPredictor:
         """The predictor, warmed up if the parameters say so; GaussianOccError if it cannot be had."""
-        parameters = self._parameters
         self.predictor = self._thread.submit(self._load).result()
-        if parameters.fusion:
-            self._fusion = TemporalFusion(
-                self.predictor.grid,
-                self.predictor.class_names,
-                hit=parameters.fusion_hit,
-                miss=parameters.fusion_miss,
-                doubt=parameters.fusion_doubt,
-                decay=parameters.fusion_decay,
-            )
+        self._fusion = self._make_fusion(self.predictor)
         return self.predictor
+
+    def _make_fusion(self, predictor: OccupancyPredictor) -> TemporalFusion | None:
+        parameters = self._parameters
+        if not parameters.fusion:
+            return None
+        return TemporalFusion(
+            predictor.grid,
+            predictor.class_names,
+            hit=parameters.fusion_hit,
+            miss=parameters.fusion_miss,
+            doubt=parameters.fusion_doubt,
+            decay=parameters.fusion_decay,
+        )
 
     def start(self, gatherer: Gatherer, outputs: Outputs, motion: Motion, reporter: Reporter, ego_at: EgoAt) -> None:
         """From now on sets may come. ego_at: odometry, for what is fused in the fixed frame."""
@@ -82,6 +101,25 @@ class Inference:
         """The set in work is finished; those that wait are not begun."""
         self._waiting.clear()
         self._thread.submit(lambda: None).result()
+        self.newest = None
+
+    def known(self) -> Known | None:
+        """The map where there is fusion, else the newest result; after the set in work."""
+        return self._thread.submit(self._map).result()
+
+    def _map(self) -> Known | None:
+        found = self._fusion.snapshot() if self._fusion is not None else None
+        if found is None or self.newest is None:
+            return self.newest
+        observed = found.labels != UNOBSERVED
+        prediction = replace(
+            self.newest.prediction,
+            labels=found.labels,
+            confidence=found.confidence,
+            observed=observed,
+            grid=found.grid,
+        )
+        return Known(prediction, found.stamp_ns, True)
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -97,11 +135,30 @@ class Inference:
         else:
             predictor = OccupancyPredictor.untrained(device=parameters.device, caution=caution)
             self._node.get_logger().warning("no checkpoint is shipped or given: UNTRAINED, the occupancy means nothing")
-        if parameters.warm_up and self._node.context.ok():  # otherwise Ctrl-C came while it was loaded
-            predictor([np.zeros((360, 640, 3), np.uint8)] * len(cameras), plausible_cameras(cameras))
+        if parameters.warm_up:
+            self._practise(predictor)
         paths = mask_paths(parameters.mask_dir, cameras)
         predictor.use_masks({camera: read_mask(path) for camera, path in zip(cameras, paths, strict=False)})
         return predictor
+
+    def _practise(self, predictor: OccupancyPredictor) -> None:
+        """Everything that a set or a subscriber may ask for once: kernels are compiled at their first use, which takes
+        seconds after an installation, and memory pools fill."""
+        rng, cameras = np.random.default_rng(0), plausible_cameras(self._parameters.camera_names)
+        odometry = VisualOdometry() if predictor.sees_depth else None
+        fusion = self._make_fusion(predictor)
+        for moment in range(3):  # one more than what is matched with the one before
+            if not self._node.context.ok():  # Ctrl-C
+                return
+            images = [cv2.resize(rng.integers(0, 255, (9, 16, 3), np.uint8), (640, 360)) for _ in cameras.names]
+            stamp_s = 1.0 + 0.1 * moment
+            T_world_ego = make_transform(np.eye(3), np.array([0.5 * moment, 0.0, 0.0]))  # anew: it is remembered
+            prediction = predictor(images, cameras, T_world_ego, stamp_s, odometry, motion_from_images=False)
+            if fusion is not None:
+                fusion.add(prediction, T_world_ego, int(1e9 * stamp_s))
+        prediction.render()
+        practise_encoding(prediction, self._parameters)
+        predictor.reset()
 
     def _process_next(self) -> None:
         try:
@@ -147,6 +204,7 @@ class Inference:
             raise ExternalShutdownException
         with reporter.statistics.timed("encode"):
             outputs.publish(prediction, gathered.stamp_ns)
+        self.newest = Known(prediction, gathered.stamp_ns)
         reporter.set_published(gathered.stamp_ns, completed)
         began = time.perf_counter()
         if outputs.publish_views(gathered, seen.render):
@@ -161,6 +219,7 @@ class Inference:
         self._forget.clear()
         if asked and self._fusion is not None:
             self._fusion.reset()
+            self.newest = None
         if asked or not gathered.continues:
             self.predictor.reset()
             self._motion.reset()

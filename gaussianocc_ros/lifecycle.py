@@ -38,6 +38,7 @@ class TidyLifecycleNode(LifecycleNode):
         self.configured.close()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.failure = ""
         return self._transition(self.configure, super().on_configure, state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -59,6 +60,11 @@ class TidyLifecycleNode(LifecycleNode):
     def destroy_node(self) -> None:
         self.cleanup()
         super().destroy_node()
+
+    @property
+    def state_name(self) -> str:
+        """unconfigured, inactive, active, finalized, or the transition it is in."""
+        return str(self._state_machine.current_state[1])  # rclpy has no public name for it
 
     def _transition(self, step: Any, *then: Any) -> TransitionCallbackReturn:
         """rclpy swallows what a transition raises: here it becomes a line (a user's mistake) or a traceback (ours)."""

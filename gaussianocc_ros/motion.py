@@ -120,7 +120,8 @@ class Motion:
         if parameters.odometry_frame:
             return parameters.odometry_frame
         taken = not parameters.fixed_frame or self._tf_has(parameters.fixed_frame)
-        return _OWN_FRAME if taken and not parameters.publish_odometry_tf else parameters.fixed_frame
+        own = f"{parameters.frame_prefix}{_OWN_FRAME}"
+        return own if taken and not parameters.publish_odometry_tf else parameters.fixed_frame
 
     @property
     def publishers(self) -> list[Any]:

@@ -14,9 +14,11 @@ from typing import Any, NoReturn
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Empty
 
@@ -35,25 +37,53 @@ from gaussianocc_ros.inference import Inference
 from gaussianocc_ros.lifecycle import TidyLifecycleNode
 from gaussianocc_ros.motion import Motion
 from gaussianocc_ros.outputs import Outputs
-from gaussianocc_ros.parameters import NodeParameters, apply_changes, declare_parameters
-from gaussianocc_ros.qos import camera_qos
-from gaussianocc_ros.reporting import Reporter
+from gaussianocc_ros.parameter_files import files_without_section
+from gaussianocc_ros.parameters import (
+    NodeParameters,
+    apply_changes,
+    check_changes,
+    declare,
+    fixed_changes,
+    read_parameters,
+)
+from gaussianocc_ros.qos import camera_qos, latched_qos
+from gaussianocc_ros.reporting import LifeSign, Reporter
+from gaussianocc_ros.services import Services
 from gaussianocc_ros.stamps import stamp_ns
 from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
+
+_LOOK_PERIOD = 0.5  # s
 
 
 class OccupancyNode(TidyLifecycleNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("occupancy_node", **options)
-        self.parameters = declare_parameters(self)
+        self._settled = False  # from configure to cleanup only dynamic parameters change
+        self._life = LifeSign(self)
         self._predictor: OccupancyPredictor | None = None
         self._outputs: Outputs | None = None
+        for line in files_without_section(sys.argv, self.get_fully_qualified_name()):
+            self.get_logger().warning(line)
+        declare(self)
+        try:
+            self.parameters = read_parameters(self)
+        except ConfigError as error:
+            if self.autostart:
+                raise
+            self.get_logger().warning(f"{error}; set it before configure")
         self.add_on_set_parameters_callback(self._on_parameters)
+
+    @property
+    def autostart(self) -> bool:
+        """Whether `main` configures and activates it."""
+        return bool(self.get_parameter("autostart").value)
 
     # ---- lifecycle -------------------------------------------------------------------------------------------------
 
     def configure(self) -> None:
-        parameters = self.parameters
+        parameters = self.parameters = read_parameters(self)
+        self._settled = True
+        self.configured.callback(self._unsettle)
         rig = load_rig(parameters.rig_file) if parameters.rig_file else None
         self._cameras = parameters.camera_names
         self._decoder = ImageDecoder(len(self._cameras), parameters.max_image_pixels)
@@ -82,8 +112,10 @@ class OccupancyNode(TidyLifecycleNode):
         self.configured.callback(self._outputs.close)
         self._motion = Motion(self, parameters, self._predictor, self._transforms.knows)
         self.configured.callback(self._motion.close)
-        self._reporter = Reporter(self, parameters, self._cameras, self._predictor.device)
-        self.configured.callback(self._reporter.close)
+        self._reporter = Reporter(self, parameters, self._cameras, self._predictor.device, self._life)
+        self.configured.callback(self._reporter.stop)
+        services = Services(self, parameters, self._inference)
+        self.configured.callback(services.close)
         if parameters.fusion or self._predictor.sees_depth:
             reset = self.create_service(Empty, "~/reset", self._on_reset)
             self.configured.callback(self.destroy_service, reset)
@@ -110,8 +142,27 @@ class OccupancyNode(TidyLifecycleNode):
             kind = CompressedImage if parameters.is_compressed(camera) else Image
             self._listen(kind, camera, parameters.image_topic_of(camera), self._on_image)
 
-    def _listen(self, kind: Any, camera: str, topic: str, callback: Any) -> None:
-        qos = camera_qos(self.parameters.image_queue_size, self.parameters.is_reliable(camera))
+        if self._rig.needs_camera_info:
+            self._without_latched = set(self._cameras)
+            look = self.create_timer(
+                _LOOK_PERIOD, self._look_for_latched, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            )
+            self.activated.callback(self.destroy_timer, look)
+
+    def _look_for_latched(self) -> None:
+        """Drivers that publish CameraInfo once do so latched, maybe before this node was there.
+
+        A subscription that asks for that makes every other driver log that it is not understood: only where one offers.
+        """
+        for camera in self._without_latched & self._rig.uncalibrated:
+            topic = self.resolve_topic_name(self.parameters.camera_info_topic_of(camera))
+            offered = (info.qos_profile.durability for info in self.get_publishers_info_by_topic(topic))
+            if DurabilityPolicy.TRANSIENT_LOCAL in offered:
+                self._without_latched.discard(camera)
+                self._listen(CameraInfo, camera, topic, self._on_camera_info, latched_qos())
+
+    def _listen(self, kind: Any, camera: str, topic: str, callback: Any, qos: QoSProfile | None = None) -> None:
+        qos = qos or camera_qos(self.parameters.image_queue_size, self.parameters.is_reliable(camera))
         subscription = self.create_subscription(kind, topic, partial(callback, camera), qos)
         self.activated.callback(self.destroy_subscription, subscription)
 
@@ -124,11 +175,23 @@ class OccupancyNode(TidyLifecycleNode):
         super().cleanup()
         self._predictor = self._outputs = None
 
+    def _unsettle(self) -> None:
+        self._settled = False
+
     # ---- executor thread -------------------------------------------------------------------------------------------
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        """Only dynamic ones get here, all of one call at once; impossible values change nothing."""
+        """All of one call at once; impossible values change nothing. While unconfigured each is checked by itself, so
+        that they can be set in any order: how they fit together is checked at configure."""
         try:
+            if not self._settled:
+                check_changes(changes)
+                return SetParametersResult(successful=True)
+            if fixed := fixed_changes(self.parameters, changes):
+                raise ConfigError(
+                    f"parameter {', '.join(fixed)}: takes effect at configure, not while {self.state_name}; first "
+                    f"`ros2 lifecycle set {self.get_fully_qualified_name()} cleanup`"
+                )
             parameters = apply_changes(self.parameters, changes)
             if self._predictor is not None:
                 _check_classes(self._predictor, parameters)
@@ -147,6 +210,8 @@ class OccupancyNode(TidyLifecycleNode):
 
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         self._reporter.image_arrived(camera, stamp_ns(message.header))
+        if not stamp_ns(message.header):
+            return  # all of them would be of one moment; diagnostics name the camera
         image = PendingImage(camera, message)
         complete_sets = self._builder.add(camera, stamp_ns(message.header), image)
         # At once where the next set will have it. While a set is in work most images will be superseded: those of the
@@ -188,7 +253,7 @@ def _run(args: list[str] | None) -> None:
         leave_interrupt_to_ros()
         warnings.filterwarnings("ignore", "Failed to fini", RuntimeWarning)  # Ctrl-C while rclpy makes the node
         node = OccupancyNode()
-        for step in (node.trigger_configure, node.trigger_activate) if node.parameters.autostart else ():
+        for step in (node.trigger_configure, node.trigger_activate) if node.autostart else ():
             result = step() if rclpy.ok() else TransitionCallbackReturn.SUCCESS
             if result != TransitionCallbackReturn.SUCCESS:  # the transition has logged why
                 sys.exit(USER_MISTAKE if result == TransitionCallbackReturn.FAILURE else 1)

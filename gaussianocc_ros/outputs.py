@@ -39,6 +39,20 @@ Encode = Callable[[OccupancyPrediction, int], Any]  # prediction, stamp in ns ->
 EgoAt = Callable[[int], "np.ndarray | None"]  # stamp in ns -> T_fixed_ego; None without odometry at that time
 
 
+def practise_encoding(prediction: OccupancyPrediction, parameters: NodeParameters) -> None:
+    """Every encoder once, for nobody."""
+    frame, rule = parameters.ego_frame, parameters.traversability
+    conversions.encode_occupancy(prediction, 0, frame_id=frame)
+    conversions.encode_points(prediction, 0, frame_id=frame)
+    conversions.serialize_markers(prediction, 0, exposed_only=parameters.markers_exposed_only, frame_id=frame)
+    try:
+        conversions.encode_obstacles(prediction, 0, frame, rule)
+        columns = map_ground(prediction, rule)
+    except ValueError:  # classes that the model lacks; configure says so
+        return
+    conversions.encode_ground_map(align_map(columns, prediction, np.eye(4)), 0, frame)
+
+
 class Outputs:
     """A lifecycle publisher and an encoder per topic."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import ParameterException, ParameterUninitializedException
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -21,15 +21,7 @@ from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.names import check_names
 from gaussianocc_core.navigation.traversability import Traversability
-from gaussianocc_ros.sync_parameters import SyncParameters, parameter
-
-_TYPES = {
-    bool: Parameter.Type.BOOL,
-    int: Parameter.Type.INTEGER,
-    float: Parameter.Type.DOUBLE,
-    str: Parameter.Type.STRING,
-    tuple[str, ...]: Parameter.Type.STRING_ARRAY,
-}
+from gaussianocc_ros.sync_parameters import SyncParameters, check_value, parameter
 
 
 @dataclass(frozen=True)
@@ -47,6 +39,9 @@ class NodeParameters(SyncParameters):
     ego_frame: str = parameter("base_link", "Frame of the output: x forward, y left, z up.")
     fixed_frame: str = parameter(
         "odom", "Frame that stands still: motion between a set's images is compensated where TF has it. Empty: off."
+    )
+    frame_prefix: str = parameter(
+        "", "Put before ego_frame, fixed_frame and odometry_frame, such as robot1/. Cameras' frames have their own."
     )
     checkpoint: str = parameter("", "Path of a .safetensors model. Empty: the shipped one.")
     caution: float = parameter(
@@ -81,7 +76,7 @@ class NodeParameters(SyncParameters):
         False, "Semantic images in the classes' colours (rgb8), to look at, instead of their ids (mono8).", dynamic=True
     )
     hidden_classes: tuple[str, ...] = parameter(
-        (), "Classes that ~/points and ~/markers leave out; [''] for none.", dynamic=True
+        (), "Classes that ~/points and ~/markers leave out; [] for none.", dynamic=True
     )
     motion: str = parameter(
         "auto",
@@ -121,7 +116,7 @@ class NodeParameters(SyncParameters):
     )
     traversable_classes: tuple[str, ...] = parameter(
         Traversability.classes,
-        "Classes that are no obstacles and count as ground in ~/grid; [''] for none, as after training without labels.",
+        "Classes that are no obstacles and count as ground in ~/grid; [] for none, as after training without labels.",
         dynamic=True,
     )
     obstacle_low: float = parameter(
@@ -130,8 +125,12 @@ class NodeParameters(SyncParameters):
     obstacle_high: float = parameter(
         Traversability.high, "Voxels above are no obstacles, m above ego_frame.", range=(-10.0, 10.0), dynamic=True
     )
+    map_dir: str = parameter("", "Folder that ~/save_map writes to. Empty: there is no such service.")
     autostart: bool = parameter(True, "Configure and activate at start; false leaves that to a lifecycle manager.")
-    warm_up: bool = parameter(True, "Run the network once at configure, so that the first set is not late.")
+    warm_up: bool = parameter(
+        True,
+        "Run everything once at configure, so that neither the first set nor the first subscriber of an output waits.",
+    )
     warn_age: float = parameter(
         1.0, "Age of results from which on /diagnostics says WARN, s; 0: never.", range=(0.0, 3600.0), dynamic=True
     )
@@ -178,6 +177,8 @@ class NodeParameters(SyncParameters):
             )
         if self.mask_dir and not Path(self.mask_dir).is_dir():
             raise ConfigError(f"parameter mask_dir: no folder {self.mask_dir!r}; empty means no masks")
+        if self.map_dir and not Path(self.map_dir).is_dir():
+            raise ConfigError(f"parameter map_dir: no folder {self.map_dir!r}; make it, or leave it empty")
         if self.checkpoint and not Path(self.checkpoint).is_file():
             raise ConfigError(f"parameter checkpoint: no file {self.checkpoint!r}; empty means the shipped model")
         if not self.obstacle_low < self.obstacle_high:
@@ -211,12 +212,18 @@ def topic_token(camera: str) -> str:
     return f"camera_{token}" if token[:1].isdigit() or not token.strip("_") else token
 
 
+def is_dynamic(field: dataclasses.Field[Any]) -> bool:
+    """Whether it takes effect at once, not only at the next configure."""
+    return bool(field.metadata.get("dynamic", False))
+
+
 def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
-    """What `ros2 param describe` shows. Read-only unless it takes effect at once, not only at the next configure."""
-    fixed = not field.metadata.get("dynamic", False)
-    message = ParameterDescriptor(name=field.name, description=field.metadata["description"], read_only=fixed)
+    """What `ros2 param describe` shows. None is read-only for ROS: before configure all can be set."""
+    message = ParameterDescriptor(name=field.name, description=field.metadata["description"])
+    constraints = [] if is_dynamic(field) else ["takes effect at configure, can be set while unconfigured"]
     if choices := field.metadata.get("choices"):
-        message.additional_constraints = f"one of {', '.join(choices)}"
+        constraints.append(f"one of {', '.join(choices)}")
+    message.additional_constraints = "; ".join(constraints)
     if bounds := field.metadata.get("range"):
         if isinstance(field.default, int):
             message.integer_range = [IntegerRange(from_value=bounds[0], to_value=bounds[1])]
@@ -236,29 +243,63 @@ def _warn_of_unknown(node: Node, known: Collection[str]) -> None:
 
 def apply_changes(parameters: NodeParameters, changes: Collection[Parameter]) -> NodeParameters:
     """The parameters after a set of dynamic ones; ConfigError if the new values are impossible."""
-    known = {field.name for field in dataclasses.fields(NodeParameters)}
-    values = {p.name: tuple(p.value) if isinstance(p.value, (list, tuple)) else p.value for p in changes}
-    return dataclasses.replace(parameters, **{name: value for name, value in values.items() if name in known})
+    return dataclasses.replace(parameters, **check_changes(changes))
+
+
+def check_changes(changes: Collection[Parameter]) -> dict[str, Any]:
+    """Each by itself, as far as they are the node's; ConfigError says in one line what is wrong."""
+    fields, kinds = {field.name: field for field in dataclasses.fields(NodeParameters)}, _kinds()
+    return {p.name: check_value(fields[p.name], kinds[p.name], p.value) for p in changes if p.name in fields}
+
+
+def fixed_changes(parameters: NodeParameters, changes: Collection[Parameter]) -> list[str]:
+    """The names among them that take effect at configure only, and would get another value."""
+    fixed = {field.name for field in dataclasses.fields(NodeParameters) if not is_dynamic(field)}
+    values = {name: value for name, value in check_changes(changes).items() if name in fixed}
+    frames = _prefixed(dataclasses.replace(parameters, **{n: v for n, v in values.items() if n in _FRAMES}))
+    values |= {name: getattr(frames, name) for name in values if name in _FRAMES}
+    return [name for name, value in values.items() if value != getattr(parameters, name)]
 
 
 def declare_parameters(node: Node) -> NodeParameters:
     """Declare all on the node and return them as checked values; ConfigError says in one line what is wrong."""
-    kinds = typing.get_type_hints(NodeParameters)
+    declare(node)
+    return read_parameters(node)
+
+
+def declare(node: Node) -> None:
+    """ConfigError where an override has another type or range."""
+    kinds = _kinds()
     _warn_of_unknown(node, kinds)
-    values = {}
     for field in dataclasses.fields(NodeParameters):
-        # An empty list has no type in ROS, so such a string array is declared by its type and may stay unset.
-        kind = _TYPES[kinds[field.name]]
-        default = field.default
-        if kind is Parameter.Type.STRING_ARRAY:
-            default = list(default) or kind
+        about, default = descriptor(field), field.default
+        if kinds[field.name] == tuple[str, ...]:
+            # An empty list has no type in ROS: such a parameter may stay unset, or become an empty list of anything.
+            about.dynamic_typing, default = True, list(default) or None
         try:
-            node.declare_parameter(field.name, default, descriptor(field))
-            value = node.get_parameter(field.name).value
-        except ParameterUninitializedException:
-            continue
+            node.declare_parameter(field.name, default, about)
         except ParameterException as error:
             raise ConfigError(f"parameter {field.name}: {' '.join(str(error).split())}") from None
-        if value is not None:
-            values[field.name] = tuple(value) if kind is Parameter.Type.STRING_ARRAY else value
-    return NodeParameters(**values)
+
+
+def read_parameters(node: Node) -> NodeParameters:
+    """Those of a node that has declared them, as checked values; ConfigError says in one line what is wrong."""
+    found = [node.get_parameter(field.name) for field in dataclasses.fields(NodeParameters)]
+    return _prefixed(NodeParameters(**check_changes([each for each in found if each.value is not None])))
+
+
+_FRAMES = ("ego_frame", "fixed_frame", "odometry_frame")
+
+
+def _prefixed(parameters: NodeParameters) -> NodeParameters:
+    prefix = parameters.frame_prefix
+    frames = {name: getattr(parameters, name) for name in _FRAMES}
+    prefixed = {n: f if not f or f.startswith(prefix) else f"{prefix}{f}" for n, f in frames.items()}
+    return dataclasses.replace(parameters, **prefixed)
+
+
+def _kinds() -> dict[str, Any]:
+    return {name: kind for name, kind in typing.get_type_hints(NodeParameters).items() if name in _NAMES}
+
+
+_NAMES = frozenset(field.name for field in dataclasses.fields(NodeParameters))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quality of service of what the node subscribes to from cameras."""
 
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 
 def camera_qos(queue_size: int, reliable: bool) -> QoSProfile:
@@ -12,3 +12,8 @@ def camera_qos(queue_size: int, reliable: bool) -> QoSProfile:
     """
     reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
     return QoSProfile(depth=queue_size, reliability=reliability)
+
+
+def latched_qos() -> QoSProfile:
+    """Of what is published once, maybe before the subscriber was there. Publishers that do not keep it do not match."""
+    return QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)

@@ -6,14 +6,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode
 
 from gaussianocc_core.data.sets import SetStatistics
 from gaussianocc_core.errors import PredictionError
@@ -21,8 +19,9 @@ from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.models import view_ring
 from gaussianocc_core.predictor import Prediction
 from gaussianocc_ros.camera_rig import CameraRig
-from gaussianocc_ros.diagnostics import CameraStatistics, NodeStatistics, memory_mb
+from gaussianocc_ros.diagnostics import MAX_AGE, CameraStatistics, NodeStatistics, memory_mb
 from gaussianocc_ros.gather import NO_IMAGE, Gathered
+from gaussianocc_ros.lifecycle import TidyLifecycleNode
 from gaussianocc_ros.motion import SetMotion
 from gaussianocc_ros.parameters import NodeParameters
 
@@ -30,21 +29,59 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 _WARN_PERIOD = 5.0  # s between two warnings of one kind
 _SILENT_AFTER = 3.0  # s without an image until a camera is called silent
 _LATE_REPORTS = 10  # reports, and so seconds, over which missing images are counted
+_AHEAD = 0.1  # s by which stamps may lie in the future
+_TAI = 37.0  # s that TAI is ahead of UTC (since 2017)
+_APART = 1.0  # s between two cameras' delays
 _LATE_SHARE = 0.2  # of the sets of that time, without a camera's image, make it late
+
+
+class LifeSign:
+    """/diagnostics once a second, from the node's first moment to its last: while nobody has more to say, its state."""
+
+    def __init__(self, node: TidyLifecycleNode) -> None:
+        self._node = node
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Goes on while a paused bag holds /clock.
+        self._timer = node.create_timer(1.0, self.report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.source: Callable[[], list[DiagnosticStatus]] | None = None  # of an active node
+
+    @property
+    def name(self) -> str:
+        """What the names of statuses begin with, as diagnostic_updater has it; in a namespace with that."""
+        return str(self._node.get_fully_qualified_name()).lstrip("/")
+
+    def report(self) -> None:
+        message = DiagnosticArray(status=self.source() if self.source is not None else [self._state()])
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+    def _state(self) -> DiagnosticStatus:
+        """A state that somebody wants is no fault; one that a failed transition left is."""
+        state, failure = self._node.state_name, self._node.failure
+        text = one_line(f"{state}: {failure}") if failure else state
+        hint = {
+            "unconfigured": "; `ros2 lifecycle set` configure, then activate, starts it",
+            "inactive": "; `ros2 lifecycle set` activate starts it",
+        }
+        level = ERROR if failure else OK
+        text = text if failure else f"{text}{hint.get(state, '')}"
+        return _status(f"{self.name}: occupancy", self.name, level, text, {"state": state})
 
 
 class Reporter:
     """Told what happens by the executor's and the inference thread; between `start` and `stop` it reports."""
 
     def __init__(
-        self, node: LifecycleNode, parameters: NodeParameters, cameras: tuple[str, ...], device: torch.device
+        self,
+        node: TidyLifecycleNode,
+        parameters: NodeParameters,
+        cameras: tuple[str, ...],
+        device: torch.device,
+        life: LifeSign,
     ) -> None:
         self.statistics = NodeStatistics()
         self.parameters = parameters  # replaced when a dynamic one changes
-        self._node, self._cameras, self._device = node, cameras, device
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # goes on while a paused bag holds /clock
-        self._timer: Any = None
+        self._node, self._cameras, self._device, self._life = node, cameras, device, life
         self._warned: dict[str, float] = {}  # kind -> monotonic time
 
     def start(self, rig: CameraRig, sets: SetStatistics) -> None:
@@ -63,21 +100,15 @@ class Reporter:
         self._motion: dict[str, str] = {}  # the last set's, for diagnostics
         self._motion_problem = ""
         self._at_work = False
-        self._timer = self._node.create_timer(1.0, self._report, clock=self._steady)
+        self._life.source = self._report
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._node.destroy_timer(self._timer)
-            self._timer = None
-
-    def close(self) -> None:
-        self.stop()
-        self._node.destroy_publisher(self._publisher)
+        self._life.source = None
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
     def image_arrived(self, camera: str, stamp_ns: int) -> None:
-        self._images[camera].arrived(self._seconds_since(stamp_ns))
+        self._images[camera].arrived(self._seconds_since(stamp_ns) if stamp_ns else None)
 
     @property
     def works(self) -> bool:
@@ -172,29 +203,28 @@ class Reporter:
 
     # ---- what is said ----------------------------------------------------------------------------------------------
 
-    def _report(self) -> None:
+    def _report(self) -> list[DiagnosticStatus]:
         now = time.monotonic()
         attempts = self._sets.sets + self._sets.dropped["incomplete"]
         self._history.append((Counter(self._sets.missing), attempts))
         if self._sets.rewinds > self._rewinds:
+            if not self._rewinds:  # a recording that loops needs no line for each pass; diagnostics count them
+                self.warn("clock", "stamps stepped back, as when a recording loops: synchronisation begins afresh")
             self._rewinds = self._sets.rewinds
-            self.warn("clock", f"stamps stepped back ({self._rewinds} times so far): synchronisation begins afresh")
         silent, late = self._silent_cameras(now), self._late_cameras()
         self._missing = {camera: text for camera, text in self._rig.missing().items() if camera not in silent}
         for camera, text in self._rig.doubts.items():
             self.warn(f"calibration of {camera}", text)
         level, text = self._judge(now, silent, late)
         values = self._values()
-        name = self._node.get_fully_qualified_name()
+        name = self._life.name
         statuses = [_status(f"{name}: occupancy", self._hardware, level, text, values)]
         statuses += [self._camera_status(f"{name}: camera {each}", each, silent, late) for each in self._cameras]
-        message = DiagnosticArray(status=statuses)
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        self._publisher.publish(message)
         period = self.parameters.log_period
         if period and now - self._last_log >= period:
             self._last_log = now
             self._node.get_logger().info(", ".join(f"{key} {value}" for key, value in values.items()))
+        return statuses
 
     def _judge(self, now: float, silent: dict[str, str], late: dict[str, str]) -> tuple[bytes, str]:
         """How bad it is, and the worst reason: what keeps the node from publishing before what makes it worse."""
@@ -202,10 +232,14 @@ class Reporter:
         reasons: list[str] = []
         if self._nonsense:
             return ERROR, self._nonsense
+        if clock := self._clock_problem():
+            reasons.append(clock)
+            self.warn("clock of stamps", clock)
         if silent:
             everyone = len(silent) == len(self._cameras) > 1
-            reasons.append(self._all_silent(now) if everyone else "; ".join(silent.values()))
-            self.warn("silent", f"{reasons[-1]}; check the topic, its QoS and the parameters cameras and image_topic")
+            what = self._all_silent(now) if everyone else "; ".join(silent.values())
+            reasons.append(f"{what}; check the topic, its QoS and the parameters cameras and image_topic")
+            self.warn("silent", reasons[-1])
         elif now - self._started >= _SILENT_AFTER and (missing := "; ".join(self._missing.values())):
             reasons.append(missing)
             self.warn("missing", missing)
@@ -229,6 +263,45 @@ class Reporter:
             reasons.append(f"{statistics.rate:.2f} sets per second, least_rate is {parameters.least_rate:g}")
         return (WARN, reasons[0]) if reasons else (OK, "publishing")
 
+    def _clock_problem(self) -> str:
+        """What is wrong between this node's clock and the stamps of images; "" if nothing."""
+        now_ns = self._node.get_clock().now().nanoseconds
+        sim_time = bool(self._node.get_parameter("use_sim_time").value)
+        if sim_time and not now_ns:
+            return "use_sim_time is true, and nobody publishes /clock: play the bag with --clock, or set it to false"
+        if zero := [camera for camera, images in self._images.items() if images.unstamped]:
+            return f"{', '.join(zero)}: images have stamp zero and are not used; the driver must set header.stamp"
+        offsets = {camera: images.offset for camera, images in self._images.items() if images.offset is not None}
+        if not offsets:
+            return ""
+        camera, offset = max(offsets.items(), key=lambda item: abs(item[1]))
+        if abs(offset) > MAX_AGE:
+            if self.parameters.reliable or sim_time:  # a replay that waits for its results needs no clock
+                return ""
+            side = "before" if offset > 0 else "after"
+            return (
+                f"{camera}: stamps lie {_duration(abs(offset))} {side} this node's clock, so that no age is known: for "
+                "a replay set use_sim_time to true and play with --clock, on a robot set the camera's clock"
+            )
+        if offset < -_AHEAD:
+            tai = ", as TAI is ahead of UTC" if abs(-offset - _TAI) < 1.0 else ""
+            return (
+                f"{camera}: stamps lie {-offset:.2f} s ahead of this node's clock{tai}: set both clocks by one source "
+                "(chrony, ptp4l with phc2sys)"
+            )
+        if abs(offset - _TAI) < 1.0:
+            return (
+                f"{camera}: stamps lie {offset:.2f} s behind this node's clock, as UTC is behind TAI: set both clocks "
+                "by one source (chrony, ptp4l with phc2sys)"
+            )
+        if len(offsets) > 1 and max(offsets.values()) - min(offsets.values()) > _APART:
+            other = min(offsets.items(), key=lambda item: item[1])[0]
+            return (
+                f"{camera}: images come {offset:.2f} s after their stamps, those of {other} after {offsets[other]:.2f} "
+                "s: their clocks differ, or the driver is late; synchronise them"
+            )
+        return ""
+
     def _predicting_without(self) -> str:
         return f"predicting without {', '.join(self._left_out)}: {'; '.join(self._left_out.values())}"
 
@@ -247,12 +320,16 @@ class Reporter:
         if self._waits_for_replay:
             return {}
         since = {camera: now - images.last_arrival for camera, images in self._images.items()}
-        topics = self.parameters.image_topic_of
+        topics = self._topic_of
         return {c: f"{c}: no image on {topics(c)} for {age:.0f} s" for c, age in since.items() if age > _SILENT_AFTER}
+
+    def _topic_of(self, camera: str) -> str:
+        """Of its images, with the namespace and what launch has remapped."""
+        return str(self._node.resolve_topic_name(self.parameters.image_topic_of(camera)))
 
     def _all_silent(self, now: float) -> str:
         seconds = min(now - images.last_arrival for images in self._images.values())
-        topics = ", ".join(self.parameters.image_topic_of(camera) for camera in self._cameras)
+        topics = ", ".join(self._topic_of(camera) for camera in self._cameras)
         return f"no image from any camera for {seconds:.0f} s, on {topics}"
 
     def _late_cameras(self) -> dict[str, str]:
@@ -313,7 +390,7 @@ class Reporter:
             "sets without it": str(self._sets.missing[camera]),
             **self._matched.get(camera, {}),
         }
-        return _status(name, self.parameters.image_topic_of(camera), WARN if problem else OK, problem or "ok", values)
+        return _status(name, self._topic_of(camera), WARN if problem else OK, problem or "ok", values)
 
 
 _MOTION_FAULTS = {
@@ -333,6 +410,13 @@ def _suspicion(camera: str, refused: tuple[str, ...]) -> str:
     if view_ring.RECALIBRATED in own:
         return f"{camera}: its calibration or place changed; its images from before are not matched"
     return ""
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0)):
+        if seconds > 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _status(name: str, hardware: str, level: bytes, message: str, values: dict[str, str]) -> DiagnosticStatus:

@@ -13,7 +13,8 @@ import sys
 from types import FrameType
 
 USER_MISTAKE = 2  # exit status of every program: an argument, a file or a setting that cannot be used
-INTERRUPTED = 130  # as a shell says it of a process that SIGINT ended
+INTERRUPTED = 130  # of the demo; as a shell says it of a process that SIGINT ended
+# Node and player end with 0 by Ctrl-C: that is how they are ended, and what launch and supervisors expect.
 _SCRIPTS = ("occupancy_node", "bag_player", "web_viewer")  # the entry points of setup.cfg
 _ros_has_it = False
 
@@ -24,7 +25,7 @@ def runs_a_program() -> bool:
 
 
 def quit_on_interrupt() -> None:
-    """From now on Ctrl-C ends the process at once, silently, with status 130.
+    """From now on Ctrl-C ends the process at once, silently, with status 0 of node and player, else 130.
 
     Not by an exception: extension modules turn one that is raised while they load into another, or lose it.
     """
@@ -54,4 +55,5 @@ def ignore_interrupt() -> None:
 
 def _quit(number: int, frame: FrameType | None) -> None:
     if not _ros_has_it:
-        os._exit(128 + number)
+        named = {part.replace(".", "/").rpartition("/")[2] for part in sys.orig_argv}
+        os._exit(0 if named & set(_SCRIPTS) else INTERRUPTED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from array import array
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,9 +34,10 @@ class SyncParameters:
 
     cameras: tuple[str, ...] = parameter((), "Camera names. Empty: all cameras of rig_file.")
     image_topic: str = parameter(
-        "/{camera}/image_raw/compressed", "Image topic of each camera; {camera} stands for its name."
+        "{camera}/image_raw/compressed",
+        "Image topic of each camera; {camera} stands for its name. Relative ones lie in the node's namespace.",
     )
-    camera_info_topic: str = parameter("/{camera}/camera_info", "CameraInfo topic of each camera; not with rig_file.")
+    camera_info_topic: str = parameter("{camera}/camera_info", "CameraInfo topic of each camera; not with rig_file.")
     image_topics: tuple[str, ...] = parameter(
         (), "Image topic of each camera in the order of cameras, where no pattern fits; in place of image_topic."
     )
@@ -133,6 +135,17 @@ class SyncParameters:
             policy=self.sync_policy,
             patience_ns=int(self.patience * 1e9),
         )
+
+
+def check_value(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
+    """The value of one parameter, by itself; ConfigError where its type, choice or range is another."""
+    if kind == tuple[str, ...]:
+        # An empty list has no type of its own: `ros2 param set` sends one of bools, a parameter file one of nothing.
+        value = tuple(value) if value is not None and isinstance(value, (list, tuple, array)) else value
+        if not (isinstance(value, tuple) and all(isinstance(item, str) for item in value)):
+            raise ConfigError(f"parameter {field.name}: expected a list of text, got {value!r}")
+    _check(field, value)
+    return value
 
 
 def _not_a_topic(name: str) -> str:

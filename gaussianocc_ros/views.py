@@ -54,19 +54,20 @@ class ViewOutputs:
         names = self.wanted(gathered.cameras.names)
         if not names:
             return False
+        palette = self.palette  # a parameter may change it meanwhile
         views, depth, classes = render(names)
         depth = np.where(depth > 0, depth, np.float32(np.inf)).astype(np.float32, copy=False)
         for i, camera in enumerate(names):
             header = Header(stamp=time_message(gathered.stamps_ns[camera]), frame_id=gathered.frames[camera])
             semantic = classes[i]
-            if self.palette is not None:  # free is its last colour, whichever id the model has for it
-                semantic = np.where(np.isfinite(depth[i])[..., None], self.palette[classes[i]], self.palette[-1])
+            if palette is not None:  # free is its last colour, whichever id the model has for it
+                semantic = np.where(np.isfinite(depth[i])[..., None], palette[classes[i]], palette[-1])
             info = encode_camera_info(views, i, header)
             messages = {
                 "depth/camera_info": info,
                 "depth/image_raw": encode_image(depth[i], "32FC1", header),
                 "semantic/camera_info": info,
-                "semantic/image_raw": encode_image(semantic, "mono8" if self.palette is None else "rgb8", header),
+                "semantic/image_raw": encode_image(semantic, "mono8" if palette is None else "rgb8", header),
             }
             for name, message in messages.items():
                 self._publishers[camera][name].publish(message)

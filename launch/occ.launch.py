@@ -5,6 +5,7 @@ ros2 launch gaussianocc_ros occ.launch.py bag:=bags/scene-0061 rviz:=true
 """
 
 import os
+from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchDescription
@@ -46,7 +47,13 @@ def generate_launch_description():
         "loop": ("false", "Repeat the bag."),
         "rviz": ("false", "Start RViz with the package's configuration."),
         "viewer": ("false", "Serve the viewer's page at localhost:8080 (docs/viewer.md)."),
-        "namespace": ("", "Namespace of the node."),
+        "namespace": ("", "Namespace of the robot: node, cameras' topics, TF and the replay move into it."),
+        "tf": (
+            "",
+            "With a namespace: 'namespace' for a robot with TF of its own on /NAMESPACE/tf, as Nav2 has it, 'global' "
+            "for /tf. Default: namespace, with a frame_prefix global.",
+        ),
+        "frame_prefix": ("", "Put before base_link and odom, such as robot1/; overrides the parameter file."),
         "log_level": ("info", "debug, info, warn, error or fatal."),
     }
     declared = [
@@ -75,10 +82,20 @@ def _processes(context, share):
         except PackageNotFoundError:
             raise RuntimeError("rviz: rviz2 is not installed; install it (apt: ros-<distro>-rviz2)") from None
     bag = given.get("bag")
+    if bag:
+        _check_bag(bag)
     sim_time = _is_true(given.get("use_sim_time", "true" if bag else "false"))
     namespace = given.get("namespace", "").strip("/")
     node = f"/{namespace}/occupancy_node".replace("//", "/")
-    overrides = {name: given[name] for name in ("checkpoint", "device") if name in given}
+    overrides = {name: given[name] for name in ("checkpoint", "device", "frame_prefix") if name in given}
+    tf = given.get("tf", "global" if "frame_prefix" in given else "namespace")
+    if tf not in ("namespace", "global"):
+        raise RuntimeError(f"tf: expected namespace or global, got {tf!r}")
+    own_tf = namespace and tf == "namespace"
+    tf_topics = ("/tf", "/tf_static")
+    to_namespace = [(topic, f"/{namespace}{topic}") for topic in tf_topics] if own_tf else []
+    # The player plays into its namespace.
+    to_global = [(f"/{namespace}{topic}", topic) for topic in tf_topics] if namespace and not own_tf else []
     files = [given["params_file"]]
     if "rig" in given:
         overrides["rig_file"] = given["rig"]
@@ -95,6 +112,7 @@ def _processes(context, share):
             name="occupancy_node",
             namespace=namespace,
             parameters=[*files, {**overrides, "use_sim_time": sim_time}],
+            remappings=to_namespace,
             # Threads that wait must not spin: on a robot other processes need the cores.
             additional_env={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")},
             on_exit=_node_ended,
@@ -105,7 +123,7 @@ def _processes(context, share):
             executable="rviz2",
             arguments=["--display-config", os.path.join(share, "config", "rviz", "occ.rviz")],
             parameters=[{"use_sim_time": sim_time}],
-            remappings=[(f"/occupancy_node/{topic}", f"{node}/{topic}") for topic in VIEWED],
+            remappings=[*to_namespace, *((f"/occupancy_node/{topic}", f"{node}/{topic}") for topic in VIEWED)],
             condition=IfCondition(LaunchConfiguration("rviz")),
             **common,
         ),
@@ -127,10 +145,33 @@ def _processes(context, share):
         # The node needs seconds for torch and its warm-up, and would miss the beginning.
         options += ["--wait-for", f"{node}/occupancy", "--wait", "120"]
         player = Node(
-            package=PACKAGE, executable="bag_player", arguments=[bag, *options], on_exit=_player_ended, **common
+            package=PACKAGE,
+            executable="bag_player",
+            namespace=namespace,
+            remappings=to_global,
+            arguments=[bag, *options],
+            on_exit=_player_ended,
+            **common,
         )
         processes.append(player)
     return processes
+
+
+def _check_bag(bag):
+    """Before the node loads its model, which takes seconds."""
+    try:
+        from gaussianocc_core.bags.opened import open_bag
+        from gaussianocc_core.errors import GaussianOccError
+    except ImportError:  # launch runs in another Python than the package; the player will say it
+        return
+    try:
+        reader = open_bag(Path(bag))
+        empty = not reader.message_count
+        reader.close()
+    except GaussianOccError as error:
+        raise RuntimeError(f"bag: not a readable rosbag2: {error}") from None
+    if empty:
+        raise RuntimeError(f"bag: {bag} holds no messages; record again")
 
 
 def _node_ended(event, context):

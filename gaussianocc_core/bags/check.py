@@ -32,6 +32,7 @@ class StoredBag:
     provenance: dict[str, str]
     counts: dict[str, int]  # messages by topic
     checksums: dict[str, int] | None  # None: written before there were any
+    is_compressed: bool = False  # file by file or message by message, which converted bags are not
 
 
 def read_metadata(path: Path) -> StoredBag:
@@ -52,6 +53,7 @@ def read_metadata(path: Path) -> StoredBag:
                 for each in information["topics_with_message_count"]
             },
             None if contents is None else {topic: int(checksum, 16) for topic, (_, checksum) in contents.items()},
+            str(information.get("compression_mode") or "none").lower() != "none",
         )
     except OSError as error:
         raise BagError(f"{path} is no bag: cannot read {metadata} ({error.strerror}); convert its scene") from error
@@ -126,6 +128,10 @@ def check_bag(
     bag = read_metadata(path)
     faults: list[tuple[str, str]] = []
     topics = {name: _Found() for name in bag.counts}
+    if bag.is_compressed:  # rosbags would unpack it, however large that is
+        raise BagError(
+            f"{path} is compressed (metadata.yaml: compression_mode), as converted bags are not; convert again"
+        )
     _read_messages(path, topics, faults)
     for name, found in topics.items():
         if found.contents.messages != bag.counts[name]:

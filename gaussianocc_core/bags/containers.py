@@ -19,6 +19,7 @@ from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefiniti
 from rosbags.rosbag2.metadata import parse_qos
 from rosbags.rosbag2.storage_mcap import ChunkInfo, McapReader, msgsrc
 
+from gaussianocc_core.bags.unpacking import MOST_BYTES
 from gaussianocc_core.errors import BagError
 
 Damage = Callable[[int, str], None]  # log time in ns near which something is lost, and why
@@ -136,6 +137,8 @@ class McapFile(McapReader):
     ) -> Iterator[Any]:
         assert self.bio is not None
         try:
+            if chunk.compressed_size > chunk.chunk_length:  # read_exact takes memory for what it is told
+                raise BagError(f"{chunk.compressed_size} bytes in a chunk of {chunk.chunk_length}")
             yield from msgsrc(chunk, channels, begin, end, self.bio)
         except Exception as error:  # rosbags, zstd, lz4 and struct raise their own for damaged bytes
             if on_damage is None:
@@ -167,10 +170,15 @@ class Sqlite3File:
         _refuse_journal(self.path)
         self._database = _open_database(self.path)
         try:
+            # Views and generated columns are programs: their rows may be without end, or larger than the file.
+            kinds = {row[1]: row[2] for row in self._rows("PRAGMA main.table_list")}
+            for name in ("topics", "messages"):
+                generated = any(row[6] for row in self._rows(f"PRAGMA main.table_xinfo({name})"))
+                if kinds.get(name) != "table" or generated:
+                    raise BagError(f"{self.path.name} is no rosbag2: it has no table of {name}")
             columns = [str(row[1]) for row in self._rows("PRAGMA table_info(topics)")]
-            if not columns:
-                raise BagError(f"{self.path.name} is no rosbag2: it has no table of topics")
             profiles = "offered_qos_profiles" if "offered_qos_profiles" in columns else "''"
+            self._database.limit(apsw.SQLITE_LIMIT_LENGTH, MOST_BYTES)
             counts = dict(self._rows("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
             for number, topic, msgtype, coding, qos in self._rows(
                 f"SELECT id, name, type, serialization_format, {profiles} FROM topics ORDER BY id"

@@ -84,6 +84,16 @@ def decode_grey(data: bytes | memoryview, max_pixels: int = MAX_IMAGE_PIXELS) ->
     return pixels
 
 
+def decode_stored(data: bytes | memoryview, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
+    """The values of a JPEG or PNG as they are stored, (H, W) or (H, W, C) in OpenCV's order, of 8 or 16 bits: labels,
+    masks and depth are no colours. ValueError as `decode_rgb`."""
+    _check_pixels(data, max_pixels)
+    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError(f"it is damaged: its {len(data)} bytes cannot be decoded")
+    return pixels
+
+
 def can_reduce(data: bytes | memoryview) -> bool:
     """Whether `decode_rgb` heeds its `reduce`: decoding a smaller image takes less."""
     return bytes(data[:2]) == _JPEG

@@ -18,9 +18,13 @@ from gaussianocc_core.bags.opened import (
     bag_files,
 )
 from gaussianocc_core.files import complete_file
+from gaussianocc_core.geometry.calibration import find_fault
 
 _VERSION = 4  # of the cache file
 _LEAST_CACHE = 1 << 26  # bytes that the arrays of a cache may have, beside four times its bag's: it says less than that
+
+_FARTHEST = 1e8  # m, as in geometry.calibration
+_RIGID = 1e-6  # by which R R^T may differ from the identity
 
 _log = logging.getLogger(__name__)
 
@@ -98,10 +102,31 @@ def read_cache(path: Path) -> BagIndex | None:
 
 
 def _series(parent: str, child: str, topic: str, times: np.ndarray, poses: np.ndarray) -> PoseSeries:
+    """Checked as the messages are: the file lies beside the bag and came with it."""
     stamps, logs, orders = times
+    R, edge = poses[:, :3, :3], poses[:, 3]
+    if not (np.abs(poses) < _FARTHEST).all() or (edge != (0, 0, 0, 1)).any():
+        raise ValueError(f"poses of {child} in {parent} are no rigid transforms")
+    if np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max(initial=0.0) > _RIGID:
+        raise ValueError(f"poses of {child} in {parent} are no rigid transforms")
     return PoseSeries(parent, child, topic, stamps, poses, logs, orders)
 
 
 def _as_intrinsics(values: dict[str, Any]) -> Intrinsics:
     plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-    return Intrinsics(**plain)
+    found = Intrinsics(**plain)
+    for K in (found.matrix, found.rectified):
+        fault = K and find_fault(
+            width=found.width,
+            height=found.height,
+            intrinsics=np.reshape(K, (3, 3)),
+            model=found.model,
+            distortion=found.distortion,
+            translation=(found.baseline, 0.0, 0.0),
+        )
+        if fault:
+            raise ValueError(f"a calibration of it has an impossible {fault.field}")
+    R = np.reshape(found.rotation or np.eye(3), (3, 3))
+    if not (np.abs(R @ R.T - np.eye(3)) < 1e-3).all():
+        raise ValueError("a rectification of it is no rotation")
+    return found

@@ -228,16 +228,20 @@ def decode_camera_info(message: Any, camera: str) -> Intrinsics:
 
 
 def _decode_projection(message: Any, corner: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray, float]:
-    """P's 3x3 part with the region's corner taken off, R (the identity where it is no rotation), and the baseline."""
+    """P's 3x3 part with the region's corner taken off (None where no camera has it), R (the identity where it is no
+    rotation), and the baseline (0 where it is no length)."""
     P = np.array(getattr(message, "p", None) if getattr(message, "p", None) is not None else [], dtype=np.float64)
     R = np.array(getattr(message, "r", None) if getattr(message, "r", None) is not None else [], dtype=np.float64)
-    rotation = R.reshape(3, 3) if R.size == 9 and np.isfinite(R).all() else np.eye(3)
+    # Before any product of them: entries of a rotation are at most 1, and 1e300 squared is no number. Not so of NaN.
+    rotation = R.reshape(3, 3) if R.size == 9 and (np.abs(R) < 1.01).all() else np.eye(3)
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3:
         rotation = np.eye(3)
-    P = P.reshape(3, 4) if P.size == 12 and np.isfinite(P).all() else np.zeros((3, 4))
-    if min(P[0, 0], P[1, 1]) <= 2.0 or not np.array_equal(P[2, :3], (0, 0, 1)):
+    P = P.reshape(3, 4) if P.size == 12 else np.zeros((3, 4))
+    if find_fault(intrinsics=P[:, :3]) is not None or min(P[0, 0], P[1, 1]) <= 2.0 or (P[2, :3] != (0, 0, 1)).any():
         return None, rotation, 0.0
     baseline = float(-P[0, 3] / P[0, 0])
+    if find_fault(translation=(baseline, 0.0, 0.0)) is not None:
+        baseline = 0.0
     projection = from_opencv(P[:, :3])
     projection[:2, 2] -= corner
     return projection, rotation, baseline

@@ -8,7 +8,6 @@ topics are to be offered; where it disagrees with them about what they hold, the
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
@@ -18,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gaussianocc_core.bags.typestore import import_rosbags
+from gaussianocc_core.bags.unpacking import unpack_file, unpack_zstd
 from gaussianocc_core.errors import BagError
 from gaussianocc_core.mistakes import reason_of
 from gaussianocc_core.yaml_text import METADATA_BYTES, METADATA_NODES, parse_yaml
@@ -168,11 +168,8 @@ class OpenBag:
         return opened
 
     def _decompress(self, file: Path) -> Path:
-        from backports import zstd
-
         target = Path(self._stack.enter_context(TemporaryDirectory())) / file.stem
-        with zstd.open(file, "rb") as packed, target.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
+        unpack_file(file, target)
         return target
 
     def _merge_connections(self, metadata: dict[str, Any] | None) -> None:
@@ -323,14 +320,8 @@ def _of_file(
         return
     for connection, log_ns, data in file.messages(own, start, stop, on_damage):
         # Compressed message by message: no CDR begins so.
-        plain = _unpack(data) if data[:4] == _ZSTD else data
+        plain = unpack_zstd(data) if data[:4] == _ZSTD else data
         yield wanted[connection.topic, connection.msgtype], log_ns, plain
-
-
-def _unpack(data: bytes) -> bytes:
-    from backports import zstd
-
-    return zstd.decompress(data)
 
 
 def _ignore(log_ns: int, reason: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from gaussianocc_core.bags.unpacking import bound_chunks
 from gaussianocc_core.errors import GaussianOccError
 
 OCCUPANCY_TYPE = "gaussianocc_ros/msg/SemanticOccupancy"
@@ -45,11 +46,14 @@ def typestore() -> Any:
     return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
 
 
+@lru_cache(maxsize=1)
 def import_rosbags() -> Any:
-    """The rosbags library, needed only where bags are read or written."""
+    """The rosbags library, needed only where bags are read or written; what it unpacks is bounded from now on."""
     try:
         import rosbags.rosbag2
         import rosbags.typesys
+        from rosbags.rosbag2 import storage_mcap
     except ImportError as error:
         raise GaussianOccError(f"bags need the rosbags library: pip install rosbags ({error})") from error
+    bound_chunks(storage_mcap.DECOMPRESSORS)
     return rosbags

@@ -66,6 +66,11 @@ class CameraTopics:
     mask: str
 
 
+def _absolute(topic: str) -> str:
+    """The node's topics are relative, for namespaces; a bag's have all of theirs."""
+    return f"/{topic.lstrip('/')}"
+
+
 def find_cameras(index: BagIndex, config: BagConfig) -> tuple[CameraTopics, ...]:
     """The cameras of a bag and their topics: those that the configuration names, or every topic of images."""
     images = {
@@ -74,7 +79,7 @@ def find_cameras(index: BagIndex, config: BagConfig) -> tuple[CameraTopics, ...]
         if entry.msgtype in (IMAGE_TYPE, RAW_IMAGE_TYPE) and len(entry)
     }
     if config.image_topic:
-        wanted = {name: config.image_topic.format(camera=name) for name in config.cameras}
+        wanted = {name: _absolute(config.image_topic.format(camera=name)) for name in config.cameras}
     else:
         wanted = _name_cameras([topic for topic, entry in images.items() if _of_a_camera(entry)], images)
         if config.cameras:
@@ -97,7 +102,11 @@ def find_cameras(index: BagIndex, config: BagConfig) -> tuple[CameraTopics, ...]
         check_topic(topic, f"{index.path}: topic", BagError)
         check_name(name, f"{index.path}: camera", BagError)
         space = _namespace(topic)
-        info = config.camera_info_topic.format(camera=name) if config.camera_info_topic else f"{space}/camera_info"
+        info = (
+            _absolute(config.camera_info_topic.format(camera=name))
+            if config.camera_info_topic
+            else f"{space}/camera_info"
+        )
         beside = [f"{space}/{_LABELS}", f"{space}/{_MASK}"]
         found.append(
             CameraTopics(name, topic, info if info in index.topics else "", *(t if t in images else "" for t in beside))

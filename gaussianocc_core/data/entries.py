@@ -178,10 +178,8 @@ def read_semantics(path: Path, size: tuple[int, int], undetected: int) -> tuple[
 
 def read_label_image(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
     """2D labels as a grey PNG of Occ3D ids, 255 where there is none."""
-    import cv2
-
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
+    labels = _read_stored(path, "2D labels")
+    if labels.ndim != 2 or labels.dtype != np.uint8:
         raise DatasetError(f"2D labels {path}: expected a grey PNG of 8 bits; label again (tools/label_semantics.py)")
     if (labels.shape[1], labels.shape[0]) != size:
         raise DatasetError(
@@ -222,11 +220,18 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Bool[np.ndarra
     """True where the first channel is not zero, resized to (width, height) if need be (docs/method.md#j)."""
     import cv2
 
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise DatasetError(f"mask {path} cannot be decoded; expected a PNG, non-zero where the camera sees the world")
+    image = _read_stored(path, "mask")
     image = image if image.ndim == 2 else image[..., 2 if image.shape[2] >= 3 else 0]  # OpenCV: BGR; published: red
     return (image if size is None else cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)) != 0
+
+
+def _read_stored(path: Path, what: str) -> np.ndarray:
+    from gaussianocc_core.bags.image_codec import decode_stored
+
+    try:
+        return decode_stored(read_file(path, path.name))
+    except ValueError as error:
+        raise DatasetError(f"{what} {path} cannot be decoded: {error}; expected a PNG, write it again") from error
 
 
 def _decode(path: Path, token: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

@@ -33,13 +33,14 @@ from gaussianocc_core.data.nuscenes_tables import (
     read_lens,
     read_stamp_ns,
     read_transform,
+    token_of,
 )
 from gaussianocc_core.data.sets import SetBuilder
 from gaussianocc_core.errors import BagError, CalibrationError, DatasetError
 from gaussianocc_core.geometry.cameras import counter_clockwise
 from gaussianocc_core.labels import IGNORE
 from gaussianocc_core.mistakes import reading
-from gaussianocc_core.names import DataRoot, check_name
+from gaussianocc_core.names import DataRoot, check_name, shorten
 from gaussianocc_core.types import Cameras, Sample
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class NuScenesSource:
         self._wanted_cameras = tuple(cameras) if cameras is not None else None
         self._db = open_database(self.dataroot, version)
         for row in self._db.scene:
-            check_name(row.get("name"), f"scene {row['token']}: name", DatasetError)
+            check_name(row.get("name"), f"scene {token_of(row)}: name", DatasetError)
         self._root = DataRoot(self.dataroot, DatasetError, follow_outside)
         self._checked: set[str] = set()  # tokens of scenes
         self._listings: dict[str, frozenset[str]] = {}
@@ -389,7 +390,7 @@ class NuScenesSource:
             return self._db.get(table, token)
         except KeyError:
             raise DatasetError(
-                f"sample_data {row['token']}: its {table}_token {token!r} is not in table {table}.json of "
+                f"sample_data {token_of(row)}: its {table}_token {shorten(token)} is not in table {table}.json of "
                 f"{self.dataroot / self.version}; restore the table"
             ) from None
 
@@ -424,7 +425,7 @@ class NuScenesSource:
         if any(before.get(field) != after.get(field) for field in fields):
             raise CalibrationError(
                 f"scene {scene}: the calibration of {row['channel']} changes from calibrated_sensor "
-                f"{before['token']} to {after['token']}; one rig per scene is supported, so split the scene there"
+                f"{token_of(before)} to {token_of(after)}; one rig per scene is supported, so split the scene there"
             )
 
 

@@ -16,7 +16,7 @@ from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccE
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.calibration import MOST_PIXELS, find_fault
 from gaussianocc_core.geometry.pixel_centers import from_opencv
-from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.mistakes import one_line, reason_of
 from gaussianocc_core.names import DataRoot, check_name, shorten
 from gaussianocc_core.types import PINHOLE
 
@@ -100,12 +100,17 @@ def _diagnose(dataroot: Path, folder: Path) -> str | None:
     return diagnose_references(tables) or _diagnose_maps(tables, dataroot)
 
 
+def token_of(row: dict) -> str:
+    """For a message: in one line, however the table has it."""
+    return one_line(row.get("token"))[:80]
+
+
 def diagnose_references(tables: dict[str, list[dict]]) -> str | None:
     for table, field, target in _REFERENCES:
         known = {row["token"] for row in tables[target]}
         for row in tables[table]:
             if row.get(field) not in known:
-                return f"{table} {row['token']}: its {field} {shorten(row.get(field))} is not in table {target}.json"
+                return f"{table} {token_of(row)}: its {field} {shorten(row.get(field))} is not in table {target}.json"
     return None
 
 
@@ -114,10 +119,10 @@ def _diagnose_maps(tables: dict[str, list[dict]], dataroot: Path) -> str | None:
         return "table map.json is empty; the devkit needs one row whose log_tokens name every log"
     for row in tables["map"]:
         if not (dataroot / row.get("filename", "?")).is_file():
-            return f"map {row['token']}: its file {dataroot / row.get('filename', '?')} is missing"
+            return f"map {token_of(row)}: its file {one_line(dataroot / row.get('filename', '?'))} is missing"
     mapped = {token for row in tables["map"] for token in row.get("log_tokens", ())}
-    unmapped = next((row["token"] for row in tables["log"] if row["token"] not in mapped), None)
-    return unmapped and f"log {unmapped} is in no log_tokens of map.json"
+    unmapped = next((row for row in tables["log"] if row["token"] not in mapped), None)
+    return None if unmapped is None else f"log {token_of(unmapped)} is in no log_tokens of map.json"
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -129,17 +134,17 @@ def read_stamp_ns(row: dict) -> int:
     number = isinstance(stamp, int | float) and not isinstance(stamp, bool)
     if not number or stamp != stamp or abs(stamp) == float("inf") or stamp != int(stamp):
         raise DatasetError(
-            f"row {row.get('token')}: timestamp {shorten(stamp)} is no whole number of microseconds; is it in seconds? "
+            f"row {token_of(row)}: timestamp {shorten(stamp)} is no whole number of microseconds; is it in seconds? "
             "Multiply by 1e6 and round"
         )
     for unit, per_second in (("seconds", 1), ("milliseconds", 10**3), ("nanoseconds", 10**9)):
         if _EPOCH_S[0] <= stamp / per_second <= _EPOCH_S[1]:
             raise DatasetError(
-                f"row {row.get('token')}: timestamp {stamp} is a time in {unit}; the schema wants microseconds"
+                f"row {token_of(row)}: timestamp {stamp} is a time in {unit}; the schema wants microseconds"
             )
     if not 1 <= stamp <= _LATEST_US:
         raise DatasetError(
-            f"row {row.get('token')}: timestamp {shorten(stamp)}: expected microseconds from 1 to {_LATEST_US}; "
+            f"row {token_of(row)}: timestamp {shorten(stamp)}: expected microseconds from 1 to {_LATEST_US}; "
             "restore the table"
         )
     return int(stamp) * _US_TO_NS
@@ -148,13 +153,13 @@ def read_stamp_ns(row: dict) -> int:
 def check_fields(row: dict, table: str, fields: Sequence[str]) -> None:
     missing = [field for field in fields if field not in row]
     if missing:
-        raise DatasetError(f"{table} {row['token']} has no field {', '.join(missing)}; restore the table")
+        raise DatasetError(f"{table} {token_of(row)} has no field {', '.join(missing)}; restore the table")
 
 
 def check_sample_data(row: dict, root: DataRoot) -> None:
     """DatasetError where a row has not what it needs, or a name or path that it cannot have."""
     row["token"] = check_name(row["token"], "sample_data: token", DatasetError)
-    where = f"sample_data {row['token']}"
+    where = f"sample_data {token_of(row)}"
     is_camera = row.get("sensor_modality") == "camera"
     check_fields(row, "sample_data", (*_NEEDED_FIELDS, "width", "height") if is_camera else _NEEDED_FIELDS)
     for name in ("channel", "sample_token"):
@@ -182,7 +187,7 @@ def read_transform(row: dict, table: str) -> np.ndarray:
     )
     if fault is not None:
         got = shorten(row[fault.field])
-        raise CalibrationError(f"{table} {row['token']}: {fault.field}: expected {fault.expected}, got {got}")
+        raise CalibrationError(f"{table} {token_of(row)}: {fault.field}: expected {fault.expected}, got {got}")
     rotation, translation = np.array(row["rotation"], np.float64), np.array(row["translation"], np.float64)
     return transforms.make_transform(transforms.quat_to_matrix(rotation), translation)
 
@@ -193,7 +198,7 @@ def read_intrinsics(row: dict, camera: str) -> np.ndarray:
     fault = find_fault(intrinsics=() if row["camera_intrinsic"] is None else row["camera_intrinsic"])
     if fault is not None:
         raise CalibrationError(
-            f"calibrated_sensor {row['token']} of {camera}: camera_intrinsic: expected a 3x3 matrix of "
+            f"calibrated_sensor {token_of(row)} of {camera}: camera_intrinsic: expected a 3x3 matrix of "
             f"{fault.expected}, got {shorten(row['camera_intrinsic'])}; correct the table"
         )
     return from_opencv(np.array(row["camera_intrinsic"], np.float64))
@@ -208,7 +213,7 @@ def read_lens(row: dict, camera: str) -> tuple[str, tuple[float, ...]]:
     fault = find_fault(model=model or "", distortion=() if distortion is None else distortion)
     if fault is not None:
         raise CalibrationError(
-            f"calibrated_sensor {row['token']} of {camera}: camera_{fault.field}: expected {fault.expected}, got "
+            f"calibrated_sensor {token_of(row)} of {camera}: camera_{fault.field}: expected {fault.expected}, got "
             f"camera_model {shorten(model)} with camera_distortion {shorten(distortion)}; correct the table"
         )
     return model, tuple(float(value) for value in distortion)

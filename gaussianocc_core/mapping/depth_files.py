@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from gaussianocc_core.bags.image_codec import decode_stored
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry.ground_plane import ground_inv_depth
@@ -79,8 +80,6 @@ def image_names(entry: Entry) -> tuple[str, ...]:
 def read_depth(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
     """z-depth in m, float32, 0 where unknown; size: (width, height). DatasetError where the file is damaged, empty, of
     another size or no depth."""
-    import cv2
-
     if path.suffix == ".npy":
         try:
             depth = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -90,9 +89,12 @@ def read_depth(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
         if depth.dtype.kind not in "fiu":
             raise DatasetError(f"depth image {path}: expected metres as numbers, got {depth.dtype}")
     else:
-        found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if found is None or found.ndim != 2 or found.dtype != np.uint16:
-            what = "nothing that is an image" if found is None else f"{found.dtype} of shape {found.shape}"
+        try:
+            found = decode_stored(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"depth image {path} cannot be read ({reason_of(error)}); write it again") from error
+        if found.ndim != 2 or found.dtype != np.uint16:
+            what = f"{found.dtype} of shape {found.shape}"
             raise DatasetError(f"depth image {path}: expected a grey PNG of 16 bits (millimetres), got {what}")
         depth, scale = found, _MILLIMETRES
     if depth.shape != (size[1], size[0]):

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from gaussianocc_core.labels import CLASS_NAMES, OCCUPIED
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.names import name_fault, shorten
 
@@ -89,6 +90,8 @@ def _check_class_names(config: ModelConfig) -> None:
         raise ValueError(f"class_names: expected 2 to {MOST_CLASSES}, free space last, got {len(names)}")
     if len(set(names)) != len(names):
         raise ValueError("class_names: a name is there twice")
+    if "free" in names[:-1] or names[-1] in (*CLASS_NAMES[:-1], OCCUPIED):  # obstacles would be published as free
+        raise ValueError(f"class_names: the last one is free space, got {shorten(names[-1])}; put free last")
     for name in (*names, config.name):
         if fault := name_fault(name):
             raise ValueError(f"class_names, name: {shorten(name)} is refused: {fault}")

@@ -297,7 +297,9 @@ def _node_parameters(source: BagSource) -> dict[str, Any]:
     ):
         if not topics:
             continue
-        patterns = {topic.replace(f"/{camera}/", "/{camera}/") for camera, topic in topics.items()}
+        # Relative, as the node's own: a namespace then moves the robot.
+        topics = {camera: topic.lstrip("/") for camera, topic in topics.items()}
+        patterns = {f"/{topic}".replace(f"/{camera}/", "/{camera}/")[1:] for camera, topic in topics.items()}
         if len(patterns) == 1 and all("{camera}" in pattern for pattern in patterns):
             values[name] = patterns.pop()
         else:

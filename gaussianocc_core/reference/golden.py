@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gaussianocc_core.arrays import check_npz
 from gaussianocc_core.config import from_dict
 from gaussianocc_core.errors import DatasetError
 
 _GOLDEN_RATIO, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_MOST_BYTES = 1 << 33  # of the arrays of one file
 _CHUNK = 1 << 16  # values drawn at once: 0.5 MB of state stay in the cache
 
 
@@ -84,6 +86,8 @@ class Golden:
         if file not in self._archives:
             path = self.folder / f"{file}.npz"
             try:
+                if path.is_file():
+                    check_npz(path, _MOST_BYTES)
                 self._archives[file] = np.load(path) if path.is_file() else None
             except (OSError, ValueError, zipfile.BadZipFile) as error:
                 raise DatasetError(f"{path}: not a readable .npz file ({error}); copy it again") from error

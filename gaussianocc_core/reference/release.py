@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gaussianocc_core.arrays import check_stored
 from gaussianocc_core.checkpoint import Provenance, save_model
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.mistakes import reason_of
@@ -100,6 +101,7 @@ def import_release(folder: str | Path, output: str | Path, config: ModelConfig) 
 
 def _read_state_dict(path: Path) -> dict[str, Any]:
     try:
+        check_stored(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle raise a dozen kinds for a damaged file
         raise CheckpointError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
+from gaussianocc_core.arrays import read_npz
 from gaussianocc_core.geometry.cameras import view_rotation
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.types import Cameras
@@ -36,6 +37,7 @@ _GAPS = (1, 1, 2, 2, 3, 4, 6, 8)  # frames of 12 Hz between moments
 _EARLIEST = -1.4  # s, of a scene's drive
 _BLOCKED = 0.25  # share of an image that may be nearer than _NEAREST
 _NEAREST = 0.5  # m
+_MOST_CLIP_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,11 @@ def save_clip(path: str | Path, clip: Clip) -> None:
 
 
 def load_clip(path: str | Path) -> Clip:
-    with np.load(path) as file:
-        return Clip(**{name: file[name] for name in file.files})
+    """ValueError where it is none, or too large; whatever zipfile and numpy raise for a damaged file."""
+    arrays = read_npz(Path(path), _MOST_CLIP_BYTES)
+    if set(arrays) != {field.name for field in fields(Clip)}:
+        raise ValueError(f"a clip has {', '.join(field.name for field in fields(Clip))}, this has {', '.join(arrays)}")
+    return Clip(**arrays)
 
 
 def clip_size(path: str | Path) -> tuple[int, int]:

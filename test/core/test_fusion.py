@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.fusion import TemporalFusion
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.geometry.voxels import centers
-from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, OCCLUDED, UNOBSERVED
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, OCCLUDED, PALETTE, UNOBSERVED
 from gaussianocc_core.models.visibility import columns_beyond, leave_unknown, passed_voxels, plan_sight
+from gaussianocc_core.navigation.map_file import write_ply
 from gaussianocc_core.types import Cameras, OccupancyPrediction, VoxelGrid
 
 GRID = VoxelGrid((-8.0, -8.0, -1.0), 0.5, (32, 32, 8))
@@ -272,3 +274,36 @@ def test_without_doubt_free_stays_free_where_it_is_hidden_and_hidden_never_becom
     for n in range(50):
         fused = doubtful.add(prediction(np.full(GRID.shape, OCCLUDED), 0.0), pose(), n)
     assert (fused.labels == OCCLUDED).all()
+
+
+def test_all_that_is_known_stands_in_a_map_of_the_fixed_frame():
+    """Each voxel of the window is where the world is, also after the window has wrapped around."""
+    fusion = TemporalFusion(GRID, CLASS_NAMES, decay=0.0)
+    assert fusion.snapshot() is None
+    for i in range(12):
+        fusion.add(prediction(seen_from(pose(x=1.0 * i))), pose(x=1.0 * i), i * S)
+    found = fusion.snapshot()
+    assert found.stamp_ns == 11 * S and found.grid.voxel_size == GRID.voxel_size
+    known = found.labels != UNOBSERVED
+    assert known.sum() > 1.2 * np.prod(GRID.shape)  # more than one moment shows
+    places = np.array(found.grid.origin) + (np.argwhere(known) + 0.5) * found.grid.voxel_size
+    assert (found.labels[known] == world(places)).mean() > 0.99
+    assert (found.confidence[known] > 0.5).all() and (found.confidence[~known] == 0).all()
+    fusion.reset()
+    assert fusion.snapshot() is None
+
+
+def test_a_map_is_written_as_points_with_their_classes(tmp_path):
+    labels = np.full((3, 2, 2), FREE, np.uint8)
+    labels[2, 1, 0], labels[0, 0, 1], labels[1, 0, 0], labels[1, 1, 1] = CAR, TREE, UNOBSERVED, OCCLUDED
+    grid = VoxelGrid((10.0, -1.0, 0.0), 0.5, (3, 2, 2))
+    path = tmp_path / "map.ply"
+    assert write_ply(path, labels, np.full(labels.shape, 0.75, np.float32), grid, CLASS_NAMES, "odom") == 2
+    head, body = path.read_bytes().split(b"end_header\n")
+    assert b"element vertex 2\nproperty float x\n" in head and b"comment frame odom\n" in head
+    points = np.frombuffer(body, [("xyz", "<f4", 3), ("rgb", "u1", 3), ("label", "u1"), ("confidence", "<f4")])
+    assert points["xyz"].tolist() == [[10.25, -0.75, 0.75], [11.25, -0.25, 0.25]]
+    assert points["label"].tolist() == [TREE, CAR] and (points["confidence"] == 0.75).all()
+    assert points["rgb"].tolist() == PALETTE[[TREE, CAR]].tolist()
+    with pytest.raises(DatasetError, match="line break"):
+        write_ply(path, labels, np.zeros(labels.shape, np.float32), grid, CLASS_NAMES, "a\nb")

@@ -2,30 +2,40 @@
 """What files ask for is bounded before memory is taken for it, and nothing takes long to refuse."""
 
 import io
+import json
 import resource
+import struct
 import time
 import zipfile
+import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from support.robot_bags import RobotBag
 from support.small_model import SMALL
 
-from gaussianocc_core.arrays import check_npz, read_npz
+from gaussianocc_core.arrays import check_npz, check_stored, read_npz
 from gaussianocc_core.bags.index_cache import cache_path, read_cache
+from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.bags.messages import decode_cloud
 from gaussianocc_core.checkpoint import Provenance, load_model, save_model
 from gaussianocc_core.config import find_model_config, load_config, read_yaml
 from gaussianocc_core.data.dgp_scene import Datum, read_points
-from gaussianocc_core.data.entries import load_occupancy
+from gaussianocc_core.data.entries import load_occupancy, read_label_image, read_mask
 from gaussianocc_core.errors import CheckpointError, ConfigError, DatasetError
 from gaussianocc_core.geometry.calibration import find_fault
 from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.geometry.transform_tree import FrameRefused, TransformTree, TransformUnavailable
+from gaussianocc_core.mapping.depth_files import read_depth
 from gaussianocc_core.models import limits
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.gaussianocc import build_depth_net, build_model, build_pose_net
+from gaussianocc_core.reference.release import _read_state_dict
+from gaussianocc_core.synthetic.clips import load_clip
+from gaussianocc_core.training.state import FORMAT, load_state
 from gaussianocc_core.types import Lattice, VoxelGrid
 from gaussianocc_core.yaml_text import MOST_BYTES, MOST_NODES
 
@@ -53,6 +63,9 @@ LATTICE = {"low": (-40.0, -40.0, -1.0), "high": (40.0, 40.0, 5.4)}
         ({"grid": VoxelGrid(shape=(2000, 2000, 2000))}, "grid.shape: 8000000000 cells"),
         ({"grid": VoxelGrid(origin=(float("nan"), 0.0, 0.0))}, "grid.origin: expected a number"),
         ({"grid": VoxelGrid(voxel_size=1e300)}, "grid.voxel_size: expected a number"),
+        ({"class_names": ("free", "car")}, "class_names: the last one is free space, got 'car'; put free last"),
+        ({"class_names": ("car", "occupied")}, "class_names: the last one is free space, got 'occupied'"),
+        ({"class_names": ("car", "free", "nothing")}, "class_names: the last one is free space, got 'nothing'"),
         ({"image_height": 1 << 20}, "image_height: expected a whole number from 16 to 4096, got 1048576"),
         ({"image_height": 4096, "image_width": 4096}, "image_height, image_width: 4096x4096 is too large"),
         ({"encoder": replace(SMALL.encoder, width=1e9)}, "encoder.width"),
@@ -193,6 +206,75 @@ def test_whole_numbers_of_any_length_are_no_calibration():
     assert find_fault(model=["pinhole"]).field == "model"
 
 
+# ---- images --------------------------------------------------------------------------------------------------------
+
+
+def write_large_png(path, side=30_000):
+    """A grey PNG of 900 megapixels in less than 1 MB; with its pixels left out it would be refused for that."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(side + 1)) for _ in range(side)) + packer.flush()
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    "read, what",
+    [
+        (lambda path: read_mask(path), "mask"),
+        (lambda path: read_label_image(path, (64, 48)), "2D labels"),
+        (lambda path: read_depth(path, (64, 48)), "depth image"),
+    ],
+)
+def test_a_picture_that_would_fill_the_memory_is_refused_by_its_header(tmp_path_factory, read, what):
+    path = tmp_path_factory.getbasetemp() / "large.png"
+    if not path.exists():
+        write_large_png(path)
+    began = time.process_time()
+    with pytest.raises(DatasetError, match=f"{what} .*it says that it has 30000x30000 pixels"):
+        read(path)
+    assert time.process_time() - began < 0.5
+
+
+# ---- an index that came with its bag -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage, array",
+    [
+        ("a place without end", lambda arrays, meta: arrays["poses0"].__setitem__((0, 0, 3), np.nan)),
+        ("a place beyond the Earth", lambda arrays, meta: arrays["poses0"].__setitem__((0, 0, 3), 1e300)),
+        ("a turn that stretches", lambda arrays, meta: arrays["poses0"].__setitem__((0, 0, 0), 3.0)),
+        ("a lens of NaN", lambda arrays, meta: _first_lens(meta)["matrix"].__setitem__(0, float("nan"))),
+        ("an image of no pixels", lambda arrays, meta: _first_lens(meta).update(width=0)),
+        ("a lens of no known model", lambda arrays, meta: _first_lens(meta).update(model="x")),
+        ("a rectification that stretches", lambda arrays, meta: _first_lens(meta).update(rotation=[2.0] * 9)),
+    ],
+)
+def test_an_index_of_impossible_values_is_made_anew(tmp_path, damage, array):
+    """It is the bag's messages that are checked, so what stands for them is checked in the same way."""
+    bag = RobotBag(frames=3).write(tmp_path / "bag", "mcap")
+    whole = open_index(bag)
+    with np.load(cache_path(bag)) as file:
+        arrays = {name: np.array(file[name]) for name in file.files}
+    meta = json.loads(arrays["meta"].tobytes())
+    array(arrays, meta)
+    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    np.savez(cache_path(bag), **arrays)
+    assert read_cache(bag) is None, damage
+    again = open_index(bag)
+    assert again.intrinsics == whole.intrinsics and read_cache(bag) is not None
+    assert np.array_equal(again.poses[0].T_parent_child, whole.poses[0].T_parent_child)
+
+
+def _first_lens(meta):
+    return next(iter(meta["intrinsics"].values()))[0][1]
+
+
 # ---- numpy's files -------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +304,33 @@ def test_an_index_that_would_fill_the_memory_is_not_used(tmp_path):
     (tmp_path / "metadata.yaml").write_text("")
     write_bomb(cache_path(tmp_path), "meta")
     assert read_cache(tmp_path) is None
+
+
+def test_a_clip_that_would_fill_the_memory_is_refused_by_its_header(tmp_path):
+    write_bomb(tmp_path / "clip.npz", "images")
+    with pytest.raises(ValueError, match="its arrays take 6442450944 bytes and more"):
+        load_clip(tmp_path / "clip.npz")
+    np.savez(tmp_path / "other.npz", images=np.zeros(3))
+    with pytest.raises(ValueError, match="a clip has images, depth, .* this has images"):
+        load_clip(tmp_path / "other.npz")
+
+
+def test_tensors_that_would_fill_the_memory_are_refused_before_they_are_unpacked(tmp_path):
+    """torch reads archives that are compressed, although it writes none: these tensors would have 1 GB."""
+    torch.save({"format": FORMAT, "a": torch.zeros(1000)}, tmp_path / "plain.pt")
+    for file in ("encoder.pth", "last.pt"):
+        with (
+            zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+            zipfile.ZipFile(tmp_path / file, "w", zipfile.ZIP_DEFLATED) as packed,
+        ):
+            for entry in plain.infolist():
+                packed.writestr(entry.filename, plain.read(entry))
+    with pytest.raises(CheckpointError, match=r"encoder.pth: .*its tensors are compressed, which torch never does"):
+        _read_state_dict(tmp_path / "encoder.pth")
+    with pytest.raises(CheckpointError, match=r"last.pt: .*its tensors are compressed"):
+        load_state(tmp_path / "last.pt")
+    check_stored(tmp_path / "plain.pt")
+    assert _read_state_dict(tmp_path / "plain.pt")["a"].shape == (1000,)
 
 
 def test_arrays_of_objects_are_no_arrays(tmp_path):

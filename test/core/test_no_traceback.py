@@ -274,6 +274,18 @@ def test_a_table_of_another_kind_is_refused(root, table, text):
         assert text in ("[]", "{}") or (table, text) == ("instance", '[{"token": 1}]'), "a damaged table was read"
 
 
+@pytest.mark.parametrize("table", ["log", "sample_data", "calibrated_sensor", "ego_pose", "scene", "sample"])
+def test_a_token_of_two_lines_stays_in_one(root, table):
+    """Found by fuzzing: it stood in a message as it was."""
+    rows = read_table(root, table)
+    for row in rows:
+        row["token"] = f"a\nb{row['token']}"
+    write_table(root, table, rows)
+    with pytest.raises((DatasetError, CalibrationError)) as caught:
+        NuScenesSource(root).index("scene-0001")
+    assert lines(str(caught.value)) == 0 and len(str(caught.value)) < 600
+
+
 @pytest.mark.parametrize(
     "table, field",
     [
@@ -385,6 +397,18 @@ def test_a_camera_info_that_no_camera_has_is_refused_in_a_short_line(changes):
     with pytest.raises(CalibrationError, match="camera front: ") as caught:
         decode_camera_info(info(**changes), "front")
     assert len(one_line(caught.value)) < 500
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [1e300, -1e300, 1e154, np.nan, np.inf])
+@pytest.mark.parametrize("place", [0, 3, 4, 8])
+def test_a_rectification_of_absurd_numbers_is_none(value, place):
+    """No product of them is formed: 1e300 squared is no number, and a warning in every second of a log."""
+    P, R = np.array([40.0, 0, 16, 0, 0, 40, 12, 0, 0, 0, 1, 0]), np.eye(3).ravel()
+    P[place] = R[place] = value
+    found = decode_camera_info(info(p=P, r=R), "front")
+    assert np.isfinite(found.rectified).all() and np.array_equal(found.rotation, np.eye(3).ravel())
+    assert found.baseline == 0.0 and (found.rectified == () or place == 3)
 
 
 @pytest.mark.parametrize(

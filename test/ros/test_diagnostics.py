@@ -110,3 +110,108 @@ def test_what_is_not_a_number_is_an_error_by_name_and_nothing_is_published_for_i
     assert len(rig.outputs(2)) == 2
     rig.graph.until(lambda: rig.values()[1].level == DiagnosticStatus.OK, what="all well again")
     assert rig.node._reporter.statistics.drops["not a number"] == 1
+
+
+# ---- from the first moment to the last -----------------------------------------------------------------------------
+
+
+def test_every_state_of_its_life_says_itself(rig):
+    rig = rig()
+    values, status = rig.values()
+    assert (status.level, values["state"]) == (DiagnosticStatus.OK, "unconfigured")
+    assert status.name == "occupancy_node: occupancy" and status.hardware_id
+    rig.node.trigger_configure()
+    _, status = rig.values()
+    assert status.level == DiagnosticStatus.OK and status.message.startswith("inactive; `ros2 lifecycle set` activate")
+    rig.node.trigger_activate()
+    rig.graph.until(lambda: rig.values()[1].level != DiagnosticStatus.OK, what="that there are no images")
+    names = [status.name for status in rig.diagnostics[-1].status]
+    assert names == ["occupancy_node: occupancy", *(f"occupancy_node: camera {c}" for c in rig.make.CAMERAS)]
+    assert all(status.hardware_id for status in rig.diagnostics[-1].status)
+    rig.node.trigger_deactivate()
+    assert rig.values()[1].message.startswith("inactive")
+    rig.node.trigger_cleanup()
+    assert rig.values()[1].message.startswith("unconfigured")
+
+
+def test_a_configure_that_failed_stays_an_error_until_it_is_tried_again(rig, tmp_path):
+    rig = rig()
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no model")
+    checkpoint = rig.node.parameters.checkpoint
+    assert rig.node.set_parameters([Parameter("checkpoint", value=str(broken))])[0].successful
+    rig.node.trigger_configure()
+    _, status = rig.values()
+    assert status.level == DiagnosticStatus.ERROR
+    assert status.message.startswith("unconfigured: ") and "broken.safetensors" in status.message
+    rig.node.set_parameters([Parameter("checkpoint", value=checkpoint)])
+    rig.node.trigger_configure()
+    assert rig.values()[1].message.startswith("inactive")
+
+
+def test_sim_time_without_a_clock_is_named(rig):
+    rig = rig(use_sim_time=True, error_age=0.0).start()
+    found = rig.graph.until(lambda: rig.diagnosed("nobody publishes /clock"), what="a diagnostic")
+    assert found[0].level == DiagnosticStatus.WARN and "--clock" in found[0].message
+
+
+def test_a_replay_under_the_wall_clock_is_told_to_use_sim_time(rig):
+    rig = rig(reliable=False).start()
+    rig.place()
+    for i in range(12):
+        rig.send(i * PERIOD_MS)
+        rig.graph.spin_for(0.05)
+    found = rig.graph.until(lambda: rig.diagnosed("set use_sim_time to true"), what="a diagnostic")
+    assert found[0].level == DiagnosticStatus.WARN
+    assert "years before this node's clock" in found[0].message
+
+
+@pytest.mark.parametrize(
+    "offset_ms, said",
+    [
+        (37_000, "s ahead of this node's clock, as TAI is ahead of UTC: set both clocks by one source"),
+        (2_000, "s ahead of this node's clock: set both clocks by one source"),
+        (-37_100, "s behind this node's clock, as UTC is behind TAI: set both clocks by one source"),
+    ],
+)
+def test_clocks_that_are_apart_are_named_with_the_remedy(rig, offset_ms, said):
+    rig = rig(warn_age=0.0, error_age=0.0).start()
+    rig.place()
+    for _ in range(12):
+        rig.send(now_ms(rig) + offset_ms)
+        rig.graph.spin_for(0.05)
+    found = rig.graph.until(lambda: rig.diagnosed(said), what="a diagnostic")
+    assert found[0].level == DiagnosticStatus.WARN and found[0].message.endswith("ptp4l with phc2sys)")
+
+
+def test_one_camera_whose_clock_is_another_is_named_beside_the_others(rig):
+    rig = rig(warn_age=0.0, error_age=0.0, sync_policy="degrade").start()
+    rig.place()
+    for _ in range(12):
+        rig.send(now_ms(rig), ("front", "left"))
+        rig.send(now_ms(rig) - 5000, ("right",))
+        rig.graph.spin_for(0.05)
+    found = rig.graph.until(lambda: rig.diagnosed("their clocks differ"), what="a diagnostic")
+    assert found[0].message.startswith(("right: images come 4.9", "right: images come 5."))
+
+
+def test_silence_is_said_with_its_remedy_in_the_status(rig):
+    rig = rig().start()
+    found = rig.graph.until(lambda: rig.diagnosed("no image from any camera"), what="a diagnostic")
+    assert found[-1].message.endswith("check the topic, its QoS and the parameters cameras and image_topic")
+
+
+def test_stamps_of_zero_are_named_and_their_images_are_not_used(rig):
+    rig = rig(error_age=0.0).start()
+    rig.place()
+    for _ in range(3):
+        for camera in rig.make.CAMERAS:
+            rig.image[camera].publish(rig.make.jpeg(0, camera))
+    found = rig.graph.until(lambda: rig.diagnosed("have stamp zero"), what="a diagnostic")
+    assert found[0].level == DiagnosticStatus.WARN
+    assert found[0].message.startswith("front, left, right: images have stamp zero")
+    rig.graph.spin_for(0.3)
+    assert not rig.occupancy
+    rig.send(0)
+    rig.outputs(1)
+    rig.graph.until(lambda: rig.values()[1].level == DiagnosticStatus.OK, what="all well again")

@@ -29,6 +29,8 @@ ARGUMENTS = (
     "rviz",
     "viewer",
     "namespace",
+    "tf",
+    "frame_prefix",
     "log_level",
 )
 RUN = """

@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from gaussianocc_core.errors import ConfigError
+from gaussianocc_ros.parameter_files import files_without_section
 from gaussianocc_ros.parameters import NodeParameters, declare_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,16 +46,64 @@ def test_declared_parameters_arrive_with_types_and_defaults(graph):
     _, parameters = declare(graph, cameras=["front", "left"], slop=0.02)
     assert parameters == NodeParameters(cameras=("front", "left"), slop=0.02)
     assert parameters.anchor == "front"
-    assert parameters.image_topic_of("left") == "/left/image_raw/compressed"
+    assert parameters.image_topic_of("left") == "left/image_raw/compressed"
     assert parameters.is_compressed("a")
 
 
-def test_every_parameter_is_described_and_read_only_unless_it_takes_effect_at_once(graph):
+def test_every_parameter_is_described_and_says_when_it_takes_effect(graph):
     node, _ = declare(graph, cameras=["front"])
     for field in FIELDS:
         descriptor = node.describe_parameter(field.name)
-        assert len(descriptor.description) > 10
-        assert descriptor.read_only == (field.name not in DYNAMIC)
+        assert len(descriptor.description) > 10 and not descriptor.read_only
+        later = "takes effect at configure" in descriptor.additional_constraints
+        assert later == (field.name not in DYNAMIC), field.name
+
+
+def test_frames_get_the_prefix_once(graph):
+    _, parameters = declare(graph, cameras=["front"], frame_prefix="robot1/", fixed_frame="robot1/map")
+    assert (parameters.ego_frame, parameters.fixed_frame) == ("robot1/base_link", "robot1/map")
+    assert parameters.odometry_frame == ""
+    _, without = declare(graph, cameras=["front"], frame_prefix="robot1/", fixed_frame="")
+    assert without.fixed_frame == ""
+
+
+@pytest.mark.parametrize(
+    "text, node, has",
+    [
+        ("occ_node:\n  ros__parameters: {a: 1}", "/occupancy_node", "occ_node"),
+        (
+            "a:\n  occupancy_node:\n    ros__parameters: {a: 1}\n/b/c: {ros__parameters: {}}",
+            "/occupancy_node",
+            "a/occupancy_node, b/c",
+        ),
+        ("/*/other: {ros__parameters: {a: 1}}", "/robot/occupancy_node", "*/other"),
+    ],
+)
+def test_a_file_without_a_section_for_the_node_is_named(tmp_path, text, node, has):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    (line,) = files_without_section(["--ros-args", "--params-file", str(path)], node)
+    assert line.startswith(f"no section for {node} in {path}; it has {has}")
+
+
+@pytest.mark.parametrize(
+    "text, node",
+    [
+        ("/**: {ros__parameters: {a: 1}}", "/robot/occupancy_node"),
+        ("occupancy_node: {ros__parameters: {a: 1}}", "/occupancy_node"),
+        ("robot:\n  occupancy_node: {ros__parameters: {a: 1}}", "/robot/occupancy_node"),
+        ("/robot/occupancy_node: {ros__parameters: {a: 1}}", "/robot/occupancy_node"),
+        ("/*/occupancy_node: {ros__parameters: {a: 1}}", "/robot/occupancy_node"),
+        ("/**/occupancy_node: {ros__parameters: {a: 1}}", "/a/b/occupancy_node"),
+        ("other: {ros__parameters: {}}\noccupancy_node: {ros__parameters: {}}", "/occupancy_node"),
+        ("not: a parameter file", "/occupancy_node"),
+        ("[", "/occupancy_node"),
+    ],
+)
+def test_a_file_with_a_section_for_the_node_is_not(tmp_path, text, node):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    assert files_without_section(["--params-file", str(path), "--params-file", "/nowhere.yaml"], node) == []
 
 
 def test_an_override_that_nothing_declares_is_named_with_the_nearest_parameter(graph, capfd):

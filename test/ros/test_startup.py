@@ -43,25 +43,25 @@ def said(process):
         ("demo", "torch._C"),
     ],
 )
-def test_ctrl_c_while_modules_load_ends_silently_with_130(spawn, program, module):
+def test_ctrl_c_while_modules_load_ends_silently_with_the_program_s_status(spawn, program, module):
     for _ in range(5):
         process = spawn(*TRACE, "-m", f"gaussianocc_ros.{program}")
         process.wait_for(loaded(module))
         if (status := process.stop()) != USER_MISTAKE:
             break  # otherwise it had ended, for want of arguments, before the signal came: the machine is busy
-    assert status == 130
+    assert status == (130 if program == "demo" else 0)
     assert said(process) == []
 
 
 @pytest.mark.medium
 @pytest.mark.parametrize("program", ["occupancy_node", "bag_player"])
-def test_ctrl_c_while_an_installed_script_loads_ends_silently_with_130(spawn, program, tmp_path):
+def test_ctrl_c_while_an_installed_script_loads_ends_silently_with_0(spawn, program, tmp_path):
     text = (ROOT / "tools" / "setup" / "executable.py.in").read_text()
     script = tmp_path / program
     script.write_text(text.replace("@module@", f"gaussianocc_ros.{program}").replace("@function@", "main"))
     process = spawn(*TRACE, script)
     process.wait_for(loaded("gaussianocc_ros"))
-    assert process.stop() == 130
+    assert process.stop() == 0
     assert said(process) == []
 
 

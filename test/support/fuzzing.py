@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 SEED = int(os.environ.get("GAUSSIANOCC_FUZZ_SEED", "23"))
+TIMES = float(os.environ.get("GAUSSIANOCC_FUZZ_TIMES", "1"))  # as many examples as stand in the tests
 _HANG_S, _GROWTH_KB = 10.0, 500_000
 COUNTS: Counter[str] = Counter()  # what was tried, and how it ended
 
@@ -32,7 +33,7 @@ def fuzz(examples: int, **strategies: Any) -> Callable[[Any], Any]:
 
     def decorate(test: Any) -> Any:
         quick = settings(
-            max_examples=examples,
+            max_examples=max(1, round(examples * TIMES)),
             deadline=None,
             database=None,
             phases=(Phase.generate,),

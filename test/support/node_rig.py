@@ -18,33 +18,37 @@ LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 class NodeRig:
     """Three cameras that a test publishes, and the node that listens."""
 
-    def __init__(self, graph, make, capfd, kind=CompressedImage, **parameters):
+    def __init__(self, graph, make, capfd, kind=CompressedImage, namespace="", arguments=(), **parameters):
+        """namespace: of the robot: its cameras, TF and node; arguments: of ROS, such as remappings."""
+        space = f"/{namespace}" if namespace else ""
         self.graph, self.make, self._capfd, self._log = graph, make, capfd, ""
         suffix = "image_raw/compressed" if kind is CompressedImage else "image_raw"
-        self.image = {c: graph.publisher(kind, f"/{c}/{suffix}") for c in make.CAMERAS}
-        self.info = {c: graph.publisher(CameraInfo, f"/{c}/camera_info") for c in make.CAMERAS}
-        self.static = graph.publisher(TFMessage, "/tf_static", LATCHED)
-        self.motion = graph.publisher(TFMessage, "/tf", QoSProfile(depth=100))
-        self.occupancy = graph.record(SemanticOccupancy, "/occupancy_node/occupancy")
+        self.image = {c: graph.publisher(kind, f"{space}/{c}/{suffix}") for c in make.CAMERAS}
+        self.info = {c: graph.publisher(CameraInfo, f"{space}/{c}/camera_info") for c in make.CAMERAS}
+        self.static = graph.publisher(TFMessage, f"{space}/tf_static", LATCHED)
+        self.motion = graph.publisher(TFMessage, f"{space}/tf", QoSProfile(depth=100))
+        self.name = f"{space}/occupancy_node"
+        self.occupancy = graph.record(SemanticOccupancy, f"{self.name}/occupancy")
         self.diagnostics = graph.record(DiagnosticArray, "/diagnostics")
         values = {
             "cameras": list(make.CAMERAS),
             "device": "cpu",
             "reliable": True,
-            "image_topic": f"/{{camera}}/{suffix}",
+            "image_topic": f"{{camera}}/{suffix}",
             "calibration_timeout": 10.0,
             "warm_up": False,
             **parameters,
         }
         overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self.node = graph.add(OccupancyNode(parameter_overrides=overrides))
+        cli = ["--ros-args", *arguments] if arguments else []
+        self.node = graph.add(OccupancyNode(namespace=namespace or None, cli_args=cli, parameter_overrides=overrides))
 
     def start(self):
         assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
         assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
         publishers = [*self.image.values(), *self.info.values(), self.static]
         self.graph.until(lambda: all(p.get_subscription_count() for p in publishers), what="subscriptions")
-        self.graph.until(lambda: self.graph.probe.count_publishers("/occupancy_node/occupancy"), what="publisher")
+        self.graph.until(lambda: self.graph.probe.count_publishers(f"{self.name}/occupancy"), what="publisher")
         return self
 
     def place(self, cameras=None):

@@ -77,7 +77,7 @@ class Plan:
 
     def messages_key(self) -> str:
         sources = [ROOT / "CMakeLists.txt", ROOT / "package.xml"]
-        sources += sorted((ROOT / "msg").glob("*.msg"))
+        sources += sorted((*(ROOT / "msg").glob("*.msg"), *(ROOT / "srv").glob("*.srv")))
         sources += sorted(p for p in (SETUP / "tf2_msgs").rglob("*") if p.is_file())
         return digest(sources, [self.packages_key()])
 
@@ -347,9 +347,11 @@ def check_imports() -> None:
     code = """
 import cv2, numba, rclpy.lifecycle, torch
 from gaussianocc_ros.msg import SemanticOccupancy
+from gaussianocc_ros.srv import GetOccupancy
 from rclpy.type_support import check_for_type_support
 from tf2_msgs.msg import TFMessage
 check_for_type_support(SemanticOccupancy)
+check_for_type_support(GetOccupancy)
 check_for_type_support(TFMessage)
 """
     run([VENV_PYTHON, "-c", code])

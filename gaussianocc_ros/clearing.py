@@ -21,6 +21,7 @@ from gaussianocc_ros.parameters import topic_token
 from gaussianocc_ros.stamps import time_message
 
 _DEPTH = 2  # messages that DDS keeps
+_GOLDEN = 0.618034  # shares of an interval that never come close to earlier ones
 _POINT = np.dtype([(axis, np.float32) for axis in "xyz"])
 
 
@@ -30,6 +31,7 @@ class ClearingOutputs:
 
     def __init__(self, node: LifecycleNode, cameras: tuple[str, ...], ego_frame: str) -> None:
         self._node, self._ego_frame = node, ego_frame
+        self._phase = 0.0  # another one for each set: what rays pass by, those of the next sets meet
         self._publishers = {
             camera: node.create_lifecycle_publisher(
                 PointCloud2, f"~/{topic_token(camera)}/clearing", QoSProfile(depth=_DEPTH)
@@ -42,12 +44,13 @@ class ClearingOutputs:
         free has not been looked at by it. A camera without rays gets an empty cloud, else a costmap would go on
         clearing with the last one."""
         names = gathered.cameras.names
+        self._phase = (self._phase + _GOLDEN) % 1.0
         for camera, publisher in self._publishers.items():
             if not publisher.get_subscription_count():
                 continue
             if camera in names:
                 index = names.index(camera)
-                ends = passed_rays(prediction, gathered.cameras, index, rule)
+                ends = passed_rays(prediction, gathered.cameras, index, rule, self._phase)
                 T_cam_ego = invert_matrix(gathered.cameras.T_ego_cam[index].double().cpu().numpy())
                 message = encode_ends(ends, T_cam_ego, gathered.stamps_ns[camera], gathered.frames[camera])
             else:

@@ -77,6 +77,7 @@ class Outputs:
         self._offer(SemanticOccupancy, "~/occupancy", partial(conversions.encode_occupancy, frame_id=frame))
         if parameters.publish_points:
             self._offer(PointCloud2, "~/points", self._visible(partial(conversions.encode_points, frame_id=frame)))
+        if parameters.publish_hidden:
             hidden = partial(conversions.encode_hidden, frame_id=frame, reach=_HIDDEN_REACH)
             self._offer(PointCloud2, "~/hidden_points", hidden)
         if parameters.publish_markers:

@@ -63,6 +63,9 @@ class NodeParameters(SyncParameters):
         0.1, "Longest wait of a set for odometry at its image times, s; then motion stays.", range=(0.0, 10.0)
     )
     publish_points: bool = parameter(True, "Offer ~/points, computed while somebody subscribes.")
+    publish_hidden: bool = parameter(
+        True, "Offer ~/hidden_points, what is in view but hidden within 12 m, computed while somebody subscribes."
+    )
     publish_markers: bool = parameter(True, "Offer ~/markers, computed while somebody subscribes.")
     markers_exposed_only: bool = parameter(
         True, "Leave out of ~/markers what occupied voxels cover on all six sides: unseen, and most of the message."

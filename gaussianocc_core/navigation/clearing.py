@@ -18,13 +18,16 @@ _SHORT = 0.25  # voxels by which a ray ends before what stops it: its end must n
 
 
 def passed_rays(
-    prediction: OccupancyPrediction, cameras: Cameras, index: int, rule: Traversability
+    prediction: OccupancyPrediction, cameras: Cameras, index: int, rule: Traversability, phase: float = 0.0
 ) -> Float[np.ndarray, "P 3"]:
     """Ends of the rays of one camera that passed through free voxels only, ego frame, m.
 
     cameras: at their image's time; their lens distortion is left out. Rays cover every voxel between the heights of
     `rule` within `REACH`. One that leaves the heights, the grid or the reach ends there, others before the first voxel
     that is not known to be free. Rays shorter than two voxels are left out.
+
+    phase: 0 to 1, where between the directions of phase 0 the rays lie. A costmap's lines are one cell wide, and what
+    those of one phase pass by, those of others meet.
     """
     from gaussianocc_core.geometry.raymarch import march_labels  # imports Numba
 
@@ -32,7 +35,7 @@ def passed_rays(
     T_ego_cam = cameras.T_ego_cam[index].double().cpu().numpy()
     lens = T_ego_cam[:3, 3]
     low, high = rule.low - size, rule.high + size
-    directions = _in_view(_fan(float(lens[2]), low, high, size), cameras, index, T_ego_cam)
+    directions = _in_view(_fan(float(lens[2]), low, high, size, phase), cameras, index, T_ego_cam)
     free = free_label(prediction.class_names)
     met = march_labels(lens, directions, _open_around(lens, prediction, free), grid, free)
     length = np.where(met.hit, met.entry - _SHORT * size, met.exit)
@@ -58,17 +61,19 @@ def _open_around(
     return labels
 
 
-def _fan(lens_height: float, low: float, high: float, size: float) -> Float[np.ndarray, "R 3"]:
+def _fan(lens_height: float, low: float, high: float, size: float, phase: float) -> Float[np.ndarray, "R 3"]:
     """Unit directions around the ego's z axis, half a voxel apart at `REACH` sideways, and up and down half a voxel
     apart at most wherever they are between the heights."""
-    around = np.arange(0.0, 2 * np.pi, 0.5 * size / REACH)
+    step = 0.5 * size / REACH
+    around = np.arange(0.0, 2 * np.pi, step) + phase * step
     slopes = [0.0]
     for way in (max(lens_height - low, size), -max(high - lens_height, size)):  # down, then up
         slope, steepest = 0.0, np.sign(way) * 2.0
         while abs(slope) < abs(steepest):
             # A ray of this slope is between the heights up to way / slope.
-            slope += np.sign(way) * 0.5 * size / min(abs(way / slope) if slope else np.inf, REACH)
-            slopes.append(-slope)
+            gap = np.sign(way) * 0.5 * size / min(abs(way / slope) if slope else np.inf, REACH)
+            slope += gap
+            slopes.append(-slope + phase * gap)
     flat = np.stack([np.cos(around), np.sin(around)], axis=-1)
     fan = np.concatenate([np.insert(flat, 2, slope, axis=1) for slope in slopes])
     return fan / np.linalg.norm(fan, axis=1, keepdims=True)

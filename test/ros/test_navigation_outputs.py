@@ -126,7 +126,5 @@ def test_the_costmap_file_names_topics_that_the_node_has():
     from pathlib import Path
 
     text = (Path(__file__).resolve().parents[2] / "config" / "ros" / "nav2_costmap.yaml").read_text()
-    local = yaml.safe_load(text)["local_costmap"]["local_costmap"]["ros__parameters"]
     glob = yaml.safe_load(text)["global_costmap"]["global_costmap"]["ros__parameters"]
-    assert local["obstacle_layer"]["occupancy"]["topic"] == "/occupancy_node/obstacles"
     assert glob["static_layer"]["map_topic"] == "/occupancy_node/grid"

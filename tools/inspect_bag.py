@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
@@ -32,6 +33,9 @@ the data that need changing (another base frame, a rig file, odometry on a topic
   python tools/inspect_bag.py recordings/ ego_frame=base_footprint odometry_topic=/wheel/odometry
   python tools/inspect_bag.py recordings/ stamp=log     # where drivers do not stamp, or by clocks of their own
 
+The doctor then judges each camera by its images: fine, look or wrong, each with its reason, size and fix, and says what
+the recording can teach. --json prints that for machines. It changes nothing.
+
 What is wrong with a recording or hard to believe of its calibration is printed as "problem: ...", with what to do.
 """
 
@@ -39,6 +43,9 @@ What is wrong with a recording or hard to believe of its calibration is printed 
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if arguments.json and arguments.no_doctor:
+        print("error: --json prints what the doctor finds: leave --no-doctor out", file=sys.stderr)
+        return 2
     if arguments.recover:
         return run_command(lambda: save(arguments), "interrupted; nothing was saved")
     return run_command(lambda: look(arguments), "interrupted; what it had written before is complete")
@@ -69,11 +76,13 @@ def look(arguments: argparse.Namespace) -> int:
     config = load_config(None, BagConfig, overrides)
     if arguments.write_config:
         check_free(arguments.write_config)
-    looked_at = []
+    looked_at, diagnoses = [], []
     paths = find_bags(arguments.bag)
     for path in paths:
         try:
             looked_at.append(look_at(path, config, arguments))
+            if not arguments.no_doctor:
+                diagnoses.append(call_doctor(*looked_at[-1][:2], arguments))
         except GaussianOccError as error:
             if len(paths) == 1:
                 raise
@@ -81,6 +90,9 @@ def look(arguments: argparse.Namespace) -> int:
     if not looked_at:
         return 1
     source, entries, found = max(looked_at, key=lambda each: each[2].samples)
+    if arguments.json:
+        print(json.dumps([each.as_json() for each in diagnoses], indent=2))
+        return 0
     complete = [entry for entry in entries if len(entry.neighbours) == 2]
     if not complete:
         clocks = any("stamp=log" in problem for problem in source.problems)
@@ -122,8 +134,31 @@ def look_at(path: Path, config, arguments: argparse.Namespace):
     source = BagSource(index, config)
     entries = source.entries(arguments.masks or None)
     found = inspect(source, entries)
-    print(describe(found))
+    if not arguments.json:
+        print(describe(found))
     return source, entries, found
+
+
+def call_doctor(source, entries, arguments: argparse.Namespace):
+    from tqdm import tqdm
+
+    from gaussianocc_core.onboarding.doctor.examine import examine
+    from gaussianocc_core.onboarding.doctor.findings import describe
+    from gaussianocc_core.onboarding.doctor.picture import doctor_picture
+    from gaussianocc_core.viz.files import write_png
+
+    name = source.index.name
+    with tqdm(total=100, desc=f"doctor {name}", unit="%", disable=None, leave=False) as bar:
+        visit = examine(source, entries, on_progress=lambda share: bar.update(int(100 * share) - bar.n))
+    if not arguments.json:
+        print(describe(visit.diagnosis))
+    if visit.sampled.moments:
+        beside = arguments.picture or Path("out") / f"{name}.png"
+        picture = beside.with_name(f"{beside.stem}_doctor.png")
+        write_png(picture, doctor_picture(visit))
+        if not arguments.json:
+            print(f"doctor's picture: {picture}")
+    return visit.diagnosis
 
 
 def positive(text: str) -> float:
@@ -152,6 +187,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--anyway", action="store_true", help="propose though the recordings cannot teach")
     parser.add_argument("--no-timing", action="store_true", help="do not try a training step to estimate the time")
+    parser.add_argument("--no-doctor", action="store_true", help="do not judge calibration and odometry by the images")
+    parser.add_argument(
+        "--json", action="store_true", help="print the doctor's findings for machines, and nothing else"
+    )
     parser.add_argument("--recover", type=Path, metavar="NEW", help="save what is left of a cut-off MCAP as a new bag")
     return parser.parse_intermixed_args()
 

@@ -66,6 +66,11 @@ def compare(
     return Clocks(tuple(problems), fits)
 
 
+def name_ahead(seconds: float) -> str:
+    """In words, of stamps that come from the future of the computer that received them."""
+    return _say(seconds, "this computer", False)
+
+
 def _differ(a_s: float, b_s: float) -> bool:
     """Whether two times from stamp to recording are of two clocks, and not two delays."""
     both_delays = all(_EARLIEST_S <= each <= _LATEST_S for each in (a_s, b_s))

@@ -21,15 +21,25 @@ from gaussianocc_core.types import Cameras
 
 _log = logging.getLogger(__name__)
 _LIDAR_SLOP_NS = 60_000_000
+_OUR_FIELDS = {"label", "confidence"}  # beside x, y, z
 
 
 def lidar_topics(source: BagSource) -> tuple[str, ...]:
-    """Point clouds whose place on the robot is known."""
+    """Point clouds whose place on the robot is known, without those that the node of this package publishes."""
     return tuple(
         topic
         for topic, entry in source.index.topics.items()
-        if entry.msgtype == POINTS_TYPE and len(entry) and source.T_ego_sensor(_cloud_frame(source, entry)) is not None
+        if entry.msgtype == POINTS_TYPE
+        and len(entry)
+        and not _is_ours(source, entry)
+        and source.T_ego_sensor(_cloud_frame(source, entry)) is not None
     )
+
+
+def _is_ours(source: BagSource, topic: TopicIndex) -> bool:
+    """Whether a cloud holds classes and how sure they are: occupied voxels or obstacles, which no sensor measured."""
+    cloud = open_reader(source.index.path).read([topic[0]])[0]
+    return {field.name for field in cloud.fields} >= _OUR_FIELDS
 
 
 def lidar_depths(

@@ -64,6 +64,7 @@ class DdadRecording:
     scene: Scene
     rig: BagRig
     lidar: bool
+    absent: frozenset[str] = frozenset()  # keys of data whose files do not exist, as of a part of a data set
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -110,6 +111,8 @@ class DdadRecording:
                 yield LidarRecord(datum.stamp_ns, datum.sensor, read_points(datum))
 
     def _is_wanted(self, datum: Datum) -> bool:
+        if datum.key in self.absent:
+            return False
         return datum.sensor in self.rig.cameras.names if datum.is_camera else self.lidar
 
 
@@ -251,8 +254,23 @@ class DdadSource:
         return BagRig(cameras, T_ego_lidar, find_T_world_ego(read, read.in_time_order(names)[0]))
 
     def recording(self, scene: str, *, lidar: bool = True) -> DdadRecording:
-        """What is needed to write a scene's bag, without reading any image or points."""
-        return DdadRecording(scene, self.name, self._scene(scene), self.rig(scene), lidar)
+        """What is needed to write a scene's bag, without reading any image or points.
+
+        Files that its JSON lists and that are not there, as in a part of a data set, are left out with a warning that
+        counts them; DatasetError where none is there.
+        """
+        found = self._scene(scene)
+        data = [datum for datum in found.data if lidar or datum.is_camera]
+        absent = [datum for datum in data if not datum.path.is_file()]
+        if absent:
+            counts = Counter(datum.sensor for datum in absent)
+            each = ", ".join(f"{sensor} {count}" for sensor, count in sorted(counts.items()))
+            text = f"scene {scene}: {len(absent)} of {len(data)} files that its JSON lists do not exist ({each})"
+            if len(absent) == len(data):
+                raise DatasetError(f"{text}, such as {absent[0].path}; get them, or leave the scene out")
+            logger.warning("%s, such as %s; they are left out", text, absent[0].path)
+        missing = frozenset(datum.key for datum in absent)
+        return DdadRecording(scene, self.name, found, self.rig(scene), lidar, missing)
 
     def recording_like(self, scene: str, provenance: Mapping[str, str]) -> DdadRecording:
         """The recording that a bag with this provenance was made from."""

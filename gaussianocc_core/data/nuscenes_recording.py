@@ -41,6 +41,7 @@ from gaussianocc_core.labels import CLASS_NAMES, FREE, IGNORE, UNOBSERVED
 from gaussianocc_core.types import Cameras, VoxelGrid
 
 LIDAR_COLUMNS = 5  # x y z intensity ring, float32
+_MOSTLY = 0.5  # of the files: fewer that lack are damage, more were never there
 _BATCH = 256  # rows whose poses are computed together: one by one, numpy's overhead takes longer than reading the files
 
 
@@ -123,6 +124,7 @@ class SceneRecording:
 
         `T_map_odom` is the ego pose of the scene's first row, so the first pose is the identity.
         """
+        self._check_files()
         size = dict(zip(self.cameras.names, zip(self.cameras.width, self.cameras.height, strict=True), strict=True))
         T_odom_map = transforms.invert_matrix(self.T_map_odom)
         posed_ns = None
@@ -146,6 +148,23 @@ class SceneRecording:
                     yield LabelRecord(row.stamp_ns, row.channel, labels, f"2D labels {path}")
                 if row.occupancy is not None:
                     yield self._occupancy(row.stamp_ns, self.dataroot / row.occupancy)
+
+    def _check_files(self) -> None:
+        """DatasetError where most of what is wanted was never downloaded; of single files whoever reads them tells."""
+        wanted = [row for row in self.rows if row.wanted]
+        for of, rows, hint in (
+            ("all", wanted, "its part of the data set is not here: get it, or leave the scene out"),
+            (
+                "the sweeps",
+                [row for row in wanted if row.filename.startswith("sweeps/")],
+                "the sweeps are not here: get them, or convert keyframes only (--no-sweeps)",
+            ),
+        ):
+            absent = [row for row in rows if not (self.dataroot / row.filename).is_file()]
+            if len(absent) > _MOSTLY * len(rows):
+                raise DatasetError(
+                    f"{len(absent)} of {len(rows)} files of {of} do not exist, such as {absent[0].filename}: {hint}"
+                )
 
     @staticmethod
     def _occupancy(stamp_ns: int, path: Path) -> OccupancyRecord:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
+from jaxtyping import Float
 
 from gaussianocc_core.types import EQUIDISTANT, PINHOLE
 
@@ -78,3 +80,24 @@ def fold_radius(model: str, distortion: Sequence[float], largest: float) -> floa
         image = r * (1 + k[0] * r**2 + k[1] * r**4 + k[4] * r**6) / np.where(below > 0, below, np.nan)
     grows = np.diff(image) > 0  # false from a pole on
     return largest if grows.all() else float(r[np.argmin(grows)])
+
+
+def project_rays(
+    K: Float[np.ndarray, "3 3"], model: str, distortion: Sequence[float], rays: Float[np.ndarray, "P 3"]
+) -> Float[np.ndarray, "P 2"]:
+    """Where directions in the camera's frame lie in its image (px, counted as K counts).
+
+    Of a pinhole, directions that do not point ahead lie far outside; an equidistant lens sees beyond its sides.
+    """
+    k = np.asarray(distortion, dtype=np.float64)
+    if model == EQUIDISTANT:
+        k = k if k.size else np.zeros(4)
+        aside = np.hypot(rays[:, 0], rays[:, 1])
+        angle = np.arctan2(aside, rays[:, 2])
+        radius = angle * (1 + k[0] * angle**2 + k[1] * angle**4 + k[2] * angle**6 + k[3] * angle**8)
+        flat = rays[:, :2] * (radius / np.maximum(aside, 1e-12))[:, None]
+        return flat * np.diag(K)[:2] + K[:2, 2]
+    ahead = rays[:, 2] > 1e-3
+    usable = np.where(ahead[:, None], rays, (0.0, 0.0, 1.0))
+    pixels, _ = cv2.projectPoints(usable.reshape(-1, 1, 3), np.zeros(3), np.zeros(3), K, k)
+    return np.where(ahead[:, None], pixels.reshape(-1, 2), -1e6)

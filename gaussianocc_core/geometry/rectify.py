@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Num, UInt8
 
 from gaussianocc_core.errors import CalibrationError
 from gaussianocc_core.geometry.calibration import find_fault
-from gaussianocc_core.geometry.lens import fold_radius
+from gaussianocc_core.geometry.lens import fold_radius, project_rays
 from gaussianocc_core.geometry.pixel_centers import PIXEL_CENTER, to_opencv
 from gaussianocc_core.types import EQUIDISTANT, Cameras
 
@@ -110,13 +110,8 @@ class Rectifier:
     ) -> Float[np.ndarray, "h w 2"]:
         """Where in the source image (pixel centres +0.5) each output pixel comes from."""
         u, v = np.meshgrid(np.arange(width) + PIXEL_CENTER, np.arange(height) + PIXEL_CENTER)
-        rays = np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 1, 3) @ np.linalg.inv(K_new).T
-        D = np.asarray(distortion, dtype=np.float64)
-        if model == EQUIDISTANT:
-            points = np.ascontiguousarray(rays[..., :2])
-            pixels = cv2.fisheye.distortPoints(points, K, D if D.size else np.zeros(4))
-        else:
-            pixels, _ = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), K, D)
+        rays = np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 3) @ np.linalg.inv(K_new).T
+        pixels = project_rays(K, model, distortion, rays)
         return pixels.reshape(height, width, 2)
 
     def rectify(self, index: int, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

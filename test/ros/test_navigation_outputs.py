@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """~/obstacles and ~/grid over DDS: what planners get is what the occupancy says, where the robot is."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -122,9 +124,15 @@ def test_changes_keep_everything_else():
         apply_changes(before, [Parameter("obstacle_low", value=9.0)])
 
 
-def test_the_costmap_file_names_topics_that_the_node_has():
-    from pathlib import Path
-
+def costmap_file() -> tuple[dict, dict]:
     text = (Path(__file__).resolve().parents[2] / "config" / "ros" / "nav2_costmap.yaml").read_text()
-    glob = yaml.safe_load(text)["global_costmap"]["global_costmap"]["ros__parameters"]
+    files = yaml.safe_load(text)
+    return tuple(files[name][name]["ros__parameters"] for name in ("local_costmap", "global_costmap"))
+
+
+def test_the_costmap_file_names_topics_that_the_node_has():
+    local, glob = costmap_file()
+    layer = local["voxel_layer"]
+    topics = {layer[name]["topic"] for name in layer["observation_sources"].split()}
+    assert "/occupancy_node/obstacles" in topics and "/occupancy_node/CAM_FRONT/clearing" in topics
     assert glob["static_layer"]["map_topic"] == "/occupancy_node/grid"

@@ -54,3 +54,16 @@ def test_the_scale_of_staggered_triggers_is_told(spawn, tmp_path, street):
     rows = run(spawn, tmp_path, "benchmarks/trigger.py", "--dataroot", street)
     assert [row["cameras"] for row in rows] == ["as calibrated", "placed by motion"]
     assert abs(rows[1]["least_at"] - 1.0) < 0.1 and rows[1]["least"] < rows[0]["least"]
+
+
+def test_the_doctor_is_tried_on_known_damage(spawn, tmp_path, shared_data):
+    arguments = (
+        shared_data / "data" / "kitti_drive_0001",
+        "--only",
+        "swapped neighbours",
+        "identity K",
+        "sign of odometry",
+    )
+    clean, *damaged = run(spawn, tmp_path, "benchmarks/doctor.py", *arguments)
+    assert clean["false_alarms"] == [] and clean["verdict"] == "fine"
+    assert [row["told_right"] for row in damaged] == [True, True, True]

@@ -14,6 +14,7 @@ import pytest
 from support.ddad_fixtures import PERIOD_NS, RING, THREE, MadeUpScene, edit_json, key, write_data_set, write_json
 
 from gaussianocc_core.bags.convert import write_recording
+from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.bags.schema import ImageRecord, LidarRecord, PoseRecord
 from gaussianocc_core.data.ddad import DdadSource
 from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
@@ -485,11 +486,9 @@ DAMAGE = {
         lambda path: edit_json(path, lambda content: content["extrinsics"][2]["rotation"].pop("qz")),
         "extrinsics of CAMERA_05: rotation: expected the numbers qw, qx, qy, qz",
     ),
-    "image missing": (IMAGE, Path.unlink, "No such file"),
     "image truncated": (IMAGE, truncate, "truncated"),
     "image empty": (IMAGE, lambda path: path.write_bytes(b""), "empty"),
     "image of another size": (IMAGE, lambda path: cv2.imwrite(str(path), np.zeros((8, 9, 3), np.uint8)), "9x8"),
-    "points missing": (POINTS, Path.unlink, "No such file"),
     "points truncated": (POINTS, truncate, "cannot be read"),
     "points empty": (POINTS, lambda path: path.write_bytes(b""), "cannot be read"),
     "points pickled": (POINTS, lambda path: np.savez(path, data=np.array([{}, 1], dtype=object)), "holds objects"),
@@ -508,6 +507,31 @@ def test_what_cannot_be_read_is_named_in_one_line_and_leaves_no_bag(root, tmp_pa
     assert str(root / filename) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_part_of_a_data_set_becomes_a_bag_of_what_is_there_and_the_gaps_are_counted(root, tmp_path, caplog):
+    whole = DdadSource(root).recording("000000").count_messages()
+    for filename in (SCENE.image_path("CAMERA_05", 1), SCENE.image_path("CAMERA_05", 2), SCENE.points_path(0)):
+        (root / filename).unlink()
+    recording = DdadSource(root).recording("000000")
+    (warning,) = [record.message for record in caplog.records if "do not exist" in record.message]
+    assert "(CAMERA_05 2, LIDAR 1)" in warning and "they are left out" in warning
+    write_recording(recording, tmp_path / "out" / "000000")
+    counts = {name: len(topic) for name, topic in open_index(tmp_path / "out" / "000000").topics.items()}
+    for name, expected in recording.count_messages().items():
+        if name in counts:
+            assert counts[name] == expected
+            gone = 2 if name.startswith("/CAMERA_05/") else 1 if name.startswith("/LIDAR/") else 0
+            assert expected == whole[name] - gone
+    assert {"/CAMERA_05/image_raw/compressed", "/LIDAR/points"} <= set(counts)
+
+
+def test_a_scene_of_which_nothing_is_there_is_refused(root):
+    for pattern in ("*.png", "*.jpg", "*.npz"):
+        for path in root.rglob(pattern):
+            path.unlink()
+    with pytest.raises(DatasetError, match="leave the scene out"):
+        DdadSource(root).recording("000000")
 
 
 def test_points_without_intensity_are_an_error_that_names_the_column(root):

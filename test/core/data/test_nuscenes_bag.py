@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a database to a bag and back: what a bag says must be what the tables and files say."""
 
+import shutil
 import tracemalloc
 from collections import defaultdict
 
@@ -8,9 +9,17 @@ import cv2
 import numpy as np
 import pytest
 from rosbags.rosbag2 import Reader
-from support.nuscenes_fixtures import RING, MadeUpDatabase, join_real_full_size_keyframe, read_table, real_keyframes
+from support.nuscenes_fixtures import (
+    RING,
+    MadeUpDatabase,
+    join_real_full_size_keyframe,
+    read_table,
+    real_keyframes,
+    write_table,
+)
 
 from gaussianocc_core.bags.convert import write_recording
+from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.bags.typestore import OCCUPANCY_TYPE, open_typestore
 from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
 from gaussianocc_core.errors import DatasetError
@@ -414,3 +423,32 @@ def test_a_file_that_cannot_be_used_names_token_and_path_and_leaves_no_bag(
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_without_its_sweeps_a_data_set_is_converted_by_keyframes_and_says_how(database, tmp_path):
+    shutil.rmtree(database / "sweeps")
+    with pytest.raises(DatasetError, match=r"the sweeps do not exist, such as sweeps/.*--no-sweeps"):
+        write_scene_bag(NuScenesSource(database), "scene-0001", tmp_path / "out" / "scene-0001")
+    assert list((tmp_path / "out").iterdir()) == []
+    write_scene_bag(NuScenesSource(database), "scene-0001", tmp_path / "scene-0001", sweeps=False)
+    assert len(open_index(tmp_path / "scene-0001").topics["/CAM_FRONT/image_raw/compressed"]) > 0
+
+
+def test_a_scene_of_another_part_of_the_data_set_is_named_as_that(database, tmp_path):
+    for folder in ("samples", "sweeps"):
+        shutil.rmtree(database / folder)
+    with pytest.raises(DatasetError, match="its part of the data set is not here: get it, or leave the scene out"):
+        write_scene_bag(NuScenesSource(database), "scene-0001", tmp_path / "scene-0001")
+
+
+def test_counts_per_camera_are_the_tables_and_no_transform_comes_twice(database, tmp_path):
+    table = read_table(database, "sample_data")
+    dropped = [row for row in table if "CAM_FRONT_RIGHT" in row["filename"] and not row["is_key_frame"]][:2]
+    write_table(database, "sample_data", [row for row in table if row not in dropped])
+    write_scene_bag(NuScenesSource(database), "scene-0001", tmp_path / "scene-0001")
+    index = open_index(tmp_path / "scene-0001")
+    for camera in RING:
+        rows = [row for row in table if f"/{camera}/" in row["filename"] and row not in dropped]
+        assert len(index.topics[f"/{camera}/image_raw/compressed"]) == len(rows)
+    for series in index.poses:
+        assert len(np.unique(series.stamps_ns)) == len(series.stamps_ns)

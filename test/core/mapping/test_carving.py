@@ -57,8 +57,9 @@ def test_the_ground_at_a_slant_is_occupied_though_many_rays_pass_its_voxels():
     ahead = flat.semantics[20:45, 18:22, layer]  # 4 to 14 m ahead
     assert (ahead < FREE).mean() > 0.98
     assert not (flat.semantics[:, :, layer + 1 :] < FREE).any()  # and nothing stands on it
-    # A third of the rays must end in a voxel: of one as thick as wide, most only pass on their way to the next.
-    strict = [carve(sets, sets[4], GRID, CarveSettings(layers=layers, least_share=0.33, moment=0.0)) for layers in (1, 4)]
+    # A third of the rays must end in a voxel: of one as thick as wide, most pass on their way to the next.
+    settings = [CarveSettings(layers=layers, least_share=0.33, moment=0.0) for layers in (1, 4)]
+    strict = [carve(sets, sets[4], GRID, each) for each in settings]
     thick, thin = ((each.semantics[20:45, 18:22, layer] < FREE).mean() for each in strict)
     assert thin > 0.9 and thick < 0.6
 

@@ -28,6 +28,25 @@ def test_truth_on_or_beyond_the_limits_does_not_count_and_the_prediction_is_clam
     assert depth_errors(truth, np.full((1, 5), 120.0), limits=(90.0, 200.0))[2] == 0  # rmse of the one at 120 m
 
 
+@pytest.mark.parametrize("nothing", [np.nan, np.inf, 0.0, -1.0])
+def test_a_pixel_that_is_no_depth_makes_an_image_no_better(nothing):
+    truth = [np.full((20, 30), 10.0, np.float32)]
+
+    def abs_rel(*images: np.ndarray) -> tuple[float, float]:
+        scores = DepthScores(("front",))
+        for image in images:
+            scores.update(truth, torch.from_numpy(image)[None])
+        return scores.summary()["abs_rel"], float(scores.images.sum())
+
+    good, bad = np.full((20, 30), 10.5, np.float32), np.full((20, 30), 10.5, np.float32)
+    bad[:10] = 60.0
+    broken = bad.copy()
+    broken[0, 0] = nothing
+    (without, _), (with_one, images) = abs_rel(good, bad), abs_rel(good, broken)
+    assert images == 2 and with_one >= without > 1.2
+    assert abs_rel(np.full((20, 30), nothing, np.float32))[0] == pytest.approx((80 - 10) / 10)
+
+
 def test_median_scaling_forgives_a_wrong_scale_and_only_when_asked():
     truth = np.linspace(2, 30, 50).reshape(5, 10)
     assert depth_errors(truth, truth / 3, median_scaling=True)[0] == pytest.approx(0, abs=1e-12)

@@ -28,9 +28,10 @@ def inspected(path, **settings) -> tuple[BagSource, Inspection]:
     return source, inspect(source, source.entries())
 
 
-def cloud(stamp_ns: int, points: np.ndarray) -> object:
+def cloud(stamp_ns: int, points: np.ndarray, more: tuple[str, ...] = ()) -> object:
     """PointCloud2 of (P, 3) points in the frame `lidar`, with a column that nobody needs between y and z."""
-    rows = np.zeros(len(points), dtype=[("x", "<f4"), ("y", "<f4"), ("other", "<f4"), ("z", "<f4")])
+    columns = ("x", "y", "other", "z", *more)
+    rows = np.zeros(len(points), dtype=[(name, "<f4") for name in columns])
     for axis, name in enumerate("xyz"):
         rows[name] = points[:, axis]
     fields = [
@@ -44,7 +45,7 @@ def cloud(stamp_ns: int, points: np.ndarray) -> object:
         width=len(rows),
         fields=fields,
         is_bigendian=False,
-        point_step=16,
+        point_step=rows.dtype.itemsize,
         row_step=rows.nbytes,
         data=rows.view(np.uint8).ravel(),
         is_dense=True,
@@ -103,6 +104,17 @@ def test_lidar_falls_where_the_calibration_and_the_motion_say(tmp_path):
     assert lidar_depths(source, topic, source.entries()[5], cameras) is None  # 300 ms away
     picture = inspection_picture(source, entry)
     assert picture.shape[2] == 3 and picture.std() > 20
+
+
+def test_what_the_node_published_is_not_taken_for_lidar(tmp_path):
+    robot = RobotBag(frames=6)
+    stamp = robot.stamp(2, 0)
+    robot.add(
+        "/occupancy_node/points", stamp, cloud(stamp, np.array([[5.0, 0.0, 0.5]]), ("rgb", "label", "confidence"))
+    )
+    robot.add("/lidar/points", stamp, cloud(stamp, np.array([[5.0, 0.0, 0.5]]), ("intensity",)))
+    source, found = inspected(robot.write(tmp_path / "bag"))
+    assert lidar_topics(source) == ("/lidar/points",) and [each.topic for each in found.lidars] == ["/lidar/points"]
 
 
 def test_the_proposal_fits_robot_and_speed_and_is_a_configuration(tmp_path):

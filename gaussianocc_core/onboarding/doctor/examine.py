@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor's visit: images in, one verdict per camera out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gaussianocc_core.data.bag import BagEntry, BagSource
+from gaussianocc_core.geometry.plausibility import Doubt
+from gaussianocc_core.geometry.transforms import matrix_to_quat
+from gaussianocc_core.onboarding.doctor.bundle import Bundle, solve
+from gaussianocc_core.onboarding.doctor.cross import CrossMatches, find_cross, in_ego, merge
+from gaussianocc_core.onboarding.doctor.findings import FINE, CameraVerdict, Diagnosis, Finding, Proposal, Score, worst
+from gaussianocc_core.onboarding.doctor.ground import Ground, compare_lengths, find_grounds
+from gaussianocc_core.onboarding.doctor.images import ImageFacts, look_at_images
+from gaussianocc_core.onboarding.doctor.opinions import (
+    from_bundle,
+    from_delay,
+    from_doubt,
+    from_images,
+    from_lengths,
+    from_reading,
+    known,
+    too_fast,
+)
+from gaussianocc_core.onboarding.doctor.readings import AS_IT_IS, Evidence, Reading, find_reading
+from gaussianocc_core.onboarding.doctor.sampling import Sampled, sample
+from gaussianocc_core.onboarding.doctor.scores import score
+from gaussianocc_core.onboarding.doctor.temporal import PoseAt, Step, estimate_delay, find_steps
+from gaussianocc_core.types import Cameras
+
+_AS_WELL = 0.7  # of what a large fault explains
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What was looked at and found, for the picture."""
+
+    sampled: Sampled
+    steps: tuple[Step, ...]
+    cross: tuple[CrossMatches, ...]
+    images: tuple[ImageFacts, ...]
+    grounds: tuple[Ground, ...]
+    diagnosis: Diagnosis
+
+
+def examine(
+    source: BagSource, entries: Sequence[BagEntry], on_progress: Callable[[float], None] | None = None
+) -> Visit:
+    """entries: `source.entries()`. Some of their images are read; on_progress is told the share that is done."""
+    sampled = sample(entries, source.cameras, None if on_progress is None else lambda share: on_progress(0.8 * share))
+    visit = judge(source.index.name, sampled, source.T_world_ego, source.doubts)
+    if on_progress is not None:
+        on_progress(1.0)
+    return visit
+
+
+def judge(name: str, sampled: Sampled, pose_at: PoseAt, doubts: Sequence[Doubt] = ()) -> Visit:
+    """pose_at: T_world_ego by odometry at a stamp (ns), None where there is none."""
+    cameras = sampled.cameras
+    notes: list[str] = []
+    found = [from_doubt(doubt) for doubt in doubts]
+    if not sampled.moments:
+        notes.append("no set of images of all cameras could be read")
+        return Visit(sampled, (), (), (), (), _diagnose(name, sampled, found, (), (), notes, ()))
+    posed = any(shot.T_world_ego is not None for moment in sampled.moments for shot in moment.now)
+    steps = tuple(find_steps(sampled))
+    cross = tuple(find_cross(sampled, posed))
+    images = look_at_images(sampled, cameras.T_ego_cam.detach().cpu().double().numpy())
+    found += from_images(cameras.names, images)
+
+    fast = too_fast(sampled) if posed else None
+    if fast is not None:  # nothing can be placed by it
+        found.append(fast)
+        posed, cross = False, tuple(find_cross(sampled, poses=False))
+    bundle = solve(cameras, steps, cross, pose_at if posed else None)
+    mended = bundle.corrected(cameras)
+    reading = _read(sampled, steps, cross, pose_at if posed else None, mended)
+    found += from_reading(cameras.names, reading, {(each.about, each.kind) for each in found})
+    upset = fast is not None or reading.odometry.fault != "" or any(each is not AS_IT_IS for each in reading.cameras)
+
+    grounds: tuple[Ground, ...] = ()
+    if posed:
+        delay = estimate_delay(steps, cameras, pose_at)
+        late = from_delay(delay, notes) if not reading.odometry.fault else None
+        if late is not None:
+            found.append(late)
+            upset = True
+        if not upset:
+            grounds = find_grounds(steps, mended, pose_at)
+            found += from_lengths(cameras.names, compare_lengths(steps, cross, mended, pose_at), grounds)
+    elif fast is None:
+        notes.append(
+            "no odometry with the images' clock: sign, axes, length and delay of it, and each camera by its motion"
+        )
+    if upset:
+        notes.append("small errors of rotations: mend what is wrong first, and look again")
+    else:
+        found += from_bundle(cameras.names, bundle, cross, notes)
+    proposals = _propose(sampled, None if upset else bundle, found)
+    diagnosis = _diagnose(name, sampled, found, steps, cross, notes, score(sampled, steps, cross, images), proposals)
+    return Visit(sampled, steps, cross, images, grounds, diagnosis)
+
+
+def _read(
+    sampled: Sampled, steps: Sequence[Step], cross: Sequence[CrossMatches], pose_at: PoseAt | None, mended: Cameras
+) -> Reading:
+    """The reading that explains the images; as it is, if turning the cameras a little explains as much."""
+    mirrored = find_cross(sampled, pose_at is not None, mirrored=True)
+    every = merge(cross, mirrored)
+    evidence = Evidence.gather(sampled.cameras, steps, every, pose_at)
+    reading, gain = find_reading(evidence)
+    as_it_is = Reading((AS_IT_IS,) * len(sampled.cameras))
+    small = Evidence.gather(mended, steps, every, pose_at).score(as_it_is) - evidence.score(as_it_is)
+    return as_it_is if small > _AS_WELL * gain else reading
+
+
+# ---- the whole -----------------------------------------------------------------------------------------------------
+
+
+def _propose(sampled: Sampled, bundle: Bundle | None, found: Sequence[Finding]) -> tuple[Proposal, ...]:
+    """For small errors of rotations that are known well."""
+    if bundle is None:
+        return ()
+    wrong = {each.about for each in found if each.kind == "rotation"}
+    result = []
+    rig = bundle.corrected(sampled.cameras).T_ego_cam.double().numpy()
+    for k, name in enumerate(sampled.cameras.names):
+        each = bundle.cameras[k]
+        if name not in wrong:
+            continue
+        turn = known(each.turn, each.error)
+        error = float(np.degrees(np.linalg.norm(np.where(turn != 0, each.error, 0.0))))
+        if not turn.any() or error > 0.5:
+            continue
+        roll, pitch, yaw = (float(value) for value in np.degrees(turn))
+        w, x, y, z = matrix_to_quat(rig[k, :3, :3]).tolist()
+        result.append(Proposal(name, (yaw, pitch, roll), error, (x, y, z, w)))
+    return tuple(result)
+
+
+def _diagnose(
+    name: str,
+    sampled: Sampled,
+    found: Sequence[Finding],
+    steps: Sequence[Step],
+    cross: Sequence[CrossMatches],
+    notes: Sequence[str],
+    scores: Sequence[Score],
+    proposals: Sequence[Proposal] = (),
+) -> Diagnosis:
+    verdicts = []
+    T = sampled.cameras.T_ego_cam.detach().cpu().double().numpy()
+    for k, camera in enumerate(sampled.cameras.names):
+        own = tuple(each for each in found if each.about == camera)
+        moments = sum(step.camera == k for step in steps)
+        shared, off = 0, []
+        for matches in cross:
+            if k in matches.cameras and len(matches):
+                placed = in_ego(matches, T[matches.cameras[0]], T[matches.cameras[1]])
+                kept = placed.consistent
+                shared += int(kept.sum())
+                off.append(np.abs(placed.off[kept]))
+        seen = f"its motion at {moments} moments, {shared} features shared with others"
+        if shared:
+            pixels = float(np.median(np.concatenate(off))) * float(sampled.cameras.intrinsics[k, 0, 0])
+            seen += f", {pixels:.1f} px off their epipolar lines"
+        verdicts.append(CameraVerdict(camera, worst([each.verdict for each in own]) if own else FINE, own, seen))
+    names = set(sampled.cameras.names)
+    others = tuple(each for each in found if each.about not in names)
+    return Diagnosis(name, tuple(verdicts), others, tuple(scores), tuple(proposals), tuple(notes), len(sampled.moments))

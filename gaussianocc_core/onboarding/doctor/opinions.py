@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what was measured to what is said: which size is worth a look, which is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from gaussianocc_core.geometry.plausibility import BODY_FRAME, FAR_AWAY, IDENTITY, PRINCIPAL_POINT, Doubt
+from gaussianocc_core.onboarding.doctor.bundle import Bundle
+from gaussianocc_core.onboarding.doctor.cross import CrossMatches
+from gaussianocc_core.onboarding.doctor.findings import LOOK, ODOMETRY, WRONG, Finding
+from gaussianocc_core.onboarding.doctor.ground import Ground, Length
+from gaussianocc_core.onboarding.doctor.images import ImageFacts
+from gaussianocc_core.onboarding.doctor.readings import Reading
+from gaussianocc_core.onboarding.doctor.sampling import Sampled
+from gaussianocc_core.onboarding.doctor.temporal import Delay
+
+_DOUBTS_WRONG = (IDENTITY, PRINCIPAL_POINT, BODY_FRAME, FAR_AWAY)
+_LOOK_TURN, _WRONG_TURN = np.radians(0.5), np.radians(2.0)
+_LOOK_RELATIVE, _WRONG_RELATIVE = np.radians(1.5), np.radians(2.5)  # of cameras that nothing else is known of
+_COMMON_TURN = np.radians(3.0)  # of all cameras together against odometry
+_SURE = 3.0  # times the error
+_LEAST_STEPS = 3
+_LOOK_DELAY, _WRONG_DELAY = 0.06, 0.12  # s
+_BETTER = 0.75  # of the cost, that a delay must bring it to
+_LOOK_LENGTH, _WRONG_LENGTH = np.log(1.2), np.log(1.5)
+_LOOK_HEIGHT, _WRONG_HEIGHT = np.log(1.45), np.log(1.9)
+_GROUND_SHARE, _PITCH = 0.6, np.radians(3.0)
+_FASTEST = 70.0  # m/s
+_DARK, _BRIGHTER, _BURNT, _BLURRED = 12.0, 1.9, 0.35, 0.75
+_FROZEN, _DIRTY, _LINES, _SKY = 0.3, 0.004, 3.0, 0.7
+
+
+def from_doubt(doubt: Doubt) -> Finding:
+    reason, _, fix = doubt.text.rpartition("; ")
+    verdict = WRONG if doubt.kind in _DOUBTS_WRONG else LOOK
+    return Finding(
+        doubt.camera, verdict, doubt.kind, reason or doubt.text, float("nan"), "", fix or "check its calibration"
+    )
+
+
+def from_reading(names: Sequence[str], reading: Reading, said: set[tuple[str, str]]) -> list[Finding]:
+    found = []
+    for k, each in enumerate(reading.cameras):
+        if each.calibration >= 0:
+            other = names[each.calibration]
+            found.append(
+                Finding(
+                    names[k],
+                    WRONG,
+                    "swapped",
+                    f"its images are those of {other} by what they share with the others and how they move",
+                    float("nan"),
+                    "",
+                    f"swap the topics, cables or frames of {names[k]} and {other}",
+                )
+            )
+        elif each.fault and not ("axes of a body" in each.fault and (names[k], BODY_FRAME) in said):
+            size, unit = (each.factor, "times") if each.factor != 1.0 else (float("nan"), "")
+            kind = "focal length" if each.factor != 1.0 else "mirrored" if each.mirrored else "orientation"
+            found.append(Finding(names[k], WRONG, kind, each.fault, size, unit, each.fix))
+    if reading.odometry.fault:
+        found.append(Finding(ODOMETRY, WRONG, "axes", reading.odometry.fault, float("nan"), "", reading.odometry.fix))
+    return found
+
+
+def too_fast(sampled: Sampled) -> Finding | None:
+    speeds = []
+    for moment in sampled.moments:
+        if moment.later and moment.now[0].T_world_ego is not None and moment.later[0].T_world_ego is not None:
+            metres = float(np.linalg.norm(moment.later[0].T_world_ego[:3, 3] - moment.now[0].T_world_ego[:3, 3]))
+            speeds.append(metres / max((moment.later[0].stamp_ns - moment.now[0].stamp_ns) * 1e-9, 1e-6))
+    speed = float(np.median(speeds)) if speeds else 0.0
+    if speed < _FASTEST:
+        return None
+    return Finding(
+        ODOMETRY,
+        WRONG,
+        "length",
+        f"it drives at {speed:.0f} m/s, faster than robots do",
+        speed,
+        "m/s",
+        f"give it in metres; in millimetres it would be {speed / 1000:.2f} m/s",
+    )
+
+
+def from_delay(delay: Delay | None, notes: list[str]) -> Finding | None:
+    if delay is None:
+        notes.append("delay of odometry: too few moments with turns that both see")
+        return None
+    late, error = delay.seconds, max(delay.error, 0.005)
+    sure = abs(late) > _SURE * error and delay.cost < _BETTER * delay.cost_now
+    if error > 0.06 and not sure:
+        notes.append(f"delay of odometry: it turns too little to know it better than {1000 * error:.0f} ms")
+    if not sure or abs(late) < _LOOK_DELAY:
+        return None
+    ms = 1000 * late
+    return Finding(
+        ODOMETRY,
+        WRONG if abs(late) >= _WRONG_DELAY else LOOK,
+        "delay",
+        f"its stamps are {abs(ms):.0f} ms (+- {1000 * error:.0f}) {'later' if late > 0 else 'earlier'} than those of "
+        "the images that show the same turns",
+        ms,
+        "ms",
+        "stamp images when they are exposed, not when they arrive, and odometry when it is measured",
+    )
+
+
+def from_lengths(names: Sequence[str], length: Length | None, grounds: Sequence[Ground]) -> list[Finding]:
+    found = []
+    by_ground = [
+        np.log(ground.height / ground.by_tf) for ground in grounds if ground.by_tf > 0.1 and ground.share > 0.45
+    ]
+    of_ground = float(np.median(by_ground)) if by_ground else 0.0
+    agree = bool(by_ground) and np.abs(np.array(by_ground) - of_ground).max() < 0.5
+    log_factor, error, by = of_ground, 0.1, "the height of the cameras over the ground they see"
+    limits = (_LOOK_HEIGHT, _WRONG_HEIGHT)
+    if length is not None:
+        log_factor, error, by = (
+            np.log(length.factor),
+            length.error,
+            f"{length.matches} features that two cameras see at once",
+        )
+        limits = (_LOOK_LENGTH, _WRONG_LENGTH)
+        agree = True
+    if agree and abs(log_factor) > max(limits[0], _SURE * error):
+        factor = float(np.exp(log_factor))
+        verdict = WRONG if abs(log_factor) > limits[1] else LOOK
+        found.append(
+            Finding(
+                ODOMETRY,
+                verdict,
+                "length",
+                f"it is {factor:.3g} times as long as by {by}",
+                factor,
+                "times",
+                _say_unit(factor) + "or, if the cameras' frames or heights are wrong, mend those",
+            )
+        )
+        return found
+    for ground in grounds:
+        if ground.by_tf <= 0.1 or ground.share < _GROUND_SHARE:
+            continue
+        ratio = np.log(ground.height / ground.by_tf)
+        if abs(ratio) > _LOOK_HEIGHT:
+            found.append(
+                Finding(
+                    names[ground.camera],
+                    LOOK,
+                    "height",
+                    f"it stands {ground.height:.2f} m over the ground that it sees, {ground.by_tf:.2f} m over z = 0 by "
+                    "TF",
+                    ground.height - ground.by_tf,
+                    "m",
+                    "check its height in TF, and whether z = 0 of the base frame is the ground",
+                )
+            )
+    return found
+
+
+def _say_unit(factor: float) -> str:
+    for name, size in (("millimetres", 1000.0), ("centimetres", 100.0), ("feet", 3.281), ("inches", 39.37)):
+        if abs(np.log(factor / size)) < 0.15:
+            return f"it is in {name}: give it in metres; "
+    return "check wheel radius and scale of odometry; "
+
+
+def from_bundle(names: Sequence[str], bundle: Bundle, cross: Sequence[CrossMatches], notes: list[str]) -> list[Finding]:
+    if not bundle.by_motion:
+        return _from_pairs(names, bundle, cross, notes)
+    found = []
+    judged = [k for k, each in enumerate(bundle.cameras) if each.steps >= _LEAST_STEPS]
+    if not judged:
+        return _from_pairs(names, bundle, cross, notes)
+    turns = np.array([bundle.cameras[k].turn for k in judged])
+    errors = np.array([bundle.cameras[k].error for k in judged])
+    # What all share belongs to the frame of odometry, not to a camera: that of the camera that is nearest to all.
+    apart = [
+        sum(np.linalg.norm(known(turn - other, np.hypot(e, f))) for other, f in zip(turns, errors, strict=True))
+        for turn, e in zip(turns, errors, strict=True)
+    ]
+    order = sorted(range(len(judged)), key=lambda n: (round(apart[n], 4), np.linalg.norm(known(turns[n], errors[n]))))
+    common, common_error = turns[order[0]], errors[order[0]]
+    shared = known(common, common_error)
+    if np.linalg.norm(shared) > _COMMON_TURN:
+        yaw, pitch, _ = np.degrees(shared[::-1])
+        found.append(
+            Finding(
+                ODOMETRY,
+                LOOK,
+                "frame",
+                f"by all cameras the robot drives {np.degrees(np.linalg.norm(shared)):.1f} degrees beside where its "
+                f"base frame points (yaw {yaw:+.1f}, pitch {pitch:+.1f})",
+                float(np.degrees(np.linalg.norm(shared))),
+                "degrees",
+                "check the rotation between the base frame and that of odometry",
+            )
+        )
+    for n, k in enumerate(judged):
+        off = known(turns[n] - common, errors[n])
+        size = float(np.linalg.norm(off))
+        if size > _LOOK_TURN:
+            found.append(_rotation_finding(names[k], off, size, WRONG if size > _WRONG_TURN else LOOK))
+    for k in range(len(names)):
+        if k not in judged:
+            notes.append(
+                f"{names[k]}: too few moments at which it shows how it moves; only by what it shares with others"
+            )
+    blamed = {each.about for each in found}
+    rest = [k for k in range(len(names)) if k not in judged]
+    found += [each for each in _from_pairs(names, bundle, cross, [], rest) if each.about not in blamed]
+    return found
+
+
+def known(turn: Float[np.ndarray, " 3"], error: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
+    """The components that are larger than their errors."""
+    return np.where(np.abs(turn) > _SURE * np.maximum(error, np.radians(0.03)), turn, 0.0)
+
+
+def _from_pairs(
+    names: Sequence[str],
+    bundle: Bundle,
+    cross: Sequence[CrossMatches],
+    notes: list[str],
+    only: Sequence[int] | None = None,
+) -> list[Finding]:
+    """By cameras that see the same, without knowing which of two is off: the one that is off from most is blamed."""
+    off: dict[tuple[int, int], np.ndarray] = {}
+    linked: set[int] = set()
+    for matches in cross:
+        i, j = matches.cameras
+        if min(bundle.cameras[i].matches, bundle.cameras[j].matches) == 0 or not len(matches):
+            continue
+        linked |= {i, j}
+        turn, error = bundle.between(i, j)
+        sure = known(turn, error)
+        if np.linalg.norm(sure) > _LOOK_RELATIVE and (only is None or {i, j} & set(only)):
+            off[i, j] = sure
+    if only is None:
+        for k in range(len(names)):
+            if k not in linked:
+                notes.append(f"{names[k]}: it shares too little with other cameras")
+    found = []
+    while off:
+        counts = {k: sum(k in pair for pair in off) for pair in off for k in pair}
+        most = max(counts.values())
+        worst_ones = [k for k, count in counts.items() if count == most and (only is None or k in only)] or list(counts)
+        if most > 1 or len(worst_ones) == 1:
+            k = max(worst_ones, key=lambda each: max(float(np.linalg.norm(off[p])) for p in off if each in p))
+            pair = max((p for p in off if k in p), key=lambda p: float(np.linalg.norm(off[p])))
+            turn = off[pair] if pair[1] == k else -off[pair]
+            size = float(np.linalg.norm(turn))
+            found.append(_rotation_finding(names[k], turn, size, WRONG if size > _WRONG_RELATIVE else LOOK))
+            off = {p: v for p, v in off.items() if k not in p}
+            continue
+        pair = max(off, key=lambda p: float(np.linalg.norm(off[p])))
+        size = float(np.linalg.norm(off[pair]))
+        for k, other in (pair, pair[::-1]):
+            found.append(
+                _rotation_finding(
+                    names[k],
+                    off[pair] * (1 if k == pair[1] else -1),
+                    size,
+                    LOOK,
+                    f" against {names[other]}, or that one is",
+                )
+            )
+        off = {p: v for p, v in off.items() if not set(p) & set(pair)}
+    return found
+
+
+def _rotation_finding(name: str, turn: np.ndarray, size: float, verdict: str, against: str = "") -> Finding:
+    roll, pitch, yaw = np.degrees(turn)
+    return Finding(
+        name,
+        verdict,
+        "rotation",
+        f"its frame is turned by {np.degrees(size):.1f} degrees{against} (to mend it: yaw {yaw:+.1f}, pitch "
+        f"{pitch:+.1f}, roll {roll:+.1f} in the base frame)",
+        float(np.degrees(size)),
+        "degrees",
+        "check its mounting, or calibrate it again; a proposal is given where it is known well",
+    )
+
+
+def from_images(names: Sequence[str], images: Sequence[ImageFacts]) -> list[Finding]:
+    found = []
+    levels = [facts.brightness for facts in images]
+    sharp = [facts.sharpness for facts in images]
+
+    def add(k: int, verdict: str, kind: str, reason: str, size: float, unit: str, fix: str) -> None:
+        found.append(Finding(names[k], verdict, kind, reason, size, unit, fix))
+
+    for k, facts in enumerate(images):
+        others = np.delete(levels, k)
+        usual = float(np.median(others)) if len(others) else facts.brightness
+        if facts.brightness < _DARK:
+            add(
+                k,
+                WRONG,
+                "dark",
+                f"it is dark: mean grey level {facts.brightness:.0f} of 255",
+                facts.brightness,
+                "levels",
+                "take the cap off, or raise the exposure",
+            )
+        elif not 1 / _BRIGHTER < facts.brightness / max(usual, 1.0) < _BRIGHTER:
+            add(
+                k,
+                LOOK,
+                "brightness",
+                f"its mean grey level is {facts.brightness:.0f}, that of the others {usual:.0f}",
+                facts.brightness / max(usual, 1.0),
+                "times",
+                "let one exposure control all cameras",
+            )
+        if facts.burnt > _BURNT:
+            add(
+                k,
+                LOOK,
+                "burnt",
+                f"{100 * facts.burnt:.0f} % of its pixels are burnt out",
+                facts.burnt,
+                "share",
+                "lower the exposure",
+            )
+        best = float(np.median(np.delete(sharp, k))) if len(sharp) > 1 else 0.6
+        if facts.sharpness < _BLURRED * min(best, 0.6):
+            add(
+                k,
+                LOOK,
+                "blurred",
+                f"its images are blurred: {facts.sharpness / max(best, 1e-3):.2f} of the others' finest detail",
+                facts.sharpness / max(best, 1e-3),
+                "times",
+                "focus it, clean its lens, or shorten its exposure",
+            )
+        if facts.frozen > _FROZEN:
+            add(
+                k,
+                WRONG,
+                "frozen",
+                f"it shows the same image again at {100 * facts.frozen:.0f} % of the moments while others change",
+                facts.frozen,
+                "share",
+                "restart its driver; leave the stretch out (data.bag.begin, data.bag.end)",
+            )
+        if facts.dirty > _DIRTY:
+            add(
+                k,
+                LOOK,
+                "dirt",
+                f"{100 * facts.dirty:.1f} % of its image never changes: dirt or drops on the lens, or the robot itself",
+                facts.dirty,
+                "share",
+                "clean it, or mask it (tools/make_masks.py)",
+            )
+        if facts.lines > _LINES:
+            add(
+                k,
+                LOOK,
+                "rolling lines",
+                f"bands of {facts.lines:.0f} grey levels roll through its images",
+                facts.lines,
+                "levels",
+                "set the exposure to a multiple of the mains' half period (10 ms at 50 Hz)",
+            )
+        if facts.sky_below > _SKY:
+            add(
+                k,
+                LOOK,
+                "sky below",
+                f"by calibration its sky lies below the horizon at {100 * facts.sky_below:.0f} % of the moments",
+                facts.sky_below,
+                "share",
+                "is it mounted upside down?",
+            )
+    return found

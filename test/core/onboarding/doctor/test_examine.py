@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole visit, on a real drive as it is and with what is done to it; and by the tool."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from support.synthetic_bags import run_tool
+
+from gaussianocc_core.bags.indexing import open_index
+from gaussianocc_core.data.bag import BagSource
+from gaussianocc_core.geometry.plausibility import find_doubts
+from gaussianocc_core.onboarding.doctor.examine import judge
+from gaussianocc_core.onboarding.doctor.findings import FINE, LOOK, WRONG, describe
+from gaussianocc_core.onboarding.doctor.picture import doctor_picture
+from gaussianocc_core.onboarding.doctor.rotations import exp_rotation
+from gaussianocc_core.onboarding.doctor.sampling import choose, sample
+
+pytestmark = pytest.mark.medium
+
+
+@pytest.fixture(scope="module")
+def drive(shared_data):
+    source = BagSource(open_index(shared_data / "data" / "kitti_drive_0001", cache=False))
+    return source, sample(source.entries(), source.cameras)
+
+
+def turned(cameras, camera: int, degrees: float):
+    T = cameras.T_ego_cam.clone()
+    T[camera, :3, :3] = torch.from_numpy(exp_rotation(np.radians([0.0, 0.0, degrees]))).to(T) @ T[camera, :3, :3]
+    return replace(cameras, T_ego_cam=T)
+
+
+def test_a_real_drive_is_fine_and_its_scores_say_what_it_teaches(drive):
+    source, sampled = drive
+    assert len(choose(source.entries())) == len(sampled.moments) >= 12
+    visit = judge("drive", sampled, source.T_world_ego, source.doubts)
+    assert visit.diagnosis.verdict == FINE, describe(visit.diagnosis)
+    assert not visit.diagnosis.proposals
+    scores = {score.name: score.value for score in visit.diagnosis.scores}
+    assert set(scores) == {"motion", "parallax", "overlap", "texture", "light"} and scores["overlap"] == 1.0
+    picture = doctor_picture(visit)
+    green = (np.abs(picture.astype(int) - (60, 220, 90)).sum(axis=2) < 60).sum()
+    assert picture.shape[1] > 1000 and green > 500
+
+
+@pytest.mark.parametrize("degrees", [1.0, -1.0, 3.0])
+def test_yaw_of_one_camera_is_found_and_the_proposal_takes_it_back(drive, degrees):
+    source, sampled = drive
+    wrong = replace(sampled, cameras=turned(sampled.cameras, 0, degrees))
+    diagnosis = judge("drive", wrong, source.T_world_ego).diagnosis
+    first, second = diagnosis.cameras
+    assert (first.verdict, second.verdict) == (WRONG if abs(degrees) > 2 else LOOK, FINE)
+    assert [finding.kind for finding in first.findings] == ["rotation"]
+    (proposal,) = diagnosis.proposals
+    assert proposal.camera == "image_02" and abs(proposal.yaw_pitch_roll[0] + degrees) < 0.5
+    assert "proposal, not applied" in describe(diagnosis)
+
+
+def test_a_delay_of_odometry_is_measured_on_a_real_drive(drive):
+    source, sampled = drive
+
+    def late(stamp_ns):
+        return source.T_world_ego(stamp_ns - 200_000_000)
+
+    (finding,) = judge("drive", sampled, late).diagnosis.others
+    assert (finding.verdict, finding.kind) == (WRONG, "delay") and abs(finding.size - 200) < 20
+
+
+def test_odometry_in_millimetres_is_named(drive):
+    source, sampled = drive
+
+    def longer(stamp_ns):
+        T = source.T_world_ego(stamp_ns)
+        return None if T is None else np.vstack([np.hstack([T[:3, :3], 1000 * T[:3, 3:]]), T[3:]])
+
+    shots = lambda row: tuple(replace(shot, T_world_ego=longer(shot.stamp_ns)) for shot in row)  # noqa: E731
+    moments = tuple(replace(m, now=shots(m.now), later=shots(m.later)) for m in sampled.moments)
+    findings = judge("drive", replace(sampled, moments=moments), longer).diagnosis.findings
+    assert any("in millimetres it would be" in finding.fix for finding in findings)
+
+
+def test_swapped_cameras_and_a_body_frame_are_told_apart(drive):
+    source, sampled = drive
+    T = sampled.cameras.T_ego_cam
+    swapped = replace(sampled.cameras, T_ego_cam=T.flip(0))
+    kinds = {f.kind for f in judge("drive", replace(sampled, cameras=swapped), source.T_world_ego).diagnosis.findings}
+    assert kinds == {"swapped"}
+    body = T.clone()
+    body[0, :3, :3] = T[0, :3, :3] @ torch.tensor([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]]).to(T)
+    cameras = replace(sampled.cameras, T_ego_cam=body)
+    diagnosis = judge("drive", replace(sampled, cameras=cameras), source.T_world_ego, find_doubts(cameras)).diagnosis
+    assert [camera.verdict for camera in diagnosis.cameras] == [WRONG, FINE]
+
+
+def test_a_camera_that_repeats_its_image_and_one_that_is_dark_are_named(drive):
+    source, sampled = drive
+    moments = tuple(
+        replace(
+            m,
+            now=(m.now[0], replace(m.now[1], grey=(m.now[1].grey * 0.03).astype(np.uint8))),
+            later=(replace(m.now[0], stamp_ns=m.later[0].stamp_ns, T_world_ego=m.later[0].T_world_ego), m.later[1])
+            if m.later
+            else (),
+        )
+        for m in sampled.moments
+    )
+    first, second = judge("drive", replace(sampled, moments=moments), source.T_world_ego).diagnosis.cameras
+    assert "frozen" in {each.kind for each in first.findings} and "dark" in {each.kind for each in second.findings}
+
+
+def test_the_tool_prints_json_for_machines_and_draws_what_it_saw(shared_data, tmp_path, capsys):
+    picture = tmp_path / "look.png"
+    bag = shutil.copytree(shared_data / "data" / "kitti_drive_0001", tmp_path / "drive")  # an index is kept beside it
+    assert run_tool("inspect_bag.py", bag, "--json", "--picture", picture) == 0
+    (diagnosis,) = json.loads(capsys.readouterr().out)
+    assert diagnosis["verdict"] == FINE and [each["name"] for each in diagnosis["cameras"]] == ["image_02", "image_03"]
+    assert cv2.imread(str(tmp_path / "look_doctor.png")) is not None

@@ -55,7 +55,7 @@ def train(
     is not finite (last.pt is that of the last good save).
     """
     with process_group(config.device) as (processes, device):
-        # No name for the run here: it has to be gone when the group of processes ends.
+        # The run has no name here: it has to be gone when the group of processes ends.
         return Run(inherit_first_stage(config), processes, resolve_device(device), resume, overfit_batch).execute(
             minutes
         )

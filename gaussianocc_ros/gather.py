@@ -61,6 +61,11 @@ class Gatherer:
         self._reductions, self._statistics, self._degrades = reductions, statistics, degrades
         self._rewinds: int | None = None  # when the last set was gathered
 
+    @property
+    def mounted(self) -> Cameras | None:
+        """The last set's cameras as they are mounted; another object for another calibration."""
+        return self._rig.mounted
+
     def gather(self, newest: SynchronizedSet) -> Gathered:
         """CameraUnusable if the set is to be dropped: for the first camera that cannot be used, or, where sets degrade,
         if none can."""

@@ -27,7 +27,7 @@ from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.labels import has_one_class
 from gaussianocc_core.mistakes import one_line
-from gaussianocc_core.navigation.traversability import class_table
+from gaussianocc_core.navigation.traversability import class_table, parse_values
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.camera_rig import CameraRig
@@ -240,6 +240,10 @@ def _check_classes(predictor: OccupancyPredictor, parameters: NodeParameters) ->
             class_table(predictor.class_names, [each for each in getattr(parameters, name) if each])
         except ValueError as error:
             raise ConfigError(f"parameter {name}: {error}") from None
+    try:
+        class_table(predictor.class_names, list(parse_values([each for each in parameters.mask_values if each])))
+    except ValueError as error:
+        raise ConfigError(f"parameter mask_values: {error}") from None
 
 
 _ABOUT = (

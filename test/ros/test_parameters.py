@@ -209,26 +209,6 @@ def test_shipped_parameter_file_names_the_six_nuscenes_cameras():
     assert parameters.anchor == "CAM_FRONT"
 
 
-def test_rviz_configuration_shows_what_the_node_publishes():
-    text = (ROOT / "config/rviz/occ.rviz").read_text()
-    manager = yaml.safe_load(text)["Visualization Manager"]
-    topics = {each["Topic"]["Value"]: each for each in manager["Displays"] if "Topic" in each}
-    for topic, kind in {
-        "/occupancy_node/points": "PointCloud2",
-        "/occupancy_node/obstacles": "PointCloud2",
-        "/occupancy_node/markers": "MarkerArray",
-        "/occupancy_node/grid": "Map",
-        "/CAM_FRONT/image_raw/compressed": "Image",
-        "/CAM_BACK/image_raw/compressed": "Image",
-        "/occupancy_node/CAM_FRONT/depth/image_raw": "Image",
-    }.items():
-        assert topics[topic]["Class"] == f"rviz_default_plugins/{kind}", topic
-    assert topics["/occupancy_node/grid"]["Topic"]["Durability Policy"] == "Transient Local"
-    assert {"rviz_default_plugins/TF", "rviz_default_plugins/Grid"} <= {each["Class"] for each in manager["Displays"]}
-    defaults = {field.name: field.default for field in FIELDS}
-    assert manager["Global Options"]["Fixed Frame"] in (defaults["ego_frame"], defaults["fixed_frame"])
-
-
 def test_the_table_in_the_docs_is_the_generated_one():
     from pathlib import Path
 

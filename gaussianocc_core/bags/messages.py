@@ -26,6 +26,10 @@ class ImageError(GaussianOccError):
     """An image message cannot be turned into pixels."""
 
 
+class WaitsForKeyframe(ImageError):
+    """An image of a video whose last packets are missing: nothing is wrong with it, and the next keyframe ends it."""
+
+
 # ---- poses ---------------------------------------------------------------------------------------------------------
 
 

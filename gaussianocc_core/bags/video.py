@@ -42,6 +42,10 @@ class VideoError(GaussianOccError):
     """A packet cannot be turned into a picture."""
 
 
+class KeyframeMissing(VideoError):
+    """A packet is whole, but what it builds on is not there: the next keyframe ends that."""
+
+
 @dataclass(frozen=True)
 class Packet:
     """One message of either type."""
@@ -60,11 +64,6 @@ def is_video(message: Any) -> bool:
 def frame_id_of(message: Any) -> str:
     """CompressedVideo has no header."""
     return str(message.frame_id if hasattr(message, "frame_id") else message.header.frame_id)
-
-
-def stamp_of(message: Any) -> Any:
-    """A builtin_interfaces/Time, of any message with images."""
-    return message.timestamp if hasattr(message, "timestamp") else message.header.stamp
 
 
 def codec_of(message: Any) -> str:
@@ -133,9 +132,9 @@ class VideoStream:
         if unit.gap:
             self.lose("a packet before it is missing, and no keyframe has come since")
         if self._broken:
-            raise VideoError(self._broken)
+            raise KeyframeMissing(self._broken)
         if unit.leading and not self._whole_before:
-            raise VideoError("it needs pictures from before its keyframe, which are missing")
+            raise KeyframeMissing("it needs pictures from before its keyframe, which are missing")
         return unit
 
 

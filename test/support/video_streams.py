@@ -104,6 +104,7 @@ class VideoBag(RobotBag):
     gop: int = 5
     b_frames: int = 0
     lost: tuple[int, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)  # of the encoder
     frames: int = 14
     streams: dict[str, list[Coded]] = field(default_factory=dict)
 
@@ -111,7 +112,7 @@ class VideoBag(RobotBag):
         super().__post_init__()
         for i, name in enumerate(self.cameras):
             images = [self.picture(n, i) for n in range(self.frames)]
-            self.streams[name] = encode(images, self.codec, self.gop, self.b_frames)
+            self.streams[name] = encode(images, self.codec, self.gop, self.b_frames, **self.options)
             for order, coded in enumerate(self.streams[name]):
                 if order not in self.lost:
                     stamp = self.stamp(coded.frame, i)

@@ -124,6 +124,22 @@ def test_b_frames_come_back_under_their_own_stamps(codec, tmp_path):
         assert difference(decode_image(reader.read([topic[place]])[0]), bag.picture(n, 0)) < LOSS
 
 
+def test_pictures_that_need_those_before_their_keyframe_are_decoded_from_the_one_before(tmp_path):
+    """Open groups of H.265: shown before the keyframe that they follow in the stream."""
+    bag = VideoBag(b_frames=2, gop=6, codec="h265", options={"open-gop": "1"}, frames=20)
+    index = open_index(bag.write(tmp_path / "bag"))
+    topic = index.topics[bag.topic("front")]
+    assert len(topic) == bag.frames and index.problems == ()
+    keys = [ref.key for ref in topic]
+    assert keys != sorted(keys)  # leading pictures follow their keyframe, and begin at an earlier one
+    for ref in topic:
+        n = round((ref.stamp_ns - START_NS) / bag.period_ns)
+        assert difference(decode_image(MessageReader(index.path).read([ref])[0]), bag.picture(n, 0)) < LOSS
+    late = VideoBag(b_frames=2, gop=6, codec="h265", options={"open-gop": "1"}, frames=20, lost=(0,))
+    index = open_index(late.write(tmp_path / "late"))
+    assert any("from before its keyframe" in problem for problem in index.problems)
+
+
 def test_video_of_a_bayer_mosaic_is_refused_by_name():
     _, contents = messages(count=1)
     contents[0].encoding = "h264;nv12;bayer_rggb8;bayer_rggb8"

@@ -38,6 +38,7 @@ from gaussianocc_ros.lifecycle import TidyLifecycleNode
 from gaussianocc_ros.motion import Motion
 from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameter_files import files_without_section
+from gaussianocc_ros.parameter_table import parameter_texts
 from gaussianocc_ros.parameters import (
     NodeParameters,
     apply_changes,
@@ -52,6 +53,7 @@ from gaussianocc_ros.services import Services
 from gaussianocc_ros.stamps import message_stamp_ns
 from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
 from gaussianocc_ros.transports import VIDEO, message_type
+from gaussianocc_ros.usage import print_help_if_asked
 
 _LOOK_PERIOD = 0.5  # s
 _VIDEO_QUEUE = 60  # packets that DDS keeps per camera at least: a lost one costs all up to the next keyframe
@@ -249,12 +251,19 @@ def _check_classes(predictor: OccupancyPredictor, parameters: NodeParameters) ->
             raise ConfigError(f"parameter {name}: {error}") from None
 
 
+_ABOUT = (
+    "Subscribes to the images of calibrated cameras and publishes semantic occupancy. A lifecycle node that configures "
+    "and activates itself (autostart). docs/node.md has all of it."
+)
+
+
 def main(args: list[str] | None = None) -> None:
     with contextlib.suppress(KeyboardInterrupt):  # one that arrives while another exception is being handled
         _run(args)
 
 
 def _run(args: list[str] | None) -> None:
+    print_help_if_asked("occupancy_node", _ABOUT, parameter_texts())
     node, initialized = None, False
     try:
         rclpy.init(args=args)

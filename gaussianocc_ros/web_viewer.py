@@ -40,6 +40,7 @@ from gaussianocc_ros.qos import camera_qos
 from gaussianocc_ros.stamps import stamp_ns
 from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
 from gaussianocc_ros.transports import VIDEO, message_type, transport_of
+from gaussianocc_ros.usage import print_help_if_asked
 
 _PERIOD = 0.5  # s between looks at whether somebody looks
 _KEPT = 4  # images of each camera, of which the nearest in time to a result is shown
@@ -248,6 +249,10 @@ class WebViewer(Node):
 
 
 def main(args: list[str] | None = None) -> None:
+    about = (
+        "Serves a page that shows in a browser what the occupancy node publishes. Computes nothing while nobody looks."
+    )
+    print_help_if_asked("web_viewer", about, ((name, *each) for name, each in PARAMETERS.items()))
     node, initialized = None, False
     with contextlib.suppress(KeyboardInterrupt):  # one that arrives while another exception is being handled
         try:

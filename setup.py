@@ -61,6 +61,7 @@ setup(
     extras_require={
         "train": ["gsplat>=1.5.3,<1.6", "tensorboard"],
         "tools": ["nuscenes-devkit>=1.2", "rosbags>=0.11.9,<0.12", "transformers>=4.46,<5"],
+        "video": ["av>=17,<19"],
         "viewer": ["imageio-ffmpeg", "pillow>=10.1", "rosbags>=0.11.9,<0.12", "viser>=1.1,<1.2"],
         "test": ["beartype", "hypothesis", "playwright", "pytest"],
     },

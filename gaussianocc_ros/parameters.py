@@ -28,11 +28,6 @@ from gaussianocc_ros.sync_parameters import SyncParameters, check_value, paramet
 class NodeParameters(SyncParameters):
     """Deployment only; grid, classes and network come from the checkpoint."""
 
-    image_transport: str = parameter(
-        "auto",
-        "raw, compressed, or auto: compressed where the camera's topic ends in /compressed.",
-        choices=("auto", "raw", "compressed"),
-    )
     mask_dir: str = parameter(
         "", "Folder of <camera>_mask.png, zero where a camera sees the robot itself (tools/make_masks.py). Empty: none."
     )
@@ -216,11 +211,6 @@ class NodeParameters(SyncParameters):
     def traversability(self) -> Traversability:
         classes = tuple(name for name in self.traversable_classes if name)
         return Traversability(classes, self.obstacle_low, self.obstacle_high)
-
-    def is_compressed(self, camera: str) -> bool:
-        if self.image_transport == "auto":
-            return self.image_topic_of(camera).endswith("/compressed")
-        return self.image_transport == "compressed"
 
     @property
     def least_timeout(self) -> float:

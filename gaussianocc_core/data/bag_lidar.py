@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 
 from gaussianocc_core.bags.index import TopicIndex
+from gaussianocc_core.bags.message_ref import MessageRef
 from gaussianocc_core.bags.messages import decode_cloud
-from gaussianocc_core.bags.reader import MessageRef, open_reader
+from gaussianocc_core.bags.reader import open_reader
 from gaussianocc_core.bags.schema import POINTS_TYPE
 from gaussianocc_core.data.bag import BagEntry, BagSource
 from gaussianocc_core.data.lidar import LidarScan

@@ -47,7 +47,7 @@ def test_declared_parameters_arrive_with_types_and_defaults(graph):
     assert parameters == NodeParameters(cameras=("front", "left"), slop=0.02)
     assert parameters.anchor == "front"
     assert parameters.image_topic_of("left") == "left/image_raw/compressed"
-    assert parameters.is_compressed("a")
+    assert parameters.transport_of("left") == "compressed"
 
 
 def test_every_parameter_is_described_and_says_when_it_takes_effect(graph):
@@ -123,8 +123,20 @@ def test_a_misspelt_name_is_named_although_the_node_cannot_start(graph, capfd, v
 
 
 def test_transport_follows_the_topic_unless_it_is_given():
-    assert not NodeParameters(cameras=("a",), image_topic="/{camera}/image_raw").is_compressed("a")
-    assert NodeParameters(cameras=("a",), image_topic="/{camera}/jpeg", image_transport="compressed").is_compressed("a")
+    assert NodeParameters(cameras=("a",), image_topic="/{camera}/image_raw").transport_of("a") == "raw"
+    named = NodeParameters(cameras=("a",), image_topic="/{camera}/jpeg", image_transport="compressed")
+    assert (named.transport_of("a"), named.image_topic_of("a")) == ("compressed", "/a/jpeg")
+    several = ("/a/image_raw/ffmpeg", "/b/image_raw/foxglove", "/c/image_raw/compressed", "/d/image_rect")
+    each = NodeParameters(cameras=("a", "b", "c", "d"), image_topics=several)
+    assert [each.transport_of(c) for c in "abcd"] == ["ffmpeg", "foxglove", "compressed", "raw"]
+
+
+@pytest.mark.parametrize("transport", ["raw", "compressed", "ffmpeg", "foxglove"])
+@pytest.mark.parametrize("given", ["{camera}/image_raw", "{camera}/image_raw/compressed", "{camera}/image_raw/ffmpeg"])
+def test_topics_end_in_the_transport_that_is_asked_for(transport, given):
+    parameters = NodeParameters(cameras=("a",), image_topic=given, image_transport=transport)
+    assert parameters.image_topic_of("a") == ("a/image_raw" if transport == "raw" else f"a/image_raw/{transport}")
+    assert parameters.transport_of("a") == transport
 
 
 @pytest.mark.parametrize(
@@ -172,7 +184,7 @@ def test_topics_can_be_given_one_by_one():
     )
     assert [parameters.image_topic_of(camera) for camera in "ab"] == ["/left/image_raw", "/zed/rgb/compressed"]
     assert [parameters.camera_info_topic_of(camera) for camera in "ab"] == ["/l/info", "/zed/info"]
-    assert [parameters.is_compressed(camera) for camera in "ab"] == [False, True]
+    assert [parameters.transport_of(camera) for camera in "ab"] == ["raw", "compressed"]
     assert [parameters.is_reliable(camera) for camera in "ab"] == [False, True]
 
 

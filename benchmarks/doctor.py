@@ -122,7 +122,7 @@ def resample(recording: Recording, cameras: Cameras, change: Callable[[np.ndarra
         replace(m, now=(n.now[0], *m.now[1:]), later=(n.later[0], *m.later[1:]) if m.later and n.later else ())
         for m, n in zip(recording.sampled.moments, again.moments, strict=True)
     )
-    return Sampled(cameras, (again.cylinders[0], *recording.sampled.cylinders[1:]), moments)
+    return Sampled(cameras, (again.cylinders[0], *recording.sampled.cylinders[1:]), moments, again.strips)
 
 
 def scaled(cameras: Cameras, factor: float, whole: bool) -> Cameras:

@@ -29,7 +29,7 @@ from gaussianocc_core.onboarding.doctor.opinions import (
 from gaussianocc_core.onboarding.doctor.readings import AS_IT_IS, Evidence, Reading, find_reading
 from gaussianocc_core.onboarding.doctor.sampling import Sampled, sample
 from gaussianocc_core.onboarding.doctor.scores import score
-from gaussianocc_core.onboarding.doctor.temporal import PoseAt, Step, estimate_delay, find_steps
+from gaussianocc_core.onboarding.doctor.temporal import PoseAt, Step, estimate_delay, find_steps, find_strip_steps
 from gaussianocc_core.types import Cameras
 
 _AS_WELL = 0.7  # of what a large fault explains
@@ -84,7 +84,7 @@ def judge(name: str, sampled: Sampled, pose_at: PoseAt, doubts: Sequence[Doubt] 
 
     grounds: tuple[Ground, ...] = ()
     if posed:
-        delay = estimate_delay(steps, cameras, pose_at)
+        delay = estimate_delay((*steps, *find_strip_steps(sampled)), cameras, pose_at)
         late = from_delay(delay, notes) if not reading.odometry.fault else None
         if late is not None:
             found.append(late)

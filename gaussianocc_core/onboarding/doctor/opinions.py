@@ -25,7 +25,6 @@ _COMMON_TURN = np.radians(3.0)  # of all cameras together against odometry
 _SURE = 3.0  # times the error
 _LEAST_STEPS = 3
 _LOOK_DELAY, _WRONG_DELAY = 0.06, 0.12  # s
-_BETTER = 0.75  # of the cost, that a delay must bring it to
 _LOOK_LENGTH, _WRONG_LENGTH = np.log(1.2), np.log(1.5)
 _LOOK_HEIGHT, _WRONG_HEIGHT = np.log(1.45), np.log(1.9)
 _GROUND_SHARE, _PITCH = 0.6, np.radians(3.0)
@@ -89,13 +88,15 @@ def too_fast(sampled: Sampled) -> Finding | None:
 
 def from_delay(delay: Delay | None, notes: list[str]) -> Finding | None:
     if delay is None:
-        notes.append("delay of odometry: too few moments with turns that both see")
+        notes.append("delay of odometry: cannot be known, at too few moments both see how it turns")
         return None
     late, error = delay.seconds, max(delay.error, 0.005)
-    sure = abs(late) > _SURE * error and delay.cost < _BETTER * delay.cost_now
-    if error > 0.06 and not sure:
-        notes.append(f"delay of odometry: it turns too little to know it better than {1000 * error:.0f} ms")
-    if not sure or abs(late) < _LOOK_DELAY:
+    if not delay.sure and delay.known > _LOOK_DELAY:
+        notes.append(
+            f"delay of odometry: cannot be known better than {1000 * delay.known:.0f} ms, its turns and speed change "
+            "too little: drive curves, start and stop"
+        )
+    if not delay.sure or abs(late) < _LOOK_DELAY:
         return None
     ms = 1000 * late
     return Finding(
@@ -103,7 +104,7 @@ def from_delay(delay: Delay | None, notes: list[str]) -> Finding | None:
         WRONG if abs(late) >= _WRONG_DELAY else LOOK,
         "delay",
         f"its stamps are {abs(ms):.0f} ms (+- {1000 * error:.0f}) {'later' if late > 0 else 'earlier'} than those of "
-        "the images that show the same turns",
+        "the images that show the same turns and starts",
         ms,
         "ms",
         "stamp images when they are exposed, not when they arrive, and odometry when it is measured",

@@ -29,6 +29,7 @@ _LOOK_LENGTH, _WRONG_LENGTH = np.log(1.2), np.log(1.5)
 _LOOK_HEIGHT, _WRONG_HEIGHT = np.log(1.45), np.log(1.9)
 _GROUND_SHARE, _PITCH = 0.6, np.radians(3.0)
 _FASTEST = 70.0  # m/s
+_GREY = 100.0  # grey level of a usual image
 _DARK, _BRIGHTER, _BURNT, _BLURRED = 12.0, 1.9, 0.35, 0.75
 _FROZEN, _DIRTY, _LINES, _SKY = 0.3, 0.004, 3.0, 0.7
 
@@ -239,7 +240,8 @@ def _from_pairs(
         linked |= {i, j}
         turn, error = bundle.between(i, j)
         sure = known(turn, error)
-        if np.linalg.norm(sure) > _LOOK_RELATIVE and (only is None or {i, j} & set(only)):
+        least = _LOOK_RELATIVE if only is None else _WRONG_RELATIVE  # what one neighbour says of a camera is rough
+        if np.linalg.norm(sure) > least and (only is None or {i, j} & set(only)):
             off[i, j] = sure
     if only is None:
         for k in range(len(names)):
@@ -297,8 +299,10 @@ def from_images(names: Sequence[str], images: Sequence[ImageFacts]) -> list[Find
         found.append(Finding(names[k], verdict, kind, reason, size, unit, fix))
 
     for k, facts in enumerate(images):
-        others = np.delete(levels, k)
-        usual = float(np.median(others)) if len(others) else facts.brightness
+        others = [level for i, level in enumerate(levels) if i != k and level >= _DARK]
+        usual = float(np.median(others)) if others else facts.brightness
+        if len(levels) == 2 and abs(np.log(facts.brightness / _GREY)) < abs(np.log(max(usual, 1.0) / _GREY)):
+            usual = facts.brightness  # of two the other is the strange one
         if facts.brightness < _DARK:
             add(
                 k,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -111,7 +112,7 @@ def find_strip_steps(sampled: Sampled) -> list[Step]:
     `STRIP_MOMENTS` to a strip."""
     found = []
     for n, strip in enumerate(sampled.strips):
-        for m, (now, later) in enumerate(zip(strip, strip[1:], strict=False)):
+        for m, (now, later) in enumerate(pairwise(strip)):
             pairs = match(now.features, later.features)
             a, b = now.features.rays[pairs[:, 0]], later.features.rays[pairs[:, 1]]
             seen = see_motion(a, b, 1.0 / sampled.cylinders[0].scale)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -212,9 +213,11 @@ def from_bundle(names: Sequence[str], bundle: Bundle, cross: Sequence[CrossMatch
             notes.append(
                 f"{names[k]}: too few moments at which it shows how it moves; only by what it shares with others"
             )
-    blamed = {each.about for each in found}
     rest = [k for k in range(len(names)) if k not in judged]
-    found += [each for each in _from_pairs(names, bundle, cross, [], rest) if each.about not in blamed]
+    if any(each.kind == "rotation" for each in found):  # it would be held against its neighbours
+        notes += [f"{names[k]}: its rotation: mend that of the others first" for k in rest]
+    else:  # neighbours alone, with little motion, are no proof
+        found += [replace(each, verdict=LOOK) for each in _from_pairs(names, bundle, cross, [], rest)]
     return found
 
 

@@ -13,10 +13,13 @@ delay of that size.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -348,36 +351,39 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="KIND", help="kinds of damage, as the table names them"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="recordings at a time")
     arguments = parser.parse_args()
-    cv2.setNumThreads(1)
     results: list[dict[str, Any]] = []
-    for path in arguments.recordings:
-        recording = open_recording(path)
-        name = recording.source.index.name
-        begin = time.perf_counter()
-        clean = look(recording).diagnosis
-        seconds = recording.seconds + time.perf_counter() - begin
-        row = {"recording": name, "kind": "as it is", "false_alarms": [str(each) for each in clean.findings]}
-        results.append({**row, "seconds": round(seconds, 1), "notes": list(clean.notes), "verdict": clean.verdict})
-        print(f"{name}: {clean.verdict}, {seconds:.0f} s, {row['false_alarms'] or 'no false alarm'}", flush=True)
-        for damage in damages():
-            if arguments.only and damage.kind not in arguments.only:
-                continue
-            row = {"recording": name, **judge_damage(recording, damage)}
-            results.append(row)
-            word = (
-                "told right"
-                if row["told_right"]
-                else "undecidable, said"
-                if row["undecidable_said"]
-                else "detected"
-                if row["detected"]
-                else "missed"
-            )
-            of = "" if row["can_show"] else " (it does not move)"
-            print(f"  {damage.kind} {damage.size}: {word}{of}; {'; '.join(row['said'])[:160]}", flush=True)
-        write_report(arguments.json, {"recordings": len(arguments.recordings)}, results)  # each takes minutes
+    judge_one = partial(judge_recording, only=arguments.only)
+    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for rows in pool.map(judge_one, arguments.recordings):
+            results += rows
+            write_report(arguments.json, {"recordings": len(arguments.recordings)}, results)  # each takes minutes
     print(table(results))
+
+
+def judge_recording(path: Path, only: list[str]) -> list[dict[str, Any]]:
+    """As it is, and with every damage; prints as it goes."""
+    cv2.setNumThreads(1)
+    recording = open_recording(path)
+    name = recording.source.index.name
+    begin = time.perf_counter()
+    clean = look(recording).diagnosis
+    seconds = recording.seconds + time.perf_counter() - begin
+    alarms = [str(each) for each in clean.findings]
+    row = {"recording": name, "kind": "as it is", "false_alarms": alarms}
+    results = [{**row, "seconds": round(seconds, 1), "notes": list(clean.notes), "verdict": clean.verdict}]
+    print(f"{name}: {clean.verdict}, {seconds:.0f} s, {alarms or 'no false alarm'}", flush=True)
+    for damage in damages():
+        if only and damage.kind not in only:
+            continue
+        row = {"recording": name, **judge_damage(recording, damage)}
+        results.append(row)
+        word = "told right" if row["told_right"] else "undecidable, said" if row["undecidable_said"] else "detected"
+        word = word if row["detected"] or row["undecidable_said"] else "missed"
+        of = "" if row["can_show"] else " (it does not move)"
+        print(f"{name}: {damage.kind} {damage.size}: {word}{of}; {'; '.join(row['said'])[:160]}", flush=True)
+    return results
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -2,7 +2,8 @@
 """Small errors of the cameras' rotations, all cameras at once: a bundle of relative rotations.
 
 Each match gives one equation: over time the motion by odometry and between cameras their places say in which plane
-both directions lie, and where time says how far away a thing is, also where in that plane. Without odometry cameras are
+both directions lie, and where time says how far away a thing is, also where in that plane. How long odometry is, is
+unknown with them, or cameras would be turned inwards to make up for it. Without odometry cameras are
 blamed as sparingly as possible.
 """
 
@@ -133,10 +134,7 @@ def _solve(
     for n in range(_ROUNDS):
         A, g, _ = _normal(blocks, X, turns, stretch, n)
         # Without motion, whose fault it is is unknown: few cameras with large errors rather than many with small ones.
-        prior = np.full(
-            3 * count + 1,
-            1.0 / (_PRIOR**2),
-        )
+        prior = np.full(3 * count + 1, 1.0 / (_PRIOR**2))
         if not moved:
             prior[:-1] = 1.0 / (_PRIOR * (np.linalg.norm(turns, axis=1).repeat(3) + np.radians(0.1)))
         prior[-1] = 1.0 / (_PRIOR_STRETCH**2)

@@ -65,6 +65,7 @@ def look(arguments: argparse.Namespace) -> int:
     from gaussianocc_core.config import load_config
     from gaussianocc_core.data.bag_cameras import BagConfig
     from gaussianocc_core.errors import GaussianOccError
+    from gaussianocc_core.onboarding.doctor.ground import judge_grounds
     from gaussianocc_core.onboarding.inspection_picture import inspection_picture
     from gaussianocc_core.onboarding.proposal import Runs, check_free, measure_step, propose, write_proposal
     from gaussianocc_core.onboarding.teaching import find_obstacles
@@ -76,13 +77,14 @@ def look(arguments: argparse.Namespace) -> int:
     config = load_config(None, BagConfig, overrides)
     if arguments.write_config:
         check_free(arguments.write_config)
-    looked_at, diagnoses = [], []
+    looked_at, visits = [], {}
     paths = find_bags(arguments.bag)
     for path in paths:
         try:
             looked_at.append(look_at(path, config, arguments))
             if not arguments.no_doctor:
-                diagnoses.append(call_doctor(*looked_at[-1][:2], arguments))
+                source, entries, _ = looked_at[-1]
+                visits[id(source)] = call_doctor(source, entries, arguments)
         except GaussianOccError as error:
             if len(paths) == 1:
                 raise
@@ -91,7 +93,7 @@ def look(arguments: argparse.Namespace) -> int:
         return 1
     source, entries, found = max(looked_at, key=lambda each: each[2].samples)
     if arguments.json:
-        print(json.dumps([each.as_json() for each in diagnoses], indent=2))
+        print(json.dumps([each.diagnosis.as_json() for each in visits.values()], indent=2))
         return 0
     complete = [entry for entry in entries if len(entry.neighbours) == 2]
     if not complete:
@@ -109,8 +111,11 @@ def look(arguments: argparse.Namespace) -> int:
         print("nothing is proposed; --anyway proposes all the same")
         return 1
     samples = sum(each.samples for _, _, each in looked_at)
-    proposal = propose(source, found, samples, str(arguments.masks or ""), arguments.voxel_size)
+    visit = visits.get(id(source))
+    ground = judge_grounds(source.cameras.names, visit.grounds) if visit is not None else None
+    proposal = propose(source, found, samples, str(arguments.masks or ""), arguments.voxel_size, ground)
     print(f"proposed: voxels of {proposal.voxel_size} m, {proposal.steps} steps of stage 1, half as many of stage 2")
+    print(proposal.ground)
     if not arguments.no_timing:
         seconds = measure_step(proposal, complete[len(complete) // 2])
         hours = 1.75 * proposal.steps * seconds / 3600  # a step of stage 2 takes about 1.5 times as long
@@ -158,7 +163,7 @@ def call_doctor(source, entries, arguments: argparse.Namespace):
         write_png(picture, doctor_picture(visit))
         if not arguments.json:
             print(f"doctor's picture: {picture}")
-    return visit.diagnosis
+    return visit
 
 
 def positive(text: str) -> float:

@@ -20,6 +20,7 @@ from gaussianocc_core.files import write_file
 from gaussianocc_core.geometry.rig_file import save_rig
 from gaussianocc_core.labels import ONE_CLASS
 from gaussianocc_core.models.config import ModelConfig
+from gaussianocc_core.onboarding.doctor.ground import GroundOpinion
 from gaussianocc_core.onboarding.inspection import Inspection
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.config import GspConfig, GsvConfig, TrainConfig
@@ -56,12 +57,21 @@ class Proposal:
     voxel_size: float  # m
     steps: int  # of either stage
     labelled: bool  # whether stage 2 learns classes
+    ground: str = ""  # what was decided of `metric_ground`, and by whom
 
 
 def propose(
-    source: BagSource, found: Inspection, samples: int, masks: str = "", voxel_size: float | None = None
+    source: BagSource,
+    found: Inspection,
+    samples: int,
+    masks: str = "",
+    voxel_size: float | None = None,
+    ground: GroundOpinion | None = None,
 ) -> Proposal:
-    """samples: of all bags; masks: folder of self-occlusion masks, or ""; voxel_size: in m, None: by size and speed."""
+    """samples: of all bags; masks: folder of self-occlusion masks, or ""; voxel_size: in m, None: by size and speed.
+
+    ground: what the images say of it, None where nothing is known of it.
+    """
     places = source.cameras.T_ego_cam[:, :3, 3].double().numpy()
     extent = float(np.ptp(places[:, :2], axis=0).max())
     fast = found.motion is not None and found.motion.speed_m_s > _FAST
@@ -85,8 +95,9 @@ def propose(
             "near": start.depth.near,
             "far": start.depth.far,
             "first": start.depth.first,
-            # A robot's base frame may lie at its axles; where cameras overlap, they know the scale themselves.
-            "metric_ground": not found.overlaps,
+            # A robot's base frame may lie at its axles: unless the images say that it is on the ground, cameras that
+            # overlap know the scale better.
+            "metric_ground": ground.agrees if ground is not None else not found.overlaps,
         },
     }
     occupied = {
@@ -151,7 +162,21 @@ def propose(
         "data": {**data, "history": [round(factor * way, 2) for way in _FAR_VIEWS], "semantics": found.labelled > 0},
         "gsv": gsv,
     }
-    return Proposal(stage1, stage2, voxel, steps, found.labelled > 0)
+    return Proposal(stage1, stage2, voxel, steps, found.labelled > 0, _say_ground(ground, bool(found.overlaps)))
+
+
+def _say_ground(ground: GroundOpinion | None, overlaps: bool) -> str:
+    if ground is None:
+        seen = "no camera saw enough of the ground while it moved"
+        return f"metric_ground: {str(not overlaps).lower()}: {seen}, " + (
+            "the cameras that overlap know the scale" if overlaps else "and odometry must know the scale"
+        )
+    if ground.agrees:
+        return f"metric_ground: true: the ground in the images is where TF has it: {ground.text}"
+    return (
+        f"metric_ground: false: the ground in the images is not at z = 0 of the base frame: {ground.text}; mend TF, or "
+        "set ego_frame to a frame on the ground (base_footprint), and it becomes true"
+    )
 
 
 def propose_size(cameras: Cameras) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 """Small errors of the cameras' rotations, all cameras at once: a bundle of relative rotations.
 
 Each match gives one equation: over time the motion by odometry and between cameras their places say in which plane
-both directions lie, and where time says how far away a thing is, also where in that plane. Without odometry cameras are
+both directions lie, and where time says how far away a thing is, also where in that plane. How long odometry is, is
+unknown with them, or cameras would be turned inwards to make up for it. Without odometry cameras are
 blamed as sparingly as possible.
 """
 
@@ -27,6 +28,7 @@ _LEAST_MOVE = 0.05  # m
 _NOISE_STEP = np.radians(0.15)  # epipolar error over time: features, and what odometry errs by
 _NOISE_CROSS = np.radians(0.15)
 _PRIOR = np.radians(2.0)  # of a camera's error without any match
+_PRIOR_STRETCH = 0.7  # of the logarithm of odometry's length: else cameras would be turned to make it fit
 _SMALL = np.radians(8.0)  # larger ones are not looked for here
 _ROUNDS = 12
 _TURN_SLACK = np.radians(0.5)
@@ -124,33 +126,36 @@ def _solve(
     between = [block for each in cross for block in _cross_blocks(each, X, depths, slack)]
     blocks += between
     count = len(X)
-    turns = np.zeros((count, 3))
+    turns, stretch = np.zeros((count, 3)), 0.0
     if not blocks:
         return Bundle(
             tuple(Small(np.zeros(3), np.full(3, np.pi), 0, 0) for _ in range(count)), False, np.eye(3 * count)
         )
     for n in range(_ROUNDS):
-        A, g, _ = _normal(blocks, X, turns, n)
+        A, g, _ = _normal(blocks, X, turns, stretch, n)
         # Without motion, whose fault it is is unknown: few cameras with large errors rather than many with small ones.
-        prior = (
-            1.0 / (_PRIOR**2) if moved else 1.0 / (_PRIOR * (np.linalg.norm(turns, axis=1).repeat(3) + np.radians(0.1)))
-        )
-        A = A + np.eye(3 * count) * prior
-        g = g + (np.broadcast_to(prior, 3 * count) * turns.ravel())
-        move = -np.linalg.solve(A, g).reshape(count, 3)
+        prior = np.full(3 * count + 1, 1.0 / (_PRIOR**2))
+        if not moved:
+            prior[:-1] = 1.0 / (_PRIOR * (np.linalg.norm(turns, axis=1).repeat(3) + np.radians(0.1)))
+        prior[-1] = 1.0 / (_PRIOR_STRETCH**2)
+        A = A + np.diag(prior)
+        g = g + prior * np.append(turns.ravel(), stretch)
+        step = -np.linalg.solve(A, g)
+        move, longer = step[:-1].reshape(count, 3), float(step[-1])
         largest = float(np.abs(move).max())
-        move *= min(1.0, np.radians(2.0) / max(largest, 1e-12))
-        turns += move
+        turns += move * min(1.0, np.radians(2.0) / max(largest, 1e-12))
+        stretch += float(np.clip(longer, -0.3, 0.3))
         sizes = np.linalg.norm(turns, axis=1, keepdims=True)
         turns *= np.minimum(1.0, _SMALL / np.maximum(sizes, 1e-9))
         if largest < 1e-6:
             break
-    A, _, scores = _normal(blocks, X, turns, _ROUNDS)
-    A = A + np.eye(3 * count) / (_PRIOR**2)
-    inverse = np.linalg.inv(A)
+    A, _, scores = _normal(blocks, X, turns, stretch, _ROUNDS)
+    prior = np.append(np.full(3 * count, 1.0 / (_PRIOR**2)), 1.0 / (_PRIOR_STRETCH**2))
+    inverse = np.linalg.inv(A + np.diag(prior))
     # Errors of one moment belong together: a sandwich over the moments, and the prior's own error.
     meat = sum(np.outer(each, each) for each in scores.values())
-    covariance = inverse @ meat @ inverse + inverse / (_PRIOR**2) @ inverse.T
+    covariance = (inverse @ meat @ inverse + inverse @ np.diag(prior) @ inverse.T)[:-1, :-1]
+    inverse = inverse[:-1, :-1]
     errors = np.sqrt(np.maximum(np.diag(covariance), 0)).reshape(count, 3)
     known = np.diag(inverse).reshape(count, 3) * (1.0 / _PRIOR**2)  # 1: nothing but the prior
     errors = np.where(known > 0.5, np.pi, errors)
@@ -252,8 +257,8 @@ def _cross_blocks(matches: CrossMatches, X: np.ndarray, depths: dict, slack: flo
     return found
 
 
-def _residuals(block: _Block, X: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """In units of their noise."""
+def _residuals(block: _Block, X: np.ndarray, turns: np.ndarray, stretch: float) -> np.ndarray:
+    """In units of their noise. stretch: logarithm of how many times too long odometry is."""
     if block.kind == "step":
         k = block.cameras[0]
         of = X[k].copy()
@@ -272,7 +277,7 @@ def _residuals(block: _Block, X: np.ndarray, turns: np.ndarray) -> np.ndarray:
     across = np.linalg.norm(cross_product(a, t), axis=1)
     assert block.inv_depth is not None and block.inv_error is not None
     known = np.isfinite(block.inv_depth)
-    said = np.where(known, block.inv_depth, 0.0)
+    said = np.where(known, block.inv_depth * np.exp(stretch), 0.0)
     expected = np.arctan2(said * across, 1.0 - said * (a * t).sum(axis=1))
     noise = np.hypot(_NOISE_CROSS, np.where(known, block.inv_error, 0.0) * across)
     beside = np.where(known, (along - expected) / noise, np.minimum(along, 0.0) / _NOISE_CROSS)
@@ -280,23 +285,26 @@ def _residuals(block: _Block, X: np.ndarray, turns: np.ndarray) -> np.ndarray:
 
 
 def _normal(
-    blocks: Sequence[_Block], X: np.ndarray, turns: np.ndarray, n: int
+    blocks: Sequence[_Block], X: np.ndarray, turns: np.ndarray, stretch: float, n: int
 ) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
     """Normal equations with Cauchy's weights, wide at first; and each group's share of the gradient."""
-    size = 3 * len(X)
+    size = 3 * len(X) + 1
     A, g = np.zeros((size, size)), np.zeros(size)
     scores: dict[int, np.ndarray] = {}
     width = max(2.0, 16.0 / 2**n)
     step = 1e-4
     for block in blocks:
-        here = _residuals(block, X, turns)
+        here = _residuals(block, X, turns, stretch)
         columns, places = [], []
         for k in block.cameras:
             for axis in range(3):
                 moved = turns.copy()
                 moved[k, axis] += step
-                columns.append((_residuals(block, X, moved) - here) / step)
+                columns.append((_residuals(block, X, moved, stretch) - here) / step)
                 places.append(3 * k + axis)
+        if block.kind == "cross":
+            columns.append((_residuals(block, X, turns, stretch + step) - here) / step)
+            places.append(size - 1)
         J = np.stack(columns, axis=1)
         w = 1.0 / (1.0 + (here / width) ** 2)
         # Matches of one moment share the noise of its poses: they do not count as so many measurements.

@@ -3,17 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gaussianocc_core.data.bag import BagEntry, BagSource
-from gaussianocc_core.geometry.plausibility import Doubt
+from gaussianocc_core.geometry.plausibility import FAR_AWAY, Doubt
 from gaussianocc_core.geometry.transforms import matrix_to_quat
 from gaussianocc_core.onboarding.doctor.bundle import Bundle, solve
 from gaussianocc_core.onboarding.doctor.cross import CrossMatches, find_cross, in_ego, merge
-from gaussianocc_core.onboarding.doctor.findings import FINE, CameraVerdict, Diagnosis, Finding, Proposal, Score, worst
+from gaussianocc_core.onboarding.doctor.findings import (
+    FINE,
+    ODOMETRY,
+    WRONG,
+    CameraVerdict,
+    Diagnosis,
+    Finding,
+    Proposal,
+    Score,
+    worst,
+)
 from gaussianocc_core.onboarding.doctor.ground import Ground, compare_lengths, find_grounds
 from gaussianocc_core.onboarding.doctor.images import ImageFacts, look_at_images
 from gaussianocc_core.onboarding.doctor.opinions import (
@@ -29,9 +39,10 @@ from gaussianocc_core.onboarding.doctor.opinions import (
 from gaussianocc_core.onboarding.doctor.readings import AS_IT_IS, Evidence, Reading, find_reading
 from gaussianocc_core.onboarding.doctor.sampling import Sampled, sample
 from gaussianocc_core.onboarding.doctor.scores import score
-from gaussianocc_core.onboarding.doctor.temporal import PoseAt, Step, estimate_delay, find_steps
+from gaussianocc_core.onboarding.doctor.temporal import PoseAt, Step, estimate_delay, find_steps, find_strip_steps
 from gaussianocc_core.types import Cameras
 
+_PLACELESS = (FAR_AWAY,)  # doubts about a camera that nothing is compared with
 _AS_WELL = 0.7  # of what a large fault explains
 
 
@@ -68,30 +79,48 @@ def judge(name: str, sampled: Sampled, pose_at: PoseAt, doubts: Sequence[Doubt] 
         return Visit(sampled, (), (), (), (), _diagnose(name, sampled, found, (), (), notes, ()))
     posed = any(shot.T_world_ego is not None for moment in sampled.moments for shot in moment.now)
     steps = tuple(find_steps(sampled))
-    cross = tuple(find_cross(sampled, posed))
+    # A camera whose calibration or images are nonsense would speak against the others: they are judged without it.
     images = look_at_images(sampled, cameras.T_ego_cam.detach().cpu().double().numpy())
-    found += from_images(cameras.names, images)
+    of_images = from_images(cameras.names, images)
+    found += of_images
+    out = {cameras.names.index(doubt.camera) for doubt in doubts if doubt.kind in _PLACELESS}
+    out |= {cameras.names.index(each.about) for each in of_images if each.verdict == WRONG}
+    steps = tuple(step for step in steps if step.camera not in out)
+    cross = _without(find_cross(sampled, posed), out)
+    scores = score(sampled, steps, cross, images)
 
     fast = too_fast(sampled) if posed else None
     if fast is not None:  # nothing can be placed by it
         found.append(fast)
-        posed, cross = False, tuple(find_cross(sampled, poses=False))
+        posed, cross = False, _without(find_cross(sampled, poses=False), out)
+    if len(out) == len(cameras):
+        notes.append("anything else: mend what is wrong with the cameras first, and look again")
+        return Visit(sampled, steps, cross, images, (), _diagnose(name, sampled, found, steps, cross, notes, scores))
     bundle = solve(cameras, steps, cross, pose_at if posed else None)
     mended = bundle.corrected(cameras)
-    reading = _read(sampled, steps, cross, pose_at if posed else None, mended)
+    reading = _read(sampled, steps, cross, pose_at if posed else None, mended, out)
     found += from_reading(cameras.names, reading, {(each.about, each.kind) for each in found})
     upset = fast is not None or reading.odometry.fault != "" or any(each is not AS_IT_IS for each in reading.cameras)
 
+    bad = {k for k, camera in enumerate(cameras.names) if any(f.about == camera and f.verdict == WRONG for f in found)}
+    if bad and not upset:
+        cross = _without(cross, bad)
+        steps = tuple(step for step in steps if step.camera not in bad)
+        bundle = solve(cameras, steps, cross, pose_at if posed else None)
+        mended = bundle.corrected(cameras)
+        notes += [f"{cameras.names[k]}: its rotation: mend what is wrong with it first" for k in sorted(bad)]
     grounds: tuple[Ground, ...] = ()
     if posed:
-        delay = estimate_delay(steps, cameras, pose_at)
+        delay = estimate_delay((*steps, *find_strip_steps(sampled)), cameras, pose_at)
         late = from_delay(delay, notes) if not reading.odometry.fault else None
         if late is not None:
             found.append(late)
             upset = True
         if not upset:
             grounds = find_grounds(steps, mended, pose_at)
-            found += from_lengths(cameras.names, compare_lengths(steps, cross, mended, pose_at), grounds)
+            lengths = from_lengths(cameras.names, compare_lengths(steps, cross, mended, pose_at), grounds)
+            found += lengths
+            upset = any(each.about == ODOMETRY and each.verdict == WRONG for each in lengths)
     elif fast is None:
         notes.append(
             "no odometry with the images' clock: sign, axes, length and delay of it, and each camera by its motion"
@@ -99,17 +128,28 @@ def judge(name: str, sampled: Sampled, pose_at: PoseAt, doubts: Sequence[Doubt] 
     if upset:
         notes.append("small errors of rotations: mend what is wrong first, and look again")
     else:
-        found += from_bundle(cameras.names, bundle, cross, notes)
+        wrong = {cameras.names[k] for k in bad}
+        found += [each for each in from_bundle(cameras.names, bundle, cross, notes) if each.about not in wrong]
     proposals = _propose(sampled, None if upset else bundle, found)
-    diagnosis = _diagnose(name, sampled, found, steps, cross, notes, score(sampled, steps, cross, images), proposals)
+    diagnosis = _diagnose(name, sampled, found, steps, cross, notes, scores, proposals)
     return Visit(sampled, steps, cross, images, grounds, diagnosis)
 
 
+def _without(cross: Sequence[CrossMatches], cameras: Collection[int]) -> tuple[CrossMatches, ...]:
+    return tuple(each for each in cross if not set(each.cameras) & set(cameras))
+
+
 def _read(
-    sampled: Sampled, steps: Sequence[Step], cross: Sequence[CrossMatches], pose_at: PoseAt | None, mended: Cameras
+    sampled: Sampled,
+    steps: Sequence[Step],
+    cross: Sequence[CrossMatches],
+    pose_at: PoseAt | None,
+    mended: Cameras,
+    out: Collection[int],
 ) -> Reading:
-    """The reading that explains the images; as it is, if turning the cameras a little explains as much."""
-    mirrored = find_cross(sampled, pose_at is not None, mirrored=True)
+    """The reading that explains the images; as it is, if turning the cameras a little explains as much. out: cameras
+    that say nothing."""
+    mirrored = _without(find_cross(sampled, pose_at is not None, mirrored=True), out)
     every = merge(cross, mirrored)
     evidence = Evidence.gather(sampled.cameras, steps, every, pose_at)
     reading, gain = find_reading(evidence)

@@ -23,6 +23,8 @@ _STEEPEST = np.cos(np.radians(15.0))
 _THICK = 0.06  # of the camera's height, on either side of the ground
 _LEAST_POINTS, _LEAST_SHARE = 40, 0.3
 _TRIES = 400
+_CLEAR = 0.6  # share of the points below the horizon that lie in a ground that is believed
+_SAME_HEIGHT, _SAME_TILT = np.log(1.15), np.radians(3.0)  # to TF; a wheel's radius and a laden car are within
 _LEAST_PAIRS = 30  # of matches between cameras whose distance is also known over time
 
 
@@ -37,6 +39,34 @@ class Ground:
     tilt_error: float  # rad
     points: int
     share: float  # of the points below the horizon that lie in it
+
+
+@dataclass(frozen=True)
+class GroundOpinion:
+    """Whether z = 0 of the ego frame is the ground that cameras see, at the length of odometry."""
+
+    agrees: bool
+    text: str  # which camera said it, with its figures
+
+
+def judge_grounds(names: Sequence[str], grounds: Sequence[Ground]) -> GroundOpinion | None:
+    """None where no camera sees enough of it. All that see it must agree with TF in height and tilt."""
+    clear = [ground for ground in grounds if ground.share > _CLEAR and ground.by_tf > 0.1]
+    if not clear:
+        return None
+
+    def off(ground: Ground) -> float:
+        height = abs(np.log(ground.height / ground.by_tf)) / _SAME_HEIGHT
+        return float(max(height, np.abs(ground.tilt).max() / _SAME_TILT))
+
+    worst = max(clear, key=off)
+    agrees = off(worst) < 1.0
+    texts = [
+        f"{names[each.camera]} {each.height:.2f} m over it ({each.by_tf:.2f} m by TF), tilted by "
+        f"{np.degrees(np.abs(each.tilt).max()):.1f} degrees"
+        for each in (clear if agrees else [worst])
+    ]
+    return GroundOpinion(agrees, "; ".join(texts))
 
 
 def find_grounds(steps: Sequence[Step], cameras: Cameras, pose_at: PoseAt) -> tuple[Ground, ...]:

@@ -15,13 +15,14 @@ from gaussianocc_core.onboarding.doctor.sampling import Sampled
 _STILL_LEVELS = 0.35  # mean grey levels between two images that are one; a sensor's noise alone makes more
 _CHANGED_LEVELS = 1.5  # that another camera changes by meanwhile
 _ELEVATION = np.sin(np.radians(4.0))
-_LEAST_WAY, _LEAST_TIME = 40.0, 60.0  # m, or s without odometry, to tell dirt from the world
+_LEAST_WAY, _LEAST_TIME = 15.0, 60.0  # m, or s without odometry, to tell dirt from the world
 _AROUND = 41  # px, the neighbourhood of a spot
-_AROUND_CHANGES = 8.0  # grey levels that it changes by from moment to moment, at the least
-_SPOT_CHANGES = (0.12, 0.25)  # of that, for a spot
+_AROUND_CHANGES = 4.0  # grey levels, standard deviation from image to image there, at the least
+_SPOT_CHANGES = (0.08, 0.15)  # of that, for a spot
 _SPOT_AREA = (0.0004, 0.03)  # of the image
-_SPOT_CONTRAST = 12.0  # grey levels to what is around it
-_LEAST_MOMENTS = 10  # far apart, to tell dirt from the world
+_SPOT_CONTRAST = 4.0  # grey levels to what is around it
+_BURNT_OUT = 250.0  # sky that is, changes as little as dirt
+_LEAST_IMAGES = 10  # to tell dirt from the world
 _LEAST_WAVES, _MOST_WAVES, _SAME_PERIOD = 4, 0.6, 0.15  # moments, share of them, ratio
 _LINES_PERIOD = (6, 0.5)  # rows of the unrolled image, share of its height
 
@@ -53,7 +54,8 @@ def look_at_images(sampled: Sampled, T_ego_cam: Float[np.ndarray, "N 4 4"]) -> t
         cylinder = sampled.cylinders[k]
         greys = [moment.now[k].grey for moment in sampled.moments]
         inside = cylinder.seen
-        dirt = _find_dirt(greys, cylinder) if travelled else np.zeros_like(inside)
+        every = greys + [moment.later[k].grey for moment in sampled.moments if moment.later]
+        dirt = _find_dirt(every, cylinder) if travelled else np.zeros_like(inside)
         others = np.delete(changes, k, axis=1)
         moving = (
             np.nanmax(others, axis=1, initial=0.0) > _CHANGED_LEVELS if count > 1 and len(others) else np.zeros(0, bool)
@@ -95,19 +97,19 @@ def _sharpness(grey: UInt8[np.ndarray, "h w"], inside: np.ndarray) -> float:
 
 
 def _find_dirt(greys: list[np.ndarray], cylinder: Cylinder) -> Bool[np.ndarray, "h w"]:
-    """Spots that hardly change from moment to moment where all around them does."""
+    """Spots that hardly change from image to image where all around them does."""
     nothing = np.zeros_like(cylinder.seen)
-    if len(greys) < _LEAST_MOMENTS:
+    if len(greys) < _LEAST_IMAGES:
         return nothing
     stack = np.stack([cv2.GaussianBlur(grey, (0, 0), 1.5) for grey in greys]).astype(np.float32)
-    changes = np.median(np.abs(stack - np.median(stack, axis=0)), axis=0)
+    changes = stack.std(axis=0)  # not the median of them: what passes a spot only now and then counts too
     seen = cylinder.seen.astype(np.float32)
     weight = cv2.boxFilter(seen, -1, (_AROUND, _AROUND))
     around = cv2.boxFilter(changes * seen, -1, (_AROUND, _AROUND)) / np.maximum(weight, 1e-3)
     middle = np.median(stack, axis=0)
     found = nothing.copy()
     for share in _SPOT_CHANGES:  # at each level: a spot may touch a part of the world that changes little, such as sky
-        spots = cylinder.seen & (around > _AROUND_CHANGES) & (changes < share * around)
+        spots = cylinder.seen & (middle < _BURNT_OUT) & (around > _AROUND_CHANGES) & (changes < share * around)
         found |= _round_spots(spots, middle, cylinder.seen)
     return found
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -25,11 +26,11 @@ _COMMON_TURN = np.radians(3.0)  # of all cameras together against odometry
 _SURE = 3.0  # times the error
 _LEAST_STEPS = 3
 _LOOK_DELAY, _WRONG_DELAY = 0.06, 0.12  # s
-_BETTER = 0.75  # of the cost, that a delay must bring it to
 _LOOK_LENGTH, _WRONG_LENGTH = np.log(1.2), np.log(1.5)
 _LOOK_HEIGHT, _WRONG_HEIGHT = np.log(1.45), np.log(1.9)
 _GROUND_SHARE, _PITCH = 0.6, np.radians(3.0)
 _FASTEST = 70.0  # m/s
+_GREY = 100.0  # grey level of a usual image
 _DARK, _BRIGHTER, _BURNT, _BLURRED = 12.0, 1.9, 0.35, 0.75
 _FROZEN, _DIRTY, _LINES, _SKY = 0.3, 0.004, 3.0, 0.7
 
@@ -89,13 +90,15 @@ def too_fast(sampled: Sampled) -> Finding | None:
 
 def from_delay(delay: Delay | None, notes: list[str]) -> Finding | None:
     if delay is None:
-        notes.append("delay of odometry: too few moments with turns that both see")
+        notes.append("delay of odometry: cannot be known, at too few moments both see how it turns")
         return None
     late, error = delay.seconds, max(delay.error, 0.005)
-    sure = abs(late) > _SURE * error and delay.cost < _BETTER * delay.cost_now
-    if error > 0.06 and not sure:
-        notes.append(f"delay of odometry: it turns too little to know it better than {1000 * error:.0f} ms")
-    if not sure or abs(late) < _LOOK_DELAY:
+    if not delay.sure and delay.known > _LOOK_DELAY:
+        notes.append(
+            f"delay of odometry: cannot be known better than {1000 * delay.known:.0f} ms, its turns and speed change "
+            "too little: drive curves, start and stop"
+        )
+    if not delay.sure or abs(late) < _LOOK_DELAY:
         return None
     ms = 1000 * late
     return Finding(
@@ -103,7 +106,7 @@ def from_delay(delay: Delay | None, notes: list[str]) -> Finding | None:
         WRONG if abs(late) >= _WRONG_DELAY else LOOK,
         "delay",
         f"its stamps are {abs(ms):.0f} ms (+- {1000 * error:.0f}) {'later' if late > 0 else 'earlier'} than those of "
-        "the images that show the same turns",
+        "the images that show the same turns and starts",
         ms,
         "ms",
         "stamp images when they are exposed, not when they arrive, and odometry when it is measured",
@@ -210,9 +213,11 @@ def from_bundle(names: Sequence[str], bundle: Bundle, cross: Sequence[CrossMatch
             notes.append(
                 f"{names[k]}: too few moments at which it shows how it moves; only by what it shares with others"
             )
-    blamed = {each.about for each in found}
     rest = [k for k in range(len(names)) if k not in judged]
-    found += [each for each in _from_pairs(names, bundle, cross, [], rest) if each.about not in blamed]
+    if any(each.kind == "rotation" for each in found):  # it would be held against its neighbours
+        notes += [f"{names[k]}: its rotation: mend that of the others first" for k in rest]
+    else:  # neighbours alone, with little motion, are no proof
+        found += [replace(each, verdict=LOOK) for each in _from_pairs(names, bundle, cross, [], rest)]
     return found
 
 
@@ -238,7 +243,8 @@ def _from_pairs(
         linked |= {i, j}
         turn, error = bundle.between(i, j)
         sure = known(turn, error)
-        if np.linalg.norm(sure) > _LOOK_RELATIVE and (only is None or {i, j} & set(only)):
+        least = _LOOK_RELATIVE if only is None else _WRONG_RELATIVE  # what one neighbour says of a camera is rough
+        if np.linalg.norm(sure) > least and (only is None or {i, j} & set(only)):
             off[i, j] = sure
     if only is None:
         for k in range(len(names)):
@@ -296,8 +302,10 @@ def from_images(names: Sequence[str], images: Sequence[ImageFacts]) -> list[Find
         found.append(Finding(names[k], verdict, kind, reason, size, unit, fix))
 
     for k, facts in enumerate(images):
-        others = np.delete(levels, k)
-        usual = float(np.median(others)) if len(others) else facts.brightness
+        others = [level for i, level in enumerate(levels) if i != k and level >= _DARK]
+        usual = float(np.median(others)) if others else facts.brightness
+        if len(levels) == 2 and abs(np.log(facts.brightness / _GREY)) < abs(np.log(max(usual, 1.0) / _GREY)):
+            usual = facts.brightness  # of two the other is the strange one
         if facts.brightness < _DARK:
             add(
                 k,

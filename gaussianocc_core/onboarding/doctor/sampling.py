@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -21,6 +21,10 @@ MOMENTS = 12  # spread over the recording
 TURNS = 8  # more, where it turns most
 _WANTED_M, _LONGEST_S, _USUAL_S = 0.4, 0.6, 0.25  # to the later image of a moment
 _MOST_TURN = np.radians(12.0)
+_STRIPS, _STRIP_S, _STRIP_STEP_S = 3, 1.8, 0.07  # their number, length, and the least time from image to image
+_CHANGE_S = 0.2  # on either side, over which a change of odometry is measured
+_LEAST_CHANGE = np.radians(1.0)  # rad/s
+_RESTS, _DRIVES = 0.05, 0.3  # m/s
 _THREADS = 2
 
 
@@ -50,6 +54,7 @@ class Sampled:
     cameras: Cameras
     cylinders: tuple[Cylinder, ...]
     moments: tuple[Moment, ...]
+    strips: tuple[tuple[Shot, ...], ...] = ()  # of the first camera, one after the other, where odometry changes most
 
 
 def choose(entries: Sequence[BagEntry], moments: int = MOMENTS, turns: int = TURNS) -> list[tuple[int, int | None]]:
@@ -84,6 +89,50 @@ def _later(entries: Sequence[BagEntry], i: int) -> int | None:
         elif _moved(entries[i], entries[j]) >= _WANTED_M or _turn(entries[i], entries[j]) > 0.5 * _MOST_TURN:
             break
     return best
+
+
+def choose_strips(entries: Sequence[BagEntry]) -> list[list[int]]:
+    """Places of entries that follow each other closely, around what tells a delay: turns that begin or end, starts and
+    stops. Long enough that they are in it though odometry comes late."""
+    posed = [i for i, entry in enumerate(entries) if entry.frame.T_world_ego is not None]
+    if len(posed) < 8:
+        return []
+    stamps = np.array([entries[i].frame.camera_stamps_ns[0] for i in posed])
+    seconds = (stamps - stamps[0]) * 1e-9
+    T = np.stack([entries[i].frame.T_world_ego[0] for i in posed])  # type: ignore[index]
+    between, apart = 0.5 * (seconds[1:] + seconds[:-1]), np.maximum(np.diff(seconds), 1e-3)
+    R = np.swapaxes(T[:-1, :3, :3], 1, 2) @ T[1:, :3, :3]
+    turns = 0.5 * np.stack([R[:, 2, 1] - R[:, 1, 2], R[:, 0, 2] - R[:, 2, 0], R[:, 1, 0] - R[:, 0, 1]], axis=1)
+    rates = turns / apart[:, None]
+    speeds = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1) / apart
+
+    def change(values: np.ndarray, by: float) -> np.ndarray:
+        before, after = (np.interp(seconds + way, between, values) for way in (-by, by))
+        return after - before
+
+    turning = np.sqrt(sum(change(rates[:, axis], _CHANGE_S) ** 2 for axis in range(3)))
+    slow, fast = (
+        np.minimum.reduce([np.interp(seconds + way, between, sign * speeds) for way in (-0.8, 0.0, 0.8)]) * sign
+        for sign in (1.0, -1.0)
+    )
+    starting = np.where((slow < _RESTS) & (fast > _DRIVES), np.abs(change(speeds, 0.8)), 0.0)
+    strips: list[list[int]] = []
+    taken = np.zeros(0)
+    wanted = [(starting, 1, 1e-9), (turning, _STRIPS, _LEAST_CHANGE)]
+    for scores, count, least in wanted:
+        for n in np.argsort(-scores).tolist():
+            if len(strips) >= count or scores[n] < least:
+                break
+            if (np.abs(taken - seconds[n]) < _STRIP_S).any():
+                continue
+            strip: list[int] = []
+            for m in np.flatnonzero(np.abs(seconds - seconds[n]) <= 0.5 * _STRIP_S).tolist():
+                if not strip or stamps[m] - entries[strip[-1]].frame.camera_stamps_ns[0] > _STRIP_STEP_S * 1e9:
+                    strip.append(posed[m])
+            if len(strip) >= 6:
+                strips.append(strip)
+                taken = np.append(taken, seconds[n])
+    return strips
 
 
 def _moved(a: BagEntry, b: BagEntry) -> float:
@@ -124,9 +173,37 @@ def sample(
                 pool.map(_shoot, loaded.images, cylinders, frame.camera_stamps_ns, poses)  # OpenCV lets go of the lock
             )
             if on_progress is not None:
-                on_progress((n + 1) / len(wanted))
+                on_progress(0.9 * (n + 1) / len(wanted))
+        strips = []
+        for strip in choose_strips(entries):
+            # Read one after the other, as a reader has one place in its file.
+            firsts = [shots[place][0] if place in shots else _load_first(entries[place]) for place in strip]
+            looked = [
+                each
+                if each is None or isinstance(each, Shot)
+                else pool.submit(_shoot, each[0], cylinders[0], *each[1:])
+                for each in firsts
+            ]
+            found_shots = (each.result() if isinstance(each, Future) else each for each in looked)
+            strips.append(tuple(shot for shot in found_shots if shot is not None))
+    if on_progress is not None:
+        on_progress(1.0)
     found = [Moment(shots[i], shots.get(j, ()) if j is not None else (), entries[i]) for i, j in pairs if i in shots]
-    return Sampled(cameras, cylinders, tuple(found))
+    return Sampled(cameras, cylinders, tuple(found), tuple(strips))
+
+
+def _load_first(entry: BagEntry) -> tuple[np.ndarray, int, np.ndarray | None] | None:
+    """Image, stamp and pose of the first camera only; None where it is damaged."""
+    entry = _bare(entry)
+    frame = entry.frame
+    poses = None if frame.T_world_ego is None else frame.T_world_ego[:1]
+    cameras = entry.cameras.select(entry.cameras.names[:1])
+    one = replace(entry, cameras=cameras, frame=replace(frame, images=frame.images[:1], T_world_ego=poses))
+    try:
+        image = one.load().images[0]
+    except DatasetError:
+        return None
+    return image, frame.camera_stamps_ns[0], None if poses is None else poses[0]
 
 
 def _bare(entry: BagEntry, masks: bool = False) -> BagEntry:

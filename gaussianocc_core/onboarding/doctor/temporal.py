@@ -5,20 +5,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
 
 from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.onboarding.doctor.features import match
-from gaussianocc_core.onboarding.doctor.rotations import SeenMotion, log_rotation, see_motion
+from gaussianocc_core.onboarding.doctor.rotations import (
+    SeenMotion,
+    angles_between,
+    exp_rotation,
+    log_rotation,
+    see_motion,
+)
 from gaussianocc_core.onboarding.doctor.sampling import Sampled
 from gaussianocc_core.types import Cameras
 
 PoseAt = Callable[[int], Float[np.ndarray, "4 4"] | None]  # stamp in ns -> T_world_ego
 
 LEAST_PAIRS = 3  # of moments, to say anything of a camera
+STRIP_MOMENTS = 1000
 _DELAYS_S = np.arange(-0.6, 0.601, 0.02)
+_LEAST_NOISE = np.radians(0.02)  # of a turn that is seen
+_MOST_COST = 9.0  # that a step may weigh: passing lorries
+_WORSE = 9.0  # by which a delay must explain less to be ruled out: three standard deviations
+_GAIN = 6.0  # that a delay must explain more than none
+_AT_REST = 0.15  # of the largest
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,7 @@ class Step:
     rays: tuple[Float[np.ndarray, "M 3"], Float[np.ndarray, "M 3"]]  # of the matches that agree, camera frame
     chosen: tuple[np.ndarray, np.ndarray]  # their places among the features of both images
     moment: int
+    strip: int = -1  # of which it is; -1: of none
 
 
 def find_steps(sampled: Sampled) -> list[Step]:
@@ -88,48 +102,90 @@ class Delay:
 
     seconds: float  # positive: the pose of an image's moment is found at a later stamp
     error: float  # s, jackknife over the moments
-    cost: float  # rad, mean distance between turns seen and said, at that delay
-    cost_now: float  # rad, without one
-    steps: int
+    known: float  # s: nothing farther from `seconds` than this explains the images as well
+    sure: bool  # whether several moments say that it is not zero
+    moments: int
 
 
-def estimate_delay(steps: Sequence[Step], cameras: Cameras, pose_at: PoseAt, only: int | None = None) -> Delay | None:
-    """From how turns, jolts included, follow each other in time; None where too little changes to say.
+def find_strip_steps(sampled: Sampled) -> list[Step]:
+    """Of the first camera along each strip, from image to image. Their moments are numbered on from the sampled ones,
+    `STRIP_MOMENTS` to a strip."""
+    found = []
+    for n, strip in enumerate(sampled.strips):
+        for m, (now, later) in enumerate(pairwise(strip)):
+            pairs = match(now.features, later.features)
+            a, b = now.features.rays[pairs[:, 0]], later.features.rays[pairs[:, 1]]
+            seen = see_motion(a, b, 1.0 / sampled.cylinders[0].scale)
+            if seen is not None:
+                kept = seen.inliers
+                places = (pairs[kept, 0], pairs[kept, 1])
+                moment = len(sampled.moments) + n * STRIP_MOMENTS + m
+                found.append(Step(0, (now.stamp_ns, later.stamp_ns), seen, (a[kept], b[kept]), places, moment, n))
+    return found
 
-    only: of one camera.
+
+def estimate_delay(steps: Sequence[Step], cameras: Cameras, pose_at: PoseAt) -> Delay | None:
+    """From how turns, jolts included, and starts and stops follow each other in time; None where too little is seen.
+
+    steps: of moments and of strips.
     """
-    chosen = [step for step in steps if only in (None, step.camera)]
-    for delays in (_DELAYS_S, _DELAYS_S[np.abs(_DELAYS_S) < 0.31]):  # the ends of a short recording have fewer poses
-        found = _try_delays(chosen, cameras, pose_at, delays)
-        if found is not None:
-            return found
-    return None
-
-
-def _try_delays(steps: Sequence[Step], cameras: Cameras, pose_at: PoseAt, delays: np.ndarray) -> Delay | None:
-    rows, stamps = [], []
+    delays = _DELAYS_S
+    off, groups, strips = [], [], []
+    shifts: list[float] = []
+    speeds: list[np.ndarray] = []
+    middle = len(delays) // 2
     for step in steps:
         told = [say(step, cameras, pose_at, delay) for delay in delays]
-        if any(each is None for each in told):
+        as_it_is = told[middle]
+        if as_it_is is None:
             continue
-        rows.append([np.linalg.norm(step.seen.turn - each.turn) for each in told if each is not None])
-        stamps.append(step.moment)
-    if len(set(stamps)) < LEAST_PAIRS:
+        # Where odometry has no pose, at the ends of a recording, a delay is taken to explain as much as none does.
+        all_told = [as_it_is if each is None else each for each in told]
+        off.append([np.linalg.norm(step.seen.turn - each.turn) for each in all_told])
+        groups.append(step.moment)
+        strips.append(step.strip)
+        seconds = max((step.stamps_ns[1] - step.stamps_ns[0]) * 1e-9, 1e-3)
+        back = step.rays[1] @ exp_rotation(step.seen.turn).T
+        shifts.append(float(np.median(angles_between(step.rays[0], back))) / seconds)
+        speeds.append(np.array([np.linalg.norm(each.move) / seconds for each in all_told]))
+    if len(set(groups)) < LEAST_PAIRS:
         return None
-    costs, groups = np.array(rows), np.array(stamps)
-    costs = np.minimum(costs, 4.0 * np.median(costs.min(axis=1)) + np.radians(0.5))
-    best, least = _lowest(costs.mean(axis=0), delays)
-    others = np.array([_lowest(costs[groups != each].mean(axis=0), delays)[0] for each in np.unique(groups)])
+    angles, of, strip_of = np.array(off), np.array(groups), np.array(strips)
+    best_fit = angles.min(axis=1)
+    noise = max(float(np.median(best_fit)), _LEAST_NOISE)
+    costs = np.minimum((angles / noise) ** 2, _MOST_COST)
+    for strip in np.unique(strip_of[strip_of >= 0]):
+        rows = np.flatnonzero(strip_of == strip)
+        costs[rows] += _start_costs(np.array(shifts)[rows], np.stack([speeds[row] for row in rows]))
+    moments = np.unique(of)
+    per_moment = np.stack([costs[of == each].mean(axis=0) for each in moments])  # cameras of a moment err together
+    total = per_moment.sum(axis=0)
+    best = _lowest(total, delays)
+    others = np.array([_lowest(total - each, delays) for each in per_moment])
     count = len(others)
     error = float(np.sqrt(((others - others.mean()) ** 2).sum() * (count - 1) / count))
-    return Delay(best, error, least, float(costs.mean(axis=0)[len(delays) // 2]), len(rows))
+    as_good = np.abs(delays[total < total.min() + _WORSE] - best)
+    known = max(3.0 * error, float(as_good.max()), 0.5 * float(delays[1] - delays[0]))
+    gains = per_moment[:, middle] - per_moment[:, int(total.argmin())]
+    sure = bool(gains.sum() - gains.max() > _GAIN and abs(best) > known)  # also without the moment that says it most
+    return Delay(best, error, known if sure else max(known, abs(best)), sure, count)
 
 
-def _lowest(costs: np.ndarray, delays: np.ndarray) -> tuple[float, float]:
+def _start_costs(shifts: np.ndarray, speeds: np.ndarray) -> np.ndarray:
+    """Of images that shift (rad/s, per step) where odometry moves (m/s, per step and delay). Only where it starts or
+    stops: how fast things shift while driving depends on how near they are."""
+    if not (speeds.min() < _AT_REST * speeds.max() and shifts.min() < _AT_REST * shifts.max() and speeds.max() > 0.2):
+        return np.zeros_like(speeds)
+    factor = (shifts[:, None] * speeds).sum(axis=0) / np.maximum((speeds**2).sum(axis=0), 1e-9)
+    noise = 0.15 * float(np.percentile(shifts, 80))
+    return np.minimum(((shifts[:, None] - factor * speeds) / noise) ** 2, _MOST_COST)
+
+
+def _lowest(costs: np.ndarray, delays: np.ndarray) -> float:
     k = int(costs.argmin())
     if not 0 < k < len(costs) - 1:
-        return float(delays[k]), float(costs[k])
+        return float(delays[k])
     below, at, above = costs[k - 1 : k + 2]
     bend = below - 2 * at + above
     move = float(np.clip(0.5 * (below - above) / bend, -0.5, 0.5)) if bend > 0 else 0.0
-    return float(delays[k] + move * (delays[1] - delays[0])), float(at)
+    return float(delays[k] + move * (delays[1] - delays[0]))

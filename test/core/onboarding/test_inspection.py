@@ -17,6 +17,7 @@ from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
 from gaussianocc_core.errors import BagError, ConfigError
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.geometry.rig_file import load_rig
+from gaussianocc_core.onboarding.doctor.ground import GroundOpinion
 from gaussianocc_core.onboarding.inspection import Inspection, describe, inspect
 from gaussianocc_core.onboarding.inspection_picture import inspection_picture
 from gaussianocc_core.onboarding.proposal import Runs, propose, propose_size, write_proposal
@@ -115,6 +116,23 @@ def test_what_the_node_published_is_not_taken_for_lidar(tmp_path):
     robot.add("/lidar/points", stamp, cloud(stamp, np.array([[5.0, 0.0, 0.5]]), ("intensity",)))
     source, found = inspected(robot.write(tmp_path / "bag"))
     assert lidar_topics(source) == ("/lidar/points",) and [each.topic for each in found.lidars] == ["/lidar/points"]
+
+
+def test_the_ground_in_the_images_decides_whether_the_height_of_the_cameras_is_used(tmp_path):
+    source, found = inspected(RobotBag().write(tmp_path / "bag"))
+    agrees = GroundOpinion(True, "front 0.50 m over it (0.50 m by TF), tilted by 0.2 degrees")
+    differs = GroundOpinion(False, "front 0.65 m over it (0.50 m by TF), tilted by 0.2 degrees")
+    for overlaps, ground, metric, said in (
+        (found.overlaps, agrees, True, "where TF has it: front 0.50 m"),
+        (found.overlaps, differs, False, "not at z = 0 of the base frame: front 0.65 m"),
+        (found.overlaps, None, False, "the cameras that overlap know the scale"),
+        ((), differs, False, "base_footprint"),
+        ((), None, True, "no camera saw enough"),
+    ):
+        proposal = propose(source, replace(found, overlaps=overlaps), 100, ground=ground)
+        for stage in (proposal.stage1, proposal.stage2):
+            assert stage["model"]["depth"]["metric_ground"] is metric
+        assert proposal.ground.startswith(f"metric_ground: {str(metric).lower()}") and said in proposal.ground
 
 
 def test_the_proposal_fits_robot_and_speed_and_is_a_configuration(tmp_path):

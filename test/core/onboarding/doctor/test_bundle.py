@@ -9,7 +9,7 @@ import torch
 from support.seen_points import Drive
 
 from gaussianocc_core.onboarding.doctor.bundle import solve
-from gaussianocc_core.onboarding.doctor.ground import compare_lengths, find_grounds
+from gaussianocc_core.onboarding.doctor.ground import Ground, compare_lengths, find_grounds, judge_grounds
 from gaussianocc_core.onboarding.doctor.rotations import exp_rotation
 from gaussianocc_core.types import Cameras
 
@@ -73,3 +73,38 @@ def test_the_length_of_odometry_and_the_height_of_cameras_are_measured(drive):
     assert {ground.camera for ground in grounds} >= {0, 3}
     for ground in grounds:
         assert ground.height == pytest.approx(1.5, rel=0.06) and ground.by_tf == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.3])
+def test_odometry_of_another_length_turns_no_camera_and_is_measured(drive, factor):
+    drive, steps, cross = drive
+
+    def longer(stamp_ns):
+        T = drive.pose(stamp_ns).copy()
+        T[:3, 3] *= factor
+        return T
+
+    found = solve(drive.cameras, steps, cross, longer)
+    assert max(each.size for each in found.cameras) < np.radians(0.5)
+    length = compare_lengths(steps, cross, found.corrected(drive.cameras), longer)
+    # Looser than the noise: cameras that turn inwards by 0.2 degrees make up for a part of it.
+    assert length.factor == pytest.approx(factor, rel=0.1)
+
+
+def test_the_ground_agrees_with_tf_by_height_and_tilt_or_the_worst_camera_is_named(drive):
+    drive, steps, _ = drive
+    opinion = judge_grounds(drive.cameras.names, find_grounds(steps, drive.cameras, drive.pose))
+    assert opinion.agrees and "front" in opinion.text and "1.50 m by TF" in opinion.text
+    good = Ground(0, 1.55, 1.5, np.radians([0.5, 1.0]), 0.01, 100, 0.9)
+    low = replace(good, camera=1, height=1.5, by_tf=1.2)
+    tilted = replace(good, camera=2, tilt=np.radians([0.0, 5.0]))
+    unclear = replace(low, share=0.4)
+    for grounds, agrees, said in (
+        ([good], True, "front 1.55 m over it"),
+        ([good, low], False, "left 1.50 m over it (1.20 m by TF)"),
+        ([good, tilted], False, "right"),
+        ([good, unclear], True, "front"),
+    ):
+        opinion = judge_grounds(drive.cameras.names, grounds)
+        assert opinion.agrees == agrees and opinion.text.startswith(said)
+    assert judge_grounds(drive.cameras.names, [unclear]) is None

@@ -15,7 +15,9 @@ from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.data.bag import BagSource
 from gaussianocc_core.geometry.plausibility import find_doubts
 from gaussianocc_core.onboarding.doctor.examine import judge
+from gaussianocc_core.onboarding.doctor.features import find_features, plan_cylinder
 from gaussianocc_core.onboarding.doctor.findings import FINE, LOOK, WRONG, describe
+from gaussianocc_core.onboarding.doctor.images import look_at_images
 from gaussianocc_core.onboarding.doctor.picture import doctor_picture
 from gaussianocc_core.onboarding.doctor.rotations import exp_rotation
 from gaussianocc_core.onboarding.doctor.sampling import choose, sample
@@ -111,6 +113,70 @@ def test_a_camera_that_repeats_its_image_and_one_that_is_dark_are_named(drive):
     )
     first, second = judge("drive", replace(sampled, moments=moments), source.T_world_ego).diagnosis.cameras
     assert "frozen" in {each.kind for each in first.findings} and "dark" in {each.kind for each in second.findings}
+
+
+def read_again(source, sampled, change):
+    """With the first camera's images changed."""
+
+    def changed(shot, image):
+        grey = sampled.cylinders[0].unroll(change(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)))
+        return replace(shot, grey=grey, features=find_features(grey, sampled.cylinders[0]))
+
+    images = {entry.frame.camera_stamps_ns[0]: entry for entry in source.entries()}
+    load = lambda shot: images[shot.stamp_ns].load().images[0]  # noqa: E731
+    moments = tuple(
+        replace(
+            m,
+            now=(changed(m.now[0], load(m.now[0])), *m.now[1:]),
+            later=(changed(m.later[0], load(m.later[0])), *m.later[1:]),
+        )
+        for m in sampled.moments
+    )
+    return replace(sampled, moments=moments)
+
+
+def test_drops_on_a_lens_are_found_and_on_no_other(drive):
+    source, sampled = drive
+
+    def drops(grey):
+        cover = np.zeros(grey.shape, np.float32)
+        for u, v in ((120, 72), (246, 50)):
+            cv2.circle(cover, (u, v), 14, 1.0, -1)
+        cover = cv2.GaussianBlur(cover, (0, 0), 2.5)
+        return (grey * (1 - cover) + 70 * cover).astype(np.uint8)
+
+    first, second = look_at_images(read_again(source, sampled, drops), sampled.cameras.T_ego_cam.double().numpy())
+    assert first.dirty > 0.005 and second.dirty == 0.0
+    y, x = np.argwhere(first.dirt).mean(axis=0)
+    assert first.dirt.any() and 0 < y < first.dirt.shape[0] and 0 < x < first.dirt.shape[1]
+    behind = replace(
+        sampled.cylinders[0],
+        seen=sampled.cylinders[0].seen
+        & ~cv2.dilate(first.dirt.astype(np.uint8), np.ones((25, 25), np.uint8)).astype(bool),
+    )
+    masked = replace(read_again(source, sampled, drops), cylinders=(behind, sampled.cylinders[1]))
+    assert look_at_images(masked, sampled.cameras.T_ego_cam.double().numpy())[0].dirty == 0.0
+
+
+def test_a_camera_that_is_dark_or_has_a_wrong_focal_length_speaks_not_against_the_other(drive):
+    source, sampled = drive
+    K = sampled.cameras.intrinsics.clone()
+    K[0, 0, 0] *= 1.5
+    K[0, 1, 1] *= 1.5
+    cameras = replace(sampled.cameras, intrinsics=K)
+    cylinder = plan_cylinder(cameras, 0)
+    longer = replace(sampled, cameras=cameras, cylinders=(cylinder, sampled.cylinders[1]))
+
+    def again(shot, image):
+        grey = cylinder.unroll(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+        return replace(shot, grey=grey, features=find_features(grey, cylinder))
+
+    images = {entry.frame.camera_stamps_ns[0]: entry for entry in source.entries()}
+    read = lambda row: (again(row[0], images[row[0].stamp_ns].load().images[0]), *row[1:])  # noqa: E731
+    moments = tuple(replace(m, now=read(m.now), later=read(m.later)) for m in sampled.moments)
+    diagnosis = judge("drive", replace(longer, moments=moments, strips=()), source.T_world_ego).diagnosis
+    assert [camera.verdict for camera in diagnosis.cameras] == [WRONG, FINE]
+    assert [finding.kind for finding in diagnosis.cameras[0].findings] == ["focal length"]
 
 
 def test_the_tool_prints_json_for_machines_and_draws_what_it_saw(shared_data, tmp_path, capsys):

@@ -10,9 +10,10 @@ from support.seen_points import Drive
 
 from gaussianocc_core.geometry.transforms import invert_matrix, make_transform
 from gaussianocc_core.onboarding.doctor.cross import merge
+from gaussianocc_core.onboarding.doctor.opinions import from_delay
 from gaussianocc_core.onboarding.doctor.readings import AS_IT_IS, Evidence, find_reading
-from gaussianocc_core.onboarding.doctor.rotations import exp_rotation
-from gaussianocc_core.onboarding.doctor.temporal import estimate_delay
+from gaussianocc_core.onboarding.doctor.rotations import exp_rotation, see_motion
+from gaussianocc_core.onboarding.doctor.temporal import Step, estimate_delay
 
 HALF_TURN, QUARTER = np.diag([-1.0, -1.0, 1.0]), exp_rotation(np.array([0, 0, np.pi / 2]))
 BODY_OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
@@ -109,3 +110,41 @@ def test_the_delay_of_odometry_is_measured(drive, seconds):
     drive, steps, _ = drive
     found = estimate_delay(steps, drive.cameras, lambda stamp_ns: drive.pose(stamp_ns - round(seconds * 1e9)))
     assert found.seconds == pytest.approx(seconds, abs=0.015) and found.error < 0.02
+    assert found.sure == (seconds != 0.0) and found.known < 0.1
+
+
+def test_where_nothing_changes_the_delay_is_said_to_be_unknown(drive):
+    drive = Drive()
+    drive.pose = lambda stamp_ns: make_transform(np.eye(3), np.array([4e-9 * stamp_ns, 0.0, 0.0]))
+    late = lambda stamp_ns: drive.pose(stamp_ns - 200_000_000)  # noqa: E731
+    found = estimate_delay(drive.steps(), drive.cameras, late)
+    assert not found.sure and found.known > 0.3
+    notes: list[str] = []
+    assert from_delay(found, notes) is None
+    assert notes and "cannot be known better than" in notes[0] and "drive curves" in notes[0]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, -0.3])
+def test_a_stop_tells_the_delay_of_a_straight_drive(seconds):
+    """4 m/s to rest in 0.8 s, without a turn."""
+    drive = Drive()
+
+    def place(stamp_ns):
+        t = stamp_ns * 1e-9 - 3.0
+        before, during = min(t, 0.0), np.clip(t, 0.0, 0.8)
+        return make_transform(np.eye(3), np.array([4 * before + 4 * during - 2.5 * during**2, 0.0, 0.0]))
+
+    drive.pose = place
+    steps = []
+    for n in range(18):
+        now, later = (round((2.0 + 0.1 * (n + m)) * 1e9) for m in (0, 1))
+        (first, a), (second, b) = drive.rays(0, now), drive.rays(0, later)
+        _, i, j = np.intersect1d(first, second, return_indices=True)
+        seen = see_motion(a[i], b[j], np.radians(0.1))
+        kept = seen.inliers
+        steps.append(Step(0, (now, later), seen, (a[i][kept], b[j][kept]), (i[kept], j[kept]), 100 + n, strip=0))
+    found = estimate_delay(steps, drive.cameras, lambda stamp_ns: place(stamp_ns - round(seconds * 1e9)))
+    if seconds:
+        assert found.sure and found.seconds == pytest.approx(seconds, abs=0.1)
+    else:
+        assert not found.sure

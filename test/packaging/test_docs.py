@@ -87,6 +87,8 @@ def test_the_snippet_of_python_runs(tmp_path):
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     snippet = next(each for each in snippets if "NuScenesSource" in each)
+    imports = [line for each in snippets for line in each.splitlines() if line.startswith("from gaussianocc")]
+    snippet = "\n".join([*imports, snippet])
     from gaussianocc_core.synthetic.writer import write_dataset
 
     write_dataset(tmp_path / "data" / "street", scenes=1, frames=2, seed=5)

@@ -5,8 +5,10 @@ VENV_PYTHON := .venv/bin/python
 PYTEST := $(VENV_PYTHON) -m pytest --durations=10
 # What `make view` shows: the demo's bag once there is one, else a street of our own.
 SOURCE ?= $(if $(wildcard out/demo/bag),out/demo/bag,synthetic)
+# The site's generator, by the authors of MkDocs Material; beside .venv's packages, which it needs none of. Python 3.11.
+ZENSICAL := zensical==0.0.73
 .DEFAULT_GOAL := help
-.PHONY: help setup demo view test test-fast test-all lint lock clean distclean
+.PHONY: help setup demo view docs test test-fast test-all lint lock clean distclean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +21,11 @@ demo: setup  ## images in, occupancy out, through ROS 2: writes out/demo/
 
 view: setup  ## look at the demo's drive, or SOURCE=bag or data set, in a browser
 	@$(VENV_PYTHON) -m gaussianocc_core.view $(SOURCE)
+
+docs: setup  ## the docs as a site with its links checked: out/site/index.html
+	@test -x .venv/docs/bin/zensical || $(VENV_PYTHON) -m venv .venv/docs
+	@.venv/docs/bin/pip install --quiet $(ZENSICAL)
+	@.venv/docs/bin/zensical build --strict
 
 test: lint  ## lint, then every test not marked slow
 	@$(PYTEST) -m "not slow"

@@ -102,7 +102,8 @@ def measure(name: str, source: Path, steps: int, work: Path) -> dict[str, Any]:
     if not bag.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         rewrite(source, bag, VARIANTS[name])
-    run("tools/inspect_bag.py", str(bag), "--no-timing", "--write-config", str(proposal))
+    if not proposal.is_file():
+        run("tools/inspect_bag.py", str(bag), "--no-timing", "--write-config", str(proposal))
     model = folder / "run" / "model.safetensors"
     resume = ["--resume"] if (folder / "run" / "last.pt").is_file() else []
     began = time.monotonic()

@@ -69,6 +69,7 @@ class CameraRig:
         self._problems: dict[str, str] = {}  # camera -> why its last CameraInfo was refused
         self._judged: tuple[Any, ...] = ()  # the calibrations that `doubts` are of
         self.doubts: dict[str, str] = {}  # camera -> what is hard to believe of the calibration in use
+        self.mounted: Cameras | None = None  # in the ego frame without motion; another object for another calibration
 
     @property
     def needs_camera_info(self) -> bool:
@@ -147,7 +148,7 @@ class CameraRig:
         if key == self._judged or not found:
             return
         self._judged = key
-        cameras = self._cameras(found, [np.eye(4) for _ in found])
+        cameras = self.mounted = self._cameras(found, [np.eye(4) for _ in found])
         frames = {name: known.frame_id for name, (known, _) in found.items() if known is not None}
         doubts: dict[str, str] = {}
         for doubt in find_doubts(cameras, frames):

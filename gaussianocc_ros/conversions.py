@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +19,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from gaussianocc_core.geometry.transforms import matrix_to_quat
 from gaussianocc_core.geometry.voxels import centers, flatten
-from gaussianocc_core.labels import PALETTE, free_label, has_one_class, is_occupied
+from gaussianocc_core.labels import OCCLUDED, PALETTE, free_label, has_one_class, is_occupied
 from gaussianocc_core.navigation.obstacles import GroundMap, find_obstacles
 from gaussianocc_core.navigation.traversability import Traversability
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
@@ -136,6 +138,16 @@ def encode_points(prediction: OccupancyPrediction, stamp: int, frame_id: str) ->
     return ros_compat.create_cloud(header, occupied_points(prediction))
 
 
+def encode_hidden(prediction: OccupancyPrediction, stamp: int, frame_id: str, reach: float) -> Any:
+    """PointCloud2 of the voxels in view of which nobody can know whether they are free, within so many m of the ego's z
+    axis; grey, label OCCLUDED."""
+    index = np.flatnonzero(prediction.labels == OCCLUDED)
+    centres = _flat_centers(prediction.grid).take(index, axis=0)
+    points = occupied_points(prediction, index[np.hypot(centres[:, 0], centres[:, 1]) <= reach])
+    points["rgb"] = _pack(np.array([[120, 120, 130]], np.uint8))
+    return ros_compat.create_cloud(Header(stamp=time_message(stamp), frame_id=frame_id), points)
+
+
 def encode_obstacles(prediction: OccupancyPrediction, stamp: int, frame_id: str, rule: Traversability) -> Any:
     """PointCloud2 as `encode_points`, of obstacles only: what costmap layers take."""
     index = np.flatnonzero(find_obstacles(prediction, rule))
@@ -157,56 +169,118 @@ def encode_ground_map(ground: GroundMap, stamp: int, frame_id: str) -> Occupancy
 
 
 def encode_markers(
-    prediction: OccupancyPrediction, stamp: int, frame_id: str, exposed_only: bool = False
+    prediction: OccupancyPrediction, stamp: int, frame_id: str, exposed_only: bool = False, most: int = 0
 ) -> MarkerArray:
-    """One CUBE_LIST with a cube per occupied voxel. For publishing, `serialize_markers` gives the same bytes sooner."""
-    xyz, rgba = _cubes(prediction, exposed_only)
-    message = _empty_markers(prediction, stamp, frame_id)
-    message.markers[0].points = [Point(x=x, y=y, z=z) for x, y, z in xyz.tolist()]
-    message.markers[0].colors = [ColorRGBA(r=r, g=g, b=b, a=a) for r, g, b, a in rgba.tolist()]
+    """One CUBE_LIST with a cube per occupied voxel. For publishing, `serialize_markers` gives the same bytes sooner.
+
+    most: cubes in all, 0 for any number. A second CUBE_LIST then holds larger cubes far from the robot where there
+    would be more; without any it deletes those of the message before.
+    """
+    lists = _cubes(prediction, exposed_only, most)
+    message = _empty_markers(prediction, stamp, frame_id, lists)
+    for marker, cubes in zip(message.markers, lists, strict=True):
+        marker.points = [Point(x=x, y=y, z=z) for x, y, z in cubes.xyz.tolist()]
+        marker.colors = [ColorRGBA(r=r, g=g, b=b, a=a) for r, g, b, a in cubes.rgba.tolist()]
     return message
 
 
-def serialize_markers(prediction: OccupancyPrediction, stamp: int, frame_id: str, exposed_only: bool = False) -> bytes:
+def serialize_markers(
+    prediction: OccupancyPrediction, stamp: int, frame_id: str, exposed_only: bool = False, most: int = 0
+) -> bytes:
     """CDR of `encode_markers`, written by numpy: two Python objects per voxel would take longer than the network.
 
-    A message with one cube is serialised first; its point and colour are then replaced by the real ones. What
-    follows them holds no 8-byte values, so moving it by multiples of 8 bytes keeps the alignment.
+    A message with one cube per list is serialised first; its points and colours are then replaced by the real ones.
+    That moves what follows by multiples of 8 bytes, which keeps the alignment.
     """
-    xyz, rgba = _cubes(prediction, exposed_only)
-    template = _empty_markers(prediction, stamp, frame_id)
-    template.markers[0].points = [Point()]
-    template.markers[0].colors = [ColorRGBA()]
-    data = serialize_message(template)
-    # From the marker's colour to the number of points: 16 bytes colour, 8 lifetime, 1 frame_locked, 3 padding.
-    color = template.markers[0].color
-    before = data.index(struct.pack("=4f", color.r, color.g, color.b, color.a)) + 28
-    first = 4 + (before + 7) // 8 * 8  # points begin at a multiple of 8 after the 4-byte CDR header
-    count = struct.pack("=I", len(xyz))
-    padding = bytes(first - before - 4 if len(xyz) else 0)  # an empty sequence is not padded
-    after = first + 24 + 4 + 16  # one point, the number of colours, one colour
-    return b"".join((data[:before], count, padding, xyz.data, count, rgba.data, data[after:]))
+    lists = _cubes(prediction, exposed_only, most)
+    template = _empty_markers(prediction, stamp, frame_id, lists)
+    for marker, cubes in zip(template.markers, lists, strict=True):
+        marker.points = [Point()] * min(len(cubes.xyz), 1)
+        marker.colors = [ColorRGBA()] * min(len(cubes.xyz), 1)
+    data, pieces, done = serialize_message(template), [], 0
+    for marker, cubes in zip(template.markers, lists, strict=True):
+        # From the marker's colour to the number of points: 16 bytes colour, 8 lifetime, 1 frame_locked, 3 padding.
+        color = marker.color
+        before = data.index(struct.pack("=4f", color.r, color.g, color.b, color.a), done) + 28
+        if not len(cubes.xyz):  # an empty sequence is not padded: the template has it as it must be
+            pieces.append(data[done : before + 8])
+            done = before + 8
+            continue
+        first = 4 + (before + 7) // 8 * 8  # points begin at a multiple of 8 after the 4-byte CDR header
+        count = struct.pack("=I", len(cubes.xyz))
+        pieces += [data[done:before], count, bytes(first - before - 4), cubes.xyz.data, count, cubes.rgba.data]
+        done = first + 24 + 4 + 16  # one point, the number of colours, one colour
+    return b"".join((*pieces, data[done:]))
 
 
-def _cubes(prediction: OccupancyPrediction, exposed_only: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (P, 3) float64, metres, ego frame, and colours (P, 4) float32 as a marker holds them."""
-    index = occupied_voxels(prediction, exposed_only)
+@dataclass(frozen=True)
+class _CubeList:
+    space: str
+    size: float  # of each cube, m
+    xyz: np.ndarray  # (P, 3) float64 centres, m, ego frame
+    rgba: np.ndarray  # (P, 4) float32 as a marker holds them
+
+
+def _cubes(prediction: OccupancyPrediction, exposed_only: bool, most: int) -> list[_CubeList]:
+    index, size = occupied_voxels(prediction, exposed_only), float(prediction.grid.voxel_size)
     xyz = _flat_centers(prediction.grid).take(index, axis=0).astype(np.float64)
     shades = _shades(prediction, index)
     if shades is not None:
-        return xyz, _RGBA_HEIGHTS.take(shades, axis=0)
-    return xyz, _RGBA.take(prediction.labels.ravel()[index], axis=0)
+        rgba = _RGBA_HEIGHTS.take(shades, axis=0)
+    else:
+        rgba = _RGBA.take(prediction.labels.ravel()[index], axis=0)
+    if not most:
+        return [_CubeList("occupancy", size, xyz, rgba)]
+    near, far, factor = _thin_out(prediction.grid, index, xyz, most)
+    # The centre of the larger cube that a voxel lies in; its colour is that of one of its voxels.
+    low = np.asarray(prediction.grid.origin)
+    coarse = low + (np.floor((xyz[far] - low) / (factor * size)) + 0.5) * factor * size
+    return [
+        _CubeList("occupancy", size, xyz[near], rgba[near]),
+        _CubeList("occupancy_far", factor * size, coarse, rgba[far]),
+    ]
 
 
-def _empty_markers(prediction: OccupancyPrediction, stamp: int, frame_id: str) -> MarkerArray:
-    size = float(prediction.grid.voxel_size)
-    marker = Marker(
-        header=Header(stamp=time_message(stamp), frame_id=frame_id),
-        ns="occupancy",
-        type=Marker.CUBE_LIST,
-        action=Marker.ADD,
-        pose=Pose(orientation=Quaternion(w=1.0)),
-        scale=Vector3(x=size, y=size, z=size),
-        color=ColorRGBA(r=0.5, g=0.5, b=0.5, a=1.0),
-    )
-    return MarkerArray(markers=[marker])
+# Voxels along the side of the larger cubes, and how far those of full size reach, m; tried in this order.
+_COARSER = [
+    *((2, reach) for reach in (40.0, 30.0, 25.0, 20.0, 15.0, 10.0, 0.0)),
+    *((4, 10.0), (4, 0.0), (8, 0.0), (16, 0.0)),
+]
+
+
+def _thin_out(grid: VoxelGrid, index: np.ndarray, xyz: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Which voxels stay, one of each larger cube, and how many voxels that is wide; not more than `most` in all."""
+    everything, nothing = np.arange(len(index)), np.empty(0, dtype=np.int64)
+    if len(index) <= most:
+        return everything, nothing, 2
+    away = np.hypot(xyz[:, 0], xyz[:, 1])
+    place = np.stack(np.unravel_index(index, grid.shape), axis=-1)
+    for factor, reach in _COARSER:
+        near = away <= reach
+        if np.count_nonzero(near) > most:
+            continue
+        far = np.flatnonzero(~near)
+        blocks = place[far] // factor
+        _, one = np.unique(np.ravel_multi_index(blocks.T, grid.shape), return_index=True)
+        if np.count_nonzero(near) + len(one) <= most:
+            return np.flatnonzero(near), far[one], factor
+    return nothing, far[one[:: -(-len(one) // most)]], factor  # so few are asked for that some must go
+
+
+def _empty_markers(
+    prediction: OccupancyPrediction, stamp: int, frame_id: str, lists: Sequence[_CubeList]
+) -> MarkerArray:
+    header = Header(stamp=time_message(stamp), frame_id=frame_id)
+    markers = [
+        Marker(
+            header=header,
+            ns=cubes.space,
+            type=Marker.CUBE_LIST,
+            action=Marker.ADD if i == 0 or len(cubes.xyz) else Marker.DELETE,
+            pose=Pose(orientation=Quaternion(w=1.0)),
+            scale=Vector3(x=cubes.size, y=cubes.size, z=cubes.size),
+            color=ColorRGBA(r=0.5, g=0.5, b=0.5, a=1.0),
+        )
+        for i, cubes in enumerate(lists)
+    ]
+    return MarkerArray(markers=markers)

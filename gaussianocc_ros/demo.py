@@ -26,7 +26,14 @@ from gaussianocc_ros.demo_pictures import draw
 from gaussianocc_ros.demo_replay import replay
 from gaussianocc_ros.startup import INTERRUPTED, USER_MISTAKE, raise_on_interrupt
 
-STAGES = 4
+# Name -> what it does, and why it takes long.
+STAGES = {
+    "street world": "a drive past houses, cars and people, rendered by six cameras; once, later runs use it again",
+    "rosbag2": "images, calibration, TF and truth as a rosbag, as a robot would have recorded them",
+    "node and replay over DDS": "the node loads the shipped weights and compiles its kernels (a minute, once), then "
+    "the player hands it one set of images after the other",
+    "pictures": "every answer that arrived, beside images and truth, becomes a frame of the video",
+}
 
 
 def run(output: Path, keyframes: int, seed: int, checkpoint: str, every: int) -> dict[str, Any]:
@@ -67,11 +74,11 @@ def run(output: Path, keyframes: int, seed: int, checkpoint: str, every: int) ->
 @contextmanager
 def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
     number = len(seconds) + 1
-    print(f"[{number}/{STAGES}] {name} ...", flush=True)
+    print(f"[{number}/{len(STAGES)}] {name}: {STAGES[name]} ...", flush=True)
     begin = time.monotonic()
     yield
     seconds[name] = round(time.monotonic() - begin, 1)
-    print(f"[{number}/{STAGES}] {name}: {seconds[name]:.1f} s", flush=True)
+    print(f"[{number}/{len(STAGES)}] {name}: {seconds[name]:.1f} s", flush=True)
 
 
 def _street_world(folder: Path, keyframes: int, seed: int) -> Path:
@@ -133,8 +140,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{topic:32} {seen['messages']:8} {seen['hz_in_bag_time']:8.2f}")
     print("\nnode, median ms: " + ", ".join(f"{name} {value:g}" for name, value in result["node_stage_ms"].items()))
     print(f"{result['sets']} sets at {result['sets_per_second']:g} a second; model {result['model']}")
-    for mask, scores in result["scores"].items():
-        print(f"{mask}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    model, flat = result["scores"]["mask_camera"], result["scores"]["flat_ground"]
+    print("\nof the voxels that cameras see      model   a flat road and nothing else")
+    for name, value in model.items():
+        print(f"  {name:30} {value:8.3f}   {flat[name]:.3f}")
+    share = round(100 * model["non_ground_iou"])
+    print(f"Of what stands on the road, {share} % lies in the very voxel of 0.4 m (IoU); the rest is off by a voxel,")
+    print("hidden, or unknown. Around the car no camera sees the ground: that is the hole in the picture.\n")
     for name in ("demo.mp4", "demo.png", "report.json"):
         print(options.output / name)
     bag = options.output / "bag"

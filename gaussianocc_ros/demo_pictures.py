@@ -14,6 +14,7 @@ from gaussianocc_core import metrics, viz
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.labels import FREE, has_one_class, ids_to_occ3d
+from gaussianocc_core.metrics.occupancy import flat_ground
 from gaussianocc_core.models.gaussian_head import label_gaussians
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid
@@ -27,17 +28,18 @@ VIDEO_SIZE = (1600, 900)
 def draw(
     output: Path, source: NuScenesSource, scene: str, recording: Recording, seed: int, every: int
 ) -> dict[str, dict[str, float]]:
-    """Write demo.mp4 and demo.png of every n-th set; the scores over all voxels and over those that cameras see."""
+    """Write demo.mp4 and demo.png of every n-th set; the scores over all voxels, over those that cameras see, and there
+    those of a flat road and nothing else."""
     images = _images_by_stamp(output / "bag" / scene)
     cameras = source.rig(scene).cameras
     truths = _Truth(source, scene, seed)
     confusion = np.zeros((FREE + 1, FREE + 1), dtype=np.int64)
-    seen = np.zeros_like(confusion)
+    seen, flat = np.zeros_like(confusion), np.zeros_like(confusion)
     shown = recording.occupancy[::every]
     middle = len(shown) // 2
 
     def frames() -> Iterator[np.ndarray]:
-        nonlocal confusion, seen
+        nonlocal confusion, seen, flat
         for number, message in enumerate(tqdm(shown, unit="frame", disable=None)):
             stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
             truth = truths.at(stamp_ns)
@@ -45,6 +47,7 @@ def draw(
             confusion += metrics.confusion_matrix(truth.semantics, labels, np.ones(grid.shape, dtype=bool))
             this = metrics.confusion_matrix(truth.semantics, labels, truth.mask_camera)
             seen += this
+            flat += metrics.confusion_matrix(truth.semantics, flat_ground(grid), truth.mask_camera)
             frame = _demo_frame(message, labels, grid, truth, cameras, images, stamp_ns, this, recording.stage_ms)
             picture = viz.compose_frame(frame, *VIDEO_SIZE)
             if number == middle:
@@ -54,7 +57,7 @@ def draw(
     viz.write_video(output / "demo.mp4", frames(), CAMERA_HZ / every)
     return {
         mask: {name: round(value, 4) for name, value in metrics.occupancy_summary(counts).items()}
-        for mask, counts in (("whole_grid", confusion), ("mask_camera", seen))
+        for mask, counts in (("whole_grid", confusion), ("mask_camera", seen), ("flat_ground", flat))
     }
 
 

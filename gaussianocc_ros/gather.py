@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gaussianocc_core.bags.messages import ImageError, WaitsForKeyframe
 from gaussianocc_core.data.sets import SynchronizedSet
 from gaussianocc_core.types import Cameras
 from gaussianocc_ros.camera_rig import CameraRig, CameraUnusable
@@ -61,6 +62,11 @@ class Gatherer:
         self._reductions, self._statistics, self._degrades = reductions, statistics, degrades
         self._rewinds: int | None = None  # when the last set was gathered
 
+    @property
+    def mounted(self) -> Cameras | None:
+        """The last set's cameras as they are mounted; another object for another calibration."""
+        return self._rig.mounted
+
     def gather(self, newest: SynchronizedSet) -> Gathered:
         """CameraUnusable if the set is to be dropped: for the first camera that cannot be used, or, where sets degrade,
         if none can."""
@@ -92,10 +98,14 @@ class Gatherer:
     def _decode(self, newest: SynchronizedSet) -> tuple[dict[str, DecodedImage], dict[str, CameraUnusable]]:
         """Camera -> image, and camera -> why it has none."""
         images, failed = self._decoder.finish(newest.items)
-        failures = {c: CameraUnusable("undecodable image", f"camera {c}: {error}") for c, error in failed.items()}
+        failures = {c: CameraUnusable(_kind_of(error), f"camera {c}: {error}") for c, error in failed.items()}
         if failures and not (self._degrades and images):
             raise next(iter(failures.values()))
         return images, failures
+
+
+def _kind_of(error: ImageError) -> str:
+    return "waits for a keyframe" if isinstance(error, WaitsForKeyframe) else "undecodable image"
 
 
 def _misfits(cameras: Cameras, images: Mapping[str, DecodedImage]) -> dict[str, CameraUnusable]:

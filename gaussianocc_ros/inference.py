@@ -157,7 +157,7 @@ class Inference:
             if fusion is not None:
                 fusion.add(prediction, T_world_ego, int(1e9 * stamp_s))
         prediction.render()
-        practise_encoding(prediction, self._parameters)
+        practise_encoding(prediction, cameras, self._parameters)
         predictor.reset()
 
     def _process_next(self) -> None:
@@ -204,6 +204,8 @@ class Inference:
             raise ExternalShutdownException
         with reporter.statistics.timed("encode"):
             outputs.publish(prediction, gathered.stamp_ns)
+            outputs.publish_clearing(gathered, seen)
+            outputs.publish_scenery(self._gatherer.mounted, seen)
         self.newest = Known(prediction, gathered.stamp_ns)
         reporter.set_published(gathered.stamp_ns, completed)
         began = time.perf_counter()

@@ -19,7 +19,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Empty
 
 from gaussianocc_core.bags.messages import decode_transform, is_rectified
@@ -27,17 +27,18 @@ from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.labels import has_one_class
 from gaussianocc_core.mistakes import one_line
-from gaussianocc_core.navigation.traversability import class_table
+from gaussianocc_core.navigation.traversability import class_table, parse_values
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.camera_rig import CameraRig
-from gaussianocc_ros.decoding import ImageDecoder, PendingImage
+from gaussianocc_ros.decoding import ImageDecoder
 from gaussianocc_ros.gather import Gatherer
 from gaussianocc_ros.inference import Inference
 from gaussianocc_ros.lifecycle import TidyLifecycleNode
 from gaussianocc_ros.motion import Motion
 from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameter_files import files_without_section
+from gaussianocc_ros.parameter_table import parameter_texts
 from gaussianocc_ros.parameters import (
     NodeParameters,
     apply_changes,
@@ -49,10 +50,13 @@ from gaussianocc_ros.parameters import (
 from gaussianocc_ros.qos import camera_qos, latched_qos
 from gaussianocc_ros.reporting import LifeSign, Reporter
 from gaussianocc_ros.services import Services
-from gaussianocc_ros.stamps import stamp_ns
+from gaussianocc_ros.stamps import message_stamp_ns
 from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
+from gaussianocc_ros.transports import VIDEO, message_type
+from gaussianocc_ros.usage import print_help_if_asked
 
 _LOOK_PERIOD = 0.5  # s
+_VIDEO_QUEUE = 60  # packets that DDS keeps per camera at least: a lost one costs all up to the next keyframe
 
 
 class OccupancyNode(TidyLifecycleNode):
@@ -86,7 +90,11 @@ class OccupancyNode(TidyLifecycleNode):
         self.configured.callback(self._unsettle)
         rig = load_rig(parameters.rig_file) if parameters.rig_file else None
         self._cameras = parameters.camera_names
-        self._decoder = ImageDecoder(len(self._cameras), parameters.max_image_pixels)
+        transports = {camera: parameters.transport_of(camera) for camera in self._cameras}
+        self._kinds = {camera: message_type(transport, camera) for camera, transport in transports.items()}
+        videos = {camera for camera, transport in transports.items() if transport in VIDEO}
+        self._queues = {camera: _VIDEO_QUEUE if camera in videos else 1 for camera in self._cameras}
+        self._decoder = ImageDecoder(len(self._cameras), parameters.max_image_pixels, videos)
         self.configured.callback(self._decoder.close)
         self._inference = Inference(self, parameters)
         self.configured.callback(self._inference.close)
@@ -123,6 +131,7 @@ class OccupancyNode(TidyLifecycleNode):
     def activate(self) -> None:
         parameters = self.parameters
         self._builder = parameters.make_builder()
+        self._decoder.restart()
         self.activated.callback(self._inference.stop)
         self._reporter.start(self._rig, self._builder.statistics)
         self.activated.callback(self._reporter.stop)
@@ -139,8 +148,9 @@ class OccupancyNode(TidyLifecycleNode):
             if self._rig.needs_camera_info:
                 self._listen(CameraInfo, camera, parameters.camera_info_topic_of(camera), self._on_camera_info)
         for camera in self._cameras:
-            kind = CompressedImage if parameters.is_compressed(camera) else Image
-            self._listen(kind, camera, parameters.image_topic_of(camera), self._on_image)
+            reliable = parameters.is_reliable(camera)
+            qos = camera_qos(max(parameters.image_queue_size, self._queues[camera]), reliable)
+            self._listen(self._kinds[camera], camera, parameters.image_topic_of(camera), self._on_image, qos)
 
         if self._rig.needs_camera_info:
             self._without_latched = set(self._cameras)
@@ -208,12 +218,13 @@ class OccupancyNode(TidyLifecycleNode):
         if self._rig.add_camera_info(camera, message):
             self.get_logger().info(f"calibration of {camera} changed; the new one is in use")
 
-    def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
-        self._reporter.image_arrived(camera, stamp_ns(message.header))
-        if not stamp_ns(message.header):
+    def _on_image(self, camera: str, message: Any) -> None:
+        stamp = message_stamp_ns(message)
+        self._reporter.image_arrived(camera, stamp)
+        image = self._decoder.take(camera, message)
+        if not stamp:
             return  # all of them would be of one moment; diagnostics name the camera
-        image = PendingImage(camera, message)
-        complete_sets = self._builder.add(camera, stamp_ns(message.header), image)
+        complete_sets = self._builder.add(camera, stamp, image)
         # At once where the next set will have it. While a set is in work most images will be superseded: those of the
         # set that comes next are decoded when it does, so that decoding takes nothing from a slow network. The same
         # while sets do not come about, as of a camera that is dead.
@@ -238,6 +249,16 @@ def _check_classes(predictor: OccupancyPredictor, parameters: NodeParameters) ->
             class_table(predictor.class_names, [each for each in getattr(parameters, name) if each])
         except ValueError as error:
             raise ConfigError(f"parameter {name}: {error}") from None
+    try:
+        class_table(predictor.class_names, list(parse_values([each for each in parameters.mask_values if each])))
+    except ValueError as error:
+        raise ConfigError(f"parameter mask_values: {error}") from None
+
+
+_ABOUT = (
+    "Subscribes to the images of calibrated cameras and publishes semantic occupancy. A lifecycle node that configures "
+    "and activates itself (autostart). docs/node.md has all of it."
+)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -246,6 +267,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _run(args: list[str] | None) -> None:
+    print_help_if_asked("occupancy_node", _ABOUT, parameter_texts())
     node, initialized = None, False
     try:
         rclpy.init(args=args)

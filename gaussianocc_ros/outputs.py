@@ -13,19 +13,26 @@ import numpy as np
 from nav_msgs.msg import OccupancyGrid
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import PointCloud2
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from gaussianocc_core.labels import PALETTE, free_label
+from gaussianocc_core.navigation.clearing import passed_rays
+from gaussianocc_core.navigation.filter_mask import make_mask
 from gaussianocc_core.navigation.obstacles import align_map, map_ground
-from gaussianocc_core.navigation.traversability import class_table
-from gaussianocc_core.types import OccupancyPrediction
+from gaussianocc_core.navigation.traversability import class_table, parse_values
+from gaussianocc_core.types import Cameras, OccupancyPrediction
+from gaussianocc_core.viz.legend import draw_legend
 from gaussianocc_ros import conversions
+from gaussianocc_ros.clearing import ClearingOutputs
 from gaussianocc_ros.gather import Gathered
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.parameters import NodeParameters
-from gaussianocc_ros.views import Render, ViewOutputs
+from gaussianocc_ros.qos import latched_qos
+from gaussianocc_ros.scenery import encode_rig
+from gaussianocc_ros.views import Render, ViewOutputs, encode_image
 
 # Reliable, but DDS repairs only what is still among the last `depth` messages, and takes its time: Fast DDS asks every
 # 3 s what is missing. Megabytes travel as many fragments; with a depth of 1, the next message replaces one of which a
@@ -34,17 +41,19 @@ _DEPTH = 5
 # No depth is enough for a subscriber that stays behind (of 30 MarkerArrays of 4 MB in a row, 1 arrived with a depth of
 # 1, 8 with 5): a lossless replay waits until all have what was published. Not for ever: one may have died silently.
 _DELIVERY_TIMEOUT = 10.0  # s
+_HIDDEN_REACH = 12.0  # m, of ~/hidden_points: what is hidden fills most of a street
 
 Encode = Callable[[OccupancyPrediction, int], Any]  # prediction, stamp in ns -> message or its CDR bytes, or None
 EgoAt = Callable[[int], "np.ndarray | None"]  # stamp in ns -> T_fixed_ego; None without odometry at that time
 
 
-def practise_encoding(prediction: OccupancyPrediction, parameters: NodeParameters) -> None:
-    """Every encoder once, for nobody."""
+def practise_encoding(prediction: OccupancyPrediction, cameras: Cameras, parameters: NodeParameters) -> None:
+    """Every encoder once, for nobody. cameras: any that see the prediction."""
     frame, rule = parameters.ego_frame, parameters.traversability
     conversions.encode_occupancy(prediction, 0, frame_id=frame)
     conversions.encode_points(prediction, 0, frame_id=frame)
     conversions.serialize_markers(prediction, 0, exposed_only=parameters.markers_exposed_only, frame_id=frame)
+    passed_rays(prediction, cameras, 0, rule)
     try:
         conversions.encode_obstacles(prediction, 0, frame, rule)
         columns = map_ground(prediction, rule)
@@ -68,14 +77,29 @@ class Outputs:
         self._offer(SemanticOccupancy, "~/occupancy", partial(conversions.encode_occupancy, frame_id=frame))
         if parameters.publish_points:
             self._offer(PointCloud2, "~/points", self._visible(partial(conversions.encode_points, frame_id=frame)))
+        if parameters.publish_hidden:
+            hidden = partial(conversions.encode_hidden, frame_id=frame, reach=_HIDDEN_REACH)
+            self._offer(PointCloud2, "~/hidden_points", hidden)
         if parameters.publish_markers:
-            encode = partial(conversions.serialize_markers, exposed_only=parameters.markers_exposed_only)
+            encode = partial(
+                conversions.serialize_markers,
+                exposed_only=parameters.markers_exposed_only,
+                most=parameters.markers_most,
+            )
             self._offer(MarkerArray, "~/markers", self._visible(partial(encode, frame_id=frame)))
         if parameters.publish_obstacles:
             self._offer(PointCloud2, "~/obstacles", self._obstacles)
+        self._clearing = ClearingOutputs(node, parameters.camera_names, frame) if parameters.publish_clearing else None
         if parameters.publish_grid:
-            latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-            self._offer(OccupancyGrid, "~/grid", self._ground_map, latched)
+            self._offer(OccupancyGrid, "~/grid", self._ground_map, latched_qos())
+        self._mask_values = parse_values([each for each in parameters.mask_values if each])
+        if self._mask_values:
+            self._offer(OccupancyGrid, "~/filter_mask", self._filter_mask, latched_qos())
+        self._scenery: tuple[Any, ...] = ()  # publishers of ~/rig and ~/legend
+        self._drawn: Cameras | None = None  # the cameras on ~/rig
+        if parameters.publish_scenery:
+            kinds = ((MarkerArray, "~/rig"), (Image, "~/legend"))
+            self._scenery = tuple(node.create_lifecycle_publisher(kind, topic, latched_qos()) for kind, topic in kinds)
 
     @property
     def parameters(self) -> NodeParameters:
@@ -117,25 +141,57 @@ class Outputs:
         """See `ViewOutputs.publish`; whether anybody looks."""
         return self._views is not None and self._views.publish(gathered, render)
 
+    def publish_clearing(self, gathered: Gathered, prediction: OccupancyPrediction) -> None:
+        """See `ClearingOutputs.publish`."""
+        if self._clearing is not None:
+            self._clearing.publish(gathered, prediction, self.parameters.traversability)
+
+    def publish_scenery(self, mounted: Cameras | None, prediction: OccupancyPrediction) -> None:
+        """The robot with these cameras, and once the legend; nothing while they are those that were published."""
+        if not self._scenery or mounted is None or mounted is self._drawn:
+            return
+        rig, legend = self._scenery
+        rig.publish(encode_rig(mounted, self.parameters.ego_frame))
+        if self._drawn is None:
+            picture = draw_legend(prediction.class_names, prediction.grid)
+            legend.publish(encode_image(picture, "rgb8", Header(frame_id=self.parameters.ego_frame)))
+        self._drawn = mounted
+
     def _obstacles(self, prediction: OccupancyPrediction, stamp_ns: int) -> PointCloud2:
         parameters = self.parameters
         return conversions.encode_obstacles(prediction, stamp_ns, parameters.ego_frame, parameters.traversability)
 
     def _ground_map(self, prediction: OccupancyPrediction, stamp_ns: int) -> OccupancyGrid | None:
-        """In the fixed frame; around the robot in its own where there is to be none. None: odometry is late."""
+        place = self._map_place(stamp_ns, "~/grid")
+        if place is None:
+            return None
+        frame, T_frame_ego = place
+        columns = map_ground(prediction, self.parameters.traversability)
+        return conversions.encode_ground_map(align_map(columns, prediction, T_frame_ego), stamp_ns, frame)
+
+    def _filter_mask(self, prediction: OccupancyPrediction, stamp_ns: int) -> OccupancyGrid | None:
+        place = self._map_place(stamp_ns, "~/filter_mask")
+        if place is None:
+            return None
+        frame, T_frame_ego = place
+        mask = make_mask(prediction, self._mask_values, self.parameters.obstacle_high, T_frame_ego)
+        return conversions.encode_ground_map(mask, stamp_ns, frame)
+
+    def _map_place(self, stamp_ns: int, topic: str) -> tuple[str, np.ndarray] | None:
+        """Frame of maps and T_frame_ego: the fixed frame, or the robot's own where there is to be none. None: odometry
+        is late."""
         parameters = self.parameters
         frame, T_frame_ego = parameters.fixed_frame or parameters.ego_frame, np.eye(4)
         if parameters.fixed_frame:
             found = self._ego_at(stamp_ns)
             if found is None:
                 self.problem = (
-                    f"~/grid: TF has no {frame} <- {parameters.ego_frame} at the image's time; an empty fixed_frame "
+                    f"{topic}: TF has no {frame} <- {parameters.ego_frame} at the image's time; an empty fixed_frame "
                     "maps around the robot instead"
                 )
                 return None
             T_frame_ego = found
-        columns = map_ground(prediction, parameters.traversability)
-        return conversions.encode_ground_map(align_map(columns, prediction, T_frame_ego), stamp_ns, frame)
+        return frame, T_frame_ego
 
     def undelivered(self, others: Sequence[Any] = ()) -> list[str]:
         """Waits for all subscribers if the replay is lossless; topics of which one still lacks messages after that.
@@ -146,6 +202,7 @@ class Outputs:
             return []
         deadline = time.monotonic() + _DELIVERY_TIMEOUT
         publishers = [publisher for publisher, _ in self._topics] + (self._views.publishers if self._views else [])
+        publishers += self._clearing.publishers if self._clearing else []
         publishers += others
         return [publisher.topic_name for publisher in publishers if not self._delivered(publisher, deadline)]
 
@@ -159,5 +216,9 @@ class Outputs:
     def close(self) -> None:
         while self._topics:
             self._node.destroy_lifecycle_publisher(self._topics.pop()[0])
-        if self._views is not None:
-            self._views.close()
+        for publisher in self._scenery:
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._scenery = ()
+        for each in (self._clearing, self._views):
+            if each is not None:
+                each.close()

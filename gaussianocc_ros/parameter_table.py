@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from gaussianocc_ros.parameters import NodeParameters
@@ -12,10 +13,8 @@ from gaussianocc_ros.parameters import NodeParameters
 _KINDS = {bool: "bool", int: "int", float: "float", str: "string", tuple[str, ...]: "string[]"}
 
 
-def parameter_table() -> str:
-    """Markdown; a test keeps the one in the docs equal."""
-    kinds = typing.get_type_hints(NodeParameters)
-    rows = ["| parameter | type | default | |", "|---|---|---|---|"]
+def parameter_texts() -> Iterator[tuple[str, Any, str]]:
+    """Name, default, and what it is with its limits."""
     for field in dataclasses.fields(NodeParameters):
         limits = []
         if choices := field.metadata.get("choices"):
@@ -24,8 +23,16 @@ def parameter_table() -> str:
             limits.append(f"{bounds[0]:g} to {bounds[1]:g}.")
         if field.metadata.get("dynamic"):
             limits.append("Changes at once.")
-        text = " ".join([field.metadata["description"], *limits]).replace("|", "\\|")
-        rows.append(f"| `{field.name}` | {_KINDS[kinds[field.name]]} | {_shown(field.default)} | {text} |")
+        yield field.name, field.default, " ".join([field.metadata["description"], *limits])
+
+
+def parameter_table() -> str:
+    """Markdown; a test keeps the one in the docs equal."""
+    kinds = typing.get_type_hints(NodeParameters)
+    rows = ["| parameter | type | default | |", "|---|---|---|---|"]
+    for name, default, text in parameter_texts():
+        text = text.replace("|", "\\|")
+        rows.append(f"| `{name}` | {_KINDS[kinds[name]]} | {_shown(default)} | {text} |")
     return "\n".join(rows)
 
 

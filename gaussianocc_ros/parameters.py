@@ -20,7 +20,7 @@ from rclpy.parameter import Parameter
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.names import check_names
-from gaussianocc_core.navigation.traversability import Traversability
+from gaussianocc_core.navigation.traversability import Traversability, parse_values
 from gaussianocc_ros.sync_parameters import SyncParameters, check_value, parameter
 
 
@@ -28,11 +28,6 @@ from gaussianocc_ros.sync_parameters import SyncParameters, check_value, paramet
 class NodeParameters(SyncParameters):
     """Deployment only; grid, classes and network come from the checkpoint."""
 
-    image_transport: str = parameter(
-        "auto",
-        "raw, compressed, or auto: compressed where the camera's topic ends in /compressed.",
-        choices=("auto", "raw", "compressed"),
-    )
     mask_dir: str = parameter(
         "", "Folder of <camera>_mask.png, zero where a camera sees the robot itself (tools/make_masks.py). Empty: none."
     )
@@ -63,12 +58,31 @@ class NodeParameters(SyncParameters):
         0.1, "Longest wait of a set for odometry at its image times, s; then motion stays.", range=(0.0, 10.0)
     )
     publish_points: bool = parameter(True, "Offer ~/points, computed while somebody subscribes.")
+    publish_hidden: bool = parameter(
+        True, "Offer ~/hidden_points, what is in view but hidden within 12 m, computed while somebody subscribes."
+    )
     publish_markers: bool = parameter(True, "Offer ~/markers, computed while somebody subscribes.")
     markers_exposed_only: bool = parameter(
         True, "Leave out of ~/markers what occupied voxels cover on all six sides: unseen, and most of the message."
     )
+    markers_most: int = parameter(
+        20_000,
+        "Cubes in ~/markers: where there would be more, those far from the robot become larger. 0: any number.",
+        range=(0, 10_000_000),
+    )
     publish_obstacles: bool = parameter(True, "Offer ~/obstacles, computed while somebody subscribes.")
+    publish_clearing: bool = parameter(
+        True, "Offer ~/<camera>/clearing, how far rays passed: clears costmaps. Computed while somebody subscribes."
+    )
     publish_grid: bool = parameter(True, "Offer ~/grid in fixed_frame, computed while somebody subscribes.")
+    mask_values: tuple[str, ...] = parameter(
+        (),
+        "What ~/filter_mask says by class, such as sidewalk=30 (1 to 100), for Nav2's costmap filters. Empty: there is "
+        "no such topic.",
+    )
+    publish_scenery: bool = parameter(
+        True, "Offer ~/rig (robot, frusta, axes) and ~/legend for viewers: once per calibration, latched."
+    )
     publish_views: bool = parameter(
         True, "Offer ~/<camera>/depth and ~/<camera>/semantic images, rendered while somebody subscribes."
     )
@@ -186,6 +200,10 @@ class NodeParameters(SyncParameters):
                 f"parameter obstacle_low: expected less than obstacle_high, got {self.obstacle_low:g} and "
                 f"{self.obstacle_high:g}"
             )
+        try:
+            parse_values([each for each in self.mask_values if each])
+        except ValueError as error:
+            raise ConfigError(f"parameter mask_values: {error}") from None
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"parameter device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
 
@@ -193,11 +211,6 @@ class NodeParameters(SyncParameters):
     def traversability(self) -> Traversability:
         classes = tuple(name for name in self.traversable_classes if name)
         return Traversability(classes, self.obstacle_low, self.obstacle_high)
-
-    def is_compressed(self, camera: str) -> bool:
-        if self.image_transport == "auto":
-            return self.image_topic_of(camera).endswith("/compressed")
-        return self.image_transport == "compressed"
 
     @property
     def least_timeout(self) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from builtin_interfaces.msg import Time
 
-from gaussianocc_core.bags.stamps import cdr_stamp_ns, stamp_ns
+from gaussianocc_core.bags.stamps import cdr_stamp_ns, message_stamp_ns, stamp_ns
 
-__all__ = ["cdr_stamp_ns", "stamp_ns", "time_message"]
+__all__ = ["cdr_stamp_ns", "message_stamp_ns", "stamp_ns", "time_message"]
 
 
 def time_message(nanoseconds: int) -> Time:

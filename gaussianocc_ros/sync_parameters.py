@@ -16,6 +16,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from gaussianocc_core.data.sets import POLICIES, SetBuilder
 from gaussianocc_core.errors import ConfigError
+from gaussianocc_ros.transports import TRANSPORTS, topic_by, transport_of
 
 MAX_CAMERAS = 32
 
@@ -43,6 +44,12 @@ class SyncParameters:
     )
     camera_info_topics: tuple[str, ...] = parameter(
         (), "CameraInfo topic of each camera in the order of cameras; in place of camera_info_topic."
+    )
+    image_transport: str = parameter(
+        "auto",
+        "As image_transport has it: the topics of images end in the transport's name, whatever image_topic ends in. "
+        "auto: each camera's by the end of its topic, raw where it names none.",
+        choices=("auto", *TRANSPORTS),
     )
     rig_file: str = parameter("", "YAML rig with intrinsics and extrinsics, used instead of CameraInfo and TF.")
     anchor_camera: str = parameter("", "Camera whose image time stamps the output. Empty: the first camera.")
@@ -115,8 +122,16 @@ class SyncParameters:
 
     def image_topic_of(self, camera: str) -> str:
         if self.image_topics:
-            return self.image_topics[self.camera_names.index(camera)]
-        return self.image_topic.replace("{camera}", camera)
+            topic = self.image_topics[self.camera_names.index(camera)]
+        else:
+            topic = self.image_topic.replace("{camera}", camera)
+        return topic if self.image_transport == "auto" else topic_by(self.image_transport, topic)
+
+    def transport_of(self, camera: str) -> str:
+        """One of `TRANSPORTS`."""
+        if self.image_transport == "auto":
+            return transport_of(self.image_topic_of(camera))
+        return self.image_transport
 
     def camera_info_topic_of(self, camera: str) -> str:
         if self.camera_info_topics:

@@ -20,7 +20,7 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 
 from gaussianocc_core.bags.messages import ImageError, decode_transform, is_rectified
 from gaussianocc_core.errors import ConfigError, GaussianOccError
@@ -39,6 +39,8 @@ from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.qos import camera_qos
 from gaussianocc_ros.stamps import stamp_ns
 from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
+from gaussianocc_ros.transports import VIDEO, message_type, transport_of
+from gaussianocc_ros.usage import print_help_if_asked
 
 _PERIOD = 0.5  # s between looks at whether somebody looks
 _KEPT = 4  # images of each camera, of which the nearest in time to a result is shown
@@ -154,14 +156,24 @@ class WebViewer(Node):
         for name, topic in topics.items():
             if name not in self._images:
                 self._images[name] = deque(maxlen=_KEPT)
-                kind = CompressedImage if topic.endswith("/compressed") else Image
-                self._subscribed.append(self.create_subscription(kind, topic, partial(self._keep, name), qos))
+                self._subscribe(name, topic, qos)
             if rig.needs_camera_info:
                 info = self._value("camera_info_topic").format(camera=name)
                 self._subscribed.append(
                     self.create_subscription(CameraInfo, info, partial(rig.add_camera_info, name), qos)
                 )
         self._rig = rig
+
+    def _subscribe(self, name: str, topic: str, qos: QoSProfile) -> None:
+        transport = transport_of(topic)
+        if transport in VIDEO:
+            self.get_logger().warning(
+                f"{topic}: this page shows raw and JPEG images, not video ({transport}); give an image_topic of those, "
+                "if they are published as well"
+            )
+            return
+        kind = message_type(transport, name)
+        self._subscribed.append(self.create_subscription(kind, topic, partial(self._keep, name), qos))
 
     # ---- worker thread ---------------------------------------------------------------------------------------------
 
@@ -237,6 +249,10 @@ class WebViewer(Node):
 
 
 def main(args: list[str] | None = None) -> None:
+    about = (
+        "Serves a page that shows in a browser what the occupancy node publishes. Computes nothing while nobody looks."
+    )
+    print_help_if_asked("web_viewer", about, ((name, *each) for name, each in PARAMETERS.items()))
     node, initialized = None, False
     with contextlib.suppress(KeyboardInterrupt):  # one that arrives while another exception is being handled
         try:

@@ -5,6 +5,7 @@ ros2 launch gaussianocc_ros occ.launch.py bag:=bags/scene-0061 rviz:=true
 """
 
 import os
+import re
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
@@ -22,7 +23,8 @@ FILES = {
     "checkpoint": "leave it out to take the shipped model",
     "bag": "give the folder of a rosbag2, its .mcap or its .db3 file",
 }
-VIEWED = ("markers", "points", "obstacles", "grid")  # what RViz's configuration shows of the node
+VIEWED = re.compile(r"Value: (/[\w/]+)$", re.MULTILINE)  # topics in RViz's files
+RVIZ = ("rviz2", "compressed_image_transport")  # without the second RViz refuses the whole file
 
 
 def generate_launch_description():
@@ -45,7 +47,7 @@ def generate_launch_description():
         "bag": ("", "rosbag2 to play (folder, .mcap or .db3). Default: none, cameras are live."),
         "rate": ("", "Speed of the replay, 1 is that of the recording."),
         "loop": ("false", "Repeat the bag."),
-        "rviz": ("false", "Start RViz with the package's configuration."),
+        "rviz": ("false", "Start RViz: true or occ for cubes, map and two cameras, occ_depth for all cameras' depth."),
         "viewer": ("false", "Serve the viewer's page at localhost:8080 (docs/viewer.md)."),
         "namespace": ("", "Namespace of the robot: node, cameras' topics, TF and the replay move into it."),
         "tf": (
@@ -76,11 +78,7 @@ def _processes(context, share):
             found = os.path.exists(given[name]) if name == "bag" else os.path.isfile(given[name])
             if not found:
                 raise RuntimeError(f"{name}: no file {given[name]!r}; {hint}")
-    if _is_true(given["rviz"]):
-        try:
-            get_package_prefix("rviz2")
-        except PackageNotFoundError:
-            raise RuntimeError("rviz: rviz2 is not installed; install it (apt: ros-<distro>-rviz2)") from None
+    rviz = _rviz_file(given["rviz"], share)
     bag = given.get("bag")
     if bag:
         _check_bag(bag)
@@ -104,6 +102,10 @@ def _processes(context, share):
     if "autostart" in given:
         overrides["autostart"] = _is_true(given["autostart"])
     rig = {name: value for name, value in overrides.items() if name == "rig_file"}
+    if rviz and rviz.stem == "occ_depth":
+        overrides["view_colors"] = True  # ids would be nearly black
+    # RViz's files name odom and base_link; the view's target frame cannot be given, so it stays at the origin.
+    fixed = ["--fixed-frame", f"{given['frame_prefix']}odom"] if "frame_prefix" in given else []
     common = {"output": "screen", "ros_arguments": ["--log-level", given["log_level"]]}
     processes = [
         Node(
@@ -121,12 +123,13 @@ def _processes(context, share):
         Node(
             package="rviz2",
             executable="rviz2",
-            arguments=["--display-config", os.path.join(share, "config", "rviz", "occ.rviz")],
+            arguments=["--display-config", str(rviz), *fixed],
             parameters=[{"use_sim_time": sim_time}],
-            remappings=[*to_namespace, *((f"/occupancy_node/{topic}", f"{node}/{topic}") for topic in VIEWED)],
-            condition=IfCondition(LaunchConfiguration("rviz")),
+            remappings=[*to_namespace, *_into_namespace(rviz, namespace)],
             **common,
-        ),
+        )
+        if rviz
+        else None,
         Node(
             package=PACKAGE,
             executable="web_viewer",
@@ -154,7 +157,31 @@ def _processes(context, share):
             **common,
         )
         processes.append(player)
-    return processes
+    return [process for process in processes if process is not None]
+
+
+def _rviz_file(wanted, share):
+    """The configuration to show; None for none."""
+    if wanted.strip().lower() in ("false", "0", "no", "off"):
+        return None
+    name = "occ" if _is_true(wanted) else wanted
+    path = Path(share) / "config" / "rviz" / f"{name}.rviz"
+    if not path.is_file():
+        names = ", ".join(sorted(each.stem for each in path.parent.glob("*.rviz")))
+        raise RuntimeError(f"rviz: expected true, false or one of {names}; got {wanted!r}")
+    for package in RVIZ:
+        try:
+            get_package_prefix(package)
+        except PackageNotFoundError:
+            apt = f"ros-<distro>-{package.replace('_', '-')}"
+            raise RuntimeError(f"rviz: {package} is not installed; install it (apt: {apt})") from None
+    return path
+
+
+def _into_namespace(rviz, namespace):
+    """Every topic that RViz shows, cameras' images and depth included."""
+    topics = sorted(set(VIEWED.findall(rviz.read_text()))) if rviz and namespace else []
+    return [(topic, f"/{namespace}{topic}") for topic in topics]
 
 
 def _check_bag(bag):

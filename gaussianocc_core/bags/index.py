@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
+from gaussianocc_core.bags.message_ref import MessageRef
 from gaussianocc_core.bags.messages import Intrinsics
-from gaussianocc_core.bags.reader import MessageRef
 from gaussianocc_core.errors import BagError
 from gaussianocc_core.geometry.transform_tree import TransformTree
 
@@ -35,12 +35,17 @@ class TopicIndex:
     stamps_ns: Int64[np.ndarray, " M"]
     logs_ns: Int64[np.ndarray, " M"]
     places: Int64[np.ndarray, " M"]
+    # Of compressed video: log time and place of the packet that decoding of each begins at; None for other types.
+    keys: Int64[np.ndarray, "2 M"] | None = None
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
 
     def __getitem__(self, index: int) -> MessageRef:
-        return MessageRef(self.topic, int(self.stamps_ns[index]), int(self.logs_ns[index]), int(self.places[index]))
+        key = None if self.keys is None else (int(self.keys[0, index]), int(self.keys[1, index]))
+        return MessageRef(
+            self.topic, int(self.stamps_ns[index]), int(self.logs_ns[index]), int(self.places[index]), key
+        )
 
     def stretch(self, begin_ns: int, end_ns: int) -> TopicIndex:
         """The messages logged in [begin, end); of what is said only once, such as a mask, that."""
@@ -48,7 +53,10 @@ class TopicIndex:
         before = self.logs_ns < begin_ns
         if not kept.any() and before.any() and len(self) == 1:
             kept[np.argmax(np.where(before, self.logs_ns, -1))] = True
-        return replace(self, stamps_ns=self.stamps_ns[kept], logs_ns=self.logs_ns[kept], places=self.places[kept])
+        keys = None if self.keys is None else self.keys[:, kept]
+        return replace(
+            self, stamps_ns=self.stamps_ns[kept], logs_ns=self.logs_ns[kept], places=self.places[kept], keys=keys
+        )
 
 
 @dataclass(frozen=True)

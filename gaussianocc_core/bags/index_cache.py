@@ -17,10 +17,11 @@ from gaussianocc_core.bags.messages import Intrinsics
 from gaussianocc_core.bags.opened import (
     bag_files,
 )
+from gaussianocc_core.bags.video import VIDEO_TYPES
 from gaussianocc_core.files import complete_file
 from gaussianocc_core.geometry.calibration import find_fault
 
-_VERSION = 4  # of the cache file
+_VERSION = 5  # of the cache file
 _LEAST_CACHE = 1 << 26  # bytes that the arrays of a cache may have, beside four times its bag's: it says less than that
 
 _FARTHEST = 1e8  # m, as in geometry.calibration
@@ -43,7 +44,8 @@ def fingerprint(path: Path) -> list[list[Any]]:
 def write_cache(index: BagIndex, files: list[list[Any]]) -> None:
     arrays: dict[str, Any] = {}
     for i, topic in enumerate(index.topics.values()):
-        arrays[f"topic{i}"] = np.stack([topic.stamps_ns, topic.logs_ns, topic.places])
+        rows = [topic.stamps_ns, topic.logs_ns, topic.places, *([] if topic.keys is None else topic.keys)]
+        arrays[f"topic{i}"] = np.stack(rows)
     for i, series in enumerate(index.poses):
         arrays[f"times{i}"] = np.stack([series.stamps_ns, series.logs_ns, series.orders])
         arrays[f"poses{i}"] = series.T_parent_child
@@ -78,7 +80,7 @@ def read_cache(path: Path) -> BagIndex | None:
             if meta["version"] != _VERSION or meta["files"] != fingerprint(path):
                 return None
             topics = {
-                name: TopicIndex(name, msgtype, frame, (size[0], size[1]), encoding, *file[f"topic{i}"])
+                name: _topic(name, msgtype, frame, (size[0], size[1]), encoding, file[f"topic{i}"])
                 for i, (name, msgtype, frame, size, encoding) in enumerate(meta["topics"])
             }
             poses = tuple(
@@ -99,6 +101,15 @@ def read_cache(path: Path) -> BagIndex | None:
     except Exception as error:  # numpy, zipfile and json raise half a dozen kinds; the bag itself is what counts
         _log.info("the index %s is not used: %s", target, error)
         return None
+
+
+def _topic(name: str, msgtype: str, frame: str, size: tuple[int, int], encoding: str, rows: np.ndarray) -> TopicIndex:
+    keys = rows[3:5] if len(rows) == 5 else None
+    if (keys is not None) != (msgtype in VIDEO_TYPES):
+        raise ValueError(f"{name}: {len(rows)} rows for {msgtype}")
+    if keys is not None and ((keys[0] > rows[1]) | ((keys[0] == rows[1]) & (keys[1] > rows[2]))).any():
+        raise ValueError(f"{name}: pictures that come before their keyframes")
+    return TopicIndex(name, msgtype, frame, size, encoding, rows[0], rows[1], rows[2], keys)
 
 
 def _series(parent: str, child: str, topic: str, times: np.ndarray, poses: np.ndarray) -> PoseSeries:

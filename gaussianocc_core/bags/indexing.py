@@ -42,10 +42,11 @@ from gaussianocc_core.bags.schema import (
 )
 from gaussianocc_core.bags.stamps import cdr_stamp_ns, stamp_ns
 from gaussianocc_core.bags.typestore import typestore
+from gaussianocc_core.bags.video import VIDEO_TYPES, VideoError, VideoStream, as_packet, frame_id_of
 from gaussianocc_core.errors import BagError, CalibrationError
 from gaussianocc_core.names import check_topic
 
-_INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
+_INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, *VIDEO_TYPES, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
 _SILENCE_NS = 3_600_000_000_000  # without any message: somebody set the clock, or paused the recorder
 _SAME_PLACE = 1e-6  # by which a fixed transform may differ when it is said again, m and rotation matrix
 _TF, _STATIC = "/tf", "/tf_static"
@@ -114,6 +115,38 @@ class _Topic:
     stamps: list[int] = field(default_factory=list)
     logs: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+    keys: list[tuple[int, int]] = field(default_factory=list)  # of video
+
+
+@dataclass
+class _Video:
+    """Of a topic of video: where what comes next can be decoded from, as log time and place of a packet."""
+
+    stream: VideoStream = field(default_factory=VideoStream)
+    key: tuple[int, int] | None = None
+    key_before: tuple[int, int] | None = None
+    parameters: tuple[int, int] | None = None  # sent by themselves, right before a keyframe
+
+    def follow(self, message: Any, log_ns: int, place: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """Size of the picture and its keyframe; None where the packet has no picture. VideoError where it cannot be
+        decoded."""
+        try:
+            packet = as_packet(message)
+        except VideoError:
+            self.stream.lose("a packet before it cannot be used, and no keyframe has come since")
+            raise
+        unit, here = self.stream.follow(packet), (log_ns, place)
+        if not unit.picture:
+            self.parameters = here if unit.parameters else self.parameters
+            return None
+        if unit.keyframe:
+            # Without parameter sets of its own it needs those from before: decoding begins where they are.
+            start = here if unit.parameters else self.parameters or self.key or here
+            self.key_before, self.key = self.key, start
+        self.parameters = None
+        key = self.key_before if unit.leading else self.key
+        assert key is not None
+        return unit.size, key
 
 
 @dataclass
@@ -146,6 +179,7 @@ class _Builder:
         self._transforms = 0
         self._store = typestore()
         self._bad: dict[tuple[str, str], _Bad] = {}  # by topic and what is wrong
+        self._videos: dict[str, _Video] = defaultdict(_Video)
 
     def add(self, topic: str, msgtype: str, log_ns: int, place: int, data: bytes) -> None:
         try:
@@ -162,16 +196,34 @@ class _Builder:
             if msgtype in (IMAGE_TYPE, RAW_IMAGE_TYPE):
                 size = _checked_size(message)
                 entry.encoding = entry.encoding or _encoding(message)
+            elif msgtype in VIDEO_TYPES:
+                found = self._videos[topic].follow(message, log_ns, place)
+                if found is None:  # parameter sets without a picture
+                    return
+                size, key = found
+                entry.encoding = entry.encoding or _encoding(message)
+                entry.keys.append(key)
             if message is not None:
-                entry.frame_id = entry.frame_id or message.header.frame_id
+                entry.frame_id = entry.frame_id or frame_id_of(message)
             entry.stamps.append(cdr_stamp_ns(data))
+        except VideoError as error:
+            self._refuse(topic, log_ns, "video packets", str(error))
+            self.refused.setdefault(topic, str(error))
+            return
         except Exception as error:  # a damaged message: whatever its parser stumbles over
+            if msgtype in VIDEO_TYPES:
+                self._videos[topic].stream.lose("a message before it is damaged, and no keyframe has come since")
             self._refuse(topic, log_ns, "messages", f"{type(error).__name__}: {error}")
             self.refused.setdefault(topic, str(error))
             return
         entry.sizes.append(size)
         entry.logs.append(log_ns)
         entry.places.append(place)
+
+    def lose(self) -> None:
+        """A stretch of the file cannot be read: whatever topic it was of."""
+        for video in self._videos.values():
+            video.stream.lose("packets before it cannot be read from the file, and no keyframe has come since")
 
     def _refuse(self, topic: str, log_ns: int, of: str, what: str) -> None:
         # Numbers differ from message to message; what is wrong does not.
@@ -237,7 +289,9 @@ class _Builder:
             self.problems.append(f"{name}: {unset} messages whose stamp is zero are left out")
         kept = [i for i, each in enumerate(entry.sizes) if each == size and (entry.stamps[i] or not unset)]
         columns = (np.array(values, dtype=np.int64)[kept] for values in (entry.stamps, entry.logs, entry.places))
-        return TopicIndex(name, entry.msgtype, entry.frame_id, size, entry.encoding, *columns)
+        keys = np.array(entry.keys, dtype=np.int64).reshape(-1, 2)[kept].T if entry.msgtype in VIDEO_TYPES else None
+        stamps, logs, places = columns
+        return TopicIndex(name, entry.msgtype, entry.frame_id, size, entry.encoding, stamps, logs, places, keys)
 
     def finish(self, unsupported: dict[str, str], start_ns: int, end_ns: int) -> BagIndex:
         for (topic, _), bad in self._bad.items():
@@ -332,9 +386,12 @@ def _read_all(
     places: dict[str, tuple[int, int]] = {}  # topic -> its newest log time, and how many messages have it so far
     damage: dict[str, list[int]] = defaultdict(list)
     before = None
-    for number, (connection, log_ns, data) in enumerate(
-        reader.messages(wanted, on_damage=lambda at_ns, reason: damage[reason].append(at_ns)) if wanted else (), 1
-    ):
+
+    def note(at_ns: int, reason: str) -> None:
+        damage[reason].append(at_ns)
+        builder.lose()
+
+    for number, (connection, log_ns, data) in enumerate(reader.messages(wanted, on_damage=note) if wanted else (), 1):
         topic = connection.topic
         newest, place = places.get(topic, (None, 0))
         place = place + 1 if newest == log_ns else 0

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS, can_reduce, decode_grey, decode_rgb, is_grey
+from gaussianocc_core.bags.video import Undecodable, VideoPicture, is_video
 from gaussianocc_core.errors import CalibrationError, GaussianOccError
 from gaussianocc_core.geometry.calibration import find_fault
 from gaussianocc_core.geometry.lens import from_ros
@@ -23,6 +24,10 @@ from gaussianocc_core.types import PINHOLE
 
 class ImageError(GaussianOccError):
     """An image message cannot be turned into pixels."""
+
+
+class WaitsForKeyframe(ImageError):
+    """An image of a video whose last packets are missing: nothing is wrong with it, and the next keyframe ends it."""
 
 
 # ---- poses ---------------------------------------------------------------------------------------------------------
@@ -69,14 +74,22 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
 
 
 def decode_image(message: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB of a sensor_msgs/Image or CompressedImage (JPEG, PNG); ImageError says what is wrong with it."""
+    """RGB of a sensor_msgs/Image or CompressedImage (JPEG, PNG), or of what a bag's reader gives in place of a packet
+    of video; ImageError says what is wrong with it."""
     return decode_reduced(message, 1, max_pixels)[0]
 
 
 def decode_reduced(
     message: Any, reduce: int, max_pixels: int = MAX_IMAGE_PIXELS
 ) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-    """The image, and how many native pixels a side became one: `reduce` (1, 2, 4 or 8) if it is a JPEG, else 1."""
+    """The image, and how many native pixels a side became one: `reduce` (1, 2, 4 or 8) if it is a JPEG, or video of
+    whose sides it is a divisor, else 1."""
+    if isinstance(message, VideoPicture):
+        return message.rgb(reduce)
+    if isinstance(message, Undecodable):
+        raise ImageError(f"video packet cannot be decoded: {message.reason}")
+    if is_video(message):
+        raise ImageError("a packet of compressed video is no image by itself; it needs those from its keyframe on")
     try:
         if hasattr(message, "encoding"):
             check_size(message, max_pixels)

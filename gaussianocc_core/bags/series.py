@@ -8,7 +8,7 @@ import bisect
 import numpy as np
 
 from gaussianocc_core.bags.index import TopicIndex
-from gaussianocc_core.bags.reader import MessageRef
+from gaussianocc_core.bags.message_ref import MessageRef
 
 _TOLERANCE = 0.25  # of the wanted time to a neighbour
 _JUMP_NS = 1_000_000_000  # a stamp that steps back farther begins another run

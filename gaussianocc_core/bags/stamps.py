@@ -9,7 +9,16 @@ from typing import Any
 
 def stamp_ns(header: Any) -> int:
     """Of a std_msgs/Header."""
-    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+    return _nanoseconds(header.stamp)
+
+
+def message_stamp_ns(message: Any) -> int:
+    """Of a message with images: foxglove_msgs has no headers."""
+    return stamp_ns(message.header) if hasattr(message, "header") else _nanoseconds(message.timestamp)
+
+
+def _nanoseconds(time: Any) -> int:
+    return int(time.sec) * 1_000_000_000 + int(time.nanosec)
 
 
 def cdr_stamp_ns(data: bytes) -> int:

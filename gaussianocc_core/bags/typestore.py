@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from gaussianocc_core.bags.unpacking import bound_chunks
+from gaussianocc_core.bags.video import VIDEO_DEFINITIONS
 from gaussianocc_core.errors import GaussianOccError
 
 OCCUPANCY_TYPE = "gaussianocc_ros/msg/SemanticOccupancy"
@@ -41,9 +42,13 @@ def open_typestore() -> Any:
 
 @lru_cache(maxsize=1)
 def typestore() -> Any:
-    """Message definitions; these messages have the same ones and type hashes from Humble on."""
+    """Message definitions; these messages have the same ones and type hashes from Humble on. Those of compressed video,
+    which are of packages of their own, are among them."""
     typesys = import_rosbags().typesys
-    return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+    store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+    for name, definition in VIDEO_DEFINITIONS.items():
+        store.register(typesys.get_types_from_msg(definition, name))
+    return store
 
 
 @lru_cache(maxsize=1)

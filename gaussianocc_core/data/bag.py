@@ -21,8 +21,9 @@ from gaussianocc_core.bags import messages
 from gaussianocc_core.bags.clocks import Clocks, compare
 from gaussianocc_core.bags.index import BagIndex
 from gaussianocc_core.bags.indexing import find_bags, open_index
+from gaussianocc_core.bags.message_ref import MessageRef
 from gaussianocc_core.bags.messages import Intrinsics
-from gaussianocc_core.bags.reader import MessageRef, open_reader
+from gaussianocc_core.bags.reader import open_reader
 from gaussianocc_core.bags.series import Series
 from gaussianocc_core.data.bag_cameras import BagConfig, CameraTopics, find_cameras
 from gaussianocc_core.data.entries import longest_gap_s, mask_paths, read_label_image, read_mask

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 from gaussianocc_core.bags.index import BagIndex, TopicIndex
 from gaussianocc_core.bags.schema import EGO_FRAME, IMAGE_TYPE, ODOM_FRAME, RAW_IMAGE_TYPE
+from gaussianocc_core.bags.video import VIDEO_TYPES
 from gaussianocc_core.errors import BagError
 from gaussianocc_core.names import check_name, check_topic
 
 _NOT_A_CAMERA = ("semantic", "depth", "mask", "disparity", "confidence")  # images beside those of cameras
+_IMAGES = (IMAGE_TYPE, RAW_IMAGE_TYPE, *VIDEO_TYPES)  # where a camera has several, the first of these is taken
+_TRANSPORTS = ("ffmpeg", "foxglove", "video", "h264", "h265")  # last parts of topics, beside compressed...
 _LABELS = "semantic/image_raw"
 _MASK = "mask"
 
@@ -73,11 +76,7 @@ def _absolute(topic: str) -> str:
 
 def find_cameras(index: BagIndex, config: BagConfig) -> tuple[CameraTopics, ...]:
     """The cameras of a bag and their topics: those that the configuration names, or every topic of images."""
-    images = {
-        topic: entry
-        for topic, entry in index.topics.items()
-        if entry.msgtype in (IMAGE_TYPE, RAW_IMAGE_TYPE) and len(entry)
-    }
+    images = {topic: entry for topic, entry in index.topics.items() if entry.msgtype in _IMAGES and len(entry)}
     if config.image_topic:
         wanted = {name: _absolute(config.image_topic.format(camera=name)) for name in config.cameras}
     else:
@@ -92,7 +91,8 @@ def find_cameras(index: BagIndex, config: BagConfig) -> tuple[CameraTopics, ...]
             wanted = {name: wanted[name] for name in config.cameras}
     absent = [topic for topic in wanted.values() if topic not in images]
     if absent or not wanted:
-        others = ", ".join(f"{topic} ({msgtype})" for topic, msgtype in index.unsupported.items())
+        useless = {topic: why for topic, why in index.refused.items() if topic in index.topics and topic not in images}
+        others = ", ".join(f"{topic} ({why})" for topic, why in {**index.unsupported, **useless}.items())
         raise BagError(
             f"{index.path}: no images on {', '.join(absent) or 'any topic'}; topics with images: "
             f"{', '.join(images) or 'none'}; not read: {others or 'none'}"
@@ -123,7 +123,7 @@ def _of_a_camera(entry: TopicIndex) -> bool:
 def _namespace(topic: str) -> str:
     """/cam/image_raw/compressed -> /cam"""
     parts = topic.rstrip("/").split("/")
-    if parts[-1].startswith("compressed"):
+    if parts[-1].startswith("compressed") or parts[-1] in _TRANSPORTS:
         parts.pop()
     if len(parts) > 2 and parts[-1].startswith("image"):
         parts.pop()
@@ -131,10 +131,10 @@ def _namespace(topic: str) -> str:
 
 
 def _name_cameras(topics: Iterable[str], images: dict[str, TopicIndex]) -> dict[str, str]:
-    """Camera name -> topic of its images; compressed ones if there are both."""
+    """Camera name -> topic of its images; compressed ones if there are both, video if there is nothing else."""
     by_space: dict[str, str] = {}
     # CameraInfo's lens is that of the raw images, which show more than the rectified ones.
-    for topic in sorted(topics, key=lambda topic: ("rect" in topic, images[topic].msgtype != IMAGE_TYPE)):
+    for topic in sorted(topics, key=lambda topic: ("rect" in topic, _IMAGES.index(images[topic].msgtype))):
         by_space.setdefault(_namespace(topic), topic)
     last = [space.rsplit("/", 1)[-1] for space in by_space]
     return {

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 
 from gaussianocc_core.bags.index import TopicIndex
+from gaussianocc_core.bags.message_ref import MessageRef
 from gaussianocc_core.bags.messages import decode_cloud
-from gaussianocc_core.bags.reader import MessageRef, open_reader
+from gaussianocc_core.bags.reader import open_reader
 from gaussianocc_core.bags.schema import POINTS_TYPE
 from gaussianocc_core.data.bag import BagEntry, BagSource
 from gaussianocc_core.data.lidar import LidarScan
@@ -22,6 +23,7 @@ from gaussianocc_core.types import Cameras
 _log = logging.getLogger(__name__)
 _LIDAR_SLOP_NS = 60_000_000
 _OUR_FIELDS = {"label", "confidence"}  # beside x, y, z
+_CLEARING = "/clearing"  # ends of rays: most of them lie where nothing is
 
 
 def lidar_topics(source: BagSource) -> tuple[str, ...]:
@@ -31,6 +33,7 @@ def lidar_topics(source: BagSource) -> tuple[str, ...]:
         for topic, entry in source.index.topics.items()
         if entry.msgtype == POINTS_TYPE
         and len(entry)
+        and not topic.endswith(_CLEARING)
         and not _is_ours(source, entry)
         and source.T_ego_sensor(_cloud_frame(source, entry)) is not None
     )

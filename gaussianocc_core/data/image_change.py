@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gaussianocc_core.bags import messages
-from gaussianocc_core.bags.reader import MessageRef, open_reader
+from gaussianocc_core.bags.message_ref import MessageRef
+from gaussianocc_core.bags.reader import open_reader
 from gaussianocc_core.data.bag import BagEntry
 
 
@@ -27,8 +28,11 @@ def image_change(entry: BagEntry) -> float:
 def _small(path: Path, ref: MessageRef) -> UInt8[np.ndarray, "h w"]:
     """Grey, an eighth of the size; smoothed, so that noise does not count. Entries in time order share most images."""
     (message,) = open_reader(path).read([ref])
-    if hasattr(message, "encoding"):
-        grey = cv2.cvtColor(messages.decode_image(message), cv2.COLOR_RGB2GRAY)
+    if not hasattr(message, "format"):  # raw, or of video
+        try:
+            grey = cv2.cvtColor(messages.decode_image(message), cv2.COLOR_RGB2GRAY)
+        except messages.ImageError:
+            return np.zeros((1, 1), np.uint8)
         return cv2.resize(grey, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
     decoded = cv2.imdecode(message.data, cv2.IMREAD_REDUCED_GRAYSCALE_8)
     return np.zeros((1, 1), np.uint8) if decoded is None else decoded

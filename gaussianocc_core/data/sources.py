@@ -24,6 +24,7 @@ Entry = SampleEntry | BagEntry
 OFFSETS = (-1, 1)  # neighbours, in the order of a batch's frames 1 and 2
 
 _log = logging.getLogger(__name__)
+_AT_REST = 0.005  # m to a neighbour
 
 
 @dataclass(frozen=True)
@@ -236,11 +237,27 @@ def _undetected(config: DataConfig) -> int:
     return FREE if config.undetected == "free" else IGNORE
 
 
-def _moves_enough(entry: Entry, config: BagConfig) -> bool:
-    """Whether the robot moved to each neighbour: by its poses, or where there are none by the images of a bag."""
+def check_motion(entries: Sequence[Entry]) -> None:
+    """DatasetError for recordings that stand still by their poses: time teaches neither depth nor motion there."""
+    moved = [max(ways) for ways in map(_ways, entries) if ways]
+    if moved and float(np.quantile(moved, 0.95)) < _AT_REST:
+        raise DatasetError(
+            f"the recordings stand still: by their poses {100 * max(moved):.1f} cm to a neighbour at most, in "
+            f"{len(moved)} samples. Depth and motion are learnt from motion: add recordings that drive, or for slow "
+            "robots look farther back, data.bag.neighbour_time=0.5"
+        )
+
+
+def _ways(entry: Entry) -> list[float]:
+    """m to each neighbour, by poses; empty where there are none."""
     here = entry.frame.T_world_ego
     there = [frame.T_world_ego for _, frame in entry.neighbours]
-    moved = [float(np.linalg.norm(T[0, :3, 3] - here[0, :3, 3])) for T in there if T is not None and here is not None]
+    return [float(np.linalg.norm(T[0, :3, 3] - here[0, :3, 3])) for T in there if T is not None and here is not None]
+
+
+def _moves_enough(entry: Entry, config: BagConfig) -> bool:
+    """Whether the robot moved to each neighbour: by its poses, or where there are none by the images of a bag."""
+    moved = _ways(entry)
     if moved:
         return min(moved) >= config.least_motion
     if config.least_change and isinstance(entry, BagEntry):

@@ -45,3 +45,17 @@ def class_table(class_names: Sequence[str], chosen: Sequence[str]) -> Bool[np.nd
     table = np.zeros(256, dtype=bool)
     table[[class_names.index(name) for name in chosen]] = True
     return table
+
+
+def parse_values(entries: Sequence[str]) -> dict[str, int]:
+    """`["sidewalk=30"]` -> {"sidewalk": 30}; ValueError names an entry that is not CLASS=VALUE, of 1 to 100."""
+    found: dict[str, int] = {}
+    for entry in entries:
+        name, _, text = entry.partition("=")
+        name, text = name.strip(), text.strip()
+        if not name or not text.isdecimal() or not 1 <= int(text) <= 100:
+            raise ValueError(f"expected class=value with a whole value of 1 to 100, such as sidewalk=30; got {entry!r}")
+        if name in found:
+            raise ValueError(f"class {name!r} is there twice")
+        found[name] = int(text)
+    return found

@@ -74,9 +74,12 @@ class Processes:
         known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         buffers: dict[str, Any] = {name: False}
+        # Torch never lets go of the group that it is given here: on CPUs that is one of its own (see `process_group`).
+        group = None if device.type == "cuda" else dist.new_group()
         return nn.parallel.DistributedDataParallel(
             stage,
             device_ids=[device.index] if device.type == "cuda" else None,
+            process_group=group,
             **buffers,
             find_unused_parameters=True,  # a stage has phases in which a network rests
         )
@@ -84,7 +87,10 @@ class Processes:
 
 @contextmanager
 def process_group(device: str) -> Iterator[tuple[Processes, str]]:
-    """The processes that torchrun started and the device of this one; NCCL on GPUs, gloo on CPUs."""
+    """The processes that torchrun started and the device of this one; NCCL on GPUs, gloo on CPUs.
+
+    What learnt in parallel must be out of reach when the context ends.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes(), device
@@ -98,7 +104,7 @@ def process_group(device: str) -> Iterator[tuple[Processes, str]]:
     try:
         yield processes, device
     finally:
-        # What torch wrapped for many processes is part of a circle and holds the group, whose threads would still be at
-        # work while the interpreter ends: "terminate called without an active exception".
+        # Waits for the group's threads, if nothing holds it: what learnt is part of circles and does. A thread that has
+        # to drop a tensor of Python's while the interpreter ends aborts the process, "without an active exception".
         gc.collect()
         dist.destroy_process_group()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gaussianocc_core.data.sources import Entry, open_split
+from gaussianocc_core.data.sources import Entry, check_motion, open_split
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.mistakes import reading
 from gaussianocc_core.predictor import resolve_device
@@ -55,7 +55,7 @@ def train(
     is not finite (last.pt is that of the last good save).
     """
     with process_group(config.device) as (processes, device):
-        # No name for the run here: it has to be gone when the group of processes ends.
+        # The run has no name here: it has to be gone when the group of processes ends.
         return Run(inherit_first_stage(config), processes, resolve_device(device), resume, overfit_batch).execute(
             minutes
         )
@@ -68,6 +68,8 @@ def open_data(config: TrainConfig, log: bool) -> tuple[TrainingSet | ClipSet, tu
     entries, left_out = open_split(config.data)
     if not entries:
         raise ConfigError(f"data.left_out: {config.data.left_out:g} of the recordings leaves nothing to train on")
+    if not config.data.occupancy:  # labels in 3D teach standing too
+        check_motion(entries)
     if left_out and log:
         _log.info("%d samples are left out, to measure the end of the run on", len(left_out))
     data = TrainingSet(entries, config.data, Preprocessor.of(config.model), config.seed)

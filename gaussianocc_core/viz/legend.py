@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from gaussianocc_core.labels import CLASS_NAMES, FREE, PALETTE
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, PALETTE, has_one_class
 from gaussianocc_core.types import VoxelGrid
 from gaussianocc_core.viz.colors import height_colors
 from gaussianocc_core.viz.text import Label, text_width
@@ -76,3 +79,21 @@ def color_bar(
     labels.append(Label(right_text, right, y + round(2 * unit), size, MUTED, align="right"))
     left = end - len(colors) - round(8 * unit)
     labels.append(Label(left_text, left, y + round(2 * unit), size, MUTED, align="right"))
+
+
+def draw_legend(class_names: Sequence[str], grid: VoxelGrid) -> UInt8[np.ndarray, "H W 3"]:
+    """A column of the classes of a model and their colours, without free; of a model with one class, of heights from
+    the grid's top to its floor. Without Pillow, which a robot may not have."""
+    names = [name.replace("_", " ") for name in class_names[:-1]]
+    colors = [PALETTE[CLASS_ID.get(name, i % len(PALETTE))] for i, name in enumerate(class_names[:-1])]
+    if has_one_class(class_names):
+        shares = np.linspace(1.0, 0.0, 9)
+        names = [f"{grid.origin[2] + share * (grid.upper[2] - grid.origin[2]):.1f} m" for share in shares]
+        colors = list(height_colors(256)[(255 * shares).astype(int)])
+    line = 22
+    picture = np.full((line * len(names) + 8, 220, 3), PANEL, np.uint8)
+    for i, (name, color) in enumerate(zip(names, colors, strict=True)):
+        y = 4 + i * line
+        picture[y + 3 : y + line - 3, 8:32] = color
+        cv2.putText(picture, name, (42, y + line - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, TEXT, 1, cv2.LINE_AA)
+    return picture

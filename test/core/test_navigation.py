@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from gaussianocc_core.geometry.cameras import view_rotation
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, OCCLUDED, ONE_CLASS, UNOBSERVED
+from gaussianocc_core.navigation.clearing import passed_rays
 from gaussianocc_core.navigation.obstacles import (
     FREE_CELL,
     OBSTACLE_CELL,
@@ -17,7 +20,7 @@ from gaussianocc_core.navigation.obstacles import (
     map_ground,
 )
 from gaussianocc_core.navigation.traversability import Traversability
-from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
+from gaussianocc_core.types import Cameras, OccupancyPrediction, VoxelGrid
 
 GRID = VoxelGrid((-4.0, -4.0, -0.5), 0.5, (16, 16, 8))  # heights of centres: -0.25, 0.25, ... 3.25 m
 RULE = Traversability()
@@ -116,3 +119,43 @@ def test_no_obstacle_falls_between_the_cells_of_a_turned_map(degrees):
             columns = np.full((16, 16), FREE_CELL, np.int8)
             columns[i, j] = OBSTACLE_CELL
             assert (align_map(columns, scene(), T_map_ego).cells == OBSTACLE_CELL).any()
+
+
+def cleared(labels, model="pinhole", focal=80.0):
+    """Ends of the rays of one camera at (0.1, 0.1, 1.5) that looks along x, and its grid."""
+    grid = VoxelGrid((-10.0, -10.0, -1.0), 0.5, (40, 40, 8))
+    volume = np.full(grid.shape, labels, np.uint8) if np.isscalar(labels) else labels
+    prediction = OccupancyPrediction(
+        volume, np.ones(grid.shape, np.float32), volume != UNOBSERVED, grid, CLASS_NAMES, True, ("front",), "made up"
+    )
+    T = make_transform(view_rotation(0.0), np.array([0.1, 0.1, 1.5]))
+    K = torch.tensor([[[focal, 0.0, 80.0], [0.0, focal, 60.0], [0.0, 0.0, 1.0]]], dtype=torch.float64)
+    cameras = Cameras(("front",), K, torch.from_numpy(T)[None], (160,), (120,), (model,))
+    return passed_rays(prediction, cameras, 0, Traversability()) - (0.1, 0.1, 1.5)
+
+
+def test_rays_through_free_space_end_at_the_heights_or_the_grid_and_lie_in_the_view():
+    rays = cleared(FREE)
+    assert np.abs(rays[:, 1] / rays[:, 0]).max() < 1.0 and np.abs(rays[:, 1] / rays[:, 0]).max() > 0.97  # 45 degrees
+    far = rays[np.abs(rays[:, 2]) < 1e-6]
+    assert far[:, 0].max() == pytest.approx(9.9)  # the grid ends at x = 10
+    assert rays[:, 2].min() >= 0.2 - 0.5 - 1.5 - 1e-9 and rays[:, 2].max() <= 2.0 + 0.5 - 1.5 + 1e-9
+
+
+def test_rays_of_a_fisheye_lie_in_its_view():
+    rays = cleared(FREE, "equidistant", focal=50.0)  # 80 / 50 rad to each side: 91.7 degrees
+    angle = np.degrees(np.arctan2(np.abs(rays[:, 1]), rays[:, 0]))
+    assert 91.0 < angle[np.abs(rays[:, 2]) < 1e-6].max() < 91.7
+
+
+@pytest.mark.parametrize("unknown", [UNOBSERVED, OCCLUDED])
+def test_no_ray_passes_what_nobody_knows(unknown):
+    assert len(cleared(unknown)) == 0 or np.linalg.norm(cleared(unknown), axis=1).max() < 2.0  # around the lens only
+
+
+def test_a_ray_ends_before_what_it_meets():
+    labels = np.full((40, 40, 8), FREE, np.uint8)
+    labels[32:, :20] = CLASS_ID["manmade"]  # from x = 6, to the right
+    rays = cleared(labels)
+    right, left = (rays[(np.abs(rays[:, 2]) < 1e-6) & side] for side in (rays[:, 1] < -0.5, rays[:, 1] > 0.5))
+    assert right[:, 0].max() <= 6.0 - 0.1 - 0.05 and left[:, 0].max() == pytest.approx(9.9)

@@ -133,7 +133,7 @@ def test_an_executable_without_torch_names_the_interpreter_and_the_command(tmp_p
 
 
 def test_every_list_of_pip_requirements_says_the_same():
-    """setup.py is their home. Beside it: what an executable asks for, the README, package.xml's remark."""
+    """setup.py is their home. Beside it: what an executable asks for, docs/install.md, package.xml's remark."""
     lists = re.search(r"install_requires=(\[.*?\])", (ROOT / "setup.py").read_text(), re.DOTALL)
     required = {re.split(r"[<>=]", requirement)[0] for requirement in ast.literal_eval(lists.group(1))}
     from_ros = {"numpy": "python3-numpy", "opencv-python-headless": "python3-opencv", "pyyaml": "python3-yaml"}
@@ -143,7 +143,9 @@ def test_every_list_of_pip_requirements_says_the_same():
     from_pip = sorted(required - set(from_ros) | {"rosbags"})  # the bag player reads with rosbags
     template = (ROOT / "tools/setup/executable.py.in").read_text()
     assert sorted(re.findall(r'"(\w+)"', re.search(r"from_pip = \((.*)\)", template).group(1))) == from_pip
-    command = re.search(r'^pip install "numpy<2" ([\w ]+?) *(#|$)', (ROOT / "README.md").read_text(), re.MULTILINE)
+    command = re.search(
+        r'^pip install "numpy<2" ([\w ]+?) *(#|$)', (ROOT / "docs" / "install.md").read_text(), re.MULTILINE
+    )
     assert sorted(command.group(1).split()) == from_pip
     assert sorted(re.search(r"<!-- From pip: ([\w, ]+)\.", text).group(1).split(", ")) == from_pip
 
@@ -209,7 +211,8 @@ def test_every_core_module_imports_from_the_wheel_with_its_requirements_alone(in
     code = """
 import importlib, pkgutil
 ROS = {"rclpy", "rosidl_runtime_py", "tf2_ros", "cv_bridge", "sensor_msgs_py", "launch", "gaussianocc_ros"}
-EXTRAS = {"gsplat", "imageio", "imageio_ffmpeg", "matplotlib", "nuscenes", "pyquaternion", "rosbags", "tensorboard"}
+EXTRAS = {"av", "gsplat", "imageio", "imageio_ffmpeg", "matplotlib", "nuscenes", "pyquaternion", "rosbags"}
+EXTRAS |= {"tensorboard"}
 UNDECLARED = {"beartype", "hypothesis", "PIL", "pytest", "scipy", "sklearn"}
 class Missing:
     def find_spec(name, path=None, target=None):

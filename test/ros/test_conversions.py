@@ -25,8 +25,8 @@ from gaussianocc_core.bags.messages import (
     raw_image_to_rgb,
 )
 from gaussianocc_core.errors import CalibrationError
-from gaussianocc_core.geometry.voxels import unflatten
-from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, ONE_CLASS, PALETTE
+from gaussianocc_core.geometry.voxels import centers, unflatten
+from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, OCCLUDED, ONE_CLASS, PALETTE
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 from gaussianocc_ros import conversions, ros_compat, stamps
 from gaussianocc_ros.ros_compat import decode_image
@@ -370,6 +370,51 @@ def test_markers_written_by_numpy_equal_serialised_objects(frame, share, exposed
     assert len(fast) == len(slow)
     # Bytes cannot be compared: rclpy leaves the padding as it finds it.
     assert deserialize_message(fast, MarkerArray) == deserialize_message(slow, MarkerArray)
+
+
+@pytest.mark.parametrize("most", [10, 100, 400, 10_000])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_markers_hold_at_most_so_many_cubes_and_nothing_is_left_out(most, share):
+    rng = np.random.default_rng(4)
+    labels = np.where(rng.random(GRID.shape) < share, rng.integers(0, 17, GRID.shape), 17).astype(np.uint8)
+    full = conversions.encode_markers(prediction(labels), 7, "base_link").markers[0]
+    slow = conversions.encode_markers(prediction(labels), 7, "base_link", most=most)
+    fast = conversions.serialize_markers(prediction(labels), 7, "base_link", most=most)
+    assert deserialize_message(fast, MarkerArray) == deserialize_message(serialize_message(slow), MarkerArray)
+    near, far = slow.markers
+    assert (near.ns, far.ns) == ("occupancy", "occupancy_far")
+    assert len(near.points) + len(far.points) <= most
+    if len(full.points) <= most:
+        assert near.points == full.points and far.action == far.DELETE  # of the message before
+        return
+    assert far.action == far.ADD and far.scale.x >= 2 * near.scale.x
+    small = {(p.x, p.y, p.z) for p in near.points}
+    centers = np.array([(p.x, p.y, p.z) for p in far.points])
+    for p in full.points:  # each is there, or within a larger cube
+        within = (np.abs(centers - (p.x, p.y, p.z)) <= far.scale.x / 2 + 1e-6).all(axis=1).any()
+        assert within or (p.x, p.y, p.z) in small or most == 10
+
+
+def test_cubes_near_the_robot_keep_their_size():
+    grid = VoxelGrid()
+    labels = np.full(grid.shape, CLASS_ID["free"], np.uint8)
+    labels[:, :, 2] = CLASS_ID["driveable_surface"]
+    observed, confidence = np.ones(grid.shape, bool), np.ones(grid.shape, np.float32)
+    road = OccupancyPrediction(labels, confidence, observed, grid, CLASS_NAMES, False, ("front",), "untrained")
+    near, far = conversions.encode_markers(road, 0, "base_link", most=20_000).markers
+    assert 15_000 < len(near.points) + len(far.points) <= 20_000
+    away = [np.hypot(p.x, p.y) for p in near.points]
+    assert max(away) >= 24.9 and min(np.hypot(p.x, p.y) for p in far.points) > 24.0
+
+
+def test_hidden_voxels_are_shown_near_the_robot_only():
+    labels = np.full(GRID.shape, CLASS_ID["free"], np.uint8)
+    labels[5, 5, 2] = labels[11, 9, 2] = OCCLUDED
+    place = centers(GRID)[5, 5, 2].numpy()
+    (point,) = decode_cloud(
+        conversions.encode_hidden(prediction(labels), 0, "base_link", float(np.hypot(*place[:2])) + 0.01)
+    )
+    assert [point[axis] for axis in "xyz"] == pytest.approx(place.tolist()) and point["label"] == OCCLUDED
 
 
 def test_cloud_built_by_sensor_msgs_py_is_the_same(one_voxel):

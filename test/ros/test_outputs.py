@@ -24,7 +24,8 @@ def outputs_of(graph):
     made = []
 
     def make(**parameters):
-        others = {"publish_obstacles": False, "publish_grid": False}  # the recorder takes the other three
+        # The recorder takes the other three; all cubes, to have many bytes.
+        others = {"publish_obstacles": False, "publish_grid": False, "publish_hidden": False, "markers_most": 0}
         made.append(Outputs(node, NodeParameters(cameras=("front",), **others, **parameters)))
         node.trigger_configure()
         node.trigger_activate()

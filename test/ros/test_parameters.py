@@ -47,7 +47,7 @@ def test_declared_parameters_arrive_with_types_and_defaults(graph):
     assert parameters == NodeParameters(cameras=("front", "left"), slop=0.02)
     assert parameters.anchor == "front"
     assert parameters.image_topic_of("left") == "left/image_raw/compressed"
-    assert parameters.is_compressed("a")
+    assert parameters.transport_of("left") == "compressed"
 
 
 def test_every_parameter_is_described_and_says_when_it_takes_effect(graph):
@@ -123,8 +123,20 @@ def test_a_misspelt_name_is_named_although_the_node_cannot_start(graph, capfd, v
 
 
 def test_transport_follows_the_topic_unless_it_is_given():
-    assert not NodeParameters(cameras=("a",), image_topic="/{camera}/image_raw").is_compressed("a")
-    assert NodeParameters(cameras=("a",), image_topic="/{camera}/jpeg", image_transport="compressed").is_compressed("a")
+    assert NodeParameters(cameras=("a",), image_topic="/{camera}/image_raw").transport_of("a") == "raw"
+    named = NodeParameters(cameras=("a",), image_topic="/{camera}/jpeg", image_transport="compressed")
+    assert (named.transport_of("a"), named.image_topic_of("a")) == ("compressed", "/a/jpeg")
+    several = ("/a/image_raw/ffmpeg", "/b/image_raw/foxglove", "/c/image_raw/compressed", "/d/image_rect")
+    each = NodeParameters(cameras=("a", "b", "c", "d"), image_topics=several)
+    assert [each.transport_of(c) for c in "abcd"] == ["ffmpeg", "foxglove", "compressed", "raw"]
+
+
+@pytest.mark.parametrize("transport", ["raw", "compressed", "ffmpeg", "foxglove"])
+@pytest.mark.parametrize("given", ["{camera}/image_raw", "{camera}/image_raw/compressed", "{camera}/image_raw/ffmpeg"])
+def test_topics_end_in_the_transport_that_is_asked_for(transport, given):
+    parameters = NodeParameters(cameras=("a",), image_topic=given, image_transport=transport)
+    assert parameters.image_topic_of("a") == ("a/image_raw" if transport == "raw" else f"a/image_raw/{transport}")
+    assert parameters.transport_of("a") == transport
 
 
 @pytest.mark.parametrize(
@@ -172,7 +184,7 @@ def test_topics_can_be_given_one_by_one():
     )
     assert [parameters.image_topic_of(camera) for camera in "ab"] == ["/left/image_raw", "/zed/rgb/compressed"]
     assert [parameters.camera_info_topic_of(camera) for camera in "ab"] == ["/l/info", "/zed/info"]
-    assert [parameters.is_compressed(camera) for camera in "ab"] == [False, True]
+    assert [parameters.transport_of(camera) for camera in "ab"] == ["raw", "compressed"]
     assert [parameters.is_reliable(camera) for camera in "ab"] == [False, True]
 
 
@@ -207,26 +219,6 @@ def test_shipped_parameter_file_names_the_six_nuscenes_cameras():
     parameters = NodeParameters(cameras=tuple(shipped()["cameras"]))
     assert len(parameters.cameras) == 6
     assert parameters.anchor == "CAM_FRONT"
-
-
-def test_rviz_configuration_shows_what_the_node_publishes():
-    text = (ROOT / "config/rviz/occ.rviz").read_text()
-    manager = yaml.safe_load(text)["Visualization Manager"]
-    topics = {each["Topic"]["Value"]: each for each in manager["Displays"] if "Topic" in each}
-    for topic, kind in {
-        "/occupancy_node/points": "PointCloud2",
-        "/occupancy_node/obstacles": "PointCloud2",
-        "/occupancy_node/markers": "MarkerArray",
-        "/occupancy_node/grid": "Map",
-        "/CAM_FRONT/image_raw/compressed": "Image",
-        "/CAM_BACK/image_raw/compressed": "Image",
-        "/occupancy_node/CAM_FRONT/depth/image_raw": "Image",
-    }.items():
-        assert topics[topic]["Class"] == f"rviz_default_plugins/{kind}", topic
-    assert topics["/occupancy_node/grid"]["Topic"]["Durability Policy"] == "Transient Local"
-    assert {"rviz_default_plugins/TF", "rviz_default_plugins/Grid"} <= {each["Class"] for each in manager["Displays"]}
-    defaults = {field.name: field.default for field in FIELDS}
-    assert manager["Global Options"]["Fixed Frame"] in (defaults["ego_frame"], defaults["fixed_frame"])
 
 
 def test_the_table_in_the_docs_is_the_generated_one():

@@ -148,3 +148,17 @@ def test_ctrl_c_that_leaves_evaluated_text_ends_with_the_node_s_own_status(spawn
     process = spawn("-c", textwrap.dedent(code))
     assert process.wait() == 0
     assert_quiet(process)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("program", ["occupancy_node", "web_viewer"])
+def test_help_helps_and_starts_nothing(program):
+    done = subprocess.run(
+        [sys.executable, "-m", f"gaussianocc_ros.{program}", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0 and not done.stderr
+    assert "usage:" in done.stdout and "fixed_frame ('odom')" in done.stdout and "example:" in done.stdout

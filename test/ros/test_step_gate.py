@@ -78,6 +78,8 @@ def test_step_loses_none_of_the_three_outputs(graph, spawn, recorder, make, full
         "reliable:=true",
         "-p",
         "markers_exposed_only:=false",
+        "-p",
+        "markers_most:=0",
     )
     recorder.connect(graph, 180)
     bag = record_drive(tmp_path / "drive", make, sets=sets)

@@ -156,7 +156,7 @@ def test_the_proposal_fits_robot_and_speed_and_is_a_configuration(tmp_path):
     (parameters,) = (section["ros__parameters"] for section in yaml.safe_load(node.read_text()).values())
     assert parameters["cameras"] == ["front", "left"]
     assert parameters["image_topic"] == "{camera}/image_raw/compressed"
-    assert parameters["camera_info_topic"] == "/{camera}/camera_info"
+    assert parameters["camera_info_topic"] == "{camera}/camera_info"
     assert stage1.name == "mine.yaml" and stage2.name == "mine_gsv.yaml"
     runs = Runs.of(stage1)
     assert load_config(stage2, TrainConfig).data.occupancy == str(runs.labels) == "labels/mine"
@@ -174,7 +174,7 @@ def test_topics_without_a_common_pattern_are_proposed_one_by_one(tmp_path):
     *_, node = write_proposal(propose(source, found, 10), source, tmp_path / "mine.yaml")
     (parameters,) = (section["ros__parameters"] for section in yaml.safe_load(node.read_text()).values())
     assert parameters["image_topics"] == ["stereo/front/image_raw/compressed", "left/image_raw/compressed"]
-    assert parameters["camera_info_topics"] == ["/stereo/front/camera_info", "/left/camera_info"]
+    assert parameters["camera_info_topics"] == ["stereo/front/camera_info", "left/camera_info"]
     assert "image_topic" not in parameters
 
 

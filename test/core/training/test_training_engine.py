@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from support.nuscenes_fixtures import MadeUpDatabase
+from support.nuscenes_fixtures import MadeUpDatabase, read_table, write_table
 from support.training_runs import MODEL, add_labels, settings
 
 from gaussianocc_core import train as command
@@ -97,11 +97,19 @@ def test_two_gloo_processes_equal_one_with_accumulation(root, tmp_path, stage):
     two = tmp_path / "two"
     script = tmp_path / "run.py"
     script.write_text(
-        "import sys\n"
+        "import sys\nfrom pathlib import Path\nimport torch.distributed as dist\n"
         f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'test')!r}]\n"
         "from support.training_runs import settings\n"
         "from gaussianocc_core.training.engine import train\n"
+        # Threads that carried tensors of Python's end with the group: one that is at work while the interpreter ends
+        # aborts the process. The group that torch never lets go of stays.
+        "def threads():\n"
+        "    names = [each.read_text().strip() for each in Path('/proc/self/task').glob('*/comm')]\n"
+        "    return names.count('pt_gloo_runloop')\n"
+        "destroy, most = dist.destroy_process_group, []\n"
+        "dist.destroy_process_group = lambda: (most.append(threads()), destroy())\n"
         f"train(settings({str(root)!r}, {str(two)!r}, stage={stage!r}, steps=3))\n"
+        "assert 0 < threads() < most[0], (threads(), most)\n"
     )
     command_line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -337,6 +345,19 @@ def test_a_run_matches_as_the_weights_do_that_it_starts_from():
     assert not more.model.matching.enabled and engine.inherit_first_stage(more).model.matching.enabled
     finer = replace(more, model=replace(more.model, matching=MatchingConfig(enabled=True, depths=96)))
     assert engine.inherit_first_stage(finer).model.matching.depths == 96  # which is then refused by name
+
+
+def test_recordings_that_stand_still_are_refused_before_a_run_folder_is_made(tmp_path, capsys):
+    standing = MadeUpDatabase(keyframes=2, frames_per_keyframe=3).write(tmp_path / "root")
+    poses = read_table(standing, "ego_pose")
+    write_table(
+        standing, "ego_pose", [{**each, **{k: poses[0][k] for k in ("rotation", "translation")}} for each in poses]
+    )
+    config = tmp_path / "stage.yaml"
+    config.write_text("stage: gsp\nmodel: {image_height: 32, image_width: 48}\n")
+    assert command.main([str(config), f"data.dataroot={standing}", f"output={tmp_path / 'run'}", "steps=2"]) == 2
+    assert "the recordings stand still: by their poses 0.0 cm to a neighbour at most" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.medium

@@ -111,7 +111,10 @@ def judge(name: str, sampled: Sampled, pose_at: PoseAt, doubts: Sequence[Doubt] 
         notes += [f"{cameras.names[k]}: its rotation: mend what is wrong with it first" for k in sorted(bad)]
     grounds: tuple[Ground, ...] = ()
     if posed:
-        delay = estimate_delay((*steps, *find_strip_steps(sampled)), cameras, pose_at)
+        # A camera that is wrong would be taken for odometry that is late.
+        right = {k for k, each in enumerate(reading.cameras) if each is AS_IT_IS} - bad
+        of_right = [step for step in (*steps, *find_strip_steps(sampled)) if step.camera in right]
+        delay = estimate_delay(of_right, cameras, pose_at)
         late = from_delay(delay, notes) if not reading.odometry.fault else None
         if late is not None:
             found.append(late)

@@ -24,6 +24,7 @@ from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 
 _FORGOTTEN = 0.1  # log-odds, a probability of 0.475 to 0.525: no more than a voxel that nobody saw
 _FARTHEST = 1e8  # m from the fixed frame's origin; twice around the Earth, and its voxels can still be numbered
+_MOST_CELLS = 80_000_000  # of the window; the largest grid of a model has 20 million voxels
 _LEAST_WEIGHT = np.float32(0.5)  # of a prediction: it has decided, whatever the probability of its class
 _MOST_VOTES = np.float32(10.0)  # a class that was right for long must still be outvoted within seconds
 _SLOPE = np.sin(np.radians(5.0))  # the map is so much higher than the grid at its rim: pitch, roll, a hill ahead
@@ -79,6 +80,11 @@ class TemporalFusion:
         side = 2 * int(np.ceil(reach / size)) + 2
         margin = int(np.ceil(_SLOPE * reach / size)) + 1
         self._shape = np.array([side, side, grid.shape[2] + 2 * margin])
+        if int(np.prod(self._shape.astype(np.int64))) > _MOST_CELLS:
+            raise PredictionError(
+                f"fusion: a grid that reaches {reach:.0f} m from the robot at {size:g} m a voxel takes more than "
+                f"{_MOST_CELLS} voxels; switch fusion off"
+            )
         # First voxel of the window minus the robot's own.
         self._lead = np.array([-side // 2, -side // 2, int(np.floor(low[2] / size)) - margin])
         self._reach = reach

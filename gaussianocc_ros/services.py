@@ -28,6 +28,7 @@ from gaussianocc_ros.inference import Inference
 from gaussianocc_ros.parameters import NodeParameters
 from gaussianocc_ros.srv import GetOccupancy
 
+_SPARE = 512 << 20  # bytes that stay free: who reaches the graph may call as often as he likes
 _TOPIC = "/occupancy_map"  # in the saved bag
 
 
@@ -76,7 +77,10 @@ class Services:
             raise GaussianOccError("there is no result yet: is the node active, and do images come?")
         frame = self._parameters.fixed_frame if known.fused else self._parameters.ego_frame
         prediction, stamp_ns = known.prediction, known.stamp_ns
-        path = Path(self._parameters.map_dir) / f"map_{stamp_ns}"
+        folder = Path(self._parameters.map_dir)
+        if folder.is_dir() and (free := shutil.disk_usage(folder).free) < _SPARE:
+            raise GaussianOccError(f"{folder}: only {free >> 20} MiB are free, a map is not saved below {_SPARE >> 20}")
+        path = folder / f"map_{stamp_ns}"
         ply = path.with_suffix(".ply")
         count = write_ply(ply, prediction.labels, prediction.confidence, prediction.grid, prediction.class_names, frame)
         _write_bag(path, stamp_ns, serialize_message(conversions.encode_occupancy(prediction, stamp_ns, frame)))

@@ -8,6 +8,7 @@ otherwise, so that it then costs the robot nothing. The address is this machine'
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import threading
 from collections import deque
@@ -29,10 +30,11 @@ from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.labels import has_one_class, ids_to_occ3d
 from gaussianocc_core.mistakes import one_line
+from gaussianocc_core.names import shorten
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.types import VoxelGrid
-from gaussianocc_core.viewer.moment import PICTURE_WIDTH, Moment
-from gaussianocc_core.viewer.page import Page, Where
+from gaussianocc_core.viewer.moment import PICTURE_WIDTH, Moment, picture_height
+from gaussianocc_core.viewer.page import Page, Where, plain
 from gaussianocc_ros import ros_compat
 from gaussianocc_ros.camera_rig import CameraRig
 from gaussianocc_ros.msg import SemanticOccupancy
@@ -45,6 +47,7 @@ from gaussianocc_ros.usage import print_help_if_asked
 _PERIOD = 0.5  # s between looks at whether somebody looks
 _KEPT = 4  # images of each camera, of which the nearest in time to a result is shown
 _PATH = 2000  # places that are remembered
+_MOST_CAMERAS = 64
 _TIMEOUT = 0.3  # s that calibration and odometry are waited for
 
 # Name -> (default, what it is).
@@ -82,6 +85,8 @@ class WebViewer(Node):
         self._changed = threading.Condition()
         self._newest: SemanticOccupancy | None = None
         self._images: dict[str, deque[Any]] = {}
+        self._informed: set[str] = set()  # cameras whose calibration is subscribed to
+        self._calibrations: dict[str, CameraInfo] = {}
         self._rig: CameraRig | None = None
         self._transforms: Any = None
         self._subscribed: list[Any] = []
@@ -114,7 +119,7 @@ class WebViewer(Node):
             results = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
             topic = self._value("occupancy_topic")
             self._subscribed.append(self.create_subscription(SemanticOccupancy, topic, self._on_occupancy, results))
-            self.page.say(f"waiting for {topic}")
+            self.page.say(f"waiting for {plain(topic)}")
         elif not self.page.viewers and self._subscribed:
             self._unsubscribe()
 
@@ -122,12 +127,20 @@ class WebViewer(Node):
         for subscription in self._subscribed:
             self.destroy_subscription(subscription)
         self._subscribed, self._rig, self._images = [], None, {}
+        self._informed, self._calibrations = set(), {}
         if self._transforms is not None:
             self._transforms.close()
             self._transforms = None
 
     def _on_occupancy(self, message: SemanticOccupancy) -> None:
         if self._rig is None or any(name not in self._images for name in message.cameras):
+            cameras = (*self._images, *message.cameras)
+            # Anybody on the graph can send results: their names become topics.
+            odd = [name for name in message.cameras if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name)]
+            if odd or len(set(cameras)) > _MOST_CAMERAS:
+                why = f"camera {shorten(odd[0])}: no name of a topic" if odd else f"more than {_MOST_CAMERAS} cameras"
+                self.page.say(f"**a result was left out:** {plain(why)}")
+                return
             self._follow(tuple(message.cameras))
         with self._changed:
             self._newest = message
@@ -158,11 +171,18 @@ class WebViewer(Node):
                 self._images[name] = deque(maxlen=_KEPT)
                 self._subscribe(name, topic, qos)
             if rig.needs_camera_info:
+                if (calibration := self._calibrations.get(name)) is not None:
+                    rig.add_camera_info(name, calibration)
+            if rig.needs_camera_info and name not in self._informed:
+                self._informed.add(name)
                 info = self._value("camera_info_topic").format(camera=name)
-                self._subscribed.append(
-                    self.create_subscription(CameraInfo, info, partial(rig.add_camera_info, name), qos)
-                )
+                self._subscribed.append(self.create_subscription(CameraInfo, info, partial(self._calibrate, name), qos))
         self._rig = rig
+
+    def _calibrate(self, camera: str, message: CameraInfo) -> None:
+        self._calibrations[camera] = message
+        if self._rig is not None:
+            self._rig.add_camera_info(camera, message)
 
     def _subscribe(self, name: str, topic: str, qos: QoSProfile) -> None:
         transport = transport_of(topic)
@@ -191,7 +211,7 @@ class WebViewer(Node):
                 moment = self._moment(message, rig, {name: list(each) for name, each in images.items()})
                 self.page.show(moment)
             except GaussianOccError as error:
-                self.page.say(f"**{one_line(error)}**")
+                self.page.say(f"**{plain(one_line(error))}**")
             except Exception as error:  # the page goes on with the next result
                 self.get_logger().error(f"a result could not be shown: {one_line(error)}", throttle_duration_sec=10.0)
 
@@ -207,7 +227,7 @@ class WebViewer(Node):
         placed = rig.lookup(stamp, {name: stamp_ns(each.header) for name, each in nearest.items()}, lenient=True)
         cameras = placed.cameras
         if self._preprocess is None:
-            height = 2 * round(PICTURE_WIDTH * cameras.height[0] / cameras.width[0] / 2)
+            height = picture_height(cameras.width[0], cameras.height[0])
             self._preprocess = Preprocessor(PICTURE_WIDTH, height)
         pixels = []
         for n, name in enumerate(cameras.names):

@@ -39,6 +39,8 @@ def read_metadata(path: Path) -> StoredBag:
     """BagError where `path` is no complete bag."""
     metadata = path / "metadata.yaml"
     try:
+        if metadata.stat().st_size > METADATA_BYTES:  # before it is read
+            raise BagError(f"{metadata}: larger than {METADATA_BYTES} bytes")
         document = parse_yaml(metadata.read_text(), str(metadata), BagError, METADATA_BYTES, METADATA_NODES)
         information = document["rosbag2_bagfile_information"]
         custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}

@@ -119,6 +119,8 @@ class OpenBag:
         if not file.is_file():
             return None
         try:
+            if file.stat().st_size > METADATA_BYTES:  # before it is read
+                raise BagError(f"it has {file.stat().st_size} bytes, at most {METADATA_BYTES} are accepted")
             document = parse_yaml(file.read_text(), METADATA, BagError, METADATA_BYTES, METADATA_NODES)
             information = document["rosbag2_bagfile_information"]
             names = information["relative_file_paths"]

@@ -3,8 +3,9 @@
 `foxglove_msgs/CompressedVideo` of H.264 and H.265, decoded with PyAV.
 
 A packet alone is no image: it needs every packet from its keyframe on. `VideoStream` follows a camera's packets without
-decoding them and says which can be decoded; `VideoDecoder` decodes those. A picture of which something is missing is
-never handed out: decoders fill the hole with grey or with an older picture, which looks like an image and is none.
+decoding them and says which can be decoded; `VideoDecoder` decodes those. Where packets are missing there is no
+picture: decoders fill the hole with grey or with an older one, which looks like an image and is none. So it is where
+H.264 lost a part of a packet. H.265 has nothing by which that could be noticed.
 """
 
 from __future__ import annotations
@@ -239,6 +240,13 @@ class VideoDecoder:
             self._numbers.pop(self._fed, None)
             self._stream.lose("a packet before it is damaged or missing, and no keyframe has come since")
             raise VideoError(f"it is damaged, or a packet before it is missing: {_say(error)}") from None
+        broken = [frame for frame in frames if frame.is_corrupt]
+        if broken and self._codec == H264:
+            # A part of a packet is missing, and the pictures to come build on the hole.
+            self._stream.lose("a part of a packet before it is missing, and no keyframe has come since")
+            if any(frame.pts == self._fed for frame in broken):
+                self._numbers.pop(self._fed, None)
+                raise VideoError("a part of its packet is missing")
         # Pictures come out in order of display, at most 16 late: what is older never will.
         for number in [number for number in self._numbers if number < self._fed - 64]:
             del self._numbers[number]

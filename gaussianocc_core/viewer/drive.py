@@ -24,7 +24,7 @@ from gaussianocc_core.models.ego_motion import VisualOdometry
 from gaussianocc_core.predictor import OccupancyPredictor, Prediction
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.types import Sample
-from gaussianocc_core.viewer.moment import PICTURE_WIDTH, Moment
+from gaussianocc_core.viewer.moment import PICTURE_WIDTH, Moment, picture_height
 
 WARM_UP = 3  # moments before the one that was asked for, which a model that matches sees first
 _VERSION = "v1.0-mini"  # of nuScenes, unless the folder holds one alone
@@ -89,8 +89,7 @@ class Drive:
         self._odometry: VisualOdometry | None = None
         self._walked: dict[int, np.ndarray] = {}  # by moment, T_odom_ego by the images, since the last jump
         cameras = self.entries[0].cameras
-        height = 2 * round(PICTURE_WIDTH * cameras.height[0] / cameras.width[0] / 2)
-        self.pictures = Preprocessor(PICTURE_WIDTH, height)
+        self.pictures = Preprocessor(PICTURE_WIDTH, picture_height(cameras.width[0], cameras.height[0]))
 
     @property
     def poses(self) -> list[Float[np.ndarray, "4 4"] | None]:

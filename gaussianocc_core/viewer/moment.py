@@ -16,7 +16,13 @@ from jaxtyping import Float, UInt8
 from gaussianocc_core.types import Cameras, OccupancyLabels, VoxelGrid
 
 PICTURE_WIDTH = 480  # px of a camera's image on the page
+_MOST_HEIGHT = 4 * PICTURE_WIDTH  # px: a calibration may come from a stranger
 _MOST_BYTES = 512 << 20  # of remembered moments: some 1500 with six cameras, truth and lidar
+
+
+def picture_height(width: int, height: int) -> int:
+    """px on the page, even, of a camera's image of this size."""
+    return min(2 * max(1, round(PICTURE_WIDTH * height / width / 2)), _MOST_HEIGHT)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,14 @@ they look is their own. Nothing is drawn while nobody looks.
 
 from __future__ import annotations
 
+import contextlib
+import html
+import ipaddress
 import logging
+import re
+import socket
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,6 +59,23 @@ class Timeline:
     scenes: tuple[str, ...]
     scene: str
     seconds: tuple[float, ...]  # of each moment, from the first
+
+
+def plain(text: str) -> str:
+    """Text of a file or a message as Markdown that shows it and does nothing else; viser renders HTML in Markdown."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~>])", r"\\\1", html.escape(text, quote=False).replace("&gt;", ">"))
+
+
+def is_own_name(host: str | None, served: str) -> bool:
+    """Whether a browser that asks for this host means this machine: by address, as localhost, or by its own name."""
+    name = urlsplit(f"//{host}").hostname if host else None
+    if name is None:
+        return False
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(name)
+        return True
+    own = socket.gethostname().lower()
+    return name in ("localhost", served.lower(), own, own.partition(".")[0]) or name == f"{own.partition('.')[0]}.local"
 
 
 class Page:
@@ -127,7 +148,7 @@ class Page:
             self._offer(moment)
 
     def say(self, text: str) -> None:
-        """One line of state: what is being computed, or what went wrong."""
+        """One line of state in Markdown: what is being computed, or what went wrong. Names go through `plain`."""
         self._controls["state"].content = text
 
     def set_timeline(self, timeline: Timeline) -> None:
@@ -274,14 +295,16 @@ class Page:
     async def _admit(self, connection: Any) -> None:
         """Before anything is sent: not more than the limit, and no page of another site in the viewer's browser."""
         server = self._server._websock_server
-        socket = server._live_connections[connection.client_id]
-        origin, host = socket.request.headers.get("Origin"), socket.request.headers.get("Host")
-        if origin is not None and urlsplit(origin).netloc != host:
+        connected = server._live_connections[connection.client_id]
+        headers = connected.request.headers
+        origin, host = headers.get("Origin"), headers.get("Host")
+        # A name of somebody else's that leads to this machine is none of its own (DNS rebinding).
+        if (origin is not None and urlsplit(origin).netloc != host) or not is_own_name(host, self.host):
             _log.warning("page: refused a connection from %s", origin)
-            await socket.close(1008, "this page is not of this server")
+            await connected.close(1008, "this page is not of this server")
         elif len(server._live_connections) > self._limit:
             _log.warning("page: %d look already; one more was refused", self._limit)
-            await socket.close(1013, f"{self._limit} viewers look already; try again later")
+            await connected.close(1013, f"{self._limit} viewers look already; try again later")
 
     def _count(self) -> None:
         count = self.viewers
@@ -335,7 +358,7 @@ class Page:
     def _write(self, moment: Moment, choice: Choice) -> None:
         rows = "\n".join(f"| {name} | {value} |" for name, value in describe(moment, choice.robot))
         lines = [] if moment.trained else ["**UNTRAINED: what it says means nothing.**"]
-        lines.append(f"model **{moment.model}** · {moment.scene}")
+        lines.append(f"model **{plain(moment.model)}** · {plain(moment.scene)}")
         if choice.show != painting.PREDICTION and moment.truth is None:
             lines.append(f"No truth is known at this moment: this is the prediction, not the {choice.show}.")
         self._controls["numbers"].content = f"| | |\n|---|---|\n{rows}"
@@ -413,7 +436,7 @@ class Page:
     def _replace(self, name: str, again: bool) -> None:
         """Nodes of changing length are made anew under their name; without another, they go."""
         if not again and (node := self._nodes.pop(name, None)) is not None:
-            with suppress(KeyError):
+            with contextlib.suppress(KeyError):
                 node.remove()
 
 

@@ -13,7 +13,7 @@ from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.viewer.drive import Drive
 from gaussianocc_core.viewer.moment import Memory, Moment
-from gaussianocc_core.viewer.page import Timeline
+from gaussianocc_core.viewer.page import Timeline, plain
 
 _log = logging.getLogger(__name__)
 
@@ -112,15 +112,15 @@ class Player:
                 self._show(number)
             except GaussianOccError as error:
                 self._shown = number
-                self.page.say(f"**moment {number}:** {one_line(error)}")
+                self.page.say(f"**moment {number}:** {plain(one_line(error))}")
             except Exception as error:  # the page outlives what one moment does
                 _log.exception("moment %d of %s", number, scene)
                 self._shown = number
-                self.page.say(f"**moment {number} failed:** {one_line(error)}")
+                self.page.say(f"**moment {number} failed:** {plain(one_line(error))}")
             self._advance(number, begin)
 
     def _change_scene(self, scene: str) -> None:
-        self.page.say(f"opening {scene} ...")
+        self.page.say(f"opening {plain(scene)} ...")
         drive = self._open_drive(scene)
         with self._changed:
             self._drive, self._number, self._shown = drive, 0, -1

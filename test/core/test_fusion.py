@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from gaussianocc_core.errors import DatasetError
+from gaussianocc_core.errors import DatasetError, PredictionError
 from gaussianocc_core.fusion import TemporalFusion
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.geometry.voxels import centers
@@ -307,3 +307,9 @@ def test_a_map_is_written_as_points_with_their_classes(tmp_path):
     assert points["rgb"].tolist() == PALETTE[[TREE, CAR]].tolist()
     with pytest.raises(DatasetError, match="line break"):
         write_ply(path, labels, np.zeros(labels.shape, np.float32), grid, CLASS_NAMES, "a\nb")
+
+
+@pytest.mark.parametrize("origin, size", [((-1000.0, -1000.0, -1.0), 0.4), ((-1e5, -1e5, -1.0), 0.4)])
+def test_a_grid_that_reaches_too_far_is_refused_before_memory_is_taken(origin, size):
+    with pytest.raises(PredictionError, match="switch fusion off"):
+        TemporalFusion(VoxelGrid(origin, size, (200, 200, 16)), CLASS_NAMES)

@@ -15,6 +15,7 @@ from tf2_msgs.msg import TFMessage
 from gaussianocc_core.bags.typestore import OCCUPANCY_TYPE, open_typestore
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry.voxels import unflatten
+from gaussianocc_ros import services
 from gaussianocc_ros.srv import GetOccupancy
 
 
@@ -102,6 +103,12 @@ def test_without_fusion_the_newest_result_is_saved_and_without_a_folder_nothing(
     assert not ask(robot, Trigger, "save_map").success
     robot.send(0)
     robot.outputs(1)
+    spare, services._SPARE = services._SPARE, 1 << 62
+    try:
+        full = ask(robot, Trigger, "save_map")
+    finally:
+        services._SPARE = spare
+    assert not full.success and "MiB are free" in full.message and not list(tmp_path.iterdir())
     answer = ask(robot, Trigger, "save_map")
     assert answer.success and "without the parameter fusion" in answer.message and "in base_link" in answer.message
     assert len(list(tmp_path.glob("*.ply"))) == 1

@@ -113,3 +113,22 @@ def test_a_wrong_parameter_is_refused_with_the_reason(ros, name, value, complain
 
     with pytest.raises(ConfigError, match=complaint):
         WebViewer(parameter_overrides=[Parameter(name, value=value)])
+
+
+def test_names_that_a_stranger_sends_become_no_topics_and_no_crowd(graph, make, viewer):
+    from gaussianocc_core.labels import CLASS_NAMES
+
+    def with_cameras(*names):
+        message = result(make, CLASS_NAMES, 4)
+        message.cameras = list(names)
+        return message
+
+    viewer._on_occupancy(with_cameras("no topic"))
+    viewer._on_occupancy(with_cameras("a/../b"))
+    viewer._on_occupancy(with_cameras(*(f"made_up_{k}" for k in range(65))))
+    assert not viewer.subscribes and viewer._rig is None
+    viewer._on_occupancy(with_cameras("front"))
+    before = len(viewer._subscribed)
+    for k in range(3):
+        viewer._on_occupancy(with_cameras("front", f"other_{k}"))
+    assert len(viewer._subscribed) == before + 3 * 2  # an image and a calibration of each new one

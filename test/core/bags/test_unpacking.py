@@ -143,3 +143,15 @@ def test_a_check_does_not_unpack_a_whole_bag(tmp_path, bombs):
     (path / "metadata.yaml").write_text(text.replace("compression_mode: ''", "compression_mode: FILE"))
     with pytest.raises(BagError, match="is compressed"):
         check_bag(path, None)
+
+
+def test_metadata_is_measured_before_it_is_read(tmp_path):
+    from gaussianocc_core.bags import check
+    from gaussianocc_core.errors import BagError
+
+    bag = tmp_path / "bag"
+    bag.mkdir()
+    with (bag / "metadata.yaml").open("wb") as file:
+        file.truncate(1 << 40)  # sparse: reading it would take a terabyte
+    with pytest.raises(BagError, match="metadata.yaml is damaged"):
+        check.read_metadata(bag)

@@ -2,6 +2,7 @@
 """Compressed video in bags: real streams, encoded here, and what becomes of them where something is missing."""
 
 import random
+import re
 import shutil
 
 import numpy as np
@@ -422,3 +423,35 @@ def test_splits_of_a_recording_go_on(tmp_path):
     assert difference(decode_image(MessageReader(folder).read([topic[8]])[0]), bag.picture(8, 0)) < LOSS
     alone = open_index(folder / "drive_1.mcap")
     assert len(alone.topics[bag.topic("front")]) == bag.frames - 10
+
+
+def test_a_packet_of_h264_without_one_of_its_slices_ends_the_pictures_up_to_the_next_keyframe():
+    """Its own picture does not come out; those after it would be built on the hole."""
+    av = pytest.importorskip("av")
+    from fractions import Fraction
+    from types import SimpleNamespace
+
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.thread_count = 320, 192, "yuv420p", 1
+    encoder.time_base, encoder.framerate = Fraction(1, 10), 10
+    slices = "slices=4:sliced-threads=0:keyint=12:min-keyint=12:scenecut=0:annexb=1:repeat-headers=1"
+    encoder.options = {"tune": "zerolatency", "preset": "ultrafast", "x264-params": slices}
+    base, packets = np.random.default_rng(0).integers(0, 255, (192, 320, 3), np.uint8), []
+    for k in range(16):
+        frame = av.VideoFrame.from_ndarray(np.roll(base, 4 * k, 1), "rgb24")
+        frame.pts = k
+        packets += [bytes(each) for each in encoder.encode(frame)]
+    starts = [m.start() for m in re.finditer(b"\x00\x00\x01", packets[8])]
+    packets[8] = packets[8][: starts[-1]]  # its last slice
+    decoder, came, refused = VideoDecoder(), [], []
+    for k, each in enumerate(packets):
+        data = np.frombuffer(each, np.uint8)
+        message = SimpleNamespace(
+            width=320, height=192, encoding="h264", pts=0, flags=0, is_bigendian=False, data=data,
+            header=SimpleNamespace(frame_id="f"),
+        )  # fmt: skip
+        try:
+            came += [token for token, _ in decoder.feed(message, k)]
+        except VideoError:
+            refused.append(k)
+    assert came == [*range(8), *range(12, 16)] and refused == [8, 9, 10, 11]

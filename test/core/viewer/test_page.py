@@ -154,3 +154,29 @@ def test_a_port_that_is_taken_is_said(page):
 
     with pytest.raises(GaussianOccError, match=f"127.0.0.1:{page.port} cannot be served.*another port"):
         Page("second", Where(port=page.port))
+
+
+def test_names_of_a_stranger_are_shown_and_do_nothing(page, tab):
+    from gaussianocc_core.viewer.page import plain
+
+    evil = "<iframe srcdoc=\"<img src=x onerror=parent.document.title='taken'>\"></iframe> **bold** [a](javascript:1)"
+    page.say(plain(evil))
+    assert tab.wait_for(lambda t: "onerror" in t.text() and "**bold**" in t.text())
+    assert tab.page.query_selector("iframe") is None and tab.page.title() != "taken"
+
+
+def test_a_host_name_of_somebody_else_is_none_of_this_machine(page):
+    import socket
+
+    from gaussianocc_core.viewer.page import is_own_name
+
+    own = ("localhost:8080", "127.0.0.1:8080", "[::1]:8080", "192.168.1.7", socket.gethostname() + ":8080", "robot:80")
+    assert all(is_own_name(host, "robot") for host in own)
+    assert not any(is_own_name(host, "127.0.0.1") for host in ("evil.example:8080", "127.0.0.1.evil.example", "", None))
+
+
+def test_a_picture_is_never_higher_than_four_times_its_width():
+    from gaussianocc_core.viewer.moment import PICTURE_WIDTH, picture_height
+
+    assert picture_height(1600, 900) == 270 and picture_height(16, 65536) == 4 * PICTURE_WIDTH
+    assert picture_height(65536, 16) == 2

@@ -170,9 +170,8 @@ class WebViewer(Node):
             if name not in self._images:
                 self._images[name] = deque(maxlen=_KEPT)
                 self._subscribe(name, topic, qos)
-            if rig.needs_camera_info:
-                if (calibration := self._calibrations.get(name)) is not None:
-                    rig.add_camera_info(name, calibration)
+            if rig.needs_camera_info and (calibration := self._calibrations.get(name)) is not None:
+                rig.add_camera_info(name, calibration)
             if rig.needs_camera_info and name not in self._informed:
                 self._informed.add(name)
                 info = self._value("camera_info_topic").format(camera=name)

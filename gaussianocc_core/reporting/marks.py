@@ -146,7 +146,7 @@ LIMITS = {
             0.05,
             0.15,
             "{:.0%}",
-            "Obstacle points of the truth within 10 m that lie in voxels published as free.",
+            "Obstacle points of the truth, within 10 m or where the figure says, that lie in voxels published as free.",
             "Do not drive by it yet. Raise `caution`; train on this rig; see which ones in the worst moments.",
         ),
         (
@@ -155,7 +155,7 @@ LIMITS = {
             0.4,
             0.7,
             "{:.0%}",
-            "Obstacle points of the truth within 10 m that lie in no occupied voxel: called free or unknown.",
+            "Obstacle points of the truth, within 10 m or where the figure says, that lie in no occupied voxel: called free or unknown.",
             "Train on this rig. Unknown is not free: a planner that keeps out of it is safe, but stands still.",
         ),
         (
@@ -164,7 +164,7 @@ LIMITS = {
             0.15,
             0.35,
             "{:.0%}",
-            "Published obstacle columns within 10 m without a point of the truth near them.",
+            "Published obstacle columns, within 10 m or where the figure says, without a point of the truth near them.",
             "Lower `caution`; mask the robot's own body; train on this rig.",
         ),
         (

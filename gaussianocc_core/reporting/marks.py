@@ -155,7 +155,7 @@ LIMITS = {
             0.4,
             0.7,
             "{:.0%}",
-            "Obstacle points of the truth, within 10 m or where the figure says, in no occupied voxel: free or unknown.",
+            "Obstacle points of the truth, within 10 m or where the figure says, in no occupied voxel.",
             "Train on this rig. Unknown is not free: a planner that keeps out of it is safe, but stands still.",
         ),
         (

@@ -55,7 +55,7 @@ class Inference:
         self._forget = threading.Event()
         self._fusion: TemporalFusion | None = None
         self._fusion_resets = 0  # that were said
-        self.newest: Known | None = None  # published last, since activation
+        self.newest: Known | None = None  # of the last set, since activation
 
     def load(self) -> OccupancyPredictor:
         """The predictor, warmed up if the parameters say so; GaussianOccError if it cannot be had."""
@@ -202,11 +202,11 @@ class Inference:
                 prediction = self._fuse(self._fusion, prediction, gathered)
         if not self._node.context.ok():
             raise ExternalShutdownException
+        self.newest = Known(prediction, gathered.stamp_ns)  # first: who hears of a result may ask for it at once
         with reporter.statistics.timed("encode"):
             outputs.publish(prediction, gathered.stamp_ns)
             outputs.publish_clearing(gathered, seen)
             outputs.publish_scenery(self._gatherer.mounted, seen)
-        self.newest = Known(prediction, gathered.stamp_ns)
         reporter.set_published(gathered.stamp_ns, completed)
         began = time.perf_counter()
         if outputs.publish_views(gathered, seen.render):

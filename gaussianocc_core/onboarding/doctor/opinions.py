@@ -18,10 +18,12 @@ from gaussianocc_core.onboarding.doctor.images import ImageFacts
 from gaussianocc_core.onboarding.doctor.readings import Reading
 from gaussianocc_core.onboarding.doctor.sampling import Sampled
 from gaussianocc_core.onboarding.doctor.temporal import Delay
+from gaussianocc_core.types import Cameras
 
 _DOUBTS_WRONG = (IDENTITY, PRINCIPAL_POINT, BODY_FRAME, FAR_AWAY)
 _LOOK_TURN, _WRONG_TURN = np.radians(0.5), np.radians(2.0)
 _LOOK_RELATIVE, _WRONG_RELATIVE = np.radians(1.5), np.radians(2.5)  # of cameras that nothing else is known of
+_LOOK_ABOUT_LINE = np.radians(0.7)
 _COMMON_TURN = np.radians(3.0)  # of all cameras together against odometry
 _SURE = 3.0  # times the error
 _LEAST_STEPS = 3
@@ -32,6 +34,9 @@ _GROUND_SHARE, _PITCH = 0.6, np.radians(3.0)
 _FASTEST = 70.0  # m/s
 _GREY = 100.0  # grey level of a usual image
 _DARK, _BRIGHTER, _BURNT, _BLURRED = 12.0, 1.9, 0.35, 0.75
+# Undamaged cameras of one size and lens had 0.89 to 1.12 of the others' sharpness, blurred by 1 px of 400 0.70 to 0.77.
+_BLURRED_OF_ALIKE, _USUAL_SHARPNESS, _MOST_SHARPNESS = 0.8, 0.6, 0.64
+_ALIKE_FOCAL = np.log(1.25)
 _FROZEN, _DIRTY, _LINES, _SKY = 0.3, 0.004, 3.0, 0.7
 
 
@@ -95,8 +100,9 @@ def from_delay(delay: Delay | None, notes: list[str]) -> Finding | None:
     late, error = delay.seconds, max(delay.error, 0.005)
     if not delay.sure and delay.known > _LOOK_DELAY:
         notes.append(
-            f"delay of odometry: cannot be known better than {1000 * delay.known:.0f} ms, its turns and speed change "
-            "too little: drive curves, start and stop"
+            f"delay of odometry: cannot be known better than {1000 * delay.known:.0f} ms: 200 ms change its turns by "
+            f"{np.degrees(delay.shown):.2g} degrees, in the images turns err by {np.degrees(delay.noise):.2g}; drive "
+            "curves, start and stop"
         )
     if not delay.sure or abs(late) < _LOOK_DELAY:
         return None
@@ -172,13 +178,14 @@ def _say_unit(factor: float) -> str:
     return "check wheel radius and scale of odometry; "
 
 
-def from_bundle(names: Sequence[str], bundle: Bundle, cross: Sequence[CrossMatches], notes: list[str]) -> list[Finding]:
+def from_bundle(cameras: Cameras, bundle: Bundle, cross: Sequence[CrossMatches], notes: list[str]) -> list[Finding]:
+    names = cameras.names
     if not bundle.by_motion:
-        return _from_pairs(names, bundle, cross, notes)
+        return _from_pairs(cameras, bundle, cross, notes)
     found = []
     judged = [k for k, each in enumerate(bundle.cameras) if each.steps >= _LEAST_STEPS]
     if not judged:
-        return _from_pairs(names, bundle, cross, notes)
+        return _from_pairs(cameras, bundle, cross, notes)
     turns = np.array([bundle.cameras[k].turn for k in judged])
     errors = np.array([bundle.cameras[k].error for k in judged])
     # What all share belongs to the frame of odometry, not to a camera: that of the camera that is nearest to all.
@@ -217,7 +224,7 @@ def from_bundle(names: Sequence[str], bundle: Bundle, cross: Sequence[CrossMatch
     if any(each.kind == "rotation" for each in found):  # it would be held against its neighbours
         notes += [f"{names[k]}: its rotation: mend that of the others first" for k in rest]
     else:  # neighbours alone, with little motion, are no proof
-        found += [replace(each, verdict=LOOK) for each in _from_pairs(names, bundle, cross, [], rest)]
+        found += [replace(each, verdict=LOOK) for each in _from_pairs(cameras, bundle, cross, [], rest)]
     return found
 
 
@@ -227,13 +234,14 @@ def known(turn: Float[np.ndarray, " 3"], error: Float[np.ndarray, " 3"]) -> Floa
 
 
 def _from_pairs(
-    names: Sequence[str],
+    cameras: Cameras,
     bundle: Bundle,
     cross: Sequence[CrossMatches],
     notes: list[str],
     only: Sequence[int] | None = None,
 ) -> list[Finding]:
     """By cameras that see the same, without knowing which of two is off: the one that is off from most is blamed."""
+    names, places = cameras.names, cameras.T_ego_cam[:, :3, 3].detach().cpu().double().numpy()
     off: dict[tuple[int, int], np.ndarray] = {}
     linked: set[int] = set()
     for matches in cross:
@@ -244,12 +252,20 @@ def _from_pairs(
         turn, error = bundle.between(i, j)
         sure = known(turn, error)
         least = _LOOK_RELATIVE if only is None else _WRONG_RELATIVE  # what one neighbour says of a camera is rough
-        if np.linalg.norm(sure) > least and (only is None or {i, j} & set(only)):
+        # About the line between both, a turn shows at once: nothing is as near or as far as to look like it.
+        line = (places[j] - places[i]) / max(float(np.linalg.norm(places[j] - places[i])), 1e-3)
+        plain = only is None and abs(float(sure @ line)) > _LOOK_ABOUT_LINE
+        if (plain or np.linalg.norm(sure) > least) and (only is None or {i, j} & set(only)):
             off[i, j] = sure
     if only is None:
         for k in range(len(names)):
             if k not in linked:
                 notes.append(f"{names[k]}: it shares too little with other cameras")
+        if linked:
+            notes.append(
+                f"turns of cameras towards each other by less than {np.degrees(_LOOK_RELATIVE):.1f} degrees: things "
+                "look nearer by them, and only motion with odometry tells that apart; drive"
+            )
     found = []
     while off:
         counts = {k: sum(k in pair for pair in off) for pair in off for k in pair}
@@ -293,8 +309,8 @@ def _rotation_finding(name: str, turn: np.ndarray, size: float, verdict: str, ag
     )
 
 
-def from_images(names: Sequence[str], images: Sequence[ImageFacts]) -> list[Finding]:
-    found = []
+def from_images(cameras: Cameras, images: Sequence[ImageFacts]) -> list[Finding]:
+    found, names = [], cameras.names
     levels = [facts.brightness for facts in images]
     sharp = [facts.sharpness for facts in images]
 
@@ -336,8 +352,12 @@ def from_images(names: Sequence[str], images: Sequence[ImageFacts]) -> list[Find
                 "share",
                 "lower the exposure",
             )
-        best = float(np.median(np.delete(sharp, k))) if len(sharp) > 1 else 0.6
-        if facts.sharpness < _BLURRED * min(best, 0.6):
+        best = float(np.median(np.delete(sharp, k))) if len(sharp) > 1 else _USUAL_SHARPNESS
+        least = _BLURRED * min(best, _USUAL_SHARPNESS)
+        if alike := [sharp[i] for i in range(len(sharp)) if i != k and _alike(cameras, i, k)]:
+            best = float(np.median(alike))
+            least = _BLURRED_OF_ALIKE * min(best, _MOST_SHARPNESS)
+        if facts.sharpness < least:
             add(
                 k,
                 LOOK,
@@ -388,3 +408,10 @@ def from_images(names: Sequence[str], images: Sequence[ImageFacts]) -> list[Find
                 "is it mounted upside down?",
             )
     return found
+
+
+def _alike(cameras: Cameras, i: int, j: int) -> bool:
+    """Whether two cameras are of one size and lens, and so of one sharpness."""
+    sides = [(cameras.width[k], cameras.height[k], cameras.model[k]) for k in (i, j)]
+    first, second = (float(cameras.intrinsics[k, 0, 0]) for k in (i, j))
+    return sides[0] == sides[1] and bool(abs(np.log(first / second)) < _ALIKE_FOCAL)

@@ -25,12 +25,13 @@ from gaussianocc_core.onboarding.doctor.findings import (
     worst,
 )
 from gaussianocc_core.onboarding.doctor.ground import Ground, compare_lengths, find_grounds
-from gaussianocc_core.onboarding.doctor.images import ImageFacts, look_at_images
+from gaussianocc_core.onboarding.doctor.image_facts import ImageFacts
+from gaussianocc_core.onboarding.doctor.image_opinions import from_images
+from gaussianocc_core.onboarding.doctor.images import look_at_images
 from gaussianocc_core.onboarding.doctor.opinions import (
     from_bundle,
     from_delay,
     from_doubt,
-    from_images,
     from_lengths,
     from_reading,
     known,

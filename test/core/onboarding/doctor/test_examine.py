@@ -17,8 +17,8 @@ from gaussianocc_core.geometry.plausibility import find_doubts
 from gaussianocc_core.onboarding.doctor.examine import judge
 from gaussianocc_core.onboarding.doctor.features import find_features, plan_cylinder
 from gaussianocc_core.onboarding.doctor.findings import FINE, LOOK, WRONG, describe
+from gaussianocc_core.onboarding.doctor.image_opinions import from_images
 from gaussianocc_core.onboarding.doctor.images import look_at_images
-from gaussianocc_core.onboarding.doctor.opinions import from_images
 from gaussianocc_core.onboarding.doctor.picture import doctor_picture
 from gaussianocc_core.onboarding.doctor.rotations import exp_rotation
 from gaussianocc_core.onboarding.doctor.sampling import choose, sample

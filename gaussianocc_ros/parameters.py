@@ -157,6 +157,13 @@ class NodeParameters(SyncParameters):
     least_rate: float = parameter(
         0.0, "Results per second below which /diagnostics says WARN; 0: none.", range=(0.0, 1000.0), dynamic=True
     )
+    watch_period: float = parameter(
+        10.0,
+        "Seconds between looks at the images themselves (dark, burnt out, frozen, blurred, dirty, upside down), for "
+        "/diagnostics; 0: never.",
+        range=(0.0, 3600.0),
+        dynamic=True,
+    )
     log_period: float = parameter(
         10.0, "Seconds between log lines of rates and latencies; 0 turns them off.", range=(0.0, 3600.0)
     )

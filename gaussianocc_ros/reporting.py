@@ -9,10 +9,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 
+from gaussianocc_core.data.entries import mask_paths, read_mask
 from gaussianocc_core.data.sets import SetStatistics
 from gaussianocc_core.errors import PredictionError
 from gaussianocc_core.mistakes import one_line
@@ -21,6 +23,7 @@ from gaussianocc_core.predictor import Prediction
 from gaussianocc_ros.camera_rig import CameraRig
 from gaussianocc_ros.diagnostics import MAX_AGE, CameraStatistics, NodeStatistics, memory_mb
 from gaussianocc_ros.gather import NO_IMAGE, Gathered
+from gaussianocc_ros.image_watch import ImageWatch
 from gaussianocc_ros.lifecycle import TidyLifecycleNode
 from gaussianocc_ros.motion import SetMotion
 from gaussianocc_ros.parameters import NodeParameters
@@ -83,6 +86,7 @@ class Reporter:
         self.parameters = parameters  # replaced when a dynamic one changes
         self._node, self._cameras, self._device, self._life = node, cameras, device, life
         self._warned: dict[str, float] = {}  # kind -> monotonic time
+        self._watch: ImageWatch | None = None  # while it reports
 
     def start(self, rig: CameraRig, sets: SetStatistics) -> None:
         """Count from zero, report on these."""
@@ -99,11 +103,20 @@ class Reporter:
         self._suspect: dict[str, str] = {}  # cameras whose images were not matched -> what is wrong with them
         self._motion: dict[str, str] = {}  # the last set's, for diagnostics
         self._motion_problem = ""
+        self._images_say: dict[str, str] = {}  # camera -> what is wrong with its images
         self._at_work = False
+        self._watch = ImageWatch(self._masks(), lambda error: self.warn("watch", f"images are not watched: {error!r}"))
         self._life.source = self._report
 
     def stop(self) -> None:
         self._life.source = None
+        if self._watch is not None:
+            self._watch.close()
+
+    def _masks(self) -> dict[str, np.ndarray]:
+        paths = mask_paths(self.parameters.mask_dir, self._cameras)
+        masks = {camera: read_mask(path) for camera, path in zip(self._cameras, paths, strict=False)}
+        return {camera: mask for camera, mask in masks.items() if mask is not None}
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
@@ -143,6 +156,8 @@ class Reporter:
                 self.warn(left_out.reason, left_out.text)
         if gathered.motion_problem:
             self.warn("motion", f"motion between images is not compensated: {gathered.motion_problem}")
+        if self._watch is not None:
+            self._watch.offer(gathered, self.parameters.watch_period)
         self._left_out = {camera: left_out.text for camera, left_out in gathered.left_out.items()}
         if self._left_out:
             self.warn("degraded", self._predicting_without())
@@ -215,6 +230,9 @@ class Reporter:
         self._missing = {camera: text for camera, text in self._rig.missing().items() if camera not in silent}
         for camera, text in self._rig.doubts.items():
             self.warn(f"calibration of {camera}", text)
+        self._images_say = self._watch.said if self._watch is not None else {}
+        for camera, text in self._images_say.items():
+            self.warn(f"images of {camera}", text)
         level, text = self._judge(now, silent, late)
         values = self._values()
         name = self._life.name
@@ -249,6 +267,8 @@ class Reporter:
         if self._left_out and not (silent or late):
             reasons.append(self._predicting_without())
         reasons += self._suspect.values()
+        if self._watch is not None:
+            reasons += [self._images_say[camera] for camera in self._watch.blind if camera in self._images_say]
         if self._motion_problem:
             reasons.append(f"images are not matched with earlier ones: {self._motion_problem}")
         stalled = now - statistics.last_published
@@ -381,13 +401,14 @@ class Reporter:
 
     def _camera_status(self, name: str, camera: str, silent: dict[str, str], late: dict[str, str]) -> DiagnosticStatus:
         images = self._images[camera]
-        problems = (silent, self._missing, late, self._left_out, self._suspect, self._rig.doubts)
+        problems = (silent, self._missing, late, self._left_out, self._suspect, self._rig.doubts, self._images_say)
         problem = next((each[camera] for each in problems if camera in each), "")
         values = {
             "images": str(images.received),
             "images per second": f"{images.rate:.2f}",
             "delay ms": "unknown" if images.delay is None else f"{1e3 * images.delay:.0f}",
             "sets without it": str(self._sets.missing[camera]),
+            "image": self._watch.value_of(camera) if self._watch is not None else "not looked at",
             **self._matched.get(camera, {}),
         }
         return _status(name, self._topic_of(camera), WARN if problem else OK, problem or "ok", values)

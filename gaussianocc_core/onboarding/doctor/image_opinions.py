@@ -86,7 +86,7 @@ def from_images(cameras: Cameras, images: Sequence[ImageFacts]) -> list[Finding]
                 f"it shows the same image again at {100 * facts.frozen:.0f} % of the moments while others change",
                 facts.frozen,
                 "share",
-                "restart its driver; leave the stretch out (data.bag.begin, data.bag.end)",
+                "restart its driver; of a recording leave the stretch out (data.bag.begin, data.bag.end)",
             )
         if facts.dirty > _DIRTY:
             add(

@@ -36,6 +36,7 @@ _DIRT_LOOKS = 24  # apart enough that the world in the image is another one
 _DIRT_EVERY = 6  # looks, as it takes the longest
 _DIRT_APART, _DIRT_WAY = 0.5, 15.0  # m, from look to look, and of all
 _SMALL = 320  # px, width at which dirt is looked for
+_LEAST_SIDE = 100  # px; in smaller images drops and details of the world are alike
 _MIDDLE = (280, 200)  # px, width and height of what is looked at for sharpness
 _LEAST_EDGES = 4.0  # grey levels; smoother images, as of a wall, do not show whether they are sharp
 _SAID = ("dark", "burnt", "frozen", "blurred", "dirt", "sky below")  # a brighter camera may have the sun in view
@@ -137,7 +138,7 @@ class LiveImages:
         inside = memory.small_inside
         poses = list(self._poses)[-len(memory.small) :]
         way = float(np.linalg.norm(np.diff([T[:3, 3] for T in poses], axis=0), axis=1).sum())
-        if way < _DIRT_WAY:
+        if way < _DIRT_WAY or min(inside.shape) < _LEAST_SIDE:
             return np.zeros_like(inside)
         passing = find_passing(memory.cylinder, T_ego_cam.detach().cpu().double().numpy(), poses)
         return find_dirt(memory.small, inside, _shrink(passing.astype(np.uint8)) > 0)

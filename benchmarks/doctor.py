@@ -366,7 +366,9 @@ def main() -> None:
             results += rows
     write_report(arguments.json, {"recordings": len(arguments.recordings)}, results)
     shutil.rmtree(parts)
-    print(table(results))
+    text = table(results)
+    arguments.json.with_suffix(".md").write_text(text + "\n")
+    print(text)
 
 
 class Part:

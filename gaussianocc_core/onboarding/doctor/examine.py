@@ -42,6 +42,7 @@ from gaussianocc_core.onboarding.doctor.rotations import angles_between
 from gaussianocc_core.onboarding.doctor.sampling import Sampled, sample
 from gaussianocc_core.onboarding.doctor.scores import score
 from gaussianocc_core.onboarding.doctor.temporal import (
+    LEAST_PAIRS,
     Delay,
     PoseAt,
     Step,
@@ -267,6 +268,8 @@ def _diagnose(
         if shared:
             pixels = float(np.median(np.concatenate(off))) * float(sampled.cameras.intrinsics[k, 0, 0])
             seen += f", {pixels:.1f} px off their epipolar lines"
+        if moments < LEAST_PAIRS and shared < LEAST_CROSS:
+            seen = "its images; they show too little to check its calibration by"
         verdicts.append(CameraVerdict(camera, worst([each.verdict for each in own]) if own else FINE, own, seen))
     names = set(sampled.cameras.names)
     others = tuple(each for each in found if each.about not in names)

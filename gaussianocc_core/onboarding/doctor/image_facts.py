@@ -42,11 +42,13 @@ class ImageFacts:
 
 
 def sharpness(grey: UInt8[np.ndarray, "h w"], inside: np.ndarray) -> float:
-    """Energy of the finest detail over that of twice the size, where there are edges at all."""
+    """Energy of the finest detail over that of twice the size, where there are edges; nan: there are none."""
     values = grey.astype(np.float32)
     once, twice = cv2.GaussianBlur(values, (0, 0), 1.0), cv2.GaussianBlur(values, (0, 0), 2.5)
     fine, coarse = np.abs(values - once), np.abs(once - twice)
     edges = inside & (coarse > np.percentile(coarse[inside], 80))
+    if not edges.any():
+        return float("nan")
     return float(fine[edges].mean() / max(float(coarse[edges].mean()), 1e-3))
 
 

@@ -52,7 +52,7 @@ def look_at_images(sampled: Sampled, T_ego_cam: Float[np.ndarray, "N 4 4"]) -> t
             ImageFacts(
                 float(np.mean([grey[inside].mean() for grey in greys])),
                 float(np.mean([(grey[inside] >= 250).mean() for grey in greys])),
-                float(np.median([sharpness(grey, inside) for grey in greys])),
+                _middle([sharpness(grey, inside) for grey in greys]),
                 float(np.median([len(moment.now[k].features) for moment in sampled.moments])),
                 float(same[moving].mean()) if moving.sum() >= 3 else 0.0,
                 float(dirt[inside].mean()),
@@ -107,3 +107,9 @@ def _lines(now: np.ndarray, later: np.ndarray, inside: np.ndarray) -> tuple[floa
 
 def _sky_below(greys: list[np.ndarray], halves: Halves | None) -> float:
     return float("nan") if halves is None else float(np.mean([sky_is_below(grey, halves) for grey in greys]))
+
+
+def _middle(values: list[float]) -> float:
+    """Of those that are known."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.median(known)) if known else float("nan")

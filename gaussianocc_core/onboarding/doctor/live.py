@@ -32,6 +32,8 @@ from gaussianocc_core.onboarding.doctor.image_opinions import from_images
 from gaussianocc_core.types import Cameras
 
 _LOOKS, _LEAST_LOOKS = 8, 4  # over which the middle is taken; fewer say nothing
+_VIEWS, _LEAST_VIEWS = 24, 12  # that differ, for sharpness: a smooth facade fills an image for a while
+_SLACK = 1.08  # of sharpness: views on the way differ more than moments chosen over a recording
 _DIRT_LOOKS = 24  # apart enough that the world in the image is another one
 _DIRT_EVERY = 6  # looks, as it takes the longest
 _DIRT_APART, _DIRT_WAY = 0.5, 15.0  # m, from look to look, and of all
@@ -61,6 +63,7 @@ class _Memory:
     small_inside: Bool[np.ndarray, "h w"]
     dirt: Bool[np.ndarray, "h w"]
     looks: deque[_OneImage] = field(default_factory=lambda: deque(maxlen=_LOOKS))
+    sharpness: deque[float] = field(default_factory=lambda: deque(maxlen=_VIEWS))  # of views that differ
     drives: int = 0  # small images so far
     last: UInt8[np.ndarray, "h w"] | None = None
     small: deque[UInt8[np.ndarray, "h w"]] = field(default_factory=lambda: deque(maxlen=_DIRT_LOOKS))
@@ -94,6 +97,8 @@ class LiveImages:
             others = np.delete(changes, k)
             moving = bool((others > CHANGED_LEVELS).any()) and not np.isnan(changes[k])
             memory.looks.append(_look_at(grey, memory, bool(changes[k] < STILL_LEVELS) if moving else None))
+            if changes[k] > CHANGED_LEVELS and not np.isnan(memory.looks[-1].sharpness):
+                memory.sharpness.append(memory.looks[-1].sharpness)
             memory.last = grey
             if drove:
                 memory.small.append(_shrink(grey))
@@ -194,12 +199,12 @@ def _shrink(grey: np.ndarray) -> np.ndarray:
 def _sum_up(memory: _Memory) -> ImageFacts:
     looks = memory.looks
     stills = [each.still for each in looks if each.still is not None]
-    sharp = [each.sharpness for each in looks if not np.isnan(each.sharpness)]
+    sharp = list(memory.sharpness)
     inside = memory.small_inside
     return ImageFacts(
         brightness=float(np.median([each.brightness for each in looks])),
         burnt=float(np.median([each.burnt for each in looks])),
-        sharpness=float(np.median(sharp)) if len(sharp) >= _LEAST_LOOKS else float("nan"),
+        sharpness=_SLACK * float(np.median(sharp)) if len(sharp) >= _LEAST_VIEWS else float("nan"),
         features=float("nan"),
         frozen=float(np.mean(stills)) if len(stills) >= 3 else 0.0,
         dirty=float(memory.dirt[inside].mean()),

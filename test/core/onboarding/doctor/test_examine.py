@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 
 import cv2
@@ -71,6 +72,18 @@ def test_yaw_of_one_camera_is_found_and_the_proposal_takes_it_back(drive, degree
     (proposal,) = diagnosis.proposals
     assert proposal.camera == "image_02" and abs(proposal.yaw_pitch_roll[0] + degrees) < 0.5
     assert "proposal, not applied" in describe(diagnosis)
+
+
+def test_cameras_that_show_nothing_are_fine_only_as_far_as_their_images_go(drive):
+    """In the dark of a wall there is nothing to check a calibration by: that is said, not hidden behind a "fine"."""
+    source, sampled = drive
+    wall = np.full(sampled.cylinders[0].seen.shape, 90, np.uint8)
+    plain = lambda shot: replace(shot, grey=wall, features=find_features(wall, sampled.cylinders[0]))  # noqa: E731
+    moments = tuple(replace(m, now=tuple(map(plain, m.now)), later=tuple(map(plain, m.later))) for m in sampled.moments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        diagnosis = judge("wall", replace(sampled, moments=moments, strips=()), source.T_world_ego).diagnosis
+    assert "image_02: fine (its images; they show too little to check its calibration by)" in describe(diagnosis)
 
 
 def test_a_delay_of_odometry_is_measured_on_a_real_drive(drive):

@@ -11,7 +11,7 @@ import numpy as np
 
 from gaussianocc_core.data import ddad, nuscenes
 from gaussianocc_core.data.bag import BagEntry, open_bags
-from gaussianocc_core.data.bag_cameras import BagConfig
+from gaussianocc_core.data.bag_cameras import BagConfig, check_one_rig
 from gaussianocc_core.data.entries import SampleEntry, labels_path
 from gaussianocc_core.data.history import with_history
 from gaussianocc_core.data.image_change import image_change
@@ -225,7 +225,10 @@ def _report_doubts(entries: Sequence[Entry]) -> None:
 def _bag_entries(config: DataConfig) -> list[Entry]:
     sources = {source.index.name: source for source in open_bags(config.bag)}
     entries: list[Entry] = []
-    for name in _choose_scenes(config, tuple(sources)):
+    chosen = _choose_scenes(config, tuple(sources))
+    way_out = "name the cameras of one (data.bag.cameras) or its recordings (data.scenes)"
+    check_one_rig({name: sources[name].cameras.names for name in chosen}, config.bag.path, way_out)
+    for name in chosen:
         found = sources[name].entries(config.masks, config.semantics, _undetected(config))
         if not found:
             _log.warning("%s: %s", sources[name].index.path, sources[name].explain_no_sets())

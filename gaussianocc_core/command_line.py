@@ -51,6 +51,36 @@ def run_command(command: Callable[[], int], interrupted: str) -> int:
         return 130
 
 
+# ---- one job of many -----------------------------------------------------------------------------------------------
+
+
+def add_shard_option(parser: argparse.ArgumentParser) -> None:
+    """For job arrays: every job has scenes of its own."""
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="K/N",
+        help="only the Kth of N shares of the scenes (1/N to N/N): for N jobs at once",
+    )
+
+
+def choose_shard(scenes: Sequence[str], shard: tuple[int, int] | None) -> tuple[str, ...]:
+    """The scenes of a share; all together they are all of the scenes, each once. It may be empty."""
+    if shard is None:
+        return tuple(scenes)
+    number, count = shard
+    chosen = tuple(scenes)[number - 1 :: count]
+    sys.stderr.write(f"share {number} of {count}: {len(chosen)} of {len(scenes)} scenes\n")
+    return chosen
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, separator, count = text.partition("/")
+    if not (separator and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= 100_000):
+        raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, such as 2/8, got {text[:40]}")
+    return int(number), int(count)
+
+
 # ---- what the converters to bags have in common --------------------------------------------------------------------
 
 
@@ -61,6 +91,7 @@ def add_bag_options(parser: argparse.ArgumentParser) -> None:
     add("--storage", choices=("mcap", "sqlite3"), default="mcap", help="rosbag2 storage (%(default)s)")
     add("--overwrite", action="store_true", help="replace bags that exist, once the new one is complete")
     add("--jobs", type=_count, default=1, metavar="N", help="processes that write bags (%(default)s)")
+    add_shard_option(parser)
     add("--verify", action="store_true", help="write nothing: compare the bags in OUTPUT with the data set")
 
 
@@ -80,7 +111,7 @@ def convert_scenes(
     from gaussianocc_core.bags.convert import convert_all, describe, verify_all
     from gaussianocc_core.mistakes import one_line
 
-    output, jobs = arguments.output, arguments.jobs
+    output, jobs, scenes = arguments.output, arguments.jobs, choose_shard(scenes, arguments.shard)
     with tqdm(unit="files", disable=None, leave=False) as bar:  # silent where no terminal is
         if arguments.verify:
             checks = verify_all(scenes, open_recording_like, output, jobs=jobs, on_step=bar.update)

@@ -21,6 +21,7 @@ from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.engine import TrainingStopped, train
 from gaussianocc_core.training.rehearsal import rehearse
+from gaussianocc_core.training.state import LAST
 from gaussianocc_core.training.watch import TrainingCollapsed
 
 EXAMPLES = """examples:
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="YAML file with what differs from the defaults; see config/train/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
+    parser.add_argument(
+        "--requeue", action="store_true", help="go on if the output folder holds a run, else begin: for job schedulers"
+    )
     parser.add_argument("--overfit-batch", action="store_true", help="train on the first step's samples only")
     parser.add_argument("--minutes", type=float, metavar="M", help="save and stop after so long, for --resume to go on")
     parser.add_argument(
@@ -76,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             print(rehearse(config).describe())
             return 0
-        path = train(config, resume=options.resume, overfit_batch=options.overfit_batch, minutes=options.minutes)
+        resume = options.resume or (options.requeue and (Path(config.output) / LAST).is_file())
+        path = train(config, resume=resume, overfit_batch=options.overfit_batch, minutes=options.minutes)
     except TrainingStopped as stopped:
         print(stopped, file=sys.stderr)
         return 0 if options.minutes else 130

@@ -25,7 +25,7 @@ from gaussianocc_core.predictor import resolve_device
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.board import Board
 from gaussianocc_core.training.config import TrainConfig
-from gaussianocc_core.training.distributed import Processes, process_group
+from gaussianocc_core.training.distributed import Processes, process_group, was_restarted
 from gaussianocc_core.training.interrupt import Interrupt
 from gaussianocc_core.training.loader import Batch, TrainingSet, load_batches
 from gaussianocc_core.training.pictures import training_pictures
@@ -54,12 +54,16 @@ def train(
     The run folder holds config.yaml, environment.json, metrics.jsonl, last.pt, model.safetensors and TensorBoard
     events. Raises TrainingStopped after Ctrl-C (all is saved) and GaussianOccError, naming the samples, where a loss
     is not finite (last.pt is that of the last good save).
+
+    Processes that torchrun starts again, because one died, go on from the last save, or begin anew where there is none.
     """
-    with process_group(config.device) as (processes, device):
+    with process_group(config.device) as (processes, name):
+        device = resolve_device(name)
+        # On machines whose own processes lived torchrun counts no restart: what any of them knows counts.
+        again = processes.any(was_restarted(), device)
+        resume = resume or (again and (Path(config.output) / LAST).is_file())
         # The run has no name here: it has to be gone when the group of processes ends.
-        return Run(inherit_first_stage(config), processes, resolve_device(device), resume, overfit_batch).execute(
-            minutes
-        )
+        return Run(inherit_first_stage(config), processes, device, resume, overfit_batch).execute(minutes)
 
 
 def open_data(config: TrainConfig, log: bool) -> tuple[TrainingSet | ClipSet, tuple[Entry, ...]]:

@@ -95,6 +95,19 @@ def test_a_split_is_a_list_of_scenes(tool, tmp_path):
     assert [path.name for path in (tmp_path / "bags").iterdir()] == ["scene-0002"]
 
 
+def test_shares_of_a_job_array_are_all_of_the_scenes_each_once(tool, tmp_path):
+    said = []
+    for share in ("1/3", "2/3", "3/3"):
+        status, out, err = tool("--output", tmp_path, "--shard", share)
+        assert status == 0 and f"share {share[0]} of 3: " in err
+        said.append(out)
+    assert "scene-0001: " in said[0] and "scene-0002: " in said[1] and said[2] == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scene-0001", "scene-0002"]
+    for wrong in ("0/2", "3/2", "2", "a/b", "1/0"):
+        status, _, err = tool("--output", tmp_path, "--shard", wrong)
+        assert status == 2 and "expected K/N with K from 1 to N" in err
+
+
 def test_bags_are_verified_and_a_table_is_printed(tool, tmp_path):
     assert tool("--output", tmp_path, "--no-sweeps")[0] == 0
     status, out, err = tool("--output", tmp_path, "--verify")

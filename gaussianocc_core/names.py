@@ -101,10 +101,14 @@ class DataRoot:
             below = os.path.relpath(os.path.normpath(path), os.path.normpath(self.folder))
             if filename.startswith("/") or below == "." or below.split(os.sep)[0] == "..":
                 raise self._error(f"{what}: {shorten(filename)} lies outside of {self.folder}; it is not opened")
+        return self.check(path, what)
+
+    def check(self, path: Path, what: str) -> Path:
+        """A path below the folder whose parts have plain names; `error` where a link leads out of it."""
         if not self._follow and not self._is_inside(path):
             raise self._error(
-                f"{what}: {shorten(filename)} is reached over a link that leads out of {self.folder}; if you made that "
-                "link, say --follow-outside (settings: data.follow_outside=true)"
+                f"{what}: {shorten(os.path.relpath(path, self.folder))} is reached over a link that leads out of "
+                f"{self.folder}; if you made that link, say --follow-outside (settings: data.follow_outside=true)"
             )
         return path
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from gaussianocc_core.bags.encoder import Encoder
 from gaussianocc_core.bags.schema import TF_STATIC_TOPIC, TF_TOPIC, BagRig, Record
 from gaussianocc_core.bags.typestore import import_rosbags
 from gaussianocc_core.bags.writer import CONTENTS_KEY, TopicContents
+from gaussianocc_core.bounded import parse_json, read_text
 from gaussianocc_core.errors import BagError, GaussianOccError
 from gaussianocc_core.names import check_name
 from gaussianocc_core.yaml_text import METADATA_BYTES, METADATA_NODES, parse_yaml
@@ -39,12 +39,11 @@ def read_metadata(path: Path) -> StoredBag:
     """BagError where `path` is no complete bag."""
     metadata = path / "metadata.yaml"
     try:
-        if metadata.stat().st_size > METADATA_BYTES:  # before it is read
-            raise BagError(f"{metadata}: larger than {METADATA_BYTES} bytes")
-        document = parse_yaml(metadata.read_text(), str(metadata), BagError, METADATA_BYTES, METADATA_NODES)
+        text = read_text(metadata, METADATA_BYTES)
+        document = parse_yaml(text, str(metadata), BagError, METADATA_BYTES, METADATA_NODES)
         information = document["rosbag2_bagfile_information"]
         custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}
-        contents = json.loads(custom.pop(CONTENTS_KEY, "null"))
+        contents = parse_json(custom.pop(CONTENTS_KEY, "null").encode())
         return StoredBag(
             path,
             information["storage_identifier"],

@@ -18,6 +18,7 @@ from typing import Any
 
 from gaussianocc_core.bags.typestore import import_rosbags
 from gaussianocc_core.bags.unpacking import unpack_file, unpack_zstd
+from gaussianocc_core.bounded import read_text
 from gaussianocc_core.errors import BagError
 from gaussianocc_core.mistakes import reason_of
 from gaussianocc_core.yaml_text import METADATA_BYTES, METADATA_NODES, parse_yaml
@@ -119,9 +120,7 @@ class OpenBag:
         if not file.is_file():
             return None
         try:
-            if file.stat().st_size > METADATA_BYTES:  # before it is read
-                raise BagError(f"it has {file.stat().st_size} bytes, at most {METADATA_BYTES} are accepted")
-            document = parse_yaml(file.read_text(), METADATA, BagError, METADATA_BYTES, METADATA_NODES)
+            document = parse_yaml(read_text(file, METADATA_BYTES), METADATA, BagError, METADATA_BYTES, METADATA_NODES)
             information = document["rosbag2_bagfile_information"]
             names = information["relative_file_paths"]
             if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):

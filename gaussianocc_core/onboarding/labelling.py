@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from gaussianocc_core.bounded import read_json
 from gaussianocc_core.config import read_yaml
 from gaussianocc_core.data.bag import BagEntry, label_path
 from gaussianocc_core.data.entries import SampleEntry, read_label_image
@@ -290,8 +291,8 @@ def claim(targets: Iterable[tuple[Target, ...]], made_with: dict[str, Any], over
 
 def _check_record(record: Path, made_with: dict[str, Any]) -> None:
     try:
-        before = json.loads(record.read_text()) if record.is_file() else made_with
-    except (ValueError, RecursionError):
+        before = read_json(record) if record.is_file() else made_with
+    except (OSError, ValueError, RecursionError):
         before = {}
     before = before if isinstance(before, dict) else {}
     for key, value in made_with.items():

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import nuscenes.nuscenes  # noqa: F401  takes 3 s, which count below
 import numpy as np
+import nuscenes.nuscenes  # noqa: F401  takes 3 s, which count below
 import pytest
 import torch
 from support.nuscenes_fixtures import MadeUpDatabase

@@ -70,10 +70,15 @@ def check_names(names: Iterable[object], what: str, error: type[Exception]) -> N
         check_name(name, what, error)
 
 
-def check_topic(name: object, what: str, error: type[Exception]) -> str:
-    """The same of names that have plain components between slashes: topics, frames of TF."""
+def topic_fault(name: object) -> str:
+    """What keeps a name from having plain components between slashes, as those of topics, types and frames of TF do."""
     parts = name.strip("/").split("/") if isinstance(name, str) else [name]
-    fault = next(filter(None, map(name_fault, parts)), "")
+    return next(filter(None, map(name_fault, parts)), "")
+
+
+def check_topic(name: object, what: str, error: type[Exception]) -> str:
+    """As `check_name`, of names with plain components between slashes."""
+    fault = topic_fault(name)
     if fault or not isinstance(name, str):
         raise error(f"{what} {shorten(name)} is refused: {fault}; rename it")
     return name

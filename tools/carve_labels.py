@@ -39,7 +39,6 @@ def main() -> int:
 
 
 def carve_labels(arguments: argparse.Namespace) -> int:
-    import logging
 
     from tqdm import tqdm
 
@@ -54,7 +53,6 @@ def carve_labels(arguments: argparse.Namespace) -> int:
     from gaussianocc_core.mistakes import one_line
     from gaussianocc_core.training.config import TrainConfig
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if arguments.jobs < 1 or arguments.pictures < 0:
         raise ConfigError("--jobs, --pictures: expected at least 1 and 0")
     if (arguments.source is None) == (arguments.config is None):

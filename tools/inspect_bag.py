@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from pathlib import Path
 
@@ -42,7 +41,6 @@ What is wrong with a recording or hard to believe of its calibration is printed 
 
 def main() -> int:
     arguments = parse_arguments()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if arguments.json and arguments.no_doctor:
         print("error: --json prints what the doctor finds: leave --no-doctor out", file=sys.stderr)
         return 2

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -33,7 +32,6 @@ model.safetensors. Nothing is downloaded and no code of the folder runs. A mappi
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run tidies up as an interrupted one does
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return run_command(lambda: label(options), "interrupted; the same command goes on from here")
 
 

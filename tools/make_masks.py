@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
@@ -32,7 +31,6 @@ red: a higher --threshold. Masks are grey PNGs, 255 where the camera sees the wo
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return run_command(lambda: make(options), "interrupted; no masks were written")
 
 

@@ -16,6 +16,7 @@ from gaussianocc_core.bags.typestore import import_rosbags
 from gaussianocc_core.bags.writer import CONTENTS_KEY, TopicContents
 from gaussianocc_core.bounded import parse_json, read_text
 from gaussianocc_core.errors import BagError, GaussianOccError
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.names import check_name
 from gaussianocc_core.yaml_text import METADATA_BYTES, METADATA_NODES, parse_yaml
 
@@ -221,5 +222,5 @@ def format_checks(checks: Iterable[BagCheck]) -> str:
         good = "ok" if check.topics else "-"
         cells = "  ".join(f"{'WRONG' if column in bad else good:9s}" for column in COLUMNS).rstrip()
         lines.append(f"{check.name:{width}s} {check.topics:6d} {check.messages:8d}  {cells}")
-        lines += [f"  {column}: {what}" for column, what in check.faults]
+        lines += [f"  {column}: {one_line(what)}" for column, what in check.faults]
     return "\n".join(lines)

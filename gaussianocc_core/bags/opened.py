@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from heapq import merge
 from pathlib import Path, PurePath
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,6 +22,7 @@ from gaussianocc_core.bags.unpacking import unpack_file, unpack_zstd
 from gaussianocc_core.bounded import read_text
 from gaussianocc_core.errors import BagError
 from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.names import shorten, topic_fault
 from gaussianocc_core.yaml_text import METADATA_BYTES, METADATA_NODES, parse_yaml
 
 METADATA = "metadata.yaml"
@@ -99,7 +101,9 @@ class OpenBag:
             try:
                 self._files.append(self._open_file(file))
             except Exception as error:  # rosbags raises what its storage libraries raise
-                hint = f"; it was cut off: tools/inspect_bag.py {file} --recover NEW_BAG saves what is there"
+                hint = (
+                    f"; it was cut off: tools/inspect_bag.py {quote(str(file))} --recover NEW_BAG saves what is there"
+                )
                 failures.append(f"{file.name} cannot be read: {reason_of(error)}{hint if looks_cut_off(file) else ''}")
         if failures and not self._files:
             raise BagError("; ".join(failures))
@@ -184,9 +188,14 @@ class OpenBag:
         merged: dict[tuple[str, str], Any] = {}
         for file in self._files:
             for connection in file.connections:
+                fault = topic_fault(connection.topic) or topic_fault(connection.msgtype)
+                if fault:  # names are shown, and become those of cameras
+                    what = f"{shorten(connection.topic)} of type {shorten(connection.msgtype)}"
+                    self.problems.append(f"the topic {what} is not read: {fault}")
+                    continue
                 coding = connection.ext.serialization_format
                 if coding != "cdr":
-                    self.problems.append(f"{connection.topic} is not read: its messages are {coding}, not CDR")
+                    self.problems.append(f"{connection.topic} is not read: its messages are {shorten(coding)}, not CDR")
                     continue
                 key = connection.topic, connection.msgtype
                 before = merged.get(key)

@@ -100,6 +100,10 @@ class DataRoot:
         """
         if not isinstance(filename, str) or not filename or "\\" in filename or "\0" in filename:
             raise self._error(f"{what}: expected the name of a file below {self.folder}, got {shorten(filename)}")
+        # Such a name may come back to the folder, but what is made of it, as of an image's depth below another folder,
+        # does not.
+        if base is None and ".." in filename.split("/"):
+            raise self._error(f"{what}: {shorten(filename)} lies outside of {self.folder} on its way; it is not opened")
         base = self.folder if base is None else base
         path = base / filename
         if filename.startswith("/") or ".." in filename or base is not self.folder:

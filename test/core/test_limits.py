@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import struct
 import time
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import nuscenes.nuscenes  # noqa: F401  takes 3 s, which count below
 import pytest
@@ -24,6 +26,7 @@ from support.small_model import SMALL
 
 from gaussianocc_core import bounded
 from gaussianocc_core.arrays import check_npz, read_npz
+from gaussianocc_core.bags.image_codec import decode_grey, decode_rgb, decode_stored, image_size
 from gaussianocc_core.bags.index_cache import cache_path, read_cache
 from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.bags.messages import decode_cloud
@@ -216,6 +219,34 @@ def test_whole_numbers_of_any_length_are_no_calibration():
 
 
 # ---- images --------------------------------------------------------------------------------------------------------
+
+
+def jpeg(side, *options):
+    return cv2.imencode(".jpg", np.zeros((side, side, 3), np.uint8), options)[1].tobytes()
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xd0", b"\xff\x00", b"\xff\x01", b"\xff\xd8"])
+def test_a_jpeg_of_two_sizes_is_refused(marker):
+    """Its first frame header is small to whom jumps over a segment that is none, and behind the marker a large one
+    follows: 65 kB became 2.4 GB."""
+    whole = jpeg(16)
+    place = whole.index(b"\xff\xc0")
+    small = whole[place : place + 2 + int.from_bytes(whole[place + 2 : place + 4], "big")]
+    large = whole[2 : place + 5] + struct.pack(">HH", 20_000, 20_000) + whole[place + 9 : -2]
+    begin = b"\xff\xd8" + marker + large
+    data = begin.ljust(4 + int.from_bytes(large[:2], "big"), b"\0") + small + bytes(20) + b"\xff\xd9"
+    for read in (image_size, decode_rgb, decode_stored, decode_grey):
+        with pytest.raises(ValueError, match="no frame header"):
+            read(data)
+    assert decode_rgb(whole).shape == (16, 16, 3)
+
+
+def test_a_jpeg_that_goes_over_its_pixels_for_ever_is_refused():
+    whole = jpeg(4000, cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_QUALITY, 10)
+    places = [match.start() for match in re.finditer(b"\xff\xda", whole)]
+    with pytest.raises(ValueError, match="goes over its pixels 10009 times; at most 100 are accepted"):
+        decode_rgb(whole[:-2] + whole[places[-2] : places[-1]] * 9_999 + b"\xff\xd9")
+    assert len(places) == 10 and decode_rgb(whole, reduce=8).shape == (500, 500, 3)
 
 
 def write_large_png(path, side=30_000):

@@ -165,6 +165,18 @@ def test_sensors_and_files_of_tables_stay_below_the_data_root(root, tmp_path, ta
     assert everything(tmp_path) == before
 
 
+def test_a_file_that_is_named_by_a_way_around_writes_nothing_outside_the_output(root, tmp_path, capsys):
+    """It lies below the data root, but its depth, named after it, would not lie below the output."""
+    rows = read_table(root, "sample_data")
+    for row in rows:
+        row["filename"] = f"../../{tmp_path.name}/root/{row['filename']}"
+    write_table(root, "sample_data", rows)
+    (tmp_path / "a" / "out").mkdir(parents=True)
+    before = everything(tmp_path)
+    assert run_tool("export_depth.py", "--dataroot", root, "--output", tmp_path / "a" / "out") == 2
+    assert "lies outside of" in capsys.readouterr().err and everything(tmp_path) == before
+
+
 def test_a_samples_token_is_a_plain_name_for_it_names_a_folder_of_labels(root):
     (bad,) = rows = read_table(root, "sample")
     token, bad["token"] = bad["token"], "../../gts"

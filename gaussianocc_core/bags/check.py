@@ -6,13 +6,14 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
 from gaussianocc_core.bags.encoder import Encoder
+from gaussianocc_core.bags.opened import open_bag
 from gaussianocc_core.bags.schema import TF_STATIC_TOPIC, TF_TOPIC, BagRig, Record
-from gaussianocc_core.bags.typestore import import_rosbags
 from gaussianocc_core.bags.writer import CONTENTS_KEY, TopicContents
 from gaussianocc_core.bounded import parse_json, read_text
 from gaussianocc_core.errors import BagError, GaussianOccError
@@ -149,10 +150,9 @@ def check_bag(
 
 
 def _read_messages(path: Path, topics: dict[str, _Found], faults: list[tuple[str, str]]) -> None:
-    reader = import_rosbags().rosbag2.Reader(path)
     stray: set[str] = set()
     try:
-        with reader:
+        with closing(open_bag(path)) as reader:
             for connection, log_ns, data in reader.messages():
                 found = topics.setdefault(connection.topic, _Found())
                 # a TFMessage begins with the number of its transforms

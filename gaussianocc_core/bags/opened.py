@@ -8,19 +8,21 @@ topics are to be offered; where it disagrees with them about what they hold, the
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from heapq import merge
 from pathlib import Path, PurePath
 from shlex import quote
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 from gaussianocc_core.bags.typestore import import_rosbags
 from gaussianocc_core.bags.unpacking import unpack_file, unpack_zstd
 from gaussianocc_core.bounded import read_text
 from gaussianocc_core.errors import BagError
+from gaussianocc_core.files import make_hidden_folder
 from gaussianocc_core.mistakes import reason_of
 from gaussianocc_core.names import shorten, topic_fault
 from gaussianocc_core.yaml_text import METADATA_BYTES, METADATA_NODES, parse_yaml
@@ -173,7 +175,10 @@ class OpenBag:
         return opened
 
     def _decompress(self, file: Path) -> Path:
-        target = Path(self._stack.enter_context(TemporaryDirectory())) / file.stem
+        # As outputs are made: what a process left that was killed, which may be gigabytes, is removed by the next one.
+        folder = make_hidden_folder(Path(gettempdir()) / "gaussianocc_unpacked")
+        self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        target = folder / file.stem
         unpack_file(file, target)
         return target
 

@@ -27,6 +27,7 @@ from support.small_model import SMALL
 from gaussianocc_core import bounded
 from gaussianocc_core.arrays import check_npz, read_npz
 from gaussianocc_core.bags.image_codec import decode_grey, decode_rgb, decode_stored, image_size
+from gaussianocc_core.bags.index import BagIndex, PoseSeries
 from gaussianocc_core.bags.index_cache import cache_path, read_cache
 from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.bags.messages import decode_cloud
@@ -548,6 +549,51 @@ def test_a_long_chain_of_frames_costs_no_square_of_its_length():
     began = time.process_time()
     np.testing.assert_allclose(tree.lookup("f0", f"f{count}"), np.eye(4))
     assert time.process_time() - began < 0.5
+
+
+def test_poses_that_go_back_in_time_cost_no_square_of_their_number():
+    tree = TransformTree()
+    for i in range(60_000):
+        tree.add("odom", "base", 10**18 - i * 1000, np.eye(4), False)
+    assert len(tree._moving["base"][0]) == 20_000
+
+
+def test_a_bag_whose_poses_go_back_in_time_costs_no_square_of_their_number(tmp_path):
+    count = 30_000
+    series = PoseSeries(
+        "odom", "base", "/tf", 10**18 - np.arange(count) * 10, np.tile(np.eye(4), (count, 1, 1)),
+        np.arange(count), np.arange(count),
+    )  # fmt: skip
+    tree = BagIndex(tmp_path, {}, {}, (series,), {}).transforms()
+    assert len(tree._moving["base"][0]) == count
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_poses_of_a_bag_mean_what_they_meant_when_they_were_published(tmp_path, seed):
+    """Two publishers of one frame, times that repeat and go back, and places that are fixed meanwhile."""
+    random = np.random.default_rng(seed)
+    orders = random.permutation(40)
+    parts, poses = (
+        [("odom", "/tf", orders[:18]), ("map", "/tf", orders[18:36]), ("odom", "/tf_static", orders[36:])],
+        [],
+    )
+    for parent, topic, own in parts:
+        T = np.tile(np.eye(4), (len(own), 1, 1))
+        T[:, 0, 3] = own
+        own = np.sort(own)
+        stamps = np.sort(random.integers(0, 12, len(own))) + random.integers(-2, 3, len(own)) + 100
+        poses.append(PoseSeries(parent, "base", topic, stamps, T, stamps, own))
+    expected = TransformTree(keep_ns=1 << 62, bridge_gaps=False)
+    said = sorted((int(order), n, i) for n, each in enumerate(poses) for i, order in enumerate(each.orders))
+    for _, n, i in said:
+        each = poses[n]
+        expected.add(each.parent, each.child, int(each.stamps_ns[i]), each.T_parent_child[i], each.static)
+    tree = BagIndex(tmp_path, {}, {}, tuple(poses), {}).transforms()
+    assert tree._parent == expected._parent and tree._static.keys() == expected._static.keys()
+    for frame, (stamps, values) in expected._moving.items():
+        assert tree._moving[frame][0] == stamps
+        for found, wanted in zip(tree._moving[frame][1], values, strict=True):
+            assert found[0] == wanted[0] and (found[1] == wanted[1]).all()
 
 
 def test_there_are_only_so_many_frames():

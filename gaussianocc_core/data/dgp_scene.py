@@ -117,6 +117,8 @@ def find_scene_index(dataroot: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _is_scene_index(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
     with path.open("rb") as file:
         return b'"scene_splits"' in file.read(_HEAD)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # run by path, a clone uses the package beside it
@@ -52,7 +53,7 @@ def label(options: argparse.Namespace) -> int:
     )
     print(f"classes: {labeller.classes.origin}; {labeller.device}")
     if options.bag:
-        config = load_config(None, BagConfig, [*options.settings, f"path={options.bag}"])
+        config = replace(load_config(None, BagConfig, options.settings), path=str(options.bag))
         folder = options.output or find_bags(options.bag)[0].parent / "labels"
         moments = bag_moments(config)[:: options.every]
         targets = labelling.bag_targets(folder, moments)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # run by path, a clone uses the package beside it
@@ -55,7 +56,7 @@ def make(options: argparse.Namespace) -> int:
         options.least_travel,
     )
     if options.bag:
-        moments = bag_moments(load_config(None, BagConfig, [*options.settings, f"path={options.bag}"]))
+        moments = bag_moments(replace(load_config(None, BagConfig, options.settings), path=str(options.bag)))
     else:
         moments = dataset_moments(options.dataroot, options.version, options.scene or (), True, options.follow_outside)
     names = list(dict.fromkeys(name for moment in moments for name in moment.cameras.names))

@@ -29,7 +29,7 @@ from rclpy.utilities import remove_ros_args
 from rosbags.interfaces import Connection, QosDurability, QosHistory, QosReliability
 from rosgraph_msgs.msg import Clock
 
-from gaussianocc_core.bags.opened import OpenBag, open_bag
+from gaussianocc_core.bags.opened import OpenBag, is_static_tf, open_bag
 from gaussianocc_core.errors import BagError, GaussianOccError
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_ros.stamps import time_message
@@ -281,6 +281,9 @@ def _qos(connection: Connection, reliable: bool) -> QoSProfile:
             qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
             # One player stands in for many publishers, each of which kept its last messages for late subscribers.
             qos.depth = max(qos.depth, min(connection.msgcount, 100))
+    if is_static_tf(connection.topic):  # whoever listens for it asks for what is latched, and else gets nothing
+        qos.durability, qos.reliability = DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE
+        qos.depth = max(qos.depth, min(connection.msgcount, 100))
     if reliable:
         qos.depth = max(qos.depth, 10)
     return qos

@@ -35,6 +35,20 @@ _NOTABLE_NS = 100_000_000  # by which metadata.yaml may be wrong about the span 
 _END_NS = 2**63 - 1
 
 
+def is_static_tf(topic: str) -> bool:
+    """Whether it holds static transforms, of a robot in a namespace too."""
+    return topic.rpartition("/")[2] == "tf_static"
+
+
+def unlatched_static_tf(bag: OpenBag) -> tuple[str, ...]:
+    """Topics of static transforms that the recording offers to those only who listen already."""
+
+    def latched(connection: Any) -> bool:
+        return any(each.durability.name == "TRANSIENT_LOCAL" for each in connection.ext.offered_qos_profiles or ())
+
+    return tuple(each.topic for each in bag.connections if is_static_tf(each.topic) and not latched(each))
+
+
 def is_container(path: Path) -> bool:
     """By its name: an MCAP file or a database, compressed or not."""
     return _FILE.match(path.name) is not None and path.is_file()

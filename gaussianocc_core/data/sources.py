@@ -12,7 +12,7 @@ import numpy as np
 
 from gaussianocc_core.data import ddad, nuscenes
 from gaussianocc_core.data.bag import BagEntry, open_bags
-from gaussianocc_core.data.bag_cameras import BagConfig
+from gaussianocc_core.data.bag_cameras import BagConfig, check_one_rig
 from gaussianocc_core.data.entries import SampleEntry, labels_path
 from gaussianocc_core.data.history import with_history
 from gaussianocc_core.data.image_change import image_change
@@ -41,6 +41,9 @@ class DataConfig:
     bag: BagConfig = field(default_factory=BagConfig)  # data.bag.path in place of dataroot: rosbags of any robot
     scenes: tuple[str, ...] = ()  # names of scenes or bags; (): all
     left_out: float = 0.0  # last share of each recording that training never reads; the end of a run is measured on it
+    # Recordings by name -> their share of what training sees, `monday: 0.5` or `2026-11-*: 0.5`; the others have the
+    # rest, evenly. For going on with a new recording without forgetting the old ones. {}: each sample once an epoch
+    shares: dict[str, float] = field(default_factory=dict)
     held_out: int = 0  # last scenes of the data set that training never reads
     moments: str = "sweeps"  # "keyframes" (published) or "sweeps": every image of the anchor camera
     # m: earlier moments from so far away are loaded too, where there are poses; a network that matches makes its depth
@@ -69,6 +72,11 @@ class DataConfig:
                 raise ValueError(f"data.{name}: expected one of {allowed}, got {getattr(self, name)!r}")
         if not 0 <= self.left_out <= 0.5:
             raise ValueError(f"data.left_out: expected a share from 0 to 0.5, got {self.left_out}")
+        for name, share in self.shares.items():
+            if not 0 < share <= 1:
+                raise ValueError(f"data.shares.{name}: expected a share above 0 and up to 1, got {share}")
+        if sum(self.shares.values()) > 1 + 1e-6:
+            raise ValueError(f"data.shares: together at most 1, got {sum(self.shares.values()):g}")
         for name in ("jitter", "mirror"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name}: expected a probability, got {getattr(self, name)}")
@@ -224,7 +232,10 @@ def _report_doubts(entries: Sequence[Entry]) -> None:
 def _bag_entries(config: DataConfig) -> list[Entry]:
     sources = {source.index.name: source for source in open_bags(config.bag)}
     entries: list[Entry] = []
-    for name in _choose_scenes(config, tuple(sources)):
+    chosen = _choose_scenes(config, tuple(sources))
+    way_out = "name the cameras of one (data.bag.cameras) or its recordings (data.scenes)"
+    check_one_rig({name: sources[name].cameras.names for name in chosen}, config.bag.path, way_out)
+    for name in chosen:
         found = sources[name].entries(config.masks, config.semantics, _undetected(config))
         if not found:
             _log.warning("%s: %s", sources[name].index.path, sources[name].explain_no_sets())

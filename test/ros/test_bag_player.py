@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import time
+from contextlib import closing
 
 import pytest
 import yaml
@@ -13,14 +14,16 @@ pytest.importorskip("rclpy", reason="no ROS 2")
 pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.interfaces import QosReliability
 from rosbags.rosbag2 import Reader, StoragePlugin
 from rosbags.typesys import get_types_from_msg
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import String
-from support.replay import MS, Recording, record_drive
+from support.replay import MS, Recording, qos, record_drive
 from tf2_msgs.msg import TFMessage
 
+from gaussianocc_core.bags.opened import open_bag, unlatched_static_tf
 from gaussianocc_core.errors import BagError
 from gaussianocc_ros.bag_player import BagPlayer, _import_message, _parse
 
@@ -77,6 +80,17 @@ def test_recorded_qos_is_offered_and_latched_transforms_reach_late_subscribers(g
     late = graph.record(TFMessage, "/tf_static", LATCHED)
     graph.until(lambda: late, what="the latched message")
     assert len(late[0].transforms) == 3
+
+
+@pytest.mark.parametrize("static_qos", [[], qos(QosReliability.BEST_EFFORT)], ids=["none", "volatile"])
+def test_static_transforms_are_latched_whatever_qos_was_stored(graph, replay, make, tmp_path, static_qos):
+    bag = record_drive(tmp_path / "drive", make, static_qos=static_qos)
+    replay(bag, "--rate", 0, "--wait", 0).run()
+    late = graph.record(TFMessage, "/tf_static", LATCHED)
+    graph.until(lambda: late, what="the latched message")
+    assert len(late[0].transforms) == 3
+    with closing(open_bag(bag)) as opened:
+        assert unlatched_static_tf(opened) == ("/tf_static",)
 
 
 def test_clock_runs_through_the_time_of_the_bag_and_never_back(graph, replay, make, tmp_path):

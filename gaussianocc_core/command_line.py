@@ -9,10 +9,12 @@ do; 130 Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from gaussianocc_core.bags.convert import Recording
@@ -33,13 +35,47 @@ def run_tool(main: Callable[[], int]) -> int:
         return 2
 
 
+class _OneLine(logging.Formatter):
+    """Messages quote what files say: an escape sequence of theirs is not the terminal's business."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        from gaussianocc_core.mistakes import one_line
+
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
+def log_to_terminal(level: int = logging.WARNING) -> None:
+    """A line on stderr for each message of that level and above; where logging is set up already, nothing."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Plain:
+    """A text stream that shows what a terminal would obey: names of files and what files say end up on it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if not text.isprintable():
+            text = "".join(each if each.isprintable() or each in "\n\t" else f"\\x{ord(each):02x}" for each in text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def run_command(command: Callable[[], int], interrupted: str) -> int:
     """The exit status of `command`: a user's mistake is one line and 2, Ctrl-C the line `interrupted` and 130."""
     from gaussianocc_core.errors import GaussianOccError
     from gaussianocc_core.mistakes import one_line
 
+    log_to_terminal()
     try:
-        return command()
+        with redirect_stdout(cast(Any, _Plain(sys.stdout))):
+            return command()
     except (GaussianOccError, OSError) as error:
         sys.stderr.write(f"error: {one_line(error)}\n")
         return 2

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gaussianocc_core.command_line import log_to_terminal
 from gaussianocc_core.config import load_config
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.mistakes import one_line
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--dry-run", action="store_true", help="say what would be trained on, its memory and time; write nothing"
     )
     options = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal(logging.INFO)
     try:
         config = load_config(options.config, TrainConfig, options.overrides)
         if not config.output:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import math
+import re
 import sys
 import threading
 import time
@@ -36,6 +38,7 @@ from gaussianocc_ros.step_gate import LINGER, StepGate, Unanswered, pause
 
 _UNANSWERED = 3  # exit status: sets of a lossless replay got no result
 _RESULT = "gaussianocc_ros/msg/SemanticOccupancy"
+_TYPE = re.compile(r"(?P<package>[a-z][a-z0-9_]*)/(msg/)?(?P<kind>[A-Z][A-Za-z0-9]*)")
 _SETTLE = 0.5  # s without a new subscriber until a plain replay begins
 
 
@@ -237,11 +240,30 @@ def _open(bag: Path) -> OpenBag:
 
 
 def _import_message(name: str) -> Any:
-    package, *_, kind = name.split("/")
+    """The class of a type's messages; None where this environment has none."""
+    match = _TYPE.fullmatch(name)
+    if match is None or not _is_installed(match["package"]):
+        return None
+    package, kind = match["package"], match["kind"]
     try:
         return getattr(importlib.import_module(f"{package}.msg"), kind)
     except (ImportError, AttributeError):
         return None
+
+
+def _is_installed(package: str) -> bool:
+    """Whether it is a package of messages that somebody has installed.
+
+    To import is to execute, and the name is a bag's: Python would also take a folder that came with the bag and lies
+    where the player was started.
+    """
+    if package in sys.modules:
+        return True
+    spec = importlib.util.find_spec(package)  # of a name without dots nothing is imported
+    places = [Path(each).resolve() for each in (spec.submodule_search_locations or ())] if spec else []
+    return bool(places) and all(
+        (place / "msg" / "__init__.py").is_file() and place.parent != Path.cwd() for place in places
+    )
 
 
 def _qos(connection: Connection, reliable: bool) -> QoSProfile:

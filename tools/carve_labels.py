@@ -39,7 +39,6 @@ def main() -> int:
 
 
 def carve_labels(arguments: argparse.Namespace) -> int:
-    import logging
 
     from tqdm import tqdm
 
@@ -54,7 +53,6 @@ def carve_labels(arguments: argparse.Namespace) -> int:
     from gaussianocc_core.mistakes import one_line
     from gaussianocc_core.training.config import TrainConfig
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if arguments.jobs < 1 or arguments.pictures < 0:
         raise ConfigError("--jobs, --pictures: expected at least 1 and 0")
     if arguments.shard and arguments.overwrite:
@@ -73,7 +71,7 @@ def carve_labels(arguments: argparse.Namespace) -> int:
         arguments.schema or "", arguments.version, arguments.moments, str(arguments.masks or ""),
         arguments.follow_outside, bag,
     )  # fmt: skip
-    depth = DepthFolder(arguments.depth, arguments.depth_error) if arguments.depth else None
+    depth = DepthFolder(arguments.depth, arguments.depth_error, arguments.follow_outside) if arguments.depth else None
     settings = RecordingSettings(motion=arguments.motion, depth=depth)
     if arguments.config:
         data = load_config(arguments.config, TrainConfig).data
@@ -125,7 +123,7 @@ def parse_arguments() -> argparse.Namespace:
     data.add_argument("--schema", choices=("nuscenes", "ddad", "bag"), help="default: by what is there")
     data.add_argument("--version", default="", help="nuScenes' folder of tables (default: the one that is there)")
     data.add_argument("--moments", choices=("sweeps", "keyframes"), default="sweeps", help="nuScenes (%(default)s)")
-    data.add_argument("--follow-outside", action="store_true", help="follow links that lead out of the data root")
+    data.add_argument("--follow-outside", action="store_true", help="follow links that lead out of SOURCE or --depth")
     bags = parser.add_argument_group("bags")
     bags.add_argument("--cameras", nargs="+", metavar="NAME", help="anchor first (default: all)")
     bags.add_argument("--rig", type=Path, metavar="FILE", help="calibration in place of CameraInfo and /tf_static")

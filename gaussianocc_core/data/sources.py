@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from gaussianocc_core.data.nuscenes_splits import select_scenes
 from gaussianocc_core.errors import ConfigError, DatasetError
 from gaussianocc_core.geometry.plausibility import find_doubts
 from gaussianocc_core.labels import FREE, IGNORE
+from gaussianocc_core.names import DataRoot
 
 Entry = SampleEntry | BagEntry
 OFFSETS = (-1, 1)  # neighbours, in the order of a batch's frames 1 and 2
@@ -99,7 +101,7 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     if config.history:
         moving = with_history(moving, entries, config.history)
     if moving and config.occupancy:
-        moving = with_labels(moving, config.occupancy)
+        moving = with_labels(moving, config.occupancy, config.follow_outside)
     if not moving:
         raise DatasetError(
             f"{config.dataroot or config.bag.path}: of {len(entries)} moments in {len(scenes)} scenes {len(complete)} "
@@ -124,8 +126,8 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     return moving
 
 
-def with_labels(entries: Sequence[Entry], folder: str) -> tuple[Entry, ...]:
-    """Those that have labels in 3D."""
+def with_labels(entries: Sequence[Entry], folder: str, follow_outside: bool = False) -> tuple[Entry, ...]:
+    """Those that have labels in 3D; DatasetError where links lead out of the folder, unless these are followed."""
     found = tuple(entry for entry in entries if labels_path(folder, entry.scene, entry.token).is_file())
     if not found:
         first = labels_path(folder, entries[0].scene, entries[0].token)
@@ -133,6 +135,9 @@ def with_labels(entries: Sequence[Entry], folder: str) -> tuple[Entry, ...]:
             f"data.occupancy={folder}: no labels for any of {len(entries)} samples; the first would be {first}. "
             "tools/carve_labels.py makes them"
         )
+    root = DataRoot(Path(folder), DatasetError, follow_outside)
+    for entry in found:
+        root.check(labels_path(folder, entry.scene, entry.token), "labels in 3D")
     _log.info("labels in 3D for %d of %d samples; the others are left out", len(found), len(entries))
     return found
 
@@ -159,7 +164,9 @@ def open_split(config: DataConfig) -> tuple[tuple[Entry, ...], tuple[Entry, ...]
     Where the line lies depends on the recordings alone, not on which moments have labels in 3D.
     """
     kept, apart = split_recordings(open_entries(replace(config, occupancy="")), config.left_out)
-    return (with_labels(kept, config.occupancy) if kept and config.occupancy else kept), apart
+    if kept and config.occupancy:
+        kept = with_labels(kept, config.occupancy, config.follow_outside)
+    return kept, apart
 
 
 def first_left_out(config: DataConfig) -> dict[str, int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gaussianocc_core.bounded import read_json
 from gaussianocc_core.data.entries import labels_path
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.files import write_file
@@ -114,10 +115,10 @@ class LabelFolder:
                 raise ConfigError(f"{self.path}: is not empty and holds no {INDEX}; give a new folder")
             return None
         try:
-            found = json.loads(index.read_text(encoding="utf-8"))
+            found = read_json(index)
             if isinstance(found, dict) and isinstance(found.get("scenes"), dict):
                 return found
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{index}: cannot be read ({reason_of(error)}); take another folder") from error
         raise ConfigError(f"{index}: is not of this program; take another folder")
 

@@ -3,6 +3,7 @@
 
 import re
 import signal
+import sys
 import time
 from contextlib import closing
 
@@ -24,7 +25,7 @@ from tf2_msgs.msg import TFMessage
 
 from gaussianocc_core.bags.opened import open_bag, unlatched_static_tf
 from gaussianocc_core.errors import BagError
-from gaussianocc_ros.bag_player import BagPlayer, _parse
+from gaussianocc_ros.bag_player import BagPlayer, _import_message, _parse
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -127,6 +128,22 @@ def test_only_the_named_topics_are_played(replay, make, tmp_path):
     topics = ("--topics", "/tf", "/front/camera_info")
     player = replay(record_drive(tmp_path / "drive", make), "--rate", 0, "--wait", 0, *topics).run().player
     assert dict(player.published) == {"/tf": 15, "/front/camera_info": 5}
+
+
+def test_no_module_is_imported_because_a_bag_names_it(tmp_path, monkeypatch):
+    """To import is to execute: a package that came with the bag, and whatever else Python has."""
+    mark = tmp_path / "executed"
+    (tmp_path / "evil_msgs" / "msg").mkdir(parents=True)
+    for file in ("evil_msgs/__init__.py", "evil_msgs/msg/__init__.py"):
+        (tmp_path / file).write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")  # as python -m does
+    for name in ("evil_msgs/msg/Evil", "antigravity/msg/Evil", "evil_msgs.msg/msg/Evil", "/msg/Evil", "a/b/c/D", "x"):
+        assert _import_message(name) is None
+    assert not mark.exists() and "antigravity" not in sys.modules
+    from std_msgs.msg import String
+
+    assert _import_message("std_msgs/msg/String") is String
 
 
 def test_topic_of_an_unknown_type_is_skipped_with_a_line_and_the_rest_played(replay, make, tmp_path, capfd):

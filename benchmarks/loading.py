@@ -20,7 +20,8 @@ from gaussianocc_core.bags.indexing import find_bags, open_index
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.sources import DataConfig, open_entries
 from gaussianocc_core.preprocess import Preprocessor
-from gaussianocc_core.training.loader import EpochSampler, TrainingSet, load_batches
+from gaussianocc_core.training.loader import TrainingSet, load_batches
+from gaussianocc_core.training.sampling import EpochSampler
 
 
 def main() -> None:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy
+
+from gaussianocc_core.bounded import open_archive
 
 
 def check_npz(path: Path, most_bytes: int) -> None:
@@ -17,7 +18,7 @@ def check_npz(path: Path, most_bytes: int) -> None:
     6 MB of zeros, compressed, can be 6 GB. BadZipFile and OSError where it is no such file.
     """
     total = 0
-    with zipfile.ZipFile(path) as archive:
+    with open_archive(path) as archive:
         for entry in archive.infolist():
             with archive.open(entry) as stream:
                 version = npy.read_magic(stream)
@@ -28,21 +29,6 @@ def check_npz(path: Path, most_bytes: int) -> None:
             total += math.prod(shape) * dtype.itemsize
             if total > most_bytes:
                 raise ValueError(f"its arrays take {total} bytes and more; at most {most_bytes} are read")
-
-
-def check_stored(path: Path) -> None:
-    """ValueError where a zip archive, as torch writes them, is compressed: 195 kB became tensors of 200 MB.
-
-    torch stores its tensors as they are, and reads others all the same. A file that is no archive passes.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        total = sum(entry.file_size for entry in archive.infolist())
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()) or (
-            total > path.stat().st_size
-        ):
-            raise ValueError("its tensors are compressed, which torch never does")
 
 
 def read_npz(path: Path, most_bytes: int) -> dict[str, np.ndarray]:

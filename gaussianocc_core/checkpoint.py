@@ -36,6 +36,7 @@ _DEFAULT_NAME = "tiny.safetensors"
 _WEIGHTS = Path(__file__).parent / "weights"  # that ship with the package
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NEVER_NEGATIVE = ("running_var", "num_batches_tracked")
+_MOST_HEADER_BYTES = 1 << 22  # ours have 23 kB
 _POSE_PREFIX, _DEPTH_PREFIX = "pose_net.", "depth_net."
 
 
@@ -186,6 +187,7 @@ def _read(path: Path, prefix: str) -> _Content:
             f"({shipped or 'there are none'})"
         )
     try:
+        _check_header(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             names = [name for name in file.keys() if _prefix_of(name) == prefix]  # noqa: SIM118  not a dict
@@ -202,6 +204,15 @@ def _read(path: Path, prefix: str) -> _Content:
     config = _read_metadata(path, metadata, "config", ModelConfig)
     provenance = _read_metadata(path, metadata, "provenance", Provenance)
     return _Content(config, provenance, {name.removeprefix(prefix): value for name, value in tensors.items()})
+
+
+def _check_header(path: Path) -> None:
+    """ValueError where what stands before the tensors, and becomes objects, is larger than any model's; the library
+    itself takes 100 MB."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > _MOST_HEADER_BYTES:
+        raise ValueError(f"its header says that it has {size} bytes, at most {_MOST_HEADER_BYTES} are read")
 
 
 def _prefix_of(name: str) -> str:

@@ -9,10 +9,12 @@ do; 130 Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from gaussianocc_core.bags.convert import Recording
@@ -33,13 +35,47 @@ def run_tool(main: Callable[[], int]) -> int:
         return 2
 
 
+class _OneLine(logging.Formatter):
+    """Messages quote what files say: an escape sequence of theirs is not the terminal's business."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        from gaussianocc_core.mistakes import one_line
+
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
+def log_to_terminal(level: int = logging.WARNING) -> None:
+    """A line on stderr for each message of that level and above; where logging is set up already, nothing."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Plain:
+    """A text stream that shows what a terminal would obey: names of files and what files say end up on it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if not text.isprintable():
+            text = "".join(each if each.isprintable() or each in "\n\t" else f"\\x{ord(each):02x}" for each in text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def run_command(command: Callable[[], int], interrupted: str) -> int:
     """The exit status of `command`: a user's mistake is one line and 2, Ctrl-C the line `interrupted` and 130."""
     from gaussianocc_core.errors import GaussianOccError
     from gaussianocc_core.mistakes import one_line
 
+    log_to_terminal()
     try:
-        return command()
+        with redirect_stdout(cast(Any, _Plain(sys.stdout))):
+            return command()
     except (GaussianOccError, OSError) as error:
         sys.stderr.write(f"error: {one_line(error)}\n")
         return 2
@@ -49,6 +85,36 @@ def run_command(command: Callable[[], int], interrupted: str) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"{interrupted}\n")
         return 130
+
+
+# ---- one job of many -----------------------------------------------------------------------------------------------
+
+
+def add_shard_option(parser: argparse.ArgumentParser) -> None:
+    """For job arrays: every job has scenes of its own."""
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="K/N",
+        help="only the Kth of N shares of the scenes (1/N to N/N): for N jobs at once",
+    )
+
+
+def choose_shard(scenes: Sequence[str], shard: tuple[int, int] | None) -> tuple[str, ...]:
+    """The scenes of a share; all together they are all of the scenes, each once. It may be empty."""
+    if shard is None:
+        return tuple(scenes)
+    number, count = shard
+    chosen = tuple(scenes)[number - 1 :: count]
+    sys.stderr.write(f"share {number} of {count}: {len(chosen)} of {len(scenes)} scenes\n")
+    return chosen
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, separator, count = text.partition("/")
+    if not (separator and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= 100_000):
+        raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, such as 2/8, got {text[:40]}")
+    return int(number), int(count)
 
 
 # ---- what the converters to bags have in common --------------------------------------------------------------------
@@ -61,6 +127,7 @@ def add_bag_options(parser: argparse.ArgumentParser) -> None:
     add("--storage", choices=("mcap", "sqlite3"), default="mcap", help="rosbag2 storage (%(default)s)")
     add("--overwrite", action="store_true", help="replace bags that exist, once the new one is complete")
     add("--jobs", type=_count, default=1, metavar="N", help="processes that write bags (%(default)s)")
+    add_shard_option(parser)
     add("--verify", action="store_true", help="write nothing: compare the bags in OUTPUT with the data set")
 
 
@@ -80,7 +147,7 @@ def convert_scenes(
     from gaussianocc_core.bags.convert import convert_all, describe, verify_all
     from gaussianocc_core.mistakes import one_line
 
-    output, jobs = arguments.output, arguments.jobs
+    output, jobs, scenes = arguments.output, arguments.jobs, choose_shard(scenes, arguments.shard)
     with tqdm(unit="files", disable=None, leave=False) as bar:  # silent where no terminal is
         if arguments.verify:
             checks = verify_all(scenes, open_recording_like, output, jobs=jobs, on_step=bar.update)

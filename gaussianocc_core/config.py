@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 import dacite
 
+from gaussianocc_core.bounded import read_text
 from gaussianocc_core.errors import ConfigError
-from gaussianocc_core.mistakes import one_line, reading
+from gaussianocc_core.mistakes import one_line, reading, reason_of
 from gaussianocc_core.names import shorten
 from gaussianocc_core.yaml_text import MOST_BYTES, parse_yaml
 
@@ -109,14 +110,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError where it is absent, unreadable or not a mapping."""
     try:
-        size = Path(path).stat().st_size
-        if size > MOST_BYTES:
-            raise ConfigError(f"{path}: {size} bytes of YAML; at most {MOST_BYTES} are read")
-        data = parse_yaml(Path(path).read_text(encoding="utf-8"), str(path))
+        data = parse_yaml(read_text(Path(path), MOST_BYTES), str(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; give the path of an existing YAML file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)}); give a file of YAML") from error
     if data is None:
         return {}
     if not isinstance(data, dict):

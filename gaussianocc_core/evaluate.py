@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gaussianocc_core.checkpoint import networks_in
+from gaussianocc_core.command_line import log_to_terminal
 from gaussianocc_core.config import load_config
 from gaussianocc_core.data.sources import DataConfig, first_left_out
 from gaussianocc_core.errors import ConfigError, DatasetError, GaussianOccError
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--robot-width", type=float, metavar="M", default=usual.width, help="m, of its path (default: %(default)s)"
     )
     options = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_to_terminal()
     try:
         _check_outputs({"--json": options.json, "--csv": options.csv}, options.pictures)  # now, not after the work
         robot = _check_numbers(options)

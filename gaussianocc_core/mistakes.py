@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,8 @@ def reason_of(error: BaseException) -> str:
         return "it asks for more memory than there is"
     if isinstance(error, KeyError):
         return f"it has no {one_line(repr(error.args[0]))[:_LONGEST_REASON]}" if error.args else "it lacks an entry"
+    if isinstance(error, pickle.UnpicklingError):  # torch's has paragraphs
+        return "it is damaged, or holds more than tensors and plain values"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()

@@ -70,10 +70,15 @@ def check_names(names: Iterable[object], what: str, error: type[Exception]) -> N
         check_name(name, what, error)
 
 
-def check_topic(name: object, what: str, error: type[Exception]) -> str:
-    """The same of names that have plain components between slashes: topics, frames of TF."""
+def topic_fault(name: object) -> str:
+    """What keeps a name from having plain components between slashes, as those of topics, types and frames of TF do."""
     parts = name.strip("/").split("/") if isinstance(name, str) else [name]
-    fault = next(filter(None, map(name_fault, parts)), "")
+    return next(filter(None, map(name_fault, parts)), "")
+
+
+def check_topic(name: object, what: str, error: type[Exception]) -> str:
+    """As `check_name`, of names with plain components between slashes."""
+    fault = topic_fault(name)
     if fault or not isinstance(name, str):
         raise error(f"{what} {shorten(name)} is refused: {fault}; rename it")
     return name
@@ -95,16 +100,24 @@ class DataRoot:
         """
         if not isinstance(filename, str) or not filename or "\\" in filename or "\0" in filename:
             raise self._error(f"{what}: expected the name of a file below {self.folder}, got {shorten(filename)}")
+        # Such a name may come back to the folder, but what is made of it, as of an image's depth below another folder,
+        # does not.
+        if base is None and ".." in filename.split("/"):
+            raise self._error(f"{what}: {shorten(filename)} lies outside of {self.folder} on its way; it is not opened")
         base = self.folder if base is None else base
         path = base / filename
         if filename.startswith("/") or ".." in filename or base is not self.folder:
             below = os.path.relpath(os.path.normpath(path), os.path.normpath(self.folder))
             if filename.startswith("/") or below == "." or below.split(os.sep)[0] == "..":
                 raise self._error(f"{what}: {shorten(filename)} lies outside of {self.folder}; it is not opened")
+        return self.check(path, what)
+
+    def check(self, path: Path, what: str) -> Path:
+        """A path below the folder whose parts have plain names; `error` where a link leads out of it."""
         if not self._follow and not self._is_inside(path):
             raise self._error(
-                f"{what}: {shorten(filename)} is reached over a link that leads out of {self.folder}; if you made that "
-                "link, say --follow-outside (settings: data.follow_outside=true)"
+                f"{what}: {shorten(os.path.relpath(path, self.folder))} is reached over a link that leads out of "
+                f"{self.folder}; if you made that link, say --follow-outside (settings: data.follow_outside=true)"
             )
         return path
 

@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(options: argparse.Namespace) -> int:
     from gaussianocc_core.checkpoint import find_weights, networks_in
+    from gaussianocc_core.data.bag import BagEntry
+    from gaussianocc_core.data.bag_cameras import check_one_rig
     from gaussianocc_core.errors import ConfigError, DatasetError
     from gaussianocc_core.files import complete_file
     from gaussianocc_core.reporting.marks import verdict
@@ -57,7 +59,11 @@ def report(options: argparse.Namespace) -> int:
         raise DatasetError(f"--output {output}: is a file; give a folder")
     source = find_source(options.source, options.version)
     scenes = tuple(choose_scene(source, name) for name in options.scene or source.scene_names())
-    count = sum(len(moments_of(source, scene)) for scene in scenes)
+    moments = {scene: moments_of(source, scene) for scene in scenes}
+    if any(isinstance(each[0], BagEntry) for each in moments.values()):
+        rigs = {scene: each[0].cameras.names for scene, each in moments.items()}
+        check_one_rig(rigs, options.source, "name the recordings of one (--scene)")  # the page has one verdict
+    count = sum(map(len, moments.values()))
     every = options.every or max(1, -(-count // _MOST_MOMENTS))
 
     def say(line: str) -> None:

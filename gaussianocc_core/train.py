@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gaussianocc_core.command_line import log_to_terminal
 from gaussianocc_core.config import load_config
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.engine import TrainingStopped, train
 from gaussianocc_core.training.rehearsal import rehearse
+from gaussianocc_core.training.state import LAST
 from gaussianocc_core.training.watch import TrainingCollapsed
 
 EXAMPLES = """examples:
@@ -62,13 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="YAML file with what differs from the defaults; see config/train/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
+    parser.add_argument(
+        "--requeue", action="store_true", help="go on if the output folder holds a run, else begin: for job schedulers"
+    )
     parser.add_argument("--overfit-batch", action="store_true", help="train on the first step's samples only")
     parser.add_argument("--minutes", type=float, metavar="M", help="save and stop after so long, for --resume to go on")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be trained on, its memory and time; write nothing"
     )
     options = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal(logging.INFO)
     try:
         config = load_config(options.config, TrainConfig, options.overrides)
         if not config.output:
@@ -76,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             print(rehearse(config).describe())
             return 0
-        path = train(config, resume=options.resume, overfit_batch=options.overfit_batch, minutes=options.minutes)
+        resume = options.resume or (options.requeue and (Path(config.output) / LAST).is_file())
+        path = train(config, resume=resume, overfit_batch=options.overfit_batch, minutes=options.minutes)
     except TrainingStopped as stopped:
         print(stopped, file=sys.stderr)
         return 0 if options.minutes else 130

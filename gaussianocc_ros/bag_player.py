@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import math
+import re
 import sys
 import threading
 import time
@@ -27,7 +29,7 @@ from rclpy.utilities import remove_ros_args
 from rosbags.interfaces import Connection, QosDurability, QosHistory, QosReliability
 from rosgraph_msgs.msg import Clock
 
-from gaussianocc_core.bags.opened import OpenBag, open_bag
+from gaussianocc_core.bags.opened import OpenBag, is_static_tf, open_bag
 from gaussianocc_core.errors import BagError, GaussianOccError
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_ros.stamps import time_message
@@ -36,6 +38,7 @@ from gaussianocc_ros.step_gate import LINGER, StepGate, Unanswered, pause
 
 _UNANSWERED = 3  # exit status: sets of a lossless replay got no result
 _RESULT = "gaussianocc_ros/msg/SemanticOccupancy"
+_TYPE = re.compile(r"(?P<package>[a-z][a-z0-9_]*)/(msg/)?(?P<kind>[A-Z][A-Za-z0-9]*)")
 _SETTLE = 0.5  # s without a new subscriber until a plain replay begins
 
 
@@ -237,11 +240,30 @@ def _open(bag: Path) -> OpenBag:
 
 
 def _import_message(name: str) -> Any:
-    package, *_, kind = name.split("/")
+    """The class of a type's messages; None where this environment has none."""
+    match = _TYPE.fullmatch(name)
+    if match is None or not _is_installed(match["package"]):
+        return None
+    package, kind = match["package"], match["kind"]
     try:
         return getattr(importlib.import_module(f"{package}.msg"), kind)
     except (ImportError, AttributeError):
         return None
+
+
+def _is_installed(package: str) -> bool:
+    """Whether it is a package of messages that somebody has installed.
+
+    To import is to execute, and the name is a bag's: Python would also take a folder that came with the bag and lies
+    where the player was started.
+    """
+    if package in sys.modules:
+        return True
+    spec = importlib.util.find_spec(package)  # of a name without dots nothing is imported
+    places = [Path(each).resolve() for each in (spec.submodule_search_locations or ())] if spec else []
+    return bool(places) and all(
+        (place / "msg" / "__init__.py").is_file() and place.parent != Path.cwd() for place in places
+    )
 
 
 def _qos(connection: Connection, reliable: bool) -> QoSProfile:
@@ -259,6 +281,9 @@ def _qos(connection: Connection, reliable: bool) -> QoSProfile:
             qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
             # One player stands in for many publishers, each of which kept its last messages for late subscribers.
             qos.depth = max(qos.depth, min(connection.msgcount, 100))
+    if is_static_tf(connection.topic):  # whoever listens for it asks for what is latched, and else gets nothing
+        qos.durability, qos.reliability = DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE
+        qos.depth = max(qos.depth, min(connection.msgcount, 100))
     if reliable:
         qos.depth = max(qos.depth, 10)
     return qos

@@ -23,15 +23,15 @@ from gaussianocc_core.data.nuscenes import NuScenesSource, write_scene_bag
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_ros.demo_pictures import draw
-from gaussianocc_ros.demo_replay import replay
+from gaussianocc_ros.demo_replay import replay, started_node
 from gaussianocc_ros.startup import INTERRUPTED, USER_MISTAKE, raise_on_interrupt
 
 # Name -> what it does, and why it takes long.
 STAGES = {
-    "street world": "a drive past houses, cars and people, rendered by six cameras; once, later runs use it again",
+    "street world": "ten seconds past houses, cars and people, rendered by six cameras; once, later runs use it again. "
+    "Meanwhile the node loads the shipped weights and compiles its kernels (a minute, once)",
     "rosbag2": "images, calibration, TF and truth as a rosbag, as a robot would have recorded them",
-    "node and replay over DDS": "the node loads the shipped weights and compiles its kernels (a minute, once), then "
-    "the player hands it one set of images after the other",
+    "node and replay over DDS": "once the node is up, the player hands it one set of images after the other",
     "pictures": "every answer that arrived, beside images and truth, becomes a frame of the video",
 }
 
@@ -40,15 +40,16 @@ def run(output: Path, keyframes: int, seed: int, checkpoint: str, every: int) ->
     """Everything; returns what is also written to report.json."""
     output.mkdir(parents=True, exist_ok=True)
     stages: dict[str, float] = {}
-    with _stage("street world", stages):
-        data = _street_world(output / "data", keyframes, seed)
-    with _stage("rosbag2", stages):
-        source = NuScenesSource(data)
-        scene = source.scene_names()[0]
-        report = write_scene_bag(source, scene, output / "bag" / scene, overwrite=True)
-        print(f"      {report.messages} messages in {output / 'bag' / scene}")
-    with _stage("node and replay over DDS", stages):
-        recording = replay(output / "bag" / scene, output / "node.log", checkpoint)
+    with started_node(output / "node.log", checkpoint) as node:
+        with _stage("street world", stages):
+            data = _street_world(output / "data", keyframes, seed)
+        with _stage("rosbag2", stages):
+            source = NuScenesSource(data)
+            scene = source.scene_names()[0]
+            report = write_scene_bag(source, scene, output / "bag" / scene, overwrite=True)
+            print(f"      {report.messages} messages in {output / 'bag' / scene}")
+        with _stage("node and replay over DDS", stages):
+            recording = replay(output / "bag" / scene, node)
     with _stage("pictures", stages):
         scores = draw(output, source, scene, recording, seed, every)
 
@@ -116,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gaussianocc_ros.demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder to write (default: %(default)s)")
     parser.add_argument(
-        "--keyframes", type=int, default=6, help="length of the drive, 2 a second (default: %(default)s)"
+        "--keyframes", type=int, default=21, help="length of the drive, 2 a second (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=7, help="which street (default: %(default)s)")
     parser.add_argument("--checkpoint", default="", help="model file (default: the shipped one)")

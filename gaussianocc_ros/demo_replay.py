@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,43 +41,60 @@ def parameter_file() -> Path:
     return Path(get_package_share_directory("gaussianocc_ros")) / PARAMETERS
 
 
-def replay(bag: Path, log: Path, checkpoint: str) -> Recording:
-    """Node and player in processes of their own; this process subscribes to what the node publishes."""
+@dataclass(frozen=True)
+class NodeProcess:
+    """The node, in a process of its own."""
+
+    process: subprocess.Popen[Any]
+    log: Path  # all that it says
+
+    def check(self) -> None:
+        """GaussianOccError if it has ended."""
+        if self.process.poll() is not None:
+            raise GaussianOccError(f"the node ended: {_last_line(self.log)} (all of it: {self.log})")
+
+
+@contextmanager
+def started_node(log: Path, checkpoint: str) -> Iterator[NodeProcess]:
+    """The node, which loads its weights and compiles its kernels while others go on; it is ended at the exit."""
     # A graph of its own: nothing else on this network takes part, or sees it.
     os.environ.update(isolated_graph())
-    node = [sys.executable, "-m", "gaussianocc_ros.occupancy_node", "--ros-args"]
-    node += ["--params-file", str(parameter_file()), "-p", "reliable:=true"]
-    node += ["-p", f"checkpoint:={checkpoint}"] if checkpoint else []
-    player = [sys.executable, "-m", "gaussianocc_ros.bag_player", str(bag), "--step", "--rate", "0"]
+    command = [sys.executable, "-m", "gaussianocc_ros.occupancy_node", "--ros-args"]
+    command += ["--params-file", str(parameter_file()), "-p", "reliable:=true"]
+    command += ["-p", f"checkpoint:={checkpoint}"] if checkpoint else []
     with log.open("w", encoding="utf-8") as sink:
-        node_process = subprocess.Popen(node, stdout=sink, stderr=subprocess.STDOUT)
-        player_process = None
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
         try:
-            recorder = _Recorder()
-            deadline = time.monotonic() + NODE_TIMEOUT
-            while not recorder.sees_the_node():
-                recorder.spin_once()
-                if time.monotonic() > deadline:
-                    raise GaussianOccError(
-                        f"the node was not seen over DDS within {NODE_TIMEOUT:.0f} s (does a firewall stop multicast "
-                        f"here?); it says: {_last_line(log)} (all of it: {log})"
-                    )
-                if node_process.poll() is not None:
-                    raise GaussianOccError(f"the node ended: {_last_line(log)} (all of it: {log})")
-            player_process = subprocess.Popen(player, stdout=subprocess.PIPE, text=True)
-            while player_process.poll() is None:
-                recorder.spin_once()
-                if node_process.poll() is not None:
-                    raise GaussianOccError(f"the node ended: {_last_line(log)} (all of it: {log})")
-            for line in player_process.stdout or ():
-                print(f"      {line}", end="")
-            if player_process.returncode:
-                raise GaussianOccError(f"the replay failed; the node says: {_last_line(log)} (all of it: {log})")
-            return recorder.finish()
+            yield NodeProcess(process, log)
         finally:
-            for process in (player_process, node_process):
-                if process is not None:
-                    _stop(process)
+            _stop(process)
+
+
+def replay(bag: Path, node: NodeProcess) -> Recording:
+    """The player in a process of its own; this process subscribes to what the node publishes."""
+    recorder = _Recorder()
+    deadline = time.monotonic() + NODE_TIMEOUT
+    while not recorder.sees_the_node():
+        recorder.spin_once()
+        node.check()
+        if time.monotonic() > deadline:
+            raise GaussianOccError(
+                f"the node was not seen over DDS within {NODE_TIMEOUT:.0f} s (does a firewall stop multicast "
+                f"here?); it says: {_last_line(node.log)} (all of it: {node.log})"
+            )
+    command = [sys.executable, "-m", "gaussianocc_ros.bag_player", str(bag), "--step", "--rate", "0"]
+    player = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        while player.poll() is None:
+            recorder.spin_once()
+            node.check()
+        for line in player.stdout or ():
+            print(f"      {line}", end="")
+        if player.returncode:
+            raise GaussianOccError(f"the replay failed; the node says: {_last_line(node.log)} (all of it: {node.log})")
+    finally:
+        _stop(player)
+    return recorder.finish()
 
 
 def _stop(process: subprocess.Popen[Any], patience: float = 20.0) -> None:

@@ -6,16 +6,13 @@ Threads: the executor's takes messages and forms sets; one inference thread owns
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import warnings
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -26,7 +23,6 @@ from gaussianocc_core.bags.messages import decode_transform, is_rectified
 from gaussianocc_core.errors import ConfigError, GaussianOccError
 from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.labels import has_one_class
-from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.navigation.traversability import class_table, parse_values
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_ros import ros_compat
@@ -49,9 +45,10 @@ from gaussianocc_ros.parameters import (
 )
 from gaussianocc_ros.qos import camera_qos, latched_qos
 from gaussianocc_ros.reporting import LifeSign, Reporter
+from gaussianocc_ros.running import run_node
 from gaussianocc_ros.services import Services
 from gaussianocc_ros.stamps import message_stamp_ns
-from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
+from gaussianocc_ros.startup import USER_MISTAKE
 from gaussianocc_ros.transports import VIDEO, message_type
 from gaussianocc_ros.usage import print_help_if_asked
 
@@ -262,45 +259,16 @@ _ABOUT = (
 
 
 def main(args: list[str] | None = None) -> None:
-    with contextlib.suppress(KeyboardInterrupt):  # one that arrives while another exception is being handled
-        _run(args)
-
-
-def _run(args: list[str] | None) -> None:
     print_help_if_asked("occupancy_node", _ABOUT, parameter_texts())
-    node, initialized = None, False
-    try:
-        rclpy.init(args=args)
-        initialized = True
-        leave_interrupt_to_ros()
-        warnings.filterwarnings("ignore", "Failed to fini", RuntimeWarning)  # Ctrl-C while rclpy makes the node
-        node = OccupancyNode()
-        for step in (node.trigger_configure, node.trigger_activate) if node.autostart else ():
-            result = step() if rclpy.ok() else TransitionCallbackReturn.SUCCESS
-            if result != TransitionCallbackReturn.SUCCESS:  # the transition has logged why
-                sys.exit(USER_MISTAKE if result == TransitionCallbackReturn.FAILURE else 1)
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except GaussianOccError as error:
-        _refuse(error)
-    except Exception as error:
-        if rclpy.ok():
-            raise
-        if not initialized:  # unreadable ROS arguments: a --params-file that is absent or no YAML, a bad -p or -r
-            _refuse(f"ROS arguments {sys.argv[1:]}: {error}")
-        # Otherwise Ctrl-C closed the context in the middle of a call.
-    finally:
-        ignore_interrupt()
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-        ignore_interrupt()
+    run_node("occupancy_node", OccupancyNode, args, _autostart)
 
 
-def _refuse(why: object) -> NoReturn:
-    print(f"occupancy_node: {one_line(why)}", file=sys.stderr)
-    sys.exit(USER_MISTAKE)
+def _autostart(node: OccupancyNode) -> int:
+    for step in (node.trigger_configure, node.trigger_activate) if node.autostart else ():
+        result = step() if rclpy.ok() else TransitionCallbackReturn.SUCCESS
+        if result != TransitionCallbackReturn.SUCCESS:  # the transition has logged why
+            return USER_MISTAKE if result == TransitionCallbackReturn.FAILURE else 1
+    return 0
 
 
 if __name__ == "__main__":

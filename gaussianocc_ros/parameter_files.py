@@ -9,8 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from gaussianocc_core.bounded import read_text
 from gaussianocc_core.errors import ConfigError
-from gaussianocc_core.yaml_text import parse_yaml
+from gaussianocc_core.yaml_text import MOST_BYTES, parse_yaml
 
 
 def files_without_section(arguments: Sequence[str], node: str) -> list[str]:
@@ -20,7 +21,7 @@ def files_without_section(arguments: Sequence[str], node: str) -> list[str]:
         if flag != "--params-file":
             continue
         try:
-            document = parse_yaml(Path(name).read_text(encoding="utf-8"), name, ConfigError)
+            document = parse_yaml(read_text(Path(name), MOST_BYTES), name, ConfigError)
         except (OSError, ValueError, ConfigError):  # ROS itself says what it cannot read
             continue
         sections = list(_sections(document, ""))

@@ -34,6 +34,7 @@ _SILENT_AFTER = 3.0  # s without an image until a camera is called silent
 _LATE_REPORTS = 10  # reports, and so seconds, over which missing images are counted
 _AHEAD = 0.1  # s by which stamps may lie in the future
 _TAI = 37.0  # s that TAI is ahead of UTC (since 2017)
+_CLOCK_PATIENCE = 5.0  # s from activation, in which nobody need publish /clock
 _APART = 1.0  # s between two cameras' delays
 _LATE_SHARE = 0.2  # of the sets of that time, without a camera's image, make it late
 
@@ -104,7 +105,7 @@ class Reporter:
         self._motion: dict[str, str] = {}  # the last set's, for diagnostics
         self._motion_problem = ""
         self._images_say: dict[str, str] = {}  # camera -> what is wrong with its images
-        self._at_work = False
+        self._at_work, self._began = False, time.monotonic()
         self._watch = ImageWatch(self._masks(), lambda error: self.warn("watch", f"images are not watched: {error!r}"))
         self._life.source = self._report
 
@@ -288,6 +289,8 @@ class Reporter:
         now_ns = self._node.get_clock().now().nanoseconds
         sim_time = bool(self._node.get_parameter("use_sim_time").value)
         if sim_time and not now_ns:
+            if time.monotonic() - self._began < _CLOCK_PATIENCE:  # a player that was started with the node is no fault
+                return ""
             return "use_sim_time is true, and nobody publishes /clock: play the bag with --clock, or set it to false"
         if zero := [camera for camera, images in self._images.items() if images.unstamped]:
             return f"{', '.join(zero)}: images have stamp zero and are not used; the driver must set header.stamp"

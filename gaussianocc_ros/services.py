@@ -8,6 +8,7 @@ parameter map_dir names, under the time of their newest image.
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from gaussianocc_ros.parameters import NodeParameters
 from gaussianocc_ros.srv import GetOccupancy
 
 _SPARE = 512 << 20  # bytes that stay free: who reaches the graph may call as often as he likes
+_PERIOD = 5.0  # s between maps: the node makes no results while it writes one
 _TOPIC = "/occupancy_map"  # in the saved bag
 
 
@@ -37,6 +39,7 @@ class Services:
 
     def __init__(self, node: LifecycleNode, parameters: NodeParameters, inference: Inference) -> None:
         self._node, self._parameters, self._inference = node, parameters, inference
+        self._saved = -_PERIOD  # when the last map was, by the clock that nobody sets
         self._services = [node.create_service(GetOccupancy, "~/get_occupancy", self._get)]
         if parameters.map_dir:
             self._services.append(node.create_service(Trigger, "~/save_map", self._save))
@@ -52,7 +55,7 @@ class Services:
             return response
         low, high = (np.array([point.x, point.y, point.z]) for point in (request.low, request.high))
         try:
-            prediction = crop(newest.prediction, low, high) if (high > low).all() else newest.prediction
+            prediction = newest.prediction if (high <= low).any() else crop(newest.prediction, low, high)
         except ValueError as error:
             response.message = str(error)
             return response
@@ -62,7 +65,11 @@ class Services:
 
     def _save(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
+            wait = self._saved + _PERIOD - time.monotonic()
+            if wait > 0:
+                raise GaussianOccError(f"a map was saved a moment ago; ask again in {wait:.0f} s")
             response.message, response.success = self._write(), True
+            self._saved = time.monotonic()
         except (GaussianOccError, OSError) as error:
             response.message = one_line(error if isinstance(error, GaussianOccError) else reason_of(error))
         if response.success:  # rclpy has one severity per line of the source

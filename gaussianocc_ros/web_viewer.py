@@ -7,9 +7,7 @@ otherwise, so that it then costs the robot nothing. The address is this machine'
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sys
 import threading
 from collections import deque
 from functools import partial
@@ -18,7 +16,6 @@ from typing import Any
 import numpy as np
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo
@@ -39,8 +36,8 @@ from gaussianocc_ros import ros_compat
 from gaussianocc_ros.camera_rig import CameraRig
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.qos import camera_qos
+from gaussianocc_ros.running import run_node
 from gaussianocc_ros.stamps import stamp_ns
-from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
 from gaussianocc_ros.transports import VIDEO, message_type, transport_of
 from gaussianocc_ros.usage import print_help_if_asked
 
@@ -58,6 +55,9 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     "occupancy_topic": ("occupancy_node/occupancy", "results of the occupancy node"),
     "image_topic": ("{camera}/image_raw/compressed", "images, with {camera}; a raw topic works as well"),
     "camera_info_topic": ("{camera}/camera_info", "calibrations, with {camera}"),
+    "cameras": ([""], "names, where topics are listed below; as the occupancy node has them"),
+    "image_topics": ([""], "image topic of each of the cameras, where no pattern fits; in place of image_topic"),
+    "camera_info_topics": ([""], "calibration of each of the cameras; in place of camera_info_topic"),
     "rig_file": ("", "lenses and places of the cameras, in place of CameraInfo and TF"),
     "ego_frame": ("base_link", "as the occupancy node has it"),
     "fixed_frame": ("odom", "as the occupancy node has it; for the path"),
@@ -75,6 +75,7 @@ class WebViewer(Node):
         for name in ("image_topic", "camera_info_topic"):
             if "{camera}" not in self._value(name):
                 raise ConfigError(f"parameter {name}: expected a topic with {{camera}} in it, got {self._value(name)}")
+        self._topics = {name: self._listed(name) for name in ("image_topics", "camera_info_topics")}
         self._rig_file = load_rig(self._value("rig_file")) if self._value("rig_file") else None
         try:
             where = Where(self._value("host"), self._value("port"), self._value("viewers"))
@@ -154,7 +155,7 @@ class WebViewer(Node):
     def _follow(self, cameras: tuple[str, ...]) -> None:
         """Subscribe to the cameras that the results are made of."""
         known = tuple(dict.fromkeys((*self._images, *cameras)))
-        topics = {name: self._value("image_topic").format(camera=name) for name in known}
+        topics = {name: self._topic("image_topic", name) for name in known}
         rig = CameraRig(
             known,
             self._transforms,
@@ -174,7 +175,7 @@ class WebViewer(Node):
                 rig.add_camera_info(name, calibration)
             if rig.needs_camera_info and name not in self._informed:
                 self._informed.add(name)
-                info = self._value("camera_info_topic").format(camera=name)
+                info = self._topic("camera_info_topic", name)
                 self._subscribed.append(self.create_subscription(CameraInfo, info, partial(self._calibrate, name), qos))
         self._rig = rig
 
@@ -263,6 +264,16 @@ class WebViewer(Node):
         places = np.stack([*self._path, T_fixed_ego[:3, 3]])
         return places @ T_ego_fixed[:3, :3].T + T_ego_fixed[:3, 3]
 
+    def _listed(self, name: str) -> dict[str, str]:
+        """Camera -> topic, of a list of topics; {} where none is given."""
+        cameras, topics = ([each for each in self._value(key) if each] for key in ("cameras", name))
+        if topics and len(topics) != len(cameras):
+            raise ConfigError(f"parameter {name}: expected one for each of cameras ({len(cameras)}), got {len(topics)}")
+        return dict(zip(cameras, topics, strict=False))
+
+    def _topic(self, pattern: str, camera: str) -> str:
+        return self._topics[f"{pattern}s"].get(camera) or self._value(pattern).format(camera=camera)
+
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
 
@@ -272,34 +283,7 @@ def main(args: list[str] | None = None) -> None:
         "Serves a page that shows in a browser what the occupancy node publishes. Computes nothing while nobody looks."
     )
     print_help_if_asked("web_viewer", about, ((name, *each) for name, each in PARAMETERS.items()))
-    node, initialized = None, False
-    with contextlib.suppress(KeyboardInterrupt):  # one that arrives while another exception is being handled
-        try:
-            rclpy.init(args=args)
-            initialized = True
-            leave_interrupt_to_ros()
-            node = WebViewer()
-            rclpy.spin(node)
-        except (KeyboardInterrupt, ExternalShutdownException):
-            pass
-        except (GaussianOccError, OSError) as error:
-            _refuse(error)
-        except Exception as error:
-            if rclpy.ok():
-                raise
-            if not initialized:  # ROS arguments that nobody can read
-                _refuse(f"ROS arguments {sys.argv[1:]}: {error}")
-        finally:
-            ignore_interrupt()
-            if node is not None:
-                node.destroy_node()
-            rclpy.try_shutdown()
-            ignore_interrupt()
-
-
-def _refuse(why: object) -> None:
-    print(f"web_viewer: {one_line(why)}", file=sys.stderr)
-    sys.exit(USER_MISTAKE)
+    run_node("web_viewer", WebViewer, args)
 
 
 if __name__ == "__main__":

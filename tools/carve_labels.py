@@ -22,7 +22,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run by path, a clone uses the package beside it
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gaussianocc_core.command_line import run_command, run_tool
+from gaussianocc_core.command_line import add_shard_option, choose_shard, run_command, run_tool
 
 DEPTH = """\
 --depth: DIR/<scene>/<camera>/<image>.png or .npy, one file for each image and of its size: z-depth (along the optical
@@ -39,7 +39,6 @@ def main() -> int:
 
 
 def carve_labels(arguments: argparse.Namespace) -> int:
-    import logging
 
     from tqdm import tqdm
 
@@ -54,9 +53,10 @@ def carve_labels(arguments: argparse.Namespace) -> int:
     from gaussianocc_core.mistakes import one_line
     from gaussianocc_core.training.config import TrainConfig
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if arguments.jobs < 1 or arguments.pictures < 0:
         raise ConfigError("--jobs, --pictures: expected at least 1 and 0")
+    if arguments.shard and arguments.overwrite:
+        raise ConfigError("--overwrite takes away what the other shares made; remove the folder first, then start all")
     if (arguments.source is None) == (arguments.config is None):
         raise ConfigError("give either SOURCE, a data set or recording, or --config FILE, a training configuration")
     bag = BagConfig(
@@ -71,7 +71,7 @@ def carve_labels(arguments: argparse.Namespace) -> int:
         arguments.schema or "", arguments.version, arguments.moments, str(arguments.masks or ""),
         arguments.follow_outside, bag,
     )  # fmt: skip
-    depth = DepthFolder(arguments.depth, arguments.depth_error) if arguments.depth else None
+    depth = DepthFolder(arguments.depth, arguments.depth_error, arguments.follow_outside) if arguments.depth else None
     settings = RecordingSettings(motion=arguments.motion, depth=depth)
     if arguments.config:
         data = load_config(arguments.config, TrainConfig).data
@@ -80,6 +80,7 @@ def carve_labels(arguments: argparse.Namespace) -> int:
     else:
         recordings = Recordings(arguments.source, options)
         scenes = recordings.choose(arguments.scene)
+    scenes = choose_shard(scenes, arguments.shard)
     failed = []
     with tqdm(unit="sets", disable=None, leave=False) as bar:
         for outcome in carve_all(
@@ -112,6 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--motion", choices=("auto", "recorded", "images"), default="auto", help="where the rig was (%(default)s)")
     add("--scene", nargs="+", metavar="NAME", help="scenes or bags (default: all)")
     add("--jobs", type=int, default=1, metavar="N", help="processes (%(default)s)")
+    add_shard_option(parser)
     add("--overwrite", action="store_true", help="labels of other settings are made anew")
     add("--pictures", type=int, default=0, metavar="N", help="a picture of each Nth moment, a video of the first scene")
     add("--depth", type=Path, metavar="DIR", help="depth images from elsewhere, see below")
@@ -121,7 +123,7 @@ def parse_arguments() -> argparse.Namespace:
     data.add_argument("--schema", choices=("nuscenes", "ddad", "bag"), help="default: by what is there")
     data.add_argument("--version", default="", help="nuScenes' folder of tables (default: the one that is there)")
     data.add_argument("--moments", choices=("sweeps", "keyframes"), default="sweeps", help="nuScenes (%(default)s)")
-    data.add_argument("--follow-outside", action="store_true", help="follow links that lead out of the data root")
+    data.add_argument("--follow-outside", action="store_true", help="follow links that lead out of SOURCE or --depth")
     bags = parser.add_argument_group("bags")
     bags.add_argument("--cameras", nargs="+", metavar="NAME", help="anchor first (default: all)")
     bags.add_argument("--rig", type=Path, metavar="FILE", help="calibration in place of CameraInfo and /tf_static")

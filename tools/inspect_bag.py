@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # run by path, a clone uses the package beside it
@@ -42,7 +42,6 @@ What is wrong with a recording or hard to believe of its calibration is printed 
 
 def main() -> int:
     arguments = parse_arguments()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if arguments.json and arguments.no_doctor:
         print("error: --json prints what the doctor finds: leave --no-doctor out", file=sys.stderr)
         return 2
@@ -65,16 +64,17 @@ def look(arguments: argparse.Namespace) -> int:
     from gaussianocc_core.config import load_config
     from gaussianocc_core.data.bag_cameras import BagConfig
     from gaussianocc_core.errors import GaussianOccError
+    from gaussianocc_core.mistakes import one_line
     from gaussianocc_core.onboarding.doctor.ground import judge_grounds
     from gaussianocc_core.onboarding.inspection_picture import inspection_picture
     from gaussianocc_core.onboarding.proposal import Runs, check_free, measure_step, propose, write_proposal
     from gaussianocc_core.onboarding.teaching import find_obstacles
     from gaussianocc_core.viz.files import write_png
 
-    overrides = [*arguments.settings, f"path={arguments.bag}"]
+    # Not as settings: names of files and cameras are no YAML.
+    config = replace(load_config(None, BagConfig, arguments.settings), path=str(arguments.bag))
     if arguments.cameras:
-        overrides.append(f"cameras=[{', '.join(arguments.cameras)}]")
-    config = load_config(None, BagConfig, overrides)
+        config = replace(config, cameras=tuple(arguments.cameras))
     if arguments.write_config:
         check_free(arguments.write_config)
     looked_at, visits = [], {}
@@ -88,7 +88,7 @@ def look(arguments: argparse.Namespace) -> int:
         except GaussianOccError as error:
             if len(paths) == 1:
                 raise
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"left out: {one_line(error)}", file=sys.stderr)
     if not looked_at:
         return 1
     source, entries, found = max(looked_at, key=lambda each: each[2].samples)

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # run by path, a clone uses the package beside it
@@ -33,7 +33,6 @@ model.safetensors. Nothing is downloaded and no code of the folder runs. A mappi
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated run tidies up as an interrupted one does
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return run_command(lambda: label(options), "interrupted; the same command goes on from here")
 
 
@@ -54,7 +53,7 @@ def label(options: argparse.Namespace) -> int:
     )
     print(f"classes: {labeller.classes.origin}; {labeller.device}")
     if options.bag:
-        config = load_config(None, BagConfig, [*options.settings, f"path={options.bag}"])
+        config = replace(load_config(None, BagConfig, options.settings), path=str(options.bag))
         folder = options.output or find_bags(options.bag)[0].parent / "labels"
         moments = bag_moments(config)[:: options.every]
         targets = labelling.bag_targets(folder, moments)

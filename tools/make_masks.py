@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # run by path, a clone uses the package beside it
@@ -32,7 +32,6 @@ red: a higher --threshold. Masks are grey PNGs, 255 where the camera sees the wo
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return run_command(lambda: make(options), "interrupted; no masks were written")
 
 
@@ -57,7 +56,7 @@ def make(options: argparse.Namespace) -> int:
         options.least_travel,
     )
     if options.bag:
-        moments = bag_moments(load_config(None, BagConfig, [*options.settings, f"path={options.bag}"]))
+        moments = bag_moments(replace(load_config(None, BagConfig, options.settings), path=str(options.bag)))
     else:
         moments = dataset_moments(options.dataroot, options.version, options.scene or (), True, options.follow_outside)
     names = list(dict.fromkeys(name for moment in moments for name in moment.cameras.names))

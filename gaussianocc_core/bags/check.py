@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
 from gaussianocc_core.bags.encoder import Encoder
+from gaussianocc_core.bags.opened import open_bag
 from gaussianocc_core.bags.schema import TF_STATIC_TOPIC, TF_TOPIC, BagRig, Record
-from gaussianocc_core.bags.typestore import import_rosbags
 from gaussianocc_core.bags.writer import CONTENTS_KEY, TopicContents
+from gaussianocc_core.bounded import parse_json, read_text
 from gaussianocc_core.errors import BagError, GaussianOccError
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.names import check_name
 from gaussianocc_core.yaml_text import METADATA_BYTES, METADATA_NODES, parse_yaml
 
@@ -39,12 +41,11 @@ def read_metadata(path: Path) -> StoredBag:
     """BagError where `path` is no complete bag."""
     metadata = path / "metadata.yaml"
     try:
-        if metadata.stat().st_size > METADATA_BYTES:  # before it is read
-            raise BagError(f"{metadata}: larger than {METADATA_BYTES} bytes")
-        document = parse_yaml(metadata.read_text(), str(metadata), BagError, METADATA_BYTES, METADATA_NODES)
+        text = read_text(metadata, METADATA_BYTES)
+        document = parse_yaml(text, str(metadata), BagError, METADATA_BYTES, METADATA_NODES)
         information = document["rosbag2_bagfile_information"]
         custom = {str(key): str(value) for key, value in (information.get("custom_data") or {}).items()}
-        contents = json.loads(custom.pop(CONTENTS_KEY, "null"))
+        contents = parse_json(custom.pop(CONTENTS_KEY, "null").encode())
         return StoredBag(
             path,
             information["storage_identifier"],
@@ -149,10 +150,9 @@ def check_bag(
 
 
 def _read_messages(path: Path, topics: dict[str, _Found], faults: list[tuple[str, str]]) -> None:
-    reader = import_rosbags().rosbag2.Reader(path)
     stray: set[str] = set()
     try:
-        with reader:
+        with closing(open_bag(path)) as reader:
             for connection, log_ns, data in reader.messages():
                 found = topics.setdefault(connection.topic, _Found())
                 # a TFMessage begins with the number of its transforms
@@ -222,5 +222,5 @@ def format_checks(checks: Iterable[BagCheck]) -> str:
         good = "ok" if check.topics else "-"
         cells = "  ".join(f"{'WRONG' if column in bad else good:9s}" for column in COLUMNS).rstrip()
         lines.append(f"{check.name:{width}s} {check.topics:6d} {check.messages:8d}  {cells}")
-        lines += [f"  {column}: {what}" for column, what in check.faults]
+        lines += [f"  {column}: {one_line(what)}" for column, what in check.faults]
     return "\n".join(lines)

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 import apsw
@@ -257,7 +258,7 @@ def _open_database(path: Path) -> apsw.Connection:
             database.close()
         raise BagError(
             f"its newest messages lie in {log.name} ({log.stat().st_size} bytes), which cannot be read here: {error}; "
-            f"on a copy of both files: sqlite3 {path.name} 'PRAGMA wal_checkpoint(TRUNCATE)'"
+            f"on a copy of both files: sqlite3 {quote(path.name)} 'PRAGMA wal_checkpoint(TRUNCATE)'"
         ) from error
     return database
 
@@ -269,5 +270,5 @@ def _refuse_journal(path: Path) -> None:
             if stream.read(8) == _MAGIC_JOURNAL:
                 raise BagError(
                     f"the recorder was killed while it wrote, {journal.name} has what the database needs; on a copy of "
-                    f"both files: sqlite3 {path.name} 'SELECT count(*) FROM messages' mends it"
+                    f"both files: sqlite3 {quote(path.name)} 'SELECT count(*) FROM messages' mends it"
                 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
+from shlex import quote
 from typing import Protocol, runtime_checkable
 
 from gaussianocc_core.bags.check import BagCheck, check_bag, find_differences, read_metadata
@@ -76,12 +77,12 @@ def describe(result: BagReport | Finished) -> str:
     """For the terminal, with the commands that come next."""
     if isinstance(result, Finished):
         return f"{result.path.name}: {result.path} is complete ({result.messages} messages), skipped"
-    megabytes = result.bytes / 1e6
+    megabytes, path = result.bytes / 1e6, quote(str(result.path))  # scenes are named by strangers
     return (
         f"{result.path.name}: {result.messages} messages, {megabytes:.1f} MB in {result.seconds:.1f} s "
         f"({megabytes / result.seconds:.0f} MB/s)\n"
-        f"  play it:  ros2 bag play {result.path} --clock\n"
-        f"  or:       python -m gaussianocc_ros.bag_player {result.path} --clock"
+        f"  play it:  ros2 bag play {path} --clock\n"
+        f"  or:       python -m gaussianocc_ros.bag_player {path} --clock"
     )
 
 

@@ -15,6 +15,8 @@ MAX_IMAGE_PIXELS = 1 << 26
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _END = b"\xff\xd9"
+_MOST_SCANS = 100  # progressive encoders make 10; 100 kB of empty ones took 5 s for an image of 64 megapixels
+_SEGMENTS = (0xC4, 0xCC, *range(0xDB, 0xDE), *range(0xE0, 0xF0), 0xFE)  # that have a length and may precede the frame
 _PADDING = 4096  # bytes at the end of a JPEG, in which that marker is looked for: padding after it is common
 # Calibration refers to the pixels as stored, so a rotation tag must not turn them.
 _FLAGS = {
@@ -28,7 +30,7 @@ _FLAGS = {
 def image_size(data: bytes | memoryview) -> tuple[int, int]:
     """Width and height of a complete JPEG or PNG; ValueError says what is wrong with it. Pixels are not decoded."""
     head = bytes(data[:24])
-    if head.startswith(_PNG) and len(head) == 24:
+    if head.startswith(_PNG) and head[12:16] == b"IHDR" and len(head) == 24:
         # A truncated image decodes without an error, its missing part grey.
         if b"IEND" not in bytes(data[-64:]):
             raise ValueError(f"the PNG is truncated: no end marker in its {len(data)} bytes")
@@ -46,7 +48,11 @@ def image_size(data: bytes | memoryview) -> tuple[int, int]:
 
 
 def _frame_header(data: bytes | memoryview) -> int | None:
-    """Where the frame header of a JPEG begins."""
+    """Where the frame header of a JPEG begins; None where something stands before it that no encoder writes.
+
+    Of markers without a length libjpeg goes on right behind them. Whoever jumps by what would be their length finds
+    another frame header than it does: one of 16 x 16 pixels before 20,000 x 20,000 were decoded.
+    """
     position = 2
     while position + 9 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -54,6 +60,8 @@ def _frame_header(data: bytes | memoryview) -> int | None:
             position += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame, not DHT, JPG, DAC
             return position
+        elif marker not in _SEGMENTS:
+            return None
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None
@@ -63,6 +71,20 @@ def _check_pixels(data: bytes | memoryview, max_pixels: int) -> None:
     width, height = image_size(data)
     if not 1 <= width * height <= max_pixels:
         raise ValueError(f"it says that it has {width}x{height} pixels; between 1 and {max_pixels} are accepted")
+    if can_reduce(data) and (scans := _count_scans(data)) > _MOST_SCANS:
+        raise ValueError(f"the JPEG goes over its pixels {scans} times; at most {_MOST_SCANS} are accepted")
+
+
+def _count_scans(data: bytes | memoryview) -> int:
+    """How often a decoder goes over the pixels of a JPEG."""
+    place = position = _frame_header(data) or 0
+    while position + 5 <= len(data) and data[position + 1] != 0xDA:
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    if position + 5 > len(data):
+        return 0
+    # Decoders stop behind the first scan where it holds all components, and so is the whole of the picture.
+    whole = data[place + 1] in (0xC0, 0xC1) and data[position + 4] == data[place + 9]
+    return 1 if whole else bytes(data[position:]).count(b"\xff\xda")
 
 
 def is_grey(data: bytes | memoryview) -> bool:

@@ -7,6 +7,7 @@ file a message lies.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -141,7 +142,7 @@ class BagIndex:
                     "(ros2 bag convert), or give a rig file and name data.bag.odometry_topic"
                 )
             wanted |= found
-        tree = TransformTree(keep_ns=_FOREVER_NS, bridge_gaps=False)
+        tree = TransformTree(keep_ns=_FOREVER_NS, bridge_gaps=False, most_poses=_FOREVER_NS)
         named = {series.child for series in self.poses if series.topic == odometry_topic}
         chosen = [
             series
@@ -153,9 +154,23 @@ class BagIndex:
         said = [
             (int(order), series, i) for series in chosen for i, order in enumerate(series.orders[: _one_run(series)])
         ]
+        by_child: dict[str, list[tuple[PoseSeries, int]]] = defaultdict(list)
         for _, series, i in sorted(said, key=lambda each: each[0]):
-            tree.add(series.parent, series.child, int(series.stamps_ns[i]), series.T_parent_child[i], series.static)
+            by_child[series.child].append((series, i))
+        for of_child in by_child.values():
+            for series, i in _in_time(of_child):
+                tree.add(series.parent, series.child, int(series.stamps_ns[i]), series.T_parent_child[i], series.static)
         return tree
+
+
+def _in_time(said: list[tuple[PoseSeries, int]]) -> list[tuple[PoseSeries, int]]:
+    """What was said of one frame, in the order in which it is quickly stored and means the same: a fixed place ends
+    what came before it, and what was said last is the newest word on whose child the frame is."""
+    fixed = max((k for k, (series, _) in enumerate(said) if series.static), default=-1)
+    moving = said[fixed + 1 :]
+    if not moving:
+        return said[fixed:]
+    return [*sorted(moving[:-1], key=lambda each: int(each[0].stamps_ns[each[1]])), moving[-1]]
 
 
 def _one_run(series: PoseSeries) -> int:

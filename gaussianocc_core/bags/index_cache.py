@@ -20,6 +20,8 @@ from gaussianocc_core.bags.opened import (
 from gaussianocc_core.bags.video import VIDEO_TYPES
 from gaussianocc_core.files import complete_file
 from gaussianocc_core.geometry.calibration import find_fault
+from gaussianocc_core.mistakes import one_line
+from gaussianocc_core.names import check_topic
 
 _VERSION = 5  # of the cache file
 _LEAST_CACHE = 1 << 26  # bytes that the arrays of a cache may have, beside four times its bag's: it says less than that
@@ -93,17 +95,22 @@ def read_cache(path: Path) -> BagIndex | None:
             topics,
             intrinsics,
             poses,
-            meta["unsupported"],
-            tuple(meta["problems"]),
-            meta["refused"],
-            *meta["span"],
+            {_plain(name): _plain(msgtype) for name, msgtype in meta["unsupported"].items()},
+            tuple(map(one_line, meta["problems"])),
+            {str(name): one_line(why) for name, why in meta["refused"].items()},
+            *map(int, meta["span"]),
         )
     except Exception as error:  # numpy, zipfile and json raise half a dozen kinds; the bag itself is what counts
         _log.info("the index %s is not used: %s", target, error)
         return None
 
 
+def _plain(name: object) -> str:
+    return check_topic(name, "name", ValueError)
+
+
 def _topic(name: str, msgtype: str, frame: str, size: tuple[int, int], encoding: str, rows: np.ndarray) -> TopicIndex:
+    _plain(name), _plain(msgtype)
     keys = rows[3:5] if len(rows) == 5 else None
     if (keys is not None) != (msgtype in VIDEO_TYPES):
         raise ValueError(f"{name}: {len(rows)} rows for {msgtype}")
@@ -114,6 +121,8 @@ def _topic(name: str, msgtype: str, frame: str, size: tuple[int, int], encoding:
 
 def _series(parent: str, child: str, topic: str, times: np.ndarray, poses: np.ndarray) -> PoseSeries:
     """Checked as the messages are: the file lies beside the bag and came with it."""
+    for name in (parent, child, topic):
+        _plain(name)
     stamps, logs, orders = times
     R, edge = poses[:, :3, :3], poses[:, 3]
     if not (np.abs(poses) < _FARTHEST).all() or (edge != (0, 0, 0, 1)).any():

@@ -44,6 +44,7 @@ from gaussianocc_core.bags.stamps import cdr_stamp_ns, stamp_ns
 from gaussianocc_core.bags.typestore import typestore
 from gaussianocc_core.bags.video import VIDEO_TYPES, VideoError, VideoStream, as_packet, frame_id_of
 from gaussianocc_core.errors import BagError, CalibrationError
+from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.names import check_topic
 
 _INDEXED = (IMAGE_TYPE, RAW_IMAGE_TYPE, *VIDEO_TYPES, CAMERA_INFO_TYPE, POINTS_TYPE, TF_TYPE, ODOMETRY_TYPE)
@@ -311,9 +312,8 @@ class _Builder:
         )
         self.problems += _contradictions(poses)
         intrinsics = {topic: tuple(values) for topic, values in self.intrinsics.items()}
-        return BagIndex(
-            self.path, topics, intrinsics, poses, unsupported, tuple(self.problems), self.refused, start_ns, end_ns
-        )
+        problems = tuple(map(one_line, self.problems))  # they quote what messages say
+        return BagIndex(self.path, topics, intrinsics, poses, unsupported, problems, self.refused, start_ns, end_ns)
 
 
 def _contradictions(poses: tuple[PoseSeries, ...]) -> list[str]:

@@ -8,18 +8,23 @@ topics are to be offered; where it disagrees with them about what they hold, the
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from heapq import merge
 from pathlib import Path, PurePath
-from tempfile import TemporaryDirectory
+from shlex import quote
+from tempfile import gettempdir
 from typing import Any
 
 from gaussianocc_core.bags.typestore import import_rosbags
 from gaussianocc_core.bags.unpacking import unpack_file, unpack_zstd
+from gaussianocc_core.bounded import read_text
 from gaussianocc_core.errors import BagError
+from gaussianocc_core.files import make_hidden_folder
 from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.names import shorten, topic_fault
 from gaussianocc_core.yaml_text import METADATA_BYTES, METADATA_NODES, parse_yaml
 
 METADATA = "metadata.yaml"
@@ -28,6 +33,20 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _YEAR_2000_NS = 946_684_800_000_000_000  # before it: a clock that nobody had set yet
 _NOTABLE_NS = 100_000_000  # by which metadata.yaml may be wrong about the span before it is worth a word
 _END_NS = 2**63 - 1
+
+
+def is_static_tf(topic: str) -> bool:
+    """Whether it holds static transforms, of a robot in a namespace too."""
+    return topic.rpartition("/")[2] == "tf_static"
+
+
+def unlatched_static_tf(bag: OpenBag) -> tuple[str, ...]:
+    """Topics of static transforms that the recording offers to those only who listen already."""
+
+    def latched(connection: Any) -> bool:
+        return any(each.durability.name == "TRANSIENT_LOCAL" for each in connection.ext.offered_qos_profiles or ())
+
+    return tuple(each.topic for each in bag.connections if is_static_tf(each.topic) and not latched(each))
 
 
 def is_container(path: Path) -> bool:
@@ -98,7 +117,9 @@ class OpenBag:
             try:
                 self._files.append(self._open_file(file))
             except Exception as error:  # rosbags raises what its storage libraries raise
-                hint = f"; it was cut off: tools/inspect_bag.py {file} --recover NEW_BAG saves what is there"
+                hint = (
+                    f"; it was cut off: tools/inspect_bag.py {quote(str(file))} --recover NEW_BAG saves what is there"
+                )
                 failures.append(f"{file.name} cannot be read: {reason_of(error)}{hint if looks_cut_off(file) else ''}")
         if failures and not self._files:
             raise BagError("; ".join(failures))
@@ -119,9 +140,7 @@ class OpenBag:
         if not file.is_file():
             return None
         try:
-            if file.stat().st_size > METADATA_BYTES:  # before it is read
-                raise BagError(f"it has {file.stat().st_size} bytes, at most {METADATA_BYTES} are accepted")
-            document = parse_yaml(file.read_text(), METADATA, BagError, METADATA_BYTES, METADATA_NODES)
+            document = parse_yaml(read_text(file, METADATA_BYTES), METADATA, BagError, METADATA_BYTES, METADATA_NODES)
             information = document["rosbag2_bagfile_information"]
             names = information["relative_file_paths"]
             if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
@@ -170,7 +189,10 @@ class OpenBag:
         return opened
 
     def _decompress(self, file: Path) -> Path:
-        target = Path(self._stack.enter_context(TemporaryDirectory())) / file.stem
+        # As outputs are made: what a process left that was killed, which may be gigabytes, is removed by the next one.
+        folder = make_hidden_folder(Path(gettempdir()) / "gaussianocc_unpacked")
+        self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        target = folder / file.stem
         unpack_file(file, target)
         return target
 
@@ -185,9 +207,14 @@ class OpenBag:
         merged: dict[tuple[str, str], Any] = {}
         for file in self._files:
             for connection in file.connections:
+                fault = topic_fault(connection.topic) or topic_fault(connection.msgtype)
+                if fault:  # names are shown, and become those of cameras
+                    what = f"{shorten(connection.topic)} of type {shorten(connection.msgtype)}"
+                    self.problems.append(f"the topic {what} is not read: {fault}")
+                    continue
                 coding = connection.ext.serialization_format
                 if coding != "cdr":
-                    self.problems.append(f"{connection.topic} is not read: its messages are {coding}, not CDR")
+                    self.problems.append(f"{connection.topic} is not read: its messages are {shorten(coding)}, not CDR")
                     continue
                 key = connection.topic, connection.msgtype
                 before = merged.get(key)

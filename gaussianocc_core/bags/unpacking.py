@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from gaussianocc_core.errors import BagError
@@ -66,10 +67,11 @@ def unpack_file(file: Path, target: Path) -> None:
     packed_size = file.stat().st_size
     free = shutil.disk_usage(target.parent).free - _SPARE
     most = min(packed_size * _MOST_RATIO + _SMALL, max(free, 0))
+    command = f"zstd -d {quote(file.name)}"
     room = (
         f"{free} bytes are free in {target.parent}, set TMPDIR to a larger disk"
         if most == free
-        else (f"its {packed_size} bytes may hold {most}; unpack it yourself if you trust it: zstd -d {file.name}")
+        else (f"its {packed_size} bytes may hold {most}; unpack it yourself if you trust it: {command}")
     )
     with file.open("rb") as stream:
         declared = _declared_size(stream.read(18))  # the longest frame header

@@ -5,7 +5,8 @@
 A packet alone is no image: it needs every packet from its keyframe on. `VideoStream` follows a camera's packets without
 decoding them and says which can be decoded; `VideoDecoder` decodes those. Where packets are missing there is no
 picture: decoders fill the hole with grey or with an older one, which looks like an image and is none. So it is where
-H.264 lost a part of a packet. H.265 has nothing by which that could be noticed.
+H.264 lost a part of a packet. Of H.265 it shows where a picture has fewer slices than all before it; decoders do not
+notice it.
 """
 
 from __future__ import annotations
@@ -123,6 +124,11 @@ class VideoStream:
         self._has_parameters |= unit.parameters
         if not unit.picture:
             return unit
+        if unit.expected:
+            self.lose("a part of a packet before it is missing, and no keyframe has come since")
+            raise VideoError(
+                f"a part of its packet is missing: it has {unit.slices} slices, those before it {unit.expected}"
+            )
         # An encoder may begin again at other pictures than those that the standard names, and says so with its SPS.
         if unit.keyframe or (packet.flagged and unit.parameters):
             if not self._has_parameters:

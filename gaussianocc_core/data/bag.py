@@ -166,7 +166,8 @@ def _decode_plane(entry: BagEntry, ref: MessageRef, message: Any, size: tuple[in
     where = f"{entry.path}: {ref.topic} at {ref.stamp_ns} ns"
     if getattr(message, "encoding", "") not in ("mono8", "8UC1"):
         raise DatasetError(f"{where}: expected a sensor_msgs/Image of encoding mono8")
-    if (message.width, message.height) != size or len(message.data) < message.step * message.height:
+    short = message.step < message.width or len(message.data) < message.step * message.height
+    if (message.width, message.height) != size or short:
         raise DatasetError(f"{where}: {message.width}x{message.height} pixels, expected {size[0]}x{size[1]}")
     rows = np.frombuffer(message.data, dtype=np.uint8)[: message.step * message.height]
     return np.ascontiguousarray(rows.reshape(message.height, message.step)[:, : message.width])

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gaussianocc_core.bags.index import BagIndex, TopicIndex
 from gaussianocc_core.bags.schema import EGO_FRAME, IMAGE_TYPE, ODOM_FRAME, RAW_IMAGE_TYPE
@@ -141,3 +142,23 @@ def _name_cameras(topics: Iterable[str], images: dict[str, TopicIndex]) -> dict[
         name if last.count(name) == 1 else space.strip("/").replace("/", "_"): topic
         for name, (space, topic) in zip(last, by_space.items(), strict=True)
     }
+
+
+def several_rigs(cameras: Mapping[str, Sequence[str]]) -> str:
+    """Which recordings have which cameras, where they are not all the same; else "".
+
+    cameras: names of the cameras by recording.
+    """
+    rigs: dict[frozenset[str], str] = {}
+    for recording, names in cameras.items():
+        rigs.setdefault(frozenset(names), recording)
+    if len(rigs) < 2:
+        return ""
+    each = "; ".join(f"{recording} has {', '.join(cameras[recording])}" for recording in rigs.values())
+    return f"recordings of several rigs lie in one folder ({each})"
+
+
+def check_one_rig(cameras: Mapping[str, Sequence[str]], path: str | Path, way_out: str) -> None:
+    """BagError where recordings that are used together have not the same cameras, with what to do."""
+    if several := several_rigs(cameras):
+        raise BagError(f"{path}: {several}: give each rig a folder, or {way_out}")

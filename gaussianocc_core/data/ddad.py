@@ -226,7 +226,8 @@ class DdadSource:
     def _existing(self, data: Sequence[Datum], folder: str, ending: str) -> tuple[Path, ...]:
         """Companion files of the images, if every camera has one."""
         paths = tuple(self.dataroot / folder / datum.sensor / f"{datum.path.stem}{ending}" for datum in data)
-        return paths if all(path.is_file() for path in paths) else ()
+        there = all(path.is_file() for path in paths)
+        return tuple(self._root.check(path, folder) for path in paths) if there else ()
 
     # ---- the raw stream --------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ take both for microseconds: scenes of the first kind then play in the 25th centu
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gaussianocc_core.arrays import read_npz
+from gaussianocc_core.bounded import read_json
 from gaussianocc_core.errors import CalibrationError, DatasetError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.calibration import find_fault
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _NS_PER_COUNT = {17: 100, 16: 1000}  # by the number of digits in a file's name
 _MOST_POINT_BYTES = 1 << 28  # of a sweep, decompressed: five million points
+_MOST_JSON_BYTES = 1 << 28  # of a scene: 20 s of ten sensors have 2 MB
 _HEAD = 1 << 16  # bytes; a scene index says what it is at its beginning, other JSON files may be large
 _COLUMNS = ("X", "Y", "Z", "INTENSITY")  # of point_format; RING follows where there is one
 _LENS = ("fx", "fy", "cx", "cy")
@@ -116,6 +117,8 @@ def find_scene_index(dataroot: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _is_scene_index(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
     with path.open("rb") as file:
         return b'"scene_splits"' in file.read(_HEAD)
 
@@ -138,7 +141,7 @@ def _read_splits(path: Path) -> dict[str, Any]:
 
 def read_scene(name: str, path: Path, root: DataRoot) -> Scene:
     """root: no file of the scene may lie outside of it."""
-    path = _find_scene_file(name, path)
+    path = root.check(_find_scene_file(name, path), f"scene {name}")
     where = f"scene {name}, {path}"
     content = _read_json(path, f"scene {name}:")
     rows = {}
@@ -168,7 +171,7 @@ def read_scene(name: str, path: Path, root: DataRoot) -> Scene:
     skipped = {kind for key in data if data[key] is None for kind in rows[key]["datum"]}
     if skipped:
         logger.warning("%s: data of kind %s are left out", where, ", ".join(sorted(skipped)))
-    return Scene(name, tuple(samples), _read_calibrations(name, path.parent / "calibration", samples, keys))
+    return Scene(name, tuple(samples), _read_calibrations(name, path.parent / "calibration", samples, keys, root))
 
 
 def _find_scene_file(name: str, path: Path) -> Path:
@@ -224,7 +227,7 @@ def _read_stamp_ns(path: Path, where: str) -> int:
 
 def _read_json(path: Path, what: str) -> dict:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path, _MOST_JSON_BYTES)
     except OSError as error:
         raise DatasetError(
             f"{what} {path} is missing or unreadable ({error.strerror}); restore it from the data set"
@@ -248,10 +251,12 @@ def read_field(row: Any, name: str, kind: type, where: str) -> Any:
 
 
 def _read_calibrations(
-    scene: str, folder: Path, samples: Sequence[dict[str, Datum]], keys: Sequence[str]
+    scene: str, folder: Path, samples: Sequence[dict[str, Datum]], keys: Sequence[str], root: DataRoot
 ) -> dict[str, Calibration]:
     """Of each sensor that the samples use; all samples must agree on it."""
-    files = {key: _read_calibration(folder / f"{key}.json") for key in dict.fromkeys(keys)}
+    files = {}
+    for key in dict.fromkeys(keys):
+        files[key] = _read_calibration(root.check(folder / f"{key}.json", f"calibration of scene {scene}"))
     used: dict[str, Calibration] = {}
     for sample, key in zip(samples, keys, strict=True):
         for sensor in sample:

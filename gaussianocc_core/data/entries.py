@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 
 from gaussianocc_core.arrays import read_npz
+from gaussianocc_core.bounded import read_bytes
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.labels import GENERATOR_TO_OCC3D, GENERATOR_UNDETECTED, IGNORE, generator_to_occ3d
@@ -149,8 +150,9 @@ def load_occupancy(path: Path, T_world_ego: Float[np.ndarray, "4 4"] | None = No
 
 
 def read_file(path: Path, token: str) -> bytes:
+    """The bytes of an image or a sweep; DatasetError names `token` where there are none, or more than any has."""
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise DatasetError(
             f"image {token}: cannot read {path} ({error.strerror}); restore the file or leave its scene out"

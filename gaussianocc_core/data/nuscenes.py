@@ -81,10 +81,10 @@ class NuScenesSource:
         self.dataroot = Path(dataroot)
         self.version = version
         self._wanted_cameras = tuple(cameras) if cameras is not None else None
-        self._db = open_database(self.dataroot, version)
+        self._root = DataRoot(self.dataroot, DatasetError, follow_outside)
+        self._db = open_database(self.dataroot, version, self._root)
         for row in self._db.scene:
             check_name(row.get("name"), f"scene {token_of(row)}: name", DatasetError)
-        self._root = DataRoot(self.dataroot, DatasetError, follow_outside)
         self._checked: set[str] = set()  # tokens of scenes
         self._listings: dict[str, frozenset[str]] = {}
 
@@ -195,7 +195,8 @@ class NuScenesSource:
         """Companion files of the images, if every camera has one."""
         names = [Path(row["filename"]) for row in rows]
         paths = tuple(self.dataroot / folder / f"{name.with_suffix('')}{ending}" for name in names)
-        return paths if all(path.is_file() for path in paths) else ()
+        there = all(path.is_file() for path in paths)
+        return tuple(self._root.check(path, folder) for path in paths) if there else ()
 
     def _frame(self, rows: Sequence[dict]) -> FrameEntry:
         return FrameEntry(
@@ -214,7 +215,7 @@ class NuScenesSource:
             scene,
             cameras,
             frame,
-            occupancy_path=self.dataroot / "gts" / scene / token / "labels.npz",
+            occupancy_path=self._root.check(self.dataroot / "gts" / scene / token / "labels.npz", "labels"),
             # Occ3D labels are in the ego frame at the lidar's stamp, which is the keyframe's.
             T_world_labels=self._T_world_ego(lidar_rows.get(token) or rows[0]),
         )
@@ -307,7 +308,11 @@ class NuScenesSource:
         """Path of an image's 2D labels below the data root, if they exist."""
         name = Path(filename).with_suffix("")
         folder = f"nuscenes_semantic/{name.parent}"
-        return f"{folder}/{name.name}_mask.bin" if f"{name.name}_mask.bin" in self._listing(folder) else None
+        if f"{name.name}_mask.bin" not in self._listing(folder):
+            return None
+        path = f"{folder}/{name.name}_mask.bin"
+        self._root.check(self.dataroot / path, "2D labels")
+        return path
 
     def _occupancy_files(self, scene: str, rows: list[dict], anchor: str) -> dict[str, str]:
         """sample_data token -> Occ3D labels that belong to its moment: the lidar's, or the anchor camera's without."""
@@ -321,7 +326,10 @@ class NuScenesSource:
         folder = f"gts/{scene}"
         known = self._listing(folder)
         paths = {row["token"]: f"{folder}/{sample}/labels.npz" for sample, row in carriers.items() if sample in known}
-        return {token: path for token, path in paths.items() if (self.dataroot / path).is_file()}
+        there = {token: path for token, path in paths.items() if (self.dataroot / path).is_file()}
+        for path in there.values():
+            self._root.check(self.dataroot / path, "labels")
+        return there
 
     def _listing(self, folder: str) -> frozenset[str]:
         """Names in a folder below the data root, read once: on a network drive, asking file by file takes minutes."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from gaussianocc_core.bounded import read_text
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.errors import DatasetError
 
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "mini_train", "mini_val", "test")
 _TOKEN = re.compile(r"[0-9a-f]{32}")
+
+_MOST_BYTES = 1 << 24  # of a list; the longest official one, as tokens, has 1 MB
 
 
 def select_scenes(
@@ -58,7 +61,7 @@ def _official(source: NuScenesSource, split: str) -> tuple[str, ...]:
 
 def _listed(source: NuScenesSource, path: Path) -> tuple[str, ...]:
     try:
-        text = path.read_text()
+        text = read_text(path, _MOST_BYTES)
     except (OSError, ValueError) as error:
         raise DatasetError(f"split {path} cannot be read as text ({error}); give one scene or token a line") from error
     lines = [(number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), start=1)]

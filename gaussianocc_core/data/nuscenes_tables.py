@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gaussianocc_core.bounded import compare_with_memory, estimate_json_file, read_json
 from gaussianocc_core.errors import CalibrationError, DatasetError, GaussianOccError
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.calibration import MOST_PIXELS, find_fault
@@ -35,6 +35,7 @@ TABLES = (
     "sample_annotation",
     "map",
 )
+_MORE_TABLES = ("lidarseg", "panoptic", "image_annotations")  # that the devkit opens as well where they are there
 # (table, field, table it points to): what a scene cannot be read without.
 _REFERENCES = (
     ("calibrated_sensor", "sensor_token", "sensor"),
@@ -48,11 +49,12 @@ _REFERENCES = (
 )
 _EPOCH_S = (946_684_800, 4_102_444_800)  # the years 2000 to 2100, by which the unit of a stamp is told
 _US_TO_NS = 1000
+_MOST_TABLE_BYTES = 1 << 32  # the largest of v1.0-trainval has 1.1 GB
 _NEEDED_FIELDS = ("timestamp", "filename", "ego_pose_token", "calibrated_sensor_token", "is_key_frame")
 _LATEST_US = (1 << 63) // 1000 - 1  # what nanoseconds in 64 bits can say
 
 
-def open_database(dataroot: Path, version: str) -> Any:
+def open_database(dataroot: Path, version: str, root: DataRoot) -> Any:
     folder = dataroot / version
     if not dataroot.is_dir():
         raise DatasetError(f"data root {dataroot} is not a folder; give the one that holds samples/ and {version}/")
@@ -68,6 +70,7 @@ def open_database(dataroot: Path, version: str) -> Any:
         raise GaussianOccError(
             f"reading nuScenes needs nuscenes-devkit: pip install --no-deps nuscenes-devkit==1.2.0 ({error})"
         ) from error
+    _check_files(folder, root)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             database = NuScenes(version=version, dataroot=str(dataroot), verbose=False)
@@ -81,13 +84,29 @@ def open_database(dataroot: Path, version: str) -> Any:
     return database
 
 
+def _check_files(folder: Path, root: DataRoot) -> None:
+    """Before the devkit reads the tables: it takes files of any size, waits for named pipes, and follows links."""
+    needed = 0
+    for name in (*TABLES, *_MORE_TABLES):
+        path = root.check(folder / f"{name}.json", f"table {name}")
+        try:
+            needed += estimate_json_file(path, _MOST_TABLE_BYTES)
+            compare_with_memory(needed)
+        except FileNotFoundError:  # which the devkit says
+            continue
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"cannot read {folder}: table {path.name}: {reason_of(error)}; restore it from the data set"
+            ) from error
+
+
 def _diagnose(dataroot: Path, folder: Path) -> str | None:
     """What is wrong with the tables of a version that the devkit cannot open; None if nothing can be found."""
     tables: dict[str, list[dict]] = {}
     for name in TABLES:
         path = folder / f"{name}.json"
         try:
-            tables[name] = json.loads(path.read_bytes())
+            tables[name] = read_json(path, _MOST_TABLE_BYTES)
         except OSError as error:
             return f"table {path.name} is missing or unreadable ({error.strerror}); restore it from the data set"
         except (ValueError, RecursionError) as error:

@@ -6,12 +6,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from gaussianocc_core.data import ddad, nuscenes
 from gaussianocc_core.data.bag import BagEntry, open_bags
-from gaussianocc_core.data.bag_cameras import BagConfig
+from gaussianocc_core.data.bag_cameras import BagConfig, check_one_rig
 from gaussianocc_core.data.entries import SampleEntry, labels_path
 from gaussianocc_core.data.history import with_history
 from gaussianocc_core.data.image_change import image_change
@@ -19,6 +20,7 @@ from gaussianocc_core.data.nuscenes_splits import select_scenes
 from gaussianocc_core.errors import ConfigError, DatasetError
 from gaussianocc_core.geometry.plausibility import find_doubts
 from gaussianocc_core.labels import FREE, IGNORE
+from gaussianocc_core.names import DataRoot
 
 Entry = SampleEntry | BagEntry
 OFFSETS = (-1, 1)  # neighbours, in the order of a batch's frames 1 and 2
@@ -39,6 +41,9 @@ class DataConfig:
     bag: BagConfig = field(default_factory=BagConfig)  # data.bag.path in place of dataroot: rosbags of any robot
     scenes: tuple[str, ...] = ()  # names of scenes or bags; (): all
     left_out: float = 0.0  # last share of each recording that training never reads; the end of a run is measured on it
+    # Recordings by name -> their share of what training sees, `monday: 0.5` or `2026-11-*: 0.5`; the others have the
+    # rest, evenly. For going on with a new recording without forgetting the old ones. {}: each sample once an epoch
+    shares: dict[str, float] = field(default_factory=dict)
     held_out: int = 0  # last scenes of the data set that training never reads
     moments: str = "sweeps"  # "keyframes" (published) or "sweeps": every image of the anchor camera
     # m: earlier moments from so far away are loaded too, where there are poses; a network that matches makes its depth
@@ -67,6 +72,11 @@ class DataConfig:
                 raise ValueError(f"data.{name}: expected one of {allowed}, got {getattr(self, name)!r}")
         if not 0 <= self.left_out <= 0.5:
             raise ValueError(f"data.left_out: expected a share from 0 to 0.5, got {self.left_out}")
+        for name, share in self.shares.items():
+            if not 0 < share <= 1:
+                raise ValueError(f"data.shares.{name}: expected a share above 0 and up to 1, got {share}")
+        if sum(self.shares.values()) > 1 + 1e-6:
+            raise ValueError(f"data.shares: together at most 1, got {sum(self.shares.values()):g}")
         for name in ("jitter", "mirror"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name}: expected a probability, got {getattr(self, name)}")
@@ -91,7 +101,7 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     if config.history:
         moving = with_history(moving, entries, config.history)
     if moving and config.occupancy:
-        moving = with_labels(moving, config.occupancy)
+        moving = with_labels(moving, config.occupancy, config.follow_outside)
     if not moving:
         raise DatasetError(
             f"{config.dataroot or config.bag.path}: of {len(entries)} moments in {len(scenes)} scenes {len(complete)} "
@@ -116,8 +126,8 @@ def open_entries(config: DataConfig) -> tuple[Entry, ...]:
     return moving
 
 
-def with_labels(entries: Sequence[Entry], folder: str) -> tuple[Entry, ...]:
-    """Those that have labels in 3D."""
+def with_labels(entries: Sequence[Entry], folder: str, follow_outside: bool = False) -> tuple[Entry, ...]:
+    """Those that have labels in 3D; DatasetError where links lead out of the folder, unless these are followed."""
     found = tuple(entry for entry in entries if labels_path(folder, entry.scene, entry.token).is_file())
     if not found:
         first = labels_path(folder, entries[0].scene, entries[0].token)
@@ -125,6 +135,9 @@ def with_labels(entries: Sequence[Entry], folder: str) -> tuple[Entry, ...]:
             f"data.occupancy={folder}: no labels for any of {len(entries)} samples; the first would be {first}. "
             "tools/carve_labels.py makes them"
         )
+    root = DataRoot(Path(folder), DatasetError, follow_outside)
+    for entry in found:
+        root.check(labels_path(folder, entry.scene, entry.token), "labels in 3D")
     _log.info("labels in 3D for %d of %d samples; the others are left out", len(found), len(entries))
     return found
 
@@ -151,7 +164,9 @@ def open_split(config: DataConfig) -> tuple[tuple[Entry, ...], tuple[Entry, ...]
     Where the line lies depends on the recordings alone, not on which moments have labels in 3D.
     """
     kept, apart = split_recordings(open_entries(replace(config, occupancy="")), config.left_out)
-    return (with_labels(kept, config.occupancy) if kept and config.occupancy else kept), apart
+    if kept and config.occupancy:
+        kept = with_labels(kept, config.occupancy, config.follow_outside)
+    return kept, apart
 
 
 def first_left_out(config: DataConfig) -> dict[str, int]:
@@ -217,7 +232,10 @@ def _report_doubts(entries: Sequence[Entry]) -> None:
 def _bag_entries(config: DataConfig) -> list[Entry]:
     sources = {source.index.name: source for source in open_bags(config.bag)}
     entries: list[Entry] = []
-    for name in _choose_scenes(config, tuple(sources)):
+    chosen = _choose_scenes(config, tuple(sources))
+    way_out = "name the cameras of one (data.bag.cameras) or its recordings (data.scenes)"
+    check_one_rig({name: sources[name].cameras.names for name in chosen}, config.bag.path, way_out)
+    for name in chosen:
         found = sources[name].entries(config.masks, config.semantics, _undetected(config))
         if not found:
             _log.warning("%s: %s", sources[name].index.path, sources[name].explain_no_sets())

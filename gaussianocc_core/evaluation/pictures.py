@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from gaussianocc_core.evaluation.depth import distorts
 from gaussianocc_core.evaluation.networks import Estimates
+from gaussianocc_core.names import plain_name
 from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.types import Sample, VoxelGrid
 from gaussianocc_core.viz.files import write_png
@@ -42,7 +43,7 @@ class PictureWriter:
     def __call__(self, keyframe: Keyframe) -> None:
         if self.count < MOST_PICTURES:
             self.count += 1
-            name = f"{self.count:02d}_{keyframe.sample.scene}_{keyframe.sample.token[:8]}.png"
+            name = f"{self.count:02d}_{keyframe.sample.scene}_{plain_name(keyframe.sample.token)[:8]}.png"
             write_png(self.folder / name, compose_keyframe(describe(keyframe, self.title)))
 
 

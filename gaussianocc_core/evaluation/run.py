@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from gaussianocc_core import metrics
 from gaussianocc_core.config import to_dict
+from gaussianocc_core.data.bag import BagEntry
+from gaussianocc_core.data.bag_cameras import check_one_rig
 from gaussianocc_core.data.entries import SampleEntry, in_label_frame
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import DatasetError
@@ -109,6 +111,8 @@ def evaluate_networks(
     if not places:
         raise DatasetError(f"{where_of(source)}: no moment is left to measure")
     entries = [indexed[scene][n] for scene, n in places]
+    rigs = {entry.scene: entry.cameras.names for entry in entries if isinstance(entry, BagEntry)}
+    check_one_rig(rigs, where_of(source), "name the recordings of one (--scene)")  # one table for both says nothing
     notes = _what_is_missing(entries, kinds, source)
     depth, motion = DepthTable(source.depth_limits), MotionScores()
     occupancy = OccupancyTable(networks.config.grid, ray_iou) if "occupancy" in kinds else None

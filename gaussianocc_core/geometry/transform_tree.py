@@ -28,6 +28,7 @@ class FrameRefused(GaussianOccError):
 _GAP_INTERVALS = 3.0  # poses farther apart than so many of the usual intervals leave a gap ...
 _LEAST_GAP_NS = 500_000_000  # ... but none that is shorter than this
 _MOST_FRAMES = 5000  # a robot has a hundred
+_MOST_POSES = 20_000  # 2 kHz for 10 s; a message of 200,000 that go back in time took 18 s under the lock
 _LISTED = 20  # in a message
 
 
@@ -44,8 +45,9 @@ class TransformTree:
     where they are much farther apart than usual.
     """
 
-    def __init__(self, keep_ns: int = 10_000_000_000, bridge_gaps: bool = True) -> None:
-        self._keep_ns = keep_ns
+    def __init__(self, keep_ns: int = 10_000_000_000, bridge_gaps: bool = True, most_poses: int = _MOST_POSES) -> None:
+        """most_poses: of one frame; older ones are forgotten. Poses that come late take time by how many come after."""
+        self._keep_ns, self._most_poses = keep_ns, most_poses
         self._bridge_gaps = bridge_gaps
         self._lock = threading.Lock()
         self._parent: dict[str, str] = {}  # the newest of each frame
@@ -78,7 +80,7 @@ class TransformTree:
             else:
                 stamps.insert(place, stamp_ns)
                 poses.insert(place, (parent, T_parent_child))
-            expired = bisect.bisect_left(stamps, stamps[-1] - self._keep_ns)
+            expired = max(bisect.bisect_left(stamps, stamps[-1] - self._keep_ns), len(stamps) - self._most_poses)
             del stamps[:expired], poses[:expired]
 
     def knows(self, frame: str) -> bool:

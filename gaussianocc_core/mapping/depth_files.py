@@ -5,18 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from gaussianocc_core.bags.image_codec import decode_stored
+from gaussianocc_core.bounded import read_bytes
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry.ground_plane import ground_inv_depth
 from gaussianocc_core.mapping.sets import DepthMaps, PlacedSet
 from gaussianocc_core.mistakes import reason_of
-from gaussianocc_core.names import check_name
+from gaussianocc_core.names import DataRoot, check_name
 from gaussianocc_core.preprocess import Lenses
 from gaussianocc_core.types import Cameras
 
@@ -36,12 +38,17 @@ _LEAST_PIXELS = 200
 class DepthFolder:
     path: Path
     error: float = 0.05  # expected error of log depth
+    follow_outside: bool = False  # links in the folder may lead out of it
 
     def __post_init__(self) -> None:
         if not self.path.is_dir():
             raise DatasetError(f"--depth {self.path}: no such folder; expected {LAYOUT}")
         if not 0 < self.error < 1:
             raise DatasetError(f"--depth-error {self.error:g}: expected a share of the depth, such as 0.05")
+
+    @cached_property
+    def _root(self) -> DataRoot:
+        return DataRoot(self.path, DatasetError, self.follow_outside)
 
     def find(self, entry: Entry) -> tuple[Path, ...]:
         """The files of a set's images; DatasetError names the first that is missing."""
@@ -55,7 +62,7 @@ class DepthFolder:
         for ending in (".png", ".npy"):
             path = folder / f"{check_name(image, 'image', DatasetError)}{ending}"
             if path.is_file():
-                return path
+                return self._root.check(path, "depth image")
         raise DatasetError(f"depth image {folder / image}.png or .npy does not exist; expected {LAYOUT}")
 
     def load(self, entry: Entry, lenses: Lenses) -> DepthMaps:
@@ -90,7 +97,7 @@ def read_depth(path: Path, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
             raise DatasetError(f"depth image {path}: expected metres as numbers, got {depth.dtype}")
     else:
         try:
-            found = decode_stored(path.read_bytes())
+            found = decode_stored(read_bytes(path))
         except (OSError, ValueError) as error:
             raise DatasetError(f"depth image {path} cannot be read ({reason_of(error)}); write it again") from error
         if found.ndim != 2 or found.dtype != np.uint16:

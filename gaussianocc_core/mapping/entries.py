@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gaussianocc_core.data.bag import BagSource, open_bags
-from gaussianocc_core.data.bag_cameras import BagConfig
+from gaussianocc_core.data.bag_cameras import BagConfig, check_one_rig
 from gaussianocc_core.data.ddad import DdadSource
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.data.sources import DataConfig, Entry, first_left_out
@@ -61,13 +61,17 @@ class Recordings:
         return tuple(self._bags) if self._source is None else tuple(self._source.scene_names())
 
     def choose(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
-        """The recordings of these names, or all; DatasetError names those that are absent."""
+        """The recordings of these names, or all; DatasetError names those that are absent, BagError several rigs."""
         known = self.names()
         absent = [name for name in wanted or () if name not in known]
         if absent:
             few = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
             raise DatasetError(f"{self.path}: has no scene named {', '.join(absent)}; there are {few}")
-        return tuple(dict.fromkeys(wanted)) if wanted else known
+        chosen = tuple(dict.fromkeys(wanted)) if wanted else known
+        if self._bags:
+            way_out = "name the cameras of one, or its recordings"
+            check_one_rig({name: self._bags[name].cameras.names for name in chosen}, self.path, way_out)
+        return chosen
 
     def entries(self, name: str) -> tuple[Entry, ...]:
         """The moments of a recording in time order, with 2D labels where there are any."""

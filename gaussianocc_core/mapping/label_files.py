@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gaussianocc_core.bounded import read_json
 from gaussianocc_core.data.entries import labels_path
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.files import write_file
@@ -22,6 +24,7 @@ from gaussianocc_core.names import check_name
 from gaussianocc_core.types import VoxelGrid
 
 INDEX = "carved.json"
+_LOCK = ".carved.lock"
 FORMAT = 1
 
 
@@ -87,7 +90,7 @@ class LabelFolder:
         # Through JSON, which knows no tuples.
         self.settings = json.loads(json.dumps({"format": FORMAT, "grid": asdict(grid), **settings}))
         self.scenes: dict[str, dict[str, Any]] = {}
-        self.resumed = False
+        self.resumed, self._replaces = False, overwrite
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path}: is a file; give a folder")
         found = self._read()
@@ -108,20 +111,27 @@ class LabelFolder:
     def _read(self) -> dict[str, Any] | None:
         index = self.path / INDEX
         if not index.is_file():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and any(each.name != _LOCK for each in self.path.iterdir()):
                 raise ConfigError(f"{self.path}: is not empty and holds no {INDEX}; give a new folder")
             return None
         try:
-            found = json.loads(index.read_text(encoding="utf-8"))
+            found = read_json(index)
             if isinstance(found, dict) and isinstance(found.get("scenes"), dict):
                 return found
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{index}: cannot be read ({reason_of(error)}); take another folder") from error
         raise ConfigError(f"{index}: is not of this program; take another folder")
 
     def save(self) -> None:
-        text = json.dumps({**self.settings, "scenes": self.scenes}, indent=1)
-        write_file(self.path / INDEX, f"{text}\n".encode())
+        """Adds to what other processes, each with scenes of its own, have written since; a lock keeps them apart."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (self.path / INDEX).is_file() and not self._replaces:
+                self.scenes = {**(self._read() or {}).get("scenes", {}), **self.scenes}
+            self._replaces = False
+            text = json.dumps({**self.settings, "scenes": dict(sorted(self.scenes.items()))}, indent=1)
+            write_file(self.path / INDEX, f"{text}\n".encode())
 
     def finish(self, scene: str, counts: SceneCounts) -> None:
         """Says that a scene is done."""

@@ -7,9 +7,11 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gaussianocc_core.bounded import open_file
 from gaussianocc_core.checkpoint import find_weights
 from gaussianocc_core.data.entries import labels_path
 from gaussianocc_core.data.sources import Entry
@@ -92,7 +94,10 @@ def carve_all(
 def describe(recordings: Recordings, checkpoint: str | Path, settings: RecordingSettings) -> dict[str, Any]:
     """What carved.json says of a run, beside the grid and the scenes."""
     weights = find_weights(checkpoint)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    with open_file(weights) as file:
+        digest = hashlib.sha256()
+        for part in iter(partial(file.read, 1 << 20), b""):
+            digest.update(part)
     depth = settings.depth
     until = dict(recordings.options.until_ns)
     return {
@@ -101,7 +106,7 @@ def describe(recordings: Recordings, checkpoint: str | Path, settings: Recording
         "classes": list(CLASS_NAMES),
         "free": FREE,
         "unknown": 255,
-        "checkpoint": {"name": weights.name, "sha256": digest},
+        "checkpoint": {"name": weights.name, "sha256": digest.hexdigest()},
         "source": {"schema": recordings.schema, "moments": recordings.options.moments},
         "motion": settings.motion,
         "depth": "matched" if depth is None else {"folder": depth.path.name, "error": depth.error},

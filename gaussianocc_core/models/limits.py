@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
+from gaussianocc_core.bounded import memory_bytes
 from gaussianocc_core.labels import CLASS_NAMES, OCCUPIED
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.names import name_fault, shorten
@@ -118,16 +118,3 @@ def estimate_bytes(config: ModelConfig) -> int:
         values += pixels // 16 * config.matching.depths * 4
     values += math.prod(config.grid.shape) * 2
     return _FLOAT * values
-
-
-def memory_bytes() -> int:
-    """Of this machine, or of this container; 0 where nobody says."""
-    try:
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return 0
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            return min(whole, int(file.read()))
-    except (OSError, ValueError):  # no container, or "max"
-        return whole

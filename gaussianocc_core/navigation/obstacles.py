@@ -36,10 +36,10 @@ def map_ground(prediction: OccupancyPrediction, rule: Traversability) -> Int8[np
     """Each column of the grid in the ego frame: an obstacle, ground that was seen, or unknown.
 
     A column that was seen without any ground in it stays unknown: it may be a hole. So does one in which anything
-    between the heights is hidden: something may stand there.
+    between the heights is hidden, or lies above or below what the cameras see: something may stand or hang there.
     """
     ground = _ground(prediction, rule).any(axis=2)
-    ground &= ~(prediction.labels[..., _between(prediction, rule)] == OCCLUDED).any(axis=2)
+    ground &= (prediction.labels[..., _between(prediction, rule)] < OCCLUDED).all(axis=2)
     columns = np.where(ground, np.int8(FREE_CELL), np.int8(UNKNOWN))
     columns[find_obstacles(prediction, rule).any(axis=2)] = OBSTACLE_CELL
     return columns

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from gaussianocc_core.bags.index import TopicIndex
+from gaussianocc_core.bags.opened import open_bag, unlatched_static_tf
 from gaussianocc_core.data.bag import BagEntry, BagSource
 from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
 from gaussianocc_core.data.image_change import image_change
@@ -82,6 +85,7 @@ class Inspection:
     labelled: int  # samples with 2D labels of all cameras
     samples: int  # with both neighbours
     problems: tuple[str, ...]
+    unlatched: tuple[str, ...]  # topics of static transforms that a plain replay sends only to those who listen already
     other_clock: bool = False  # there is odometry, stamped by another clock than the images
 
     @property
@@ -115,8 +119,14 @@ def inspect(source: BagSource, entries: Sequence[BagEntry]) -> Inspection:
         labelled=sum(entry.labelled for entry in entries),
         samples=sum(len(entry.neighbours) == 2 for entry in entries),
         problems=source.problems,
+        unlatched=_unlatched(source.index.path),
         other_clock=not source.odometry_fits,
     )
+
+
+def _unlatched(path: Path) -> tuple[str, ...]:
+    with closing(open_bag(path)) as bag:
+        return unlatched_static_tf(bag)
 
 
 def _camera_facts(topic: TopicIndex, cameras: Cameras, i: int, lost: float, brightness: float) -> CameraFacts:
@@ -241,6 +251,11 @@ def describe(found: Inspection) -> str:
             lines.append(f"  {', '.join(blind)}: hardly a point in view; check their mounting in /tf_static")
     if found.labelled:
         lines.append(f"2D labels: {found.labelled} samples have them")
+    lines += [
+        f"replay: {topic} was stored without the QoS of latched topics, so `ros2 bag play` sends it to those only who "
+        "listen already; bag_player latches it all the same"
+        for topic in found.unlatched
+    ]
     return "\n".join([*lines, *(f"problem: {problem}" for problem in found.problems)])
 
 
@@ -249,7 +264,8 @@ def _describe_sync(found: Inspection) -> list[str]:
     share = sync.sets / max(sync.anchor_images, 1)
     lines = [
         f"sync: {sync.sets} sets of {sync.anchor_images} images of {sync.anchor} ({100 * share:.1f} %), images within "
-        f"{sync.spread_ms:.1f} ms of it (worst {sync.worst_spread_ms:.1f})"
+        f"{sync.spread_ms:.1f} ms of it (worst {sync.worst_spread_ms:.1f}); it is the anchor, --cameras names another "
+        "first"
     ]
     delays = [camera.delay_ms for camera in found.cameras]
     if max(delays) - min(delays) > 100.0:

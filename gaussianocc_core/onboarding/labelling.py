@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,18 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from gaussianocc_core.bounded import read_json
 from gaussianocc_core.config import read_yaml
 from gaussianocc_core.data.bag import BagEntry, label_path
 from gaussianocc_core.data.entries import SampleEntry, read_label_image
 from gaussianocc_core.errors import BagError, CheckpointError, ConfigError, DatasetError, GaussianOccError
 from gaussianocc_core.files import write_file
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, IGNORE, generator_to_occ3d, occ3d_to_generator
+from gaussianocc_core.mistakes import reason_of
 from gaussianocc_core.onboarding.moments import Moment
 
 _log = logging.getLogger(__name__)
+_MOST_CONFIG_BYTES, _MOST_LAYERS, _MOST_SIDE = 1 << 20, 1000, 8192  # of a model of transformers
 
 
 # ---- classes -------------------------------------------------------------------------------------------------------
@@ -184,6 +188,7 @@ def _load_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
             "trust them, model.save_pretrained(FOLDER, safe_serialization=True)"
         )
     local = {"local_files_only": True, "trust_remote_code": False}
+    _check_size(folder, local)
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(str(folder), **local)
         model, loading = transformers.AutoModelForSemanticSegmentation.from_pretrained(
@@ -202,6 +207,53 @@ def _load_model(folder: Path, device: torch.device) -> tuple[Any, Any]:
         if getattr(processor, option, False):
             setattr(processor, option, False)
     return model.to(device).eval(), processor
+
+
+def _check_size(folder: Path, local: dict[str, bool]) -> None:
+    """CheckpointError where the configuration asks for more than the weights beside it hold: the library takes memory
+    and time for what the configuration says, before it looks at them."""
+    import transformers
+
+    try:
+        layers = _count_layers(read_json(folder / "config.json", _MOST_CONFIG_BYTES))
+        if layers > _MOST_LAYERS:
+            raise ValueError(f"its config.json asks for {layers} layers; at most {_MOST_LAYERS} are built")
+        side = max(_whole_numbers(read_json(folder / "preprocessor_config.json", _MOST_CONFIG_BYTES)), default=0)
+        if side > _MOST_SIDE:
+            raise ValueError(f"its preprocessor_config.json holds {side}; images have up to {_MOST_SIDE} pixels a side")
+        config = transformers.AutoConfig.from_pretrained(str(folder), **local)
+        with torch.device("meta"):  # shapes without memory
+            model = transformers.AutoModelForSemanticSegmentation.from_config(config, trust_remote_code=False)
+        asked = sum(each.numel() for each in model.state_dict().values())
+        there = sum(each.stat().st_size for each in folder.glob("*.safetensors"))
+        if asked > there:  # no value has less than a byte
+            raise ValueError(f"its config.json asks for {asked} weights, its *.safetensors have {there} bytes")
+    except Exception as error:  # the library raises a dozen kinds
+        raise CheckpointError(
+            f"{folder}: transformers reads no semantic segmentation model there: {reason_of(error)}"
+        ) from error
+
+
+def _count_layers(settings: Any) -> int:
+    """The largest sum of numbers that say how many layers are built, of any of its parts."""
+    if isinstance(settings, list):
+        return max(map(_count_layers, settings), default=0)
+    if not isinstance(settings, dict):
+        return 0
+    found = [_count_layers(each) for each in settings.values() if isinstance(each, (dict, list))]
+    for name, value in settings.items():
+        if re.search("layers|depth|blocks|stages", name):
+            numbers = value if isinstance(value, list) else [value]
+            found.append(sum(each for each in numbers if isinstance(each, int)))
+    return max(found, default=0)
+
+
+def _whole_numbers(settings: Any) -> Iterator[int]:
+    if isinstance(settings, (list, dict)):
+        for each in settings.values() if isinstance(settings, dict) else settings:
+            yield from _whole_numbers(each)
+    elif isinstance(settings, int):
+        yield settings
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
@@ -290,8 +342,8 @@ def claim(targets: Iterable[tuple[Target, ...]], made_with: dict[str, Any], over
 
 def _check_record(record: Path, made_with: dict[str, Any]) -> None:
     try:
-        before = json.loads(record.read_text()) if record.is_file() else made_with
-    except (ValueError, RecursionError):
+        before = read_json(record) if record.is_file() else made_with
+    except (OSError, ValueError, RecursionError):
         before = {}
     before = before if isinstance(before, dict) else {}
     for key, value in made_with.items():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gaussianocc_core.data.bag import BagEntry, BagSource
+from gaussianocc_core.data.bag_cameras import several_rigs
 from gaussianocc_core.onboarding.inspection import Inspection
 
 _LEAST_SAMPLES = 40  # of all recordings; less is learnt by heart
@@ -54,11 +55,8 @@ def find_obstacles(looked_at: Sequence[tuple[BagSource, Sequence[BagEntry], Insp
     looked_at: of every recording its source, its samples and what inspection found.
     """
     found: list[Obstacle] = []
-    rigs = {source.cameras.names: source.index.name for source, _, _ in looked_at}
-    if len(rigs) > 1:
-        each = "; ".join(f"{name} has {', '.join(cameras)}" for cameras, name in rigs.items())
-        text = f"recordings of several rigs lie in one folder ({each}): give each rig a folder, or name --cameras"
-        found.append(Obstacle(text))
+    if several := several_rigs({source.index.name: source.cameras.names for source, _, _ in looked_at}):
+        found.append(Obstacle(f"{several}: give each rig a folder, or name --cameras"))
     samples = sum(inspection.samples for _, _, inspection in looked_at)
     if samples < _LEAST_SAMPLES:
         rate = max((camera.rate_hz for _, _, each in looked_at for camera in each.cameras), default=0.0)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import zipfile
 import zlib
@@ -17,8 +16,10 @@ import numpy as np
 from jaxtyping import Float
 
 from gaussianocc_core.arrays import check_npz
+from gaussianocc_core.bounded import MOST_FILE_BYTES, read_json
 from gaussianocc_core.config import from_dict
 from gaussianocc_core.errors import DatasetError
+from gaussianocc_core.mistakes import reason_of
 
 _GOLDEN_RATIO, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MOST_BYTES = 1 << 33  # of the arrays of one file
@@ -96,11 +97,11 @@ class Golden:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, MOST_FILE_BYTES)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file; give a golden directory, see its README") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DatasetError(f"{path}: not readable JSON ({error}); copy it again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: not readable JSON ({reason_of(error)}); copy it again") from error
     if not isinstance(data, dict):
         raise DatasetError(f"{path}: expected an object, got a {type(data).__name__}; copy it again")
     return data

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gaussianocc_core.arrays import check_stored
 from gaussianocc_core.checkpoint import Provenance, save_model
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.mistakes import reason_of
@@ -19,6 +18,7 @@ from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model, build_pose_net
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.reference.names import NETWORKS, OCCUPANCY, POSE, Source, is_dead, our_name, their_name
+from gaussianocc_core.torch_files import load_plain
 
 _PARALLEL_PREFIX = "module."  # of a model that was saved from inside torch's data-parallel wrappers
 
@@ -101,8 +101,7 @@ def import_release(folder: str | Path, output: str | Path, config: ModelConfig) 
 
 def _read_state_dict(path: Path) -> dict[str, Any]:
     try:
-        check_stored(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_plain(path)
     except Exception as error:  # torch, zipfile and pickle raise a dozen kinds for a damaged file
         raise CheckpointError(
             f"{path}: cannot be read as plain weights ({reason_of(error)}); was the download complete?"

@@ -10,7 +10,6 @@ places, vehicles, courses and sensors.
 from __future__ import annotations
 
 import math
-import zipfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from gaussianocc_core.arrays import read_npz
+from gaussianocc_core.bounded import open_archive
 from gaussianocc_core.geometry.cameras import view_rotation
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.types import Cameras
@@ -71,7 +71,7 @@ def load_clip(path: str | Path) -> Clip:
 
 def clip_size(path: str | Path) -> tuple[int, int]:
     """(width, height) in px of a clip's images, from its header alone."""
-    with zipfile.ZipFile(path) as archive, archive.open("images.npy") as file:
+    with open_archive(Path(path)) as archive, archive.open("images.npy") as file:
         np.lib.format.read_magic(file)
         shape, _, _ = np.lib.format.read_array_header_1_0(file)
     return shape[3], shape[2]

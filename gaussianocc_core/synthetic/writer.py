@@ -217,7 +217,8 @@ class _SceneWriter:
 
 def _write_image(path: Path, image: np.ndarray) -> None:
     # Not cv2.imwrite: it returns False, or warns, where a full disk makes write_bytes raise.
-    good, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == ".jpg" else []  # PNG would warn
+    good, data = cv2.imencode(path.suffix, image, settings)
     if not good:
         raise DatasetError(f"{path.name}: OpenCV could not encode the image")
     path.write_bytes(data.tobytes())

@@ -85,6 +85,11 @@ class Processes:
         )
 
 
+def was_restarted() -> bool:
+    """Whether torchrun has started these processes again, because one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[tuple[Processes, str]]:
     """The processes that torchrun started and the device of this one; NCCL on GPUs, gloo on CPUs.

@@ -25,12 +25,13 @@ from gaussianocc_core.predictor import resolve_device
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.board import Board
 from gaussianocc_core.training.config import TrainConfig
-from gaussianocc_core.training.distributed import Processes, process_group
+from gaussianocc_core.training.distributed import Processes, process_group, was_restarted
 from gaussianocc_core.training.interrupt import Interrupt
-from gaussianocc_core.training.loader import Batch, EpochSampler, TrainingSet, load_batches
+from gaussianocc_core.training.loader import Batch, TrainingSet, load_batches
 from gaussianocc_core.training.pictures import training_pictures
 from gaussianocc_core.training.pretrain import ClipSet
 from gaussianocc_core.training.run_folder import Logs, RunFolder, peak_memory_gb
+from gaussianocc_core.training.sampling import EpochSampler, Group, mix
 from gaussianocc_core.training.stages import build_stage, check_overlap, inherit_first_stage, parameter_groups
 from gaussianocc_core.training.state import LAST
 from gaussianocc_core.training.watch import TrainingCollapsed
@@ -53,12 +54,16 @@ def train(
     The run folder holds config.yaml, environment.json, metrics.jsonl, last.pt, model.safetensors and TensorBoard
     events. Raises TrainingStopped after Ctrl-C (all is saved) and GaussianOccError, naming the samples, where a loss
     is not finite (last.pt is that of the last good save).
+
+    Processes that torchrun starts again, because one died, go on from the last save, or begin anew where there is none.
     """
-    with process_group(config.device) as (processes, device):
+    with process_group(config.device) as (processes, name):
+        device = resolve_device(name)
+        # On machines whose own processes lived torchrun counts no restart: what any of them knows counts.
+        again = processes.any(was_restarted(), device)
+        resume = resume or (again and (Path(config.output) / LAST).is_file())
         # The run has no name here: it has to be gone when the group of processes ends.
-        return Run(inherit_first_stage(config), processes, resolve_device(device), resume, overfit_batch).execute(
-            minutes
-        )
+        return Run(inherit_first_stage(config), processes, device, resume, overfit_batch).execute(minutes)
 
 
 def open_data(config: TrainConfig, log: bool) -> tuple[TrainingSet | ClipSet, tuple[Entry, ...]]:
@@ -77,6 +82,29 @@ def open_data(config: TrainConfig, log: bool) -> tuple[TrainingSet | ClipSet, tu
         rig = data.entries[0].cameras
         check_overlap(data.preprocess(rig).views(rig.T_ego_cam), config.gsp.overlap, log=log)
     return data, left_out
+
+
+def make_sampler(
+    config: TrainConfig, data: TrainingSet | ClipSet, processes: Processes, first_step: int = 0
+) -> EpochSampler:
+    """The order of samples of this process; ConfigError for `data.shares` that do not fit the recordings."""
+    mixture: tuple[Group, ...] = ()
+    if isinstance(data, TrainingSet):
+        mixture = mix([entry.scene for entry in data.entries], config.data.shares)
+    if processes.first and not first_step:
+        for group in mixture:
+            name, count = group.name or "the others", len(group.members)
+            _log.info("data.shares: %s: %d samples, %d times in an epoch of %d", name, count, group.quota, len(data))
+    return EpochSampler(
+        len(data),
+        config.seed,
+        config.batch_size,
+        config.accumulation,
+        processes.rank,
+        processes.count,
+        first_step,
+        mixture,
+    )
 
 
 class Run:
@@ -143,15 +171,7 @@ class Run:
 
     def execute(self, minutes: float | None = None) -> Path:
         config, deadline = self.config, time.monotonic() + 60.0 * (minutes or float("inf"))
-        sampler = EpochSampler(
-            len(self.data),
-            config.seed,
-            config.batch_size,
-            config.accumulation,
-            self.processes.rank,
-            self.processes.count,
-            self.step,
-        )
+        sampler = make_sampler(config, self.data, self.processes, self.step)
         batches = load_batches(self.data, sampler, config.data.workers)
         if self.overfit_batch:
             batches = _repeat([next(batches) for _ in range(config.accumulation)])

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from gaussianocc_core.data.entries import labels_path, load_occupancy
 from gaussianocc_core.data.sources import DataConfig, Entry
 from gaussianocc_core.errors import BagError, DatasetError, GaussianOccError
 from gaussianocc_core.labels import IGNORE
 from gaussianocc_core.preprocess import Lenses, Preprocessor
+from gaussianocc_core.training.sampling import EpochSampler
 from gaussianocc_core.types import Cameras, Neighbour, Sample
 
 _MAX_SUBSTITUTES = 10
@@ -237,8 +238,10 @@ def mirror(batch: Batch) -> Batch:
 
 
 def collate(batches: Sequence[Batch]) -> Batch:
-    """Batches of one -> one; all rigs must have the same number of cameras. Who has no labels beside others that do has
-    none at any pixel."""
+    """Batches of one -> one; all rigs must have the same number of cameras.
+
+    A sample without 2D labels, in a batch where another has some, gets the label "ignored" at every pixel.
+    """
     names = {len(batch.cameras) for batch in batches}
     if len(names) != 1:
         raise DatasetError(f"samples of {sorted(names)} cameras cannot share a batch; use batch_size=1")
@@ -284,45 +287,6 @@ def _collate_history(batches: Sequence[Batch]) -> tuple[Tensor | None, Tensor | 
         images.append(rest if batch.history is None else torch.cat([batch.history, rest], dim=1))
         motions.append(unknown if batch.T_history_now is None else torch.cat([batch.T_history_now, unknown], dim=1))
     return torch.cat(images), torch.cat(motions)
-
-
-class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Keys of the batches of one process, for ever, from any step on.
-
-    A global step takes `accumulation * processes * batch_size` samples in a row of each epoch's permutation; the rest
-    of an epoch that fills no step is left out. Processes and accumulation share them in the same order, so two
-    processes see what one sees with accumulation 2.
-    """
-
-    def __init__(
-        self,
-        count: int,
-        seed: int,
-        batch_size: int = 1,
-        accumulation: int = 1,
-        rank: int = 0,
-        processes: int = 1,
-        first_step: int = 0,
-    ) -> None:
-        self.per_step = batch_size * accumulation * processes
-        self.count, self.seed, self.first_step = max(count, self.per_step), seed, first_step
-        self.samples, self.batch_size, self.accumulation = count, batch_size, accumulation
-        self.rank, self.processes = rank, processes
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.count // self.per_step
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        step = self.first_step
-        while True:
-            epoch, within = divmod(step, self.steps_per_epoch)
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.count) % self.samples
-            for each in range(within, self.steps_per_epoch):
-                for turn in range(self.accumulation):
-                    start = each * self.per_step + (turn * self.processes + self.rank) * self.batch_size
-                    yield [(epoch, int(index)) for index in order[start : start + self.batch_size]]
-                step += 1
 
 
 def load_batches(data: Any, sampler: EpochSampler, workers: int) -> Iterator[Any]:

@@ -11,8 +11,8 @@ import torch
 from gaussianocc_core.predictor import resolve_device
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.distributed import process_group
-from gaussianocc_core.training.engine import open_data
-from gaussianocc_core.training.loader import EpochSampler, TrainingSet, load_batches
+from gaussianocc_core.training.engine import make_sampler, open_data
+from gaussianocc_core.training.loader import TrainingSet, load_batches
 from gaussianocc_core.training.run_folder import RunFolder, peak_memory_gb
 from gaussianocc_core.training.stages import build_stage, inherit_first_stage, parameter_groups
 
@@ -61,9 +61,7 @@ def rehearse(config: TrainConfig) -> Rehearsal:
         data, left_out = open_data(config, log=processes.first)
         stage = processes.share_norms(build_stage(config).to(device).train(), device)
         optimiser = torch.optim.AdamW(parameter_groups(stage, config))
-        sampler = EpochSampler(
-            len(data), config.seed, config.batch_size, config.accumulation, processes.rank, processes.count
-        )
+        sampler = make_sampler(config, data, processes)
         batches = load_batches(data, sampler, config.data.workers)
         took = 0.0
         for _ in range(_STEPS):

@@ -21,6 +21,7 @@ import yaml
 from safetensors import SafetensorError
 
 from gaussianocc_core import __version__
+from gaussianocc_core.bounded import read_json
 from gaussianocc_core.checkpoint import Provenance
 from gaussianocc_core.config import drop_retired, to_dict
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
@@ -111,7 +112,7 @@ class RunFolder:
         """Adds to measures.json what was measured at the start or end of the run; all that there is by then."""
         path = self.path / "measures.json"
         try:
-            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            known = read_json(path) if path.is_file() else {}
             known[when] = found
             path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         except (OSError, ValueError) as error:

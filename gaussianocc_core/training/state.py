@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from gaussianocc_core.arrays import check_stored
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.files import complete_file
 from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.torch_files import load_plain
 
 FORMAT = "gaussianocc-training/1"
 LAST = "last.pt"
@@ -31,8 +31,7 @@ def load_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: nothing to resume; start the run without --resume")
     try:
-        check_stored(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_plain(path)
     except Exception as error:  # torch and zipfile raise half a dozen kinds for a damaged file
         raise CheckpointError(
             f"{path}: not a readable training state ({reason_of(error)}); start the run anew"

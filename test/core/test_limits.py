@@ -3,36 +3,49 @@
 
 import io
 import json
+import os
+import pickle
+import re
 import resource
 import struct
 import time
 import zipfile
 import zlib
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
+import nuscenes.nuscenes  # noqa: F401  takes 3 s, which count below
 import pytest
 import torch
+from support.nuscenes_fixtures import MadeUpDatabase
 from support.robot_bags import RobotBag
 from support.small_model import SMALL
 
-from gaussianocc_core.arrays import check_npz, check_stored, read_npz
+from gaussianocc_core import bounded
+from gaussianocc_core.arrays import check_npz, read_npz
+from gaussianocc_core.bags.image_codec import decode_grey, decode_rgb, decode_stored, image_size
+from gaussianocc_core.bags.index import BagIndex, PoseSeries
 from gaussianocc_core.bags.index_cache import cache_path, read_cache
 from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.bags.messages import decode_cloud
 from gaussianocc_core.checkpoint import Provenance, load_model, save_model
 from gaussianocc_core.config import find_model_config, load_config, read_yaml
-from gaussianocc_core.data.dgp_scene import Datum, read_points
-from gaussianocc_core.data.entries import load_occupancy, read_label_image, read_mask
-from gaussianocc_core.errors import CheckpointError, ConfigError, DatasetError
+from gaussianocc_core.data.dgp_scene import Datum, find_scene_index, read_points
+from gaussianocc_core.data.entries import load_occupancy, read_file, read_label_image, read_mask, read_semantics
+from gaussianocc_core.data.nuscenes import NuScenesSource
+from gaussianocc_core.errors import CheckpointError, ConfigError, DatasetError, GaussianOccError
 from gaussianocc_core.geometry.calibration import find_fault
 from gaussianocc_core.geometry.rig_file import load_rig
 from gaussianocc_core.geometry.transform_tree import FrameRefused, TransformTree, TransformUnavailable
 from gaussianocc_core.mapping.depth_files import read_depth
+from gaussianocc_core.mapping.label_files import LabelFolder
 from gaussianocc_core.models import limits
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.gaussianocc import build_depth_net, build_model, build_pose_net
+from gaussianocc_core.reference.golden import Golden
 from gaussianocc_core.reference.release import _read_state_dict
 from gaussianocc_core.synthetic.clips import load_clip
 from gaussianocc_core.training.state import FORMAT, load_state
@@ -135,7 +148,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]
         (MERGES, f"more than {MOST_NODES} values of YAML, counting aliases"),
         ("a: &a [*a]", "an alias holds itself"),
         ("x: [" + "1," * (MOST_NODES + 10) + "]", f"more than {MOST_NODES} values of YAML"),
-        ("x: '" + "y" * (MOST_BYTES + 10) + "'", f"bytes of YAML; at most {MOST_BYTES} are read"),
+        ("x: '" + "y" * (MOST_BYTES + 10) + "'", f"it has {MOST_BYTES + 15} bytes, at most {MOST_BYTES} are read"),
         ("x: " + "[" * 100_000, "it is nested too deeply"),
         ("x: " + "{a: " * 10_000, "it is nested too deeply"),
         ("steps: 1\nsteps: 2", "line 2: the key 'steps' is there twice"),
@@ -207,6 +220,34 @@ def test_whole_numbers_of_any_length_are_no_calibration():
 
 
 # ---- images --------------------------------------------------------------------------------------------------------
+
+
+def jpeg(side, *options):
+    return cv2.imencode(".jpg", np.zeros((side, side, 3), np.uint8), options)[1].tobytes()
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xd0", b"\xff\x00", b"\xff\x01", b"\xff\xd8"])
+def test_a_jpeg_of_two_sizes_is_refused(marker):
+    """Its first frame header is small to whom jumps over a segment that is none, and behind the marker a large one
+    follows: 65 kB became 2.4 GB."""
+    whole = jpeg(16)
+    place = whole.index(b"\xff\xc0")
+    small = whole[place : place + 2 + int.from_bytes(whole[place + 2 : place + 4], "big")]
+    large = whole[2 : place + 5] + struct.pack(">HH", 20_000, 20_000) + whole[place + 9 : -2]
+    begin = b"\xff\xd8" + marker + large
+    data = begin.ljust(4 + int.from_bytes(large[:2], "big"), b"\0") + small + bytes(20) + b"\xff\xd9"
+    for read in (image_size, decode_rgb, decode_stored, decode_grey):
+        with pytest.raises(ValueError, match="no frame header"):
+            read(data)
+    assert decode_rgb(whole).shape == (16, 16, 3)
+
+
+def test_a_jpeg_that_goes_over_its_pixels_for_ever_is_refused():
+    whole = jpeg(4000, cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_QUALITY, 10)
+    places = [match.start() for match in re.finditer(b"\xff\xda", whole)]
+    with pytest.raises(ValueError, match="goes over its pixels 10009 times; at most 100 are accepted"):
+        decode_rgb(whole[:-2] + whole[places[-2] : places[-1]] * 9_999 + b"\xff\xd9")
+    assert len(places) == 10 and decode_rgb(whole, reduce=8).shape == (500, 500, 3)
 
 
 def write_large_png(path, side=30_000):
@@ -329,8 +370,148 @@ def test_tensors_that_would_fill_the_memory_are_refused_before_they_are_unpacked
         _read_state_dict(tmp_path / "encoder.pth")
     with pytest.raises(CheckpointError, match=r"last.pt: .*its tensors are compressed"):
         load_state(tmp_path / "last.pt")
-    check_stored(tmp_path / "plain.pt")
     assert _read_state_dict(tmp_path / "plain.pt")["a"].shape == (1000,)
+
+
+# 20 MB of them took 1.4 GB and half a minute to be refused.
+LISTS = b"\x80\x02(" + b"]" * 5_000_000 + b"l."
+
+
+def write_pickle(path, content, legacy):
+    """A file of torch's that holds any pickle: an archive, or as before torch 1.6."""
+    if legacy:
+        head = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
+        path.write_bytes(b"".join(pickle.dumps(each, 2) for each in head) + content)
+        return
+    torch.save({"a": torch.zeros(3)}, path.with_suffix(".whole"))
+    with zipfile.ZipFile(path.with_suffix(".whole")) as whole, zipfile.ZipFile(path, "w") as archive:
+        for entry in whole.infolist():
+            archive.writestr(entry, content if entry.filename.endswith(".pkl") else whole.read(entry.filename))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "content, match",
+    [(LISTS, "its values take more than 1000000 steps to make"), (pickle.dumps("x" * 100_000), "a value of it has")],
+)
+def test_a_pickle_that_would_fill_the_memory_is_refused_before_it_is_unpickled(tmp_path, content, match, legacy):
+    for name, read in (("encoder.pth", _read_state_dict), ("last.pt", load_state)):
+        write_pickle(tmp_path / name, content, legacy)
+        with pytest.raises(CheckpointError, match=match):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_what_torch_itself_writes_is_read(tmp_path, legacy):
+    torch.save({"a": torch.arange(6.0).reshape(2, 3).T}, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+    assert _read_state_dict(tmp_path / "a.pth")["a"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(10**9),
+        torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (10**10,)),
+        torch.zeros(10**12, device="meta"),
+    ],
+    ids=["strides of 0", "sparse", "meta"],
+)
+def test_a_tensor_that_says_more_values_than_its_file_holds_is_refused(tmp_path, tensor):
+    torch.save({"format": FORMAT, "a": [tensor]}, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match="says more values than the file holds"):
+        load_state(tmp_path / "last.pt")
+
+
+def test_a_pickle_of_other_things_is_refused_without_the_paragraphs_of_torch(tmp_path):
+    write_pickle(tmp_path / "encoder.pth", pickle.dumps(Path("x")), False)
+    with pytest.raises(CheckpointError, match=r"\(it is damaged, or holds more than tensors and plain values\)"):
+        _read_state_dict(tmp_path / "encoder.pth")
+
+
+def test_an_archive_of_too_many_entries_is_refused_before_they_are_listed(tmp_path):
+    with zipfile.ZipFile(tmp_path / "labels.npz", "w") as archive:
+        for i in range(20_000):
+            archive.writestr(f"{i}.npy", b"")
+    with pytest.raises(DatasetError, match=r"its list of contents has \d+ bytes, at most 1048576 are read"):
+        load_occupancy(tmp_path / "labels.npz")
+
+
+# ---- files that are read whole -------------------------------------------------------------------------------------
+
+
+def make_large(path):
+    """Larger than anything that is read at once; it takes no disk."""
+    path.unlink(missing_ok=True)
+    with path.open("wb") as file:
+        file.truncate(6 << 30)
+
+
+def make_pipe(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+READERS = {
+    "image": lambda path: read_file(path, "token"),
+    "2D labels": lambda path: read_semantics(path, (4, 4), 255),
+    "mask": read_mask,
+    "label image": lambda path: read_label_image(path, (4, 4)),
+    "depth": lambda path: read_depth(path.rename(path.with_suffix(".png")), (4, 4)),
+    "labels": load_occupancy,
+    "config": read_yaml,
+    "DGP index": find_scene_index,
+    "carved labels": lambda path: LabelFolder(path.rename(path.with_name("carved.json")).parent, VoxelGrid(), {}),
+    "golden": lambda path: Golden(path.rename(path.with_name("config.json")).parent),
+    "training state": load_state,
+    "released weights": _read_state_dict,
+}
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [(make_large, "bytes, at most|is not|opcode"), (make_pipe, "it is a pipe|is not|no carved.json|nothing to resume")],
+)
+@pytest.mark.parametrize("reader", READERS)
+def test_large_files_and_pipes_are_refused_before_they_are_read(tmp_path, reader, make, said):
+    make(tmp_path / "file")
+    with pytest.raises(GaussianOccError, match=rf"{tmp_path}.*({said})") as caught:
+        READERS[reader](tmp_path / "file")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_beside_a_scene_index_is_none(tmp_path):
+    make_pipe(tmp_path / "a.json")
+    (tmp_path / "ddad.json").write_text(json.dumps({"scene_splits": {"0": {"filenames": []}}}))
+    assert find_scene_index(tmp_path)[0].name == "ddad.json"
+
+
+@pytest.mark.parametrize("table", ["sample_data", "lidarseg"])
+@pytest.mark.parametrize("make, said", [(make_large, "bytes, at most"), (make_pipe, "it is a pipe")])
+def test_tables_are_measured_before_the_devkit_reads_them(tmp_path, table, make, said):
+    root = MadeUpDatabase(keyframes=1, frames_per_keyframe=1).write(tmp_path / "root")
+    make(root / "v1.0-mini" / f"{table}.json")
+    with pytest.raises(DatasetError, match=rf"table {table}.json: .*{said}.*restore it"):
+        NuScenesSource(root)
+
+
+def test_json_of_more_values_than_fit_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    """10 MB of empty lists become 300 MB."""
+    root = MadeUpDatabase(keyframes=1, frames_per_keyframe=1).write(tmp_path / "root")
+    text = b"[" + b"[]," * 3_400_000 + b"[]]"
+    (root / "v1.0-mini" / "ego_pose.json").write_bytes(text)
+    (tmp_path / "ddad.json").write_bytes(b'{"scene_splits":' + text + b"}")
+    monkeypatch.setattr(bounded, "memory_bytes", lambda: 200_000_000)
+    for read in (lambda: NuScenesSource(root), lambda: find_scene_index(tmp_path / "ddad.json")):
+        with pytest.raises(DatasetError, match=r"its values need about 0.4 GB of memory, this machine has 0.2 GB"):
+            read()
+
+
+def test_a_checkpoint_of_a_large_header_is_refused_before_it_is_parsed(tmp_path):
+    header = b'{"__metadata__":{"format":"' + b"x" * (1 << 23) + b'"}}'
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match=r"its header says that it has 8388\d+ bytes, at most 4194304 are read"):
+        load_model(tmp_path / "m.safetensors")
 
 
 def test_arrays_of_objects_are_no_arrays(tmp_path):
@@ -374,6 +555,51 @@ def test_a_long_chain_of_frames_costs_no_square_of_its_length():
     began = time.process_time()
     np.testing.assert_allclose(tree.lookup("f0", f"f{count}"), np.eye(4))
     assert time.process_time() - began < 0.5
+
+
+def test_poses_that_go_back_in_time_cost_no_square_of_their_number():
+    tree = TransformTree()
+    for i in range(30_000):
+        tree.add("odom", "base", 10**18 - i * 1000, np.eye(4), False)
+    assert len(tree._moving["base"][0]) == 20_000
+
+
+def test_a_bag_whose_poses_go_back_in_time_costs_no_square_of_their_number(tmp_path):
+    count = 15_000
+    series = PoseSeries(
+        "odom", "base", "/tf", 10**18 - np.arange(count) * 10, np.tile(np.eye(4), (count, 1, 1)),
+        np.arange(count), np.arange(count),
+    )  # fmt: skip
+    tree = BagIndex(tmp_path, {}, {}, (series,), {}).transforms()
+    assert len(tree._moving["base"][0]) == count
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_poses_of_a_bag_mean_what_they_meant_when_they_were_published(tmp_path, seed):
+    """Two publishers of one frame, times that repeat and go back, and places that are fixed meanwhile."""
+    random = np.random.default_rng(seed)
+    orders = random.permutation(40)
+    parts, poses = (
+        [("odom", "/tf", orders[:18]), ("map", "/tf", orders[18:36]), ("odom", "/tf_static", orders[36:])],
+        [],
+    )
+    for parent, topic, own in parts:
+        T = np.tile(np.eye(4), (len(own), 1, 1))
+        T[:, 0, 3] = own
+        own = np.sort(own)
+        stamps = np.sort(random.integers(0, 12, len(own))) + random.integers(-2, 3, len(own)) + 100
+        poses.append(PoseSeries(parent, "base", topic, stamps, T, stamps, own))
+    expected = TransformTree(keep_ns=1 << 62, bridge_gaps=False)
+    said = sorted((int(order), n, i) for n, each in enumerate(poses) for i, order in enumerate(each.orders))
+    for _, n, i in said:
+        each = poses[n]
+        expected.add(each.parent, each.child, int(each.stamps_ns[i]), each.T_parent_child[i], each.static)
+    tree = BagIndex(tmp_path, {}, {}, tuple(poses), {}).transforms()
+    assert tree._parent == expected._parent and tree._static.keys() == expected._static.keys()
+    for frame, (stamps, values) in expected._moving.items():
+        assert tree._moving[frame][0] == stamps
+        for found, wanted in zip(tree._moving[frame][1], values, strict=True):
+            assert found[0] == wanted[0] and (found[1] == wanted[1]).all()
 
 
 def test_there_are_only_so_many_frames():

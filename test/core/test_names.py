@@ -3,6 +3,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from gaussianocc_core.bags.convert import convert_all, verify_all
 from gaussianocc_core.bags.schema import BagRig
 from gaussianocc_core.data.bag import label_path
 from gaussianocc_core.data.ddad import DdadSource
-from gaussianocc_core.data.entries import mask_path
+from gaussianocc_core.data.entries import labels_path, mask_path
 from gaussianocc_core.data.nuscenes import NuScenesSource
+from gaussianocc_core.data.sources import with_labels
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry.transform_tree import FrameRefused, TransformTree
+from gaussianocc_core.mapping.depth_files import DepthFolder
 from gaussianocc_core.names import DataRoot, check_name, check_topic, name_fault, shorten
 from gaussianocc_core.types import Cameras
 
@@ -162,6 +165,18 @@ def test_sensors_and_files_of_tables_stay_below_the_data_root(root, tmp_path, ta
     assert everything(tmp_path) == before
 
 
+def test_a_file_that_is_named_by_a_way_around_writes_nothing_outside_the_output(root, tmp_path, capsys):
+    """It lies below the data root, but its depth, named after it, would not lie below the output."""
+    rows = read_table(root, "sample_data")
+    for row in rows:
+        row["filename"] = f"../../{tmp_path.name}/root/{row['filename']}"
+    write_table(root, "sample_data", rows)
+    (tmp_path / "a" / "out").mkdir(parents=True)
+    before = everything(tmp_path)
+    assert run_tool("export_depth.py", "--dataroot", root, "--output", tmp_path / "a" / "out") == 2
+    assert "lies outside of" in capsys.readouterr().err and everything(tmp_path) == before
+
+
 def test_a_samples_token_is_a_plain_name_for_it_names_a_folder_of_labels(root):
     (bad,) = rows = read_table(root, "sample")
     token, bad["token"] = bad["token"], "../../gts"
@@ -195,6 +210,69 @@ def test_links_out_of_the_data_root_are_followed_only_on_purpose(root, tmp_path,
     outside.rename(root / "kept" / "inside")
     moved.symlink_to(root / "kept" / "inside")  # a link that stays inside needs no leave
     assert len(NuScenesSource(root).index("scene-0001")) == 1
+
+
+def write_companions(root):
+    """2D labels and Occ3D's, as they lie beside the images."""
+    for row in read_table(root, "sample_data"):
+        if row["width"]:
+            name = Path(row["filename"]).with_suffix("")
+            path = root / "nuscenes_semantic" / f"{name}_mask.bin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(row["width"] * row["height"]))
+    (sample,) = read_table(root, "sample")
+    gts = root / "gts" / "scene-0001" / sample["token"]
+    gts.mkdir(parents=True, exist_ok=True)
+    volume = np.zeros((4, 4, 2), np.uint8)
+    np.savez(gts / "labels.npz", semantics=volume, mask_camera=volume, mask_lidar=volume)
+
+
+@pytest.mark.parametrize("what", ["v1.0-mini", "v1.0-mini/sensor.json", "nuscenes_semantic", "gts", "gts/scene-0001"])
+def test_no_table_and_no_labels_are_reached_over_a_link_out_of_the_data_root(root, tmp_path, what):
+    write_companions(root)
+    moved, outside = root / what, tmp_path / "elsewhere"
+
+    def read(follow=False):
+        source = NuScenesSource(root, follow_outside=follow)
+        (entry,) = source.index("scene-0001", semantics=True)
+        return entry, source.recording("scene-0001").files
+
+    whole, files = read()
+    assert whole.semantic_paths and whole.occupancy_path.is_file()
+    moved.rename(outside)
+    moved.symlink_to(outside)
+    with pytest.raises(DatasetError, match=r"is reached over a link that leads out of .*--follow-outside"):
+        read()
+    if not what.startswith("v1.0"):
+        with pytest.raises(DatasetError, match="is reached over a link"):
+            NuScenesSource(root).recording("scene-0001")
+    entry, again = read(follow=True)
+    assert entry.occupancy_path == whole.occupancy_path and again == files
+    moved.unlink()
+    outside.rename(root / "inside")
+    moved.symlink_to(root / "inside")  # needs no leave
+    assert read()[1] == files
+
+
+def test_depth_and_labels_from_elsewhere_stay_in_their_folders(root, tmp_path):
+    (entry,) = NuScenesSource(root).index("scene-0001")
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    for name, image in zip(entry.cameras.names, entry.frame.image_paths, strict=True):
+        (outside / name).mkdir()
+        np.save(outside / name / f"{image.stem}.npy", np.ones((2, 2), np.float32))
+    (tmp_path / "depth").mkdir()
+    (tmp_path / "depth" / "scene-0001").symlink_to(outside)
+    with pytest.raises(DatasetError, match=r"depth image: '.*' is reached over a link .*--follow-outside"):
+        DepthFolder(tmp_path / "depth").find(entry)
+    assert len(DepthFolder(tmp_path / "depth", follow_outside=True).find(entry)) == len(entry.cameras.names)
+    path = labels_path(tmp_path / "labels", "scene-0001", entry.token)
+    path.parent.mkdir(parents=True)
+    path.symlink_to(outside / "x.npz")
+    (outside / "x.npz").touch()
+    with pytest.raises(DatasetError, match=r"labels in 3D: '.*' is reached over a link"):
+        with_labels([entry], str(tmp_path / "labels"))
+    assert with_labels([entry], str(tmp_path / "labels"), follow_outside=True) == (entry,)
 
 
 # ---- DGP -----------------------------------------------------------------------------------------------------------
@@ -256,6 +334,21 @@ def test_a_scene_index_names_nothing_outside(ddad, filename):
     edit_json(root / "made_up.json", lambda content: content["scene_splits"]["0"].update(filenames=[filename]))
     with pytest.raises(DatasetError, match=r"lies outside of|expected <scene>/scene"):
         DdadSource(root)
+
+
+@pytest.mark.parametrize("what", ["scene", "calibration"])
+def test_a_dgp_scene_is_not_reached_over_a_link_out_of_the_data_root(ddad, tmp_path, what):
+    root, scene = ddad
+    moved = root / (scene.json_name if what == "scene" else scene.calibration_name)
+    moved = moved if what == "scene" else moved.parent
+    outside = tmp_path / "elsewhere"
+    if what == "scene":  # of another hash, which is looked for in the folder
+        moved = moved.rename(moved.with_name("scene_of_another_hash.json"))
+    moved.rename(outside)
+    moved.symlink_to(outside)
+    with pytest.raises(DatasetError, match=r"is reached over a link that leads out of"):
+        DdadSource(root).index("000000")
+    assert DdadSource(root, follow_outside=True).index("000000")
 
 
 def test_a_file_beside_its_own_folder_is_inside(tmp_path):

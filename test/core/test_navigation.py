@@ -68,14 +68,18 @@ def test_of_a_model_with_one_class_heights_tell_ground_from_obstacles():
         assert columns[8, 8] == UNKNOWN and (columns[12:, :4] == UNKNOWN).all()
 
 
-def test_ground_under_what_is_hidden_is_not_free():
+@pytest.mark.parametrize("unknown", [OCCLUDED, UNOBSERVED])
+def test_ground_under_what_is_hidden_or_above_the_view_is_not_free(unknown):
     shown = scene(car=[(3, 3, 1)])
-    shown.labels[6, 6, 2] = OCCLUDED  # 0.75 m: between the heights
-    shown.labels[7, 6, 7] = OCCLUDED  # 3.25 m: above them
-    shown.labels[3, 3, 3] = OCCLUDED  # above the car
+    shown.labels[6, 6, 2] = unknown  # 0.75 m: between the heights
+    shown.labels[7, 6, 7] = unknown  # 3.25 m: above them
+    shown.labels[3, 3, 3] = unknown  # above the car
     columns = map_ground(shown, RULE)
     assert columns[6, 6] == UNKNOWN and columns[7, 6] == FREE_CELL and columns[3, 3] == OBSTACLE_CELL
     assert not find_obstacles(shown, Traversability(classes=()))[6, 6, 2]
+    shown.labels[9, 9, 3:] = unknown  # a camera that is mounted low sees no more
+    assert map_ground(shown, RULE)[9, 9] == UNKNOWN
+    assert map_ground(shown, Traversability(high=1.0))[9, 9] == FREE_CELL
 
 
 @pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])

@@ -3,8 +3,12 @@
 
 import json
 import logging
+import re
 import shutil
+import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,13 +18,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from support.ddad_fixtures import MadeUpScene, write_data_set
 from support.nuscenes_fixtures import MadeUpDatabase, read_table, write_table
+from support.robot_bags import RobotBag, camera_info, compressed, message, odometry, picture, raw, tf, transform
 from support.small_model import SMALL
 from support.synthetic_bags import run_tool
 from support.training_runs import settings
 
 from gaussianocc_core import train
 from gaussianocc_core.bags.check import read_metadata
+from gaussianocc_core.bags.convert import describe
+from gaussianocc_core.bags.index_cache import fingerprint, read_cache, write_cache
+from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.bags.messages import decode_camera_info, decode_transform
+from gaussianocc_core.bags.opened import open_bag
+from gaussianocc_core.bags.writer import BagReport
 from gaussianocc_core.checkpoint import Provenance, load_model, save_model
 from gaussianocc_core.command_line import run_command
 from gaussianocc_core.config import load_config, to_dict
@@ -34,6 +44,7 @@ from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.run_folder import RunFolder
 from gaussianocc_core.training.state import load_state, save_state
 
+ROOT = Path(__file__).resolve().parents[2]
 DEEP = "[" * 100_000
 
 
@@ -65,6 +76,72 @@ def test_a_message_is_one_printable_line_of_bounded_length():
 )
 def test_what_a_library_says_is_told_in_a_few_words(error, said):
     assert reason_of(error) == said
+
+
+EVIL = "\x1b[31mEVIL\x07\n\u202e\x9b"
+
+
+def write_evil_bag(path):
+    """Every text of it that is shown holds what a terminal would obey."""
+    bag = RobotBag()
+    t, image = bag.stamp(0, 0), picture(1, (32, 24))
+    bag.add(f"/cam{EVIL}/image_raw/compressed", t, compressed(t, EVIL, image))
+    bag.add(f"/pts{EVIL}", t, message("std_msgs/msg/String", data=""))
+    for k in range(3):
+        cut = compressed(t + k, EVIL, image)
+        cut.data, cut.format = cut.data[:20], EVIL
+        bag.add("/cut/image_raw/compressed", t + k, cut)
+    other = raw(t, EVIL, image, "rgb8")
+    other.encoding = EVIL
+    bag.add("/enc/image_raw", t, other)
+    bag.add("/info/camera_info", t, camera_info(t, EVIL, (32, 24), 20.0, f"model{EVIL}"))
+    bag.add("/tf", t, tf(transform(t, f"p{EVIL}", f"c{EVIL}", np.eye(4)), transform(t, "base_link", EVIL, np.eye(4))))
+    odometry_of = odometry(t, np.eye(4))
+    odometry_of.header.frame_id, odometry_of.child_frame_id = EVIL, EVIL
+    bag.add("/odometry", t, odometry_of)
+    return bag.write(path)
+
+
+def test_no_text_of_a_bag_is_obeyed_by_a_terminal(tmp_path, capfd):
+    path = write_evil_bag(tmp_path / "bag")
+    command = [sys.executable, "tools/inspect_bag.py", path, "--picture", tmp_path / "x.png", "--no-doctor"]
+    for _ in range(2):  # the second time from the cached index
+        found = subprocess.run([*command, "--cameras", "front", "left"], cwd=ROOT, capture_output=True, text=True)
+        text = found.stdout + found.stderr
+        assert found.returncode == 0 and text.count("EVIL") >= 6, text
+        assert all(each.isprintable() for each in text.replace("\n", "")), ascii(text)
+    assert "is not read: it holds the control character '\\x1b'" in text  # the bag without these topics is used
+    # and from a cache that a stranger wrote
+    whole = open_index(path)
+    write_cache(replace(whole, problems=(EVIL,), refused={"x": EVIL}), fingerprint(path))
+    assert open_index(path).problems == (one_line(EVIL),) and read_cache(path).refused == {"x": one_line(EVIL)}
+    (topic, *_) = whole.topics.values()
+    write_cache(replace(whole, topics={EVIL: replace(topic, topic=EVIL)}), fingerprint(path))
+    assert read_cache(path) is None
+
+
+def test_no_name_of_a_file_is_obeyed_by_a_terminal_or_a_shell(tmp_path):
+    path = RobotBag().write(tmp_path / "bag").rename(tmp_path / "a; touch x \x1b[31m")
+    file = path / "bag.mcap"
+    found = subprocess.run(
+        [sys.executable, "tools/inspect_bag.py", path, "--picture", tmp_path / "x.png", "--no-doctor", "--no-timing"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "a; touch x \\x1b[31m: " in found.stdout and found.stdout.replace("\n", "").isprintable()
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(BagError, match=re.escape(f"tools/inspect_bag.py '{file}' --recover NEW_BAG")):
+        open_bag(file)
+    report = BagReport(tmp_path / "$(touch x)", 1, 1, 1.0)
+    assert f"ros2 bag play '{tmp_path}/$(touch x)' --clock" in describe(report)
+
+
+def test_no_log_line_is_obeyed_by_a_terminal():
+    code = "import logging; from gaussianocc_core.command_line import run_command\n"
+    code += f"run_command(lambda: logging.getLogger('x').warning('a %s b', {EVIL!r}) or 0, '')"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.stderr == f"{one_line(f'a {EVIL} b')}\n"
 
 
 def test_errors_of_ours_and_interrupts_pass_a_reading_as_they_are():

@@ -15,8 +15,8 @@ CORE = "gaussianocc_core"
 FLOORS = (
     ("_version", "errors", "names"),
     ("types", "labels"),
-    ("mistakes", "finite"),
-    ("files", "processes", "kernels", "yaml_text", "arrays"),
+    ("mistakes", "finite", "bounded"),
+    ("files", "processes", "kernels", "yaml_text", "arrays", "torch_files"),
     ("config",),
     ("geometry",),
     ("losses", "rendering", "bags"),

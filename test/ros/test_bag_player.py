@@ -3,7 +3,9 @@
 
 import re
 import signal
+import sys
 import time
+from contextlib import closing
 
 import pytest
 import yaml
@@ -12,16 +14,18 @@ pytest.importorskip("rclpy", reason="no ROS 2")
 pytest.importorskip("gaussianocc_ros.msg", reason="the messages are not built")
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.interfaces import QosReliability
 from rosbags.rosbag2 import Reader, StoragePlugin
 from rosbags.typesys import get_types_from_msg
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import String
-from support.replay import MS, Recording, record_drive
+from support.replay import MS, Recording, qos, record_drive
 from tf2_msgs.msg import TFMessage
 
+from gaussianocc_core.bags.opened import open_bag, unlatched_static_tf
 from gaussianocc_core.errors import BagError
-from gaussianocc_ros.bag_player import BagPlayer, _parse
+from gaussianocc_ros.bag_player import BagPlayer, _import_message, _parse
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -78,6 +82,17 @@ def test_recorded_qos_is_offered_and_latched_transforms_reach_late_subscribers(g
     assert len(late[0].transforms) == 3
 
 
+@pytest.mark.parametrize("static_qos", [[], qos(QosReliability.BEST_EFFORT)], ids=["none", "volatile"])
+def test_static_transforms_are_latched_whatever_qos_was_stored(graph, replay, make, tmp_path, static_qos):
+    bag = record_drive(tmp_path / "drive", make, static_qos=static_qos)
+    replay(bag, "--rate", 0, "--wait", 0).run()
+    late = graph.record(TFMessage, "/tf_static", LATCHED)
+    graph.until(lambda: late, what="the latched message")
+    assert len(late[0].transforms) == 3
+    with closing(open_bag(bag)) as opened:
+        assert unlatched_static_tf(opened) == ("/tf_static",)
+
+
 def test_clock_runs_through_the_time_of_the_bag_and_never_back(graph, replay, make, tmp_path):
     ticks = graph.record(Clock, "/clock", QoSProfile(depth=1000))
     replay(record_drive(tmp_path / "drive", make), "--rate", 0.25, "--clock", 100).run()
@@ -113,6 +128,22 @@ def test_only_the_named_topics_are_played(replay, make, tmp_path):
     topics = ("--topics", "/tf", "/front/camera_info")
     player = replay(record_drive(tmp_path / "drive", make), "--rate", 0, "--wait", 0, *topics).run().player
     assert dict(player.published) == {"/tf": 15, "/front/camera_info": 5}
+
+
+def test_no_module_is_imported_because_a_bag_names_it(tmp_path, monkeypatch):
+    """To import is to execute: a package that came with the bag, and whatever else Python has."""
+    mark = tmp_path / "executed"
+    (tmp_path / "evil_msgs" / "msg").mkdir(parents=True)
+    for file in ("evil_msgs/__init__.py", "evil_msgs/msg/__init__.py"):
+        (tmp_path / file).write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")  # as python -m does
+    for name in ("evil_msgs/msg/Evil", "antigravity/msg/Evil", "evil_msgs.msg/msg/Evil", "/msg/Evil", "a/b/c/D", "x"):
+        assert _import_message(name) is None
+    assert not mark.exists() and "antigravity" not in sys.modules
+    from std_msgs.msg import String
+
+    assert _import_message("std_msgs/msg/String") is String
 
 
 def test_topic_of_an_unknown_type_is_skipped_with_a_line_and_the_rest_played(replay, make, tmp_path, capfd):

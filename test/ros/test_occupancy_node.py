@@ -399,7 +399,7 @@ def test_classes_can_be_hidden_from_points_and_markers_while_it_runs(rig, make):
     rig.graph.until(lambda: rig.node.count_subscribers("/occupancy_node/points"), what="a subscriber")
     rig.send(0)
     (cloud,) = rig.graph.until(lambda: points, what="points")
-    (message,) = rig.occupancy
+    (message,) = rig.outputs(1)
     present = np.unique(decode_cloud(cloud)["label"])
     hidden = message.class_names[present[0]]
     (refused,) = rig.node.set_parameters([Parameter("hidden_classes", value=["unicorn"])])
@@ -409,7 +409,7 @@ def test_classes_can_be_hidden_from_points_and_markers_while_it_runs(rig, make):
     rig.send(PERIOD_MS)
     rig.graph.until(lambda: len(points) == 2, what="points")
     assert set(np.unique(decode_cloud(points[1])["label"])) == set(present[1:])
-    assert present[0] in set(rig.occupancy[-1].labels)  # hidden from view, not from ~/occupancy
+    assert present[0] in set(rig.outputs(2)[1].labels)  # hidden from view, not from ~/occupancy
 
 
 def test_more_caution_finds_more_from_the_next_set_on(rig):

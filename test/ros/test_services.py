@@ -51,6 +51,8 @@ def test_the_newest_result_is_given_whole_or_in_a_box(rig):
     for low, high, why in (
         ((50, 0, 0), (60, 1, 1), "lies outside of the grid"),
         ((0, 0, 0), (float("inf"), 1, 1), "expected finite metres"),
+        ((0, float("nan"), 0), (1, 1, 1), "expected finite metres"),
+        ((-1e308, -1e308, -1e308), (1e308, 1e308, -1e307), "lies outside of the grid"),
     ):
         answer = ask(rig, GetOccupancy, "get_occupancy", box(low, high))
         assert not answer.success and why in answer.message
@@ -111,7 +113,12 @@ def test_without_fusion_the_newest_result_is_saved_and_without_a_folder_nothing(
     assert not full.success and "MiB are free" in full.message and not list(tmp_path.iterdir())
     answer = ask(robot, Trigger, "save_map")
     assert answer.success and "without the parameter fusion" in answer.message and "in base_link" in answer.message
-    assert len(list(tmp_path.glob("*.ply"))) == 1
+    before = sorted(tmp_path.iterdir())
+    assert len([path for path in before if path.suffix == ".ply"]) == 1
+    robot.send(100)
+    robot.outputs(2)
+    soon = ask(robot, Trigger, "save_map")  # the graph is open to all: nobody fills the disk by calls
+    assert not soon.success and "ask again in" in soon.message and sorted(tmp_path.iterdir()) == before
     robot.graph.executor.remove_node(robot.node)
     robot.graph.nodes.remove(robot.node)
     robot.node.destroy_node()

@@ -44,6 +44,7 @@ def test_a_view_is_rendered_where_somebody_looks_at_its_own_image_time(rig, make
     monkeypatch.setattr(Prediction, "render", render)
     rig.send(0)
     rig.outputs(1)
+    rig.settled()  # else the first set's views are still to come, and somebody looks by then
     assert asked == []
     topics = listen(rig, "left")
     rig.send(100)

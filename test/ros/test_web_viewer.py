@@ -103,6 +103,7 @@ def test_a_browser_sees_what_the_node_publishes_and_its_leaving_ends_the_subscri
     "name, value, complaint",
     [
         ("image_topic", "/front/image", "image_topic: expected a topic with {camera}"),
+        ("image_topics", ["/a", "/b"], r"image_topics: expected one for each of cameras \(0\), got 2"),
         ("viewers", 0, "1 viewer or more"),
     ],
 )
@@ -132,3 +133,26 @@ def test_names_that_a_stranger_sends_become_no_topics_and_no_crowd(graph, make, 
     for k in range(3):
         viewer._on_occupancy(with_cameras("front", f"other_{k}"))
     assert len(viewer._subscribed) == before + 3 * 2  # an image and a calibration of each new one
+
+
+def test_topics_that_fit_no_pattern_are_listed_as_the_node_has_them(graph, make):
+    pytest.importorskip("viser", reason="viser is not installed; run `make setup`")
+    from rclpy.parameter import Parameter
+    from sensor_msgs.msg import CameraInfo, Image
+
+    from gaussianocc_core.labels import CLASS_NAMES
+    from gaussianocc_ros.web_viewer import WebViewer
+
+    values = {
+        "port": 0,
+        "cameras": ["front", "left"],
+        "image_topics": ["/driver_1/picture", "/driver_2/picture"],
+        "camera_info_topics": ["/driver_1/lens", "/driver_2/lens"],
+    }
+    viewer = graph.add(WebViewer(parameter_overrides=[Parameter(name, value=value) for name, value in values.items()]))
+    publishers = [graph.publisher(Image, f"/driver_{k}/picture") for k in (1, 2)]
+    publishers += [graph.publisher(CameraInfo, f"/driver_{k}/lens") for k in (1, 2)]
+    message = result(make, CLASS_NAMES, 4)
+    message.cameras = ["front", "left"]
+    viewer._on_occupancy(message)
+    graph.until(lambda: all(each.get_subscription_count() for each in publishers), what="subscriptions")

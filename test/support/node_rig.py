@@ -66,12 +66,19 @@ class NodeRig:
                 self.info[camera].publish(self.make.camera_info(stamp, camera))
             self.image[camera].publish(self.make.jpeg(stamp, camera, data.get(camera)))
 
+    def settled(self):
+        """The node is done with all that it took: a result arrives before its views are rendered and it is counted."""
+        inference = getattr(self.node, "_inference", None)
+        if hasattr(inference, "_reporter"):  # it was active once
+            self.graph.until(lambda: inference.is_idle, what="the node to finish")
+
     def outputs(self, count, timeout=30.0):
         self.graph.until(lambda: len(self.occupancy) >= count, timeout, f"{count} outputs")
         return self.occupancy
 
     def values(self):
-        """The latest /diagnostics values."""
+        """The latest /diagnostics values, once the node is done with all that it took."""
+        self.settled()
         self.diagnostics.clear()
         self.graph.until(lambda: self.diagnostics, what="diagnostics")
         status = self.diagnostics[-1].status[0]

@@ -31,7 +31,7 @@ class Recording:
 
     def add(self, topic, kind, ns, message, profile=None):
         if topic not in self.connections:
-            profiles = [profile or qos()]
+            profiles = profile if isinstance(profile, list) else [profile or qos()]
             self.connections[topic] = self.writer.add_connection(
                 topic, kind, typestore=self.store, offered_qos_profiles=profiles
             )
@@ -46,15 +46,21 @@ class Recording:
 LATCHED_RECORD = qos(durability=QosDurability.TRANSIENT_LOCAL)
 
 
-def record_drive(path, make, sets=5, storage=StoragePlugin.MCAP, broken=(), absent=(), topics=None):
+def record_drive(path, make, sets=5, storage=StoragePlugin.MCAP, broken=(), absent=(), topics=None, static_qos=None):
     """Three cameras at 10 Hz, 5 ms apart, calibration, TF that reaches past each image only afterwards.
 
     broken, absent: (set, camera) whose image is damaged or not there; topics: camera -> its topics of images and
-    calibration, where they are not the usual ones.
+    calibration, where they are not the usual ones; static_qos: of /tf_static, latched unless it is given.
     """
     bag = Recording(path, storage)
     static = TFMessage(transforms=[make.transform("base_link", camera, make.FORWARD) for camera in make.CAMERAS])
-    bag.add("/tf_static", "tf2_msgs/msg/TFMessage", make.START_NS, static, LATCHED_RECORD)
+    bag.add(
+        "/tf_static",
+        "tf2_msgs/msg/TFMessage",
+        make.START_NS,
+        static,
+        LATCHED_RECORD if static_qos is None else static_qos,
+    )
     for k in range(sets):
         for i, camera in enumerate(make.CAMERAS):
             ns = make.START_NS + (100 * k + 5 * i) * MS

@@ -2,7 +2,11 @@
 """tools/carve_labels.py on a small synthetic drive: what it writes, what it goes on with, what it refuses."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,6 +26,7 @@ from gaussianocc_core.metrics.occupancy import OccupancyScores
 from gaussianocc_core.synthetic import default_rig
 from gaussianocc_core.training.config import TrainConfig
 
+ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = default_checkpoint().parent / "tiny_matching.safetensors"
 SETS = 13  # 3 keyframes half a second apart, and what lies between
 
@@ -102,6 +107,25 @@ def test_the_same_command_does_nothing_again_and_goes_on_with_what_is_missing(wo
         time for path, time in zip(files, times, strict=True) if path not in lost
     ]
     assert json.loads((output / "carved.json").read_text())["scenes"]["synthetic-0002"]["labelled"] == SETS
+
+
+def test_two_jobs_at_once_make_what_one_makes(world, carved, tmp_path, capfd):
+    command = [sys.executable, str(ROOT / "tools" / "carve_labels.py"), str(world), "--checkpoint", str(WEIGHTS)]
+    command += ["--output", str(tmp_path / "labels"), "--shard"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    jobs = [subprocess.Popen([*command, share], env=environment) for share in ("1/2", "2/2")]
+    assert [job.wait(timeout=500) for job in jobs] == [0, 0]
+    assert contents(tmp_path / "labels").keys() == contents(carved).keys()
+    for path in contents(carved):  # another number of threads rounds otherwise, and a voxel in doubt may fall
+        ours, theirs = (load_occupancy(each / path).semantics for each in (tmp_path / "labels", carved))
+        assert (ours == theirs).mean() > 0.9999
+    ours, theirs = (json.loads((each / "carved.json").read_text()) for each in (tmp_path / "labels", carved))
+    assert list(ours["scenes"]) == list(theirs["scenes"]) and ours.keys() == theirs.keys()
+    capfd.readouterr()
+    assert carve(world, tmp_path / "labels") == 0  # the same command without shares finds all done
+    assert capfd.readouterr().out == ""
+    assert carve(world, tmp_path / "labels", "--shard", "1/2", "--overwrite") == 2
+    assert "remove the folder first" in capfd.readouterr().err
 
 
 def test_labels_of_other_settings_are_refused_and_replaced_on_demand(world, carved, tmp_path, capfd):

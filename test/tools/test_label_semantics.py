@@ -3,7 +3,10 @@
 
 import importlib.util
 import json
+import resource
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -18,8 +21,9 @@ from gaussianocc_core.data.bag import label_path, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.data.sources import DataConfig, open_entries
-from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.errors import CheckpointError, ConfigError
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, IGNORE, occ3d_to_generator
+from gaussianocc_core.onboarding import labelling
 from gaussianocc_core.onboarding.labelling import guess_class_map, load_class_map, shipped_class_maps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +106,34 @@ def expected(transformers, folder, image, confidence, table):
         evidence = probs[torch.from_numpy(table == i)].sum(dim=0).numpy()
         labels = np.where((labels == i) & (evidence < confidence), IGNORE, labels)
     return labels
+
+
+@pytest.mark.parametrize(
+    "file, changes, match",
+    [
+        ("config.json", {"hidden_sizes": [8, 200_000_000]}, r"asks for \d{9,} weights, its \*.safetensors have"),
+        ("config.json", {"decoder_hidden_size": 2_000_000_000}, r"asks for \d{9,} weights|overflowed"),
+        ("config.json", {"depths": [1, 300_000]}, "asks for 300001 layers; at most 1000"),
+        ("config.json", {"id2label": {str(i): "x" for i in range(100_000)}}, "bytes, at most 1048576 are read"),
+        (
+            "preprocessor_config.json",
+            {"size": {"height": 100_000, "width": 100_000}},
+            "holds 100000; images",
+        ),
+        ("config.json", None, "Expecting value"),
+    ],
+)
+def test_a_model_that_asks_for_more_than_it_holds_is_refused_before_it_is_built(
+    model_folder, tmp_path, file, changes, match
+):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    path = folder / file
+    path.write_text("" if changes is None else json.dumps({**json.loads(path.read_text()), **changes}))
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(CheckpointError, match=match) as caught:
+        labelling._load_model(folder, torch.device("cpu"))
+    assert "\n" not in str(caught.value) and time.process_time() - began < 5.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.5])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rosbags.rosbag2 import Reader
 from support.nuscenes_fixtures import MadeUpDatabase, read_table, token
+from support.stalled import write_stalling_tool
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "nuscenes_to_rosbag.py"
 
@@ -95,6 +96,19 @@ def test_a_split_is_a_list_of_scenes(tool, tmp_path):
     assert [path.name for path in (tmp_path / "bags").iterdir()] == ["scene-0002"]
 
 
+def test_shares_of_a_job_array_are_all_of_the_scenes_each_once(tool, tmp_path):
+    said = []
+    for share in ("1/3", "2/3", "3/3"):
+        status, out, err = tool("--output", tmp_path, "--shard", share)
+        assert status == 0 and f"share {share[0]} of 3: " in err
+        said.append(out)
+    assert "scene-0001: " in said[0] and "scene-0002: " in said[1] and said[2] == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scene-0001", "scene-0002"]
+    for wrong in ("0/2", "3/2", "2", "a/b", "1/0"):
+        status, _, err = tool("--output", tmp_path, "--shard", wrong)
+        assert status == 2 and "expected K/N with K from 1 to N" in err
+
+
 def test_bags_are_verified_and_a_table_is_printed(tool, tmp_path):
     assert tool("--output", tmp_path, "--no-sweeps")[0] == 0
     status, out, err = tool("--output", tmp_path, "--verify")
@@ -112,14 +126,14 @@ def test_bags_are_verified_and_a_table_is_printed(tool, tmp_path):
 def test_an_interrupt_leaves_complete_bags_and_nothing_else(spawn, tmp_path, by, jobs):
     scenes = ("scene-0001", "scene-0002", "scene-0003")
     root = MadeUpDatabase(scenes=scenes, keyframes=1, frames_per_keyframe=2, points=10).write(tmp_path / "db")
-    for scene in scenes[1:]:  # reading a pipe that nobody fills takes forever: an interrupt always comes in time
+    slow = []
+    for scene in scenes[1:]:  # an interrupt always comes in time
         camera = token(scene, "CAM_BACK")
         rows = [row for row in read_table(root, "sample_data") if row["calibrated_sensor_token"] == camera]
-        path = root / max(rows, key=lambda row: row["timestamp"])["filename"]
-        path.unlink()
-        os.mkfifo(path)
+        slow.append(Path(max(rows, key=lambda row: row["timestamp"])["filename"]).name)
+    program = write_stalling_tool(tmp_path / "tool.py", TOOL, slow)
     output = tmp_path / "bags"
-    process = spawn(TOOL, "--dataroot", root, "--output", output, "--scene", *scenes, "--jobs", jobs)
+    process = spawn(program, "--dataroot", root, "--output", output, "--scene", *scenes, "--jobs", jobs)
     process.wait_for("play it", timeout=180)  # the first is complete
     deadline = time.monotonic() + 120
     while len(list(output.glob(".scene-*"))) < jobs and time.monotonic() < deadline:

@@ -167,6 +167,20 @@ def test_a_lost_message_shows_in_the_counts(recording, tmp_path):
     assert "is missing" in found["source"]
 
 
+def test_a_database_whose_rows_are_programs_is_refused(recording, tmp_path):
+    """Each of its messages would have 900 MB, which stand nowhere."""
+    written = write_recording(recording, tmp_path / SCENE, storage="sqlite3")
+    with sqlite3.connect(written.path / f"{SCENE}.db3") as database:
+        database.execute("ALTER TABLE messages RENAME TO kept")
+        database.execute(
+            "CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, "
+            "data BLOB GENERATED ALWAYS AS (zeroblob(900000000)))"
+        )
+        database.execute("INSERT INTO messages(id, topic_id, timestamp) SELECT id, topic_id, timestamp FROM kept")
+    found = check(written.path, recording)
+    assert dict(reversed(found.faults))["counts"].startswith("cannot be read to its end") and found.messages == 0
+
+
 def test_a_log_time_apart_from_the_stamp_shows_in_the_order(recording, tmp_path):
     written = write_recording(recording, tmp_path / SCENE, storage="sqlite3")
     with sqlite3.connect(written.path / f"{SCENE}.db3") as database:

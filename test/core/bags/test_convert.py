@@ -9,6 +9,7 @@ import time
 import pytest
 from rosbags.rosbag2 import Reader
 from support.nuscenes_fixtures import MadeUpDatabase, read_table, write_table
+from support.stalled import Stalled
 
 from gaussianocc_core.bags.convert import Finished, Recording, convert_all, describe, verify_all, write_recording
 from gaussianocc_core.bags.writer import BagReport
@@ -92,16 +93,13 @@ def test_a_scene_whose_tables_are_broken_does_not_stop_the_others(root, tmp_path
 
 @pytest.mark.medium
 def test_what_a_killed_process_left_is_removed(root, tmp_path):
-    path = next(path for path in (root / "sweeps" / "CAM_BACK").iterdir())
-    path.unlink()
-    os.mkfifo(path)  # whoever reads it waits
-    output, killed = tmp_path / "out", []
+    source, output, killed = NuScenesSource(root), tmp_path / "out", []
 
     def kill_who_waits():
         deadline, seen, since = time.monotonic() + 180, [], 0.0
         while not killed and time.monotonic() < deadline:
             # A bag is there a moment before its process says so: only when nothing changed for a second does the one
-            # wait at the pipe and the other for work.
+            # wait and the other for work.
             state = sorted(each.name for each in output.glob("*scene-*")) if output.is_dir() else []
             if state != seen:
                 seen, since = state, time.monotonic()
@@ -113,7 +111,12 @@ def test_what_a_killed_process_left_is_removed(root, tmp_path):
             time.sleep(0.05)
 
     threading.Thread(target=kill_who_waits, daemon=True).start()
-    outcomes = convert(NuScenesSource(root), output, jobs=2)
+
+    def open_recording(scene):
+        recording = source.recording(scene)
+        return Stalled(recording) if scene == "scene-0002" else recording
+
+    outcomes = {each.name: each for each in convert_all(SCENES, open_recording, output, jobs=2)}
     (failed,) = [outcome for outcome in outcomes.values() if outcome.error]
     assert "ended with signal 9" in failed.error
     assert names(output) == [scene for scene in SCENES if scene != failed.name]

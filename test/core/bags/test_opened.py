@@ -2,9 +2,13 @@
 """Recordings as recorders, crashes and people leave them: what is in the files is read, and what is not is said."""
 
 import copy
+import os
 import shutil
 import sqlite3
 import struct
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,8 @@ from gaussianocc_core.bags.reader import MessageReader
 from gaussianocc_core.data.bag import BagSource, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.errors import BagError
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def split(robot: RobotBag, folder: Path, parts: int, storage: str = "mcap") -> tuple[list[Path], list[dict]]:
@@ -262,6 +268,26 @@ def test_a_compressed_file_is_read_with_and_without_metadata(tmp_path, storage):
     assert len(BagSource(open_index(path)).entries()[2].load().images) == 2
     (path / "metadata.yaml").unlink()
     assert count(open_index(*find_bags(path))) == 5
+
+
+def test_what_was_unpacked_by_a_process_that_was_killed_is_removed_by_the_next(tmp_path, monkeypatch):
+    path = RobotBag().write(tmp_path / "bag")
+    file = path / "bag.mcap"
+    (path / "bag.mcap.zstd").write_bytes(zstd.compress(file.read_bytes()))
+    file.unlink()
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    code = "import os, sys, signal, pathlib; from gaussianocc_core.bags.opened import open_bag\n"
+    code += "bag = open_bag(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
+    found = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, env={**os.environ, "TMPDIR": str(place)})
+    assert found.returncode == -9
+    (left,) = place.iterdir()
+    assert next(left.iterdir()).stat().st_size
+    bag = open_bag(path)
+    assert len(list(place.iterdir())) == 1 and not left.exists()
+    bag.close()
+    assert not list(place.iterdir())
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])

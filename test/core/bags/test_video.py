@@ -4,6 +4,7 @@
 import random
 import re
 import shutil
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -423,6 +424,53 @@ def test_splits_of_a_recording_go_on(tmp_path):
     assert difference(decode_image(MessageReader(folder).read([topic[8]])[0]), bag.picture(8, 0)) < LOSS
     alone = open_index(folder / "drive_1.mcap")
     assert len(alone.topics[bag.topic("front")]) == bag.frames - 10
+
+
+def sliced_h265(count, slices, size=(256, 192)):
+    """Frames, and their packets of so many slices; a keyframe every 12."""
+    encoder = av.CodecContext.create("libx265", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = *size, "yuv420p", Fraction(1, 30)
+    settings = f"slices={slices}:keyint=12:min-keyint=12:scenecut=0:annexb=1:repeat-headers=1:log-level=none"
+    encoder.options = {
+        "preset": "ultrafast", "tune": "zerolatency", "x265-params": f"{settings}:ctu=16:min-cu-size=8"
+    }  # fmt: skip
+    frames = [scene(n, size) for n in range(count)]
+    packets = []
+    for n, pixels in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+        frame.pts = n
+        packets += [bytes(each) for each in encoder.encode(frame)]
+    return frames, packets + [bytes(each) for each in encoder.encode(None)]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_a_packet_of_h265_without_one_of_its_slices_ends_the_pictures_up_to_the_next_keyframe(lost):
+    """The decoder itself would show what was there before, without a word, and go on from that."""
+    frames, packets = sliced_h265(30, 4)
+    starts = [match.start() for match in re.finditer(b"\0\0\1", packets[17])]
+    assert len(starts) == 4
+    ends = [*starts[1:], len(packets[17])]
+    packets[17] = b"".join(packets[17][a:b] for i, (a, b) in enumerate(zip(starts, ends, strict=True)) if i != lost)
+    contents = [
+        packet(FOXGLOVE_TYPE, n, "c", Coded(n, data, n % 12 == 0), (256, 192), "h265") for n, data in enumerate(packets)
+    ]
+    found = decode_all(enumerate(contents))
+    assert len(found) == 30
+    whole = [n for n, each in found.items() if not isinstance(each, str)]
+    assert whole == [*range(17), *range(24, 30)]
+    assert all(difference(found[n].rgb()[0], frames[n]) < LOSS for n in whole)
+    assert found[17] == "a part of its packet is missing: it has 3 slices, those before it 4"
+    assert found[18] == "a part of a packet before it is missing, and no keyframe has come since"
+
+
+def test_pictures_of_h265_may_have_other_numbers_of_slices():
+    """Of an encoder that cuts by size nothing can be missed."""
+    reader = HeaderReader("hevc")
+    _, packets = sliced_h265(12, 4)
+    starts = [match.start() for match in re.finditer(b"\0\0\1", packets[5])]
+    for n in range(1, 40):
+        unit = reader.read(packets[5][: starts[n % 3 + 1]])
+        assert (unit.slices, unit.expected) == (n % 3 + 1, 0)
 
 
 def test_a_packet_of_h264_without_one_of_its_slices_ends_the_pictures_up_to_the_next_keyframe():

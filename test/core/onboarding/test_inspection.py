@@ -69,7 +69,14 @@ def test_rates_gaps_and_synchronisation_are_those_of_the_recording(tmp_path):
     (overlap,) = found.overlaps
     assert overlap.names == ("front", "left") and 0.1 < overlap.share < 0.6
     text = describe(found)
-    for fact in ("17 sets of 20 images of front (85.0 %)", "missing: left 3 times", "1 gaps, the longest 0.40 s"):
+    assert found.unlatched == ("/tf_static",)  # this bag was written without any QoS
+    for fact in (
+        "17 sets of 20 images of front (85.0 %)",
+        "it is the anchor",
+        "replay: /tf_static was stored without",
+        "missing: left 3 times",
+        "1 gaps, the longest 0.40 s",
+    ):
         assert fact in text
 
 

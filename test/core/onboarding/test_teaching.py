@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings that cannot teach are refused, with what is missing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from support.robot_bags import RobotBag, picture
 from support.synthetic_bags import run_tool
 
+from gaussianocc_core.checkpoint import find_weights
 from gaussianocc_core.data.bag import open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
+from gaussianocc_core.data.sources import DataConfig, open_entries
+from gaussianocc_core.errors import BagError
+from gaussianocc_core.evaluation import evaluate
+from gaussianocc_core.evaluation.sources import open_source
 from gaussianocc_core.geometry import transforms
+from gaussianocc_core.mapping.entries import Recordings
 from gaussianocc_core.onboarding.inspection import inspect
 from gaussianocc_core.onboarding.teaching import find_obstacles
+from gaussianocc_core.report import main as write_report
 
 
 class Resting(RobotBag):
@@ -74,3 +83,31 @@ def test_two_rigs_in_a_folder_are_not_one(tmp_path, capsys):
     assert run_tool("inspect_bag.py", tmp_path / "all", *options) == 1
     assert "cannot teach: recordings of several rigs" in capsys.readouterr().out
     assert not (tmp_path / "mine.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("use", "way_out"),
+    [
+        (lambda path: open_entries(DataConfig(bag=BagConfig(path))), "data.bag.cameras"),
+        (lambda path: Recordings(Path(path)).choose(None), "name the cameras of one"),
+        (lambda path: evaluate(find_weights("tiny_matching"), open_source(bag=path)), "--scene"),
+        (lambda path: write_report([path, "tiny", "--output", f"{path}_report"]), "--scene"),
+    ],
+    ids=["training", "carving", "evaluation", "report"],
+)
+def test_two_rigs_are_refused_wherever_recordings_are_used_together(tmp_path, capsys, use, way_out):
+    RobotBag(frames=5).write(tmp_path / "all" / "monday")
+    RobotBag(frames=5, cameras={"rear": 180.0, "left": 150.0}).write(tmp_path / "all" / "tuesday")
+    try:
+        assert use(str(tmp_path / "all")) == 2
+        said = capsys.readouterr().err
+    except BagError as error:
+        said = str(error)
+    assert "several rigs lie in one folder (monday has front, left; tuesday has" in said and way_out in said
+
+
+def test_the_recordings_of_one_rig_are_used(tmp_path):
+    RobotBag(frames=50).write(tmp_path / "all" / "monday")
+    RobotBag(frames=50, cameras={"rear": 180.0, "left": 150.0}).write(tmp_path / "all" / "tuesday")
+    entries = open_entries(DataConfig(bag=BagConfig(str(tmp_path / "all")), scenes=("tuesday",)))
+    assert {entry.scene for entry in entries} == {"tuesday"}

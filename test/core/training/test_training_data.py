@@ -21,13 +21,13 @@ from gaussianocc_core.models.lifting import lift_features, plan_lift
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.loader import (
     ColorJitter,
-    EpochSampler,
     TrainingSet,
     collate,
     jitter_colors,
     load_batches,
     mirror,
 )
+from gaussianocc_core.training.sampling import EpochSampler
 from gaussianocc_core.types import Lattice
 
 SCENE = "scene-0001"
@@ -230,27 +230,6 @@ def test_each_color_change_does_what_its_name_says():
 
 
 # ---- order and loading ---------------------------------------------------------------------------------------------
-
-
-def test_two_processes_see_what_one_sees_with_accumulation():
-    one = iter(EpochSampler(9, seed=3, accumulation=2))
-    two = [iter(EpochSampler(9, seed=3, rank=rank, processes=2)) for rank in range(2)]
-    for _ in range(12):
-        assert [next(one), next(one)] == [next(two[0]), next(two[1])]
-
-
-def test_an_epoch_holds_every_sample_once_and_a_resumed_run_goes_on_where_it_was():
-    sampler = EpochSampler(6, seed=1, batch_size=2)
-    keys = [key for _, batch in zip(range(6), sampler, strict=False) for key in batch]
-    for epoch in (0, 1):
-        assert sorted(index for e, index in keys if e == epoch) == list(range(6))
-    assert [i for _, i in keys[:6]] != [i for _, i in keys[6:]]
-    resumed = iter(EpochSampler(6, seed=1, batch_size=2, first_step=4))
-    assert next(resumed) == keys[8:10]
-
-
-def test_fewer_samples_than_a_step_needs_are_repeated():
-    assert [index for _, index in next(iter(EpochSampler(1, seed=0, batch_size=3)))] == [0, 0, 0]
 
 
 @pytest.mark.medium

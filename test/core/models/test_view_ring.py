@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from gaussianocc_core.geometry.cameras import resize, view_rotation
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.models import view_ring
+from gaussianocc_core.models.common_turn import CommonTurnSettings
 from gaussianocc_core.models.matching import MatchingConfig, Pairs, plane_inv_depths
 from gaussianocc_core.models.motion_refinement import RefinementSettings
 from gaussianocc_core.models.view_ring import (
@@ -29,7 +30,7 @@ from gaussianocc_core.types import Cameras
 
 SIZE = (96, 64)
 INV_DEPTHS = plane_inv_depths(MatchingConfig(), 200.0)
-UNREFINED = RingSettings(refinement=RefinementSettings(yaw=0.0))
+UNREFINED = RingSettings(turns=CommonTurnSettings(refinement=RefinementSettings(yaw=0.0)))
 
 
 def rig(*yaws: float, baseline: float = 0.4, names: tuple[str, ...] = ()) -> Cameras:

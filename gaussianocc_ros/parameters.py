@@ -17,6 +17,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from gaussianocc_core.backends.device import DEVICES, is_device
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.names import check_names
@@ -46,7 +47,7 @@ class NodeParameters(SyncParameters):
         range=(0.0, 0.999),
         dynamic=True,
     )
-    device: str = parameter("auto", "auto, cpu, cuda or cuda:N.")
+    device: str = parameter("auto", f"{DEVICES}; see deploy.md. auto: what runs the networks fastest.")
     image_queue_size: int = parameter(5, "Images that DDS keeps per camera.", range=(1, 100))
     max_image_pixels: int = parameter(
         MAX_IMAGE_PIXELS, "Images that claim more pixels are dropped.", range=(1, 1 << 30)
@@ -204,8 +205,10 @@ class NodeParameters(SyncParameters):
             parse_values([each for each in self.mask_values if each])
         except ValueError as error:
             raise ConfigError(f"parameter mask_values: {error}") from None
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(f"parameter device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
+        if not is_device(self.device):
+            raise ConfigError(
+                f"parameter device: expected {DEVICES}, got {self.device!r}; a precision may follow as in openvino:bf16"
+            )
 
     @property
     def traversability(self) -> Traversability:

@@ -22,7 +22,7 @@ FLOORS = (
     ("losses", "rendering", "bags"),
     ("metrics", "fusion", "navigation", "viz"),
     ("models",),
-    ("checkpoint",),
+    ("checkpoint", "backends"),
     ("preprocess", "data"),
     ("predictor", "synthetic", "mapping"),
     ("training", "reference"),

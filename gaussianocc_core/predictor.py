@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gaussianocc_core.backends.backend import Backend, fastest, open_backend
 from gaussianocc_core.backends.device import parse_device
+from gaussianocc_core.backends.folder import ExportFolder, is_export, read_folder
 from gaussianocc_core.checkpoint import Provenance, load_model
 from gaussianocc_core.errors import CheckpointError, PredictionError
 from gaussianocc_core.finite import check_finite
@@ -151,6 +152,7 @@ class OccupancyPredictor:
         self._masks: dict[str, np.ndarray] = {}
         self.ring = self._new_ring()  # of a model that matches
         self._chosen = chosen
+        self._folder: ExportFolder | None = None
         self._backend: Backend | None = None  # with the first set, whose cameras are counted
         self._motion_of = ""  # what T_world_ego of the newest set in the ring came from
 
@@ -158,13 +160,16 @@ class OccupancyPredictor:
     def from_checkpoint(
         cls, path: str | Path, device: str = "auto", caution: float | None = None
     ) -> OccupancyPredictor:
-        """A predictor with the weights, architecture, grid and classes of a model file.
+        """A predictor with the weights, architecture, grid and classes of a model file, or of a folder of exported
+        networks (tools/export_model.py): a device with another runtime than torch runs these then.
 
         caution: see the property; None: as the file says. CheckpointError where it cannot be read, or fails its
         self-test: weights that cannot be right.
         """
-        loaded = load_model(path)
+        folder = read_folder(path) if is_export(path) else None
+        loaded = load_model(path if folder is None else folder.model)
         predictor = cls(loaded.model, loaded.config, loaded.provenance, device, caution)
+        predictor._folder = folder
         try:
             self_test(predictor.model, loaded.config.image_width, loaded.config.image_height, predictor.trained)
         except PredictionError as error:
@@ -193,13 +198,17 @@ class OccupancyPredictor:
         BackendError where it cannot be had. Exporting and compiling takes seconds the first time.
         """
         if self._backend is None:
-            self._backend = open_backend(self._chosen, self.model, self.config, cameras)
+            self._backend = open_backend(self._chosen, self.model, self.config, cameras, self._folder)
         return self._backend
 
     def take_fastest(self, cameras: int) -> str:
         """Measures what runs the networks fastest here, takes that from now on, and says so in a line for logs."""
-        self._backend, said = fastest(self.model, self.config, self.device, cameras)
+        self._backend, said = fastest(self.model, self.config, self.device, cameras, self._folder)
         return said
+
+    def use_backend(self, backend: Backend) -> None:
+        """From now on it runs the networks."""
+        self._backend = backend
 
     @property
     def backend_name(self) -> str:

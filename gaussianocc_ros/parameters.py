@@ -18,6 +18,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from gaussianocc_core.backends.device import DEVICES, is_device
+from gaussianocc_core.backends.folder import is_export
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.names import check_names
@@ -194,7 +195,7 @@ class NodeParameters(SyncParameters):
             raise ConfigError(f"parameter mask_dir: no folder {self.mask_dir!r}; empty means no masks")
         if self.map_dir and not Path(self.map_dir).is_dir():
             raise ConfigError(f"parameter map_dir: no folder {self.map_dir!r}; make it, or leave it empty")
-        if self.checkpoint and not Path(self.checkpoint).is_file():
+        if self.checkpoint and not (Path(self.checkpoint).is_file() or is_export(self.checkpoint)):
             raise ConfigError(f"parameter checkpoint: no file {self.checkpoint!r}; empty means the shipped model")
         if not self.obstacle_low < self.obstacle_high:
             raise ConfigError(

@@ -13,17 +13,19 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gaussianocc_core.backends.cache import cache_folder, entry_name, versions, weights_hash
+from gaussianocc_core.backends.cache import cache_folder, code_hash, entry_name, versions, weights_hash
 from gaussianocc_core.backends.device import FP32, ONNX, ONNX_CUDA, OPENVINO, TENSORRT, Device
 from gaussianocc_core.backends.engines import Engine, make_engine, missing
+from gaussianocc_core.backends.folder import ExportFolder
 from gaussianocc_core.backends.networks import DECODE, LOOK, NETWORKS, SEE, Network, networks_of
 from gaussianocc_core.backends.onnx_export import OPSET, write_onnx
 from gaussianocc_core.errors import BackendError
@@ -39,6 +41,8 @@ from gaussianocc_core.models.matching_net import MatchingHead, sweep_features
 from gaussianocc_core.types import OccupancyField
 
 _log = logging.getLogger(__name__)
+
+MakeEngines = Callable[[Mapping[str, Network], int], dict[str, Engine]]
 
 _TRIALS = 5  # of each runtime, when the fastest is sought
 # By how much a runtime may differ from torch, mean over a network's output, in standard deviations of that: bfloat16
@@ -86,33 +90,24 @@ class ExportedBackend:
     results are dropped; for more the engines are made anew.
     """
 
-    def __init__(self, model: GaussianOcc, config: ModelConfig, device: Device, cameras: int) -> None:
-        self._model, self._config, self._device = model, config, device.torch
-        self._runtime, self._precision = device.runtime, device.precision or FP32
-        self.name = f"{self._runtime} in {self._precision}"
-        self._hash = weights_hash(model, config)
+    def __init__(
+        self,
+        name: str,
+        model: GaussianOcc,
+        config: ModelConfig,
+        device: torch.device,
+        cameras: int,
+        engines: MakeEngines,
+    ) -> None:
+        """name: for logs; device: of the tensors; engines: makes those of the networks for a number of cameras."""
+        self.name = name
+        self._model, self._config, self.device, self._make_engines = model, config, device, engines
         self._prepare(cameras)
 
     def _prepare(self, cameras: int) -> None:
-        self.cameras = cameras
         self.networks = networks_of(self._model, self._config, cameras)
-        facts = {"weights": self._hash, "cameras": cameras}
-        root = cache_folder()
-        exported = root / "onnx" / entry_name({**facts, "opset": OPSET, **versions("torch", "onnx")})
-        compiled = root / self._runtime / entry_name(
-            {**facts, "precision": self._precision, "threads": torch.get_num_threads(), **versions("openvino"),
-             **versions("onnxruntime"), **versions("onnxruntime-gpu"), **versions("tensorrt")}
-        )  # fmt: skip
-        compiled.mkdir(parents=True, exist_ok=True)
-        self._engines = {
-            name: self._engine(network, exported / f"{name}.onnx", compiled) for name, network in self.networks.items()
-        }
-
-    def _engine(self, network: Network, path: Path, compiled: Path) -> Engine:
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_onnx(path, network, {})
-        return make_engine(self._runtime, path, network, self._precision, compiled, self._device)
+        self._engines = self._make_engines(self.networks, cameras)
+        self.cameras = cameras
 
     def run(self, network: str, *inputs: Tensor) -> tuple[Tensor, ...]:
         """One network, on inputs of its sizes."""
@@ -123,7 +118,7 @@ class ExportedBackend:
         if count > self.cameras:
             _log.info("%s: engines for %d cameras in place of %d", self.name, count, self.cameras)
             self._prepare(count)
-        found = self.run(LOOK, self._fill_up(torch.from_numpy(pixels).to(self._device)))
+        found = self.run(LOOK, self._fill_up(torch.from_numpy(pixels).to(self.device)))
         features = found[1][:count].permute(0, 3, 1, 2) if len(found) > 1 else None
         return Look(found[0][:count], features)
 
@@ -162,7 +157,7 @@ class ExportedBackend:
     def _lift(
         self, maps: Tensor, inv_depth: Tensor | None, log_error: Tensor | None, plan: LiftPlan
     ) -> Float[Tensor, "X Y Z C2"]:
-        if self._device.type == "cpu":
+        if self.device.type == "cpu":
             from gaussianocc_core.models.lift_cpu import can_fill, filler_of  # here: it imports Numba
 
             if can_fill(plan, maps):
@@ -176,14 +171,74 @@ class ExportedBackend:
         return values if not short else torch.cat([values, values.new_zeros(short, *values.shape[1:])])
 
 
-def open_backend(device: Device, model: GaussianOcc, config: ModelConfig, cameras: int) -> Backend:
-    """What the device says; cameras: as many as will be given as a rule. The model is in eval mode, on the device."""
+def open_backend(
+    device: Device, model: GaussianOcc, config: ModelConfig, cameras: int, folder: ExportFolder | None = None
+) -> Backend:
+    """What the device says; cameras: as many as will be given as a rule; folder: of networks that were exported, else
+    they are exported to the cache. The model is in eval mode, on the device."""
     if not device.runtime:
         return TorchBackend(model, device.torch)
-    return ExportedBackend(model, config, device, cameras)
+    if problem := missing(device.runtime):
+        raise BackendError(problem)
+    engines = _cached_engines(device, model, config) if folder is None else _engines_of(device, folder)
+    count = cameras if folder is None else folder.cameras
+    name = f"{device.runtime} in {device.precision or FP32}"
+    if folder is not None:
+        name += f", exported in {folder.precision}"
+    return ExportedBackend(name, model, config, device.torch, count, engines)
 
 
-def fastest(model: GaussianOcc, config: ModelConfig, device: torch.device, cameras: int) -> tuple[Backend, str]:
+def _cached_engines(device: Device, model: GaussianOcc, config: ModelConfig) -> MakeEngines:
+    """Of networks that are exported to the cache, unless they are there."""
+    weights = weights_hash(model, config)
+
+    def make(networks: Mapping[str, Network], cameras: int) -> dict[str, Engine]:
+        root, facts = cache_folder(), {"weights": weights, "cameras": cameras, "code": code_hash()}
+        exported = root / "onnx" / entry_name({**facts, "opset": OPSET, **versions("torch", "onnx")})
+        compiled = _compiled_folder(device, facts)
+        found = {}
+        for name, network in networks.items():
+            path = exported / f"{name}.onnx"
+            fresh = not path.is_file()
+            if fresh:
+                write_onnx(path, network, {})
+            try:
+                found[name] = make_engine(device, path, network, compiled)
+            except BackendError:
+                if fresh:
+                    raise
+                write_onnx(path, network, {})  # it may have been damaged
+                found[name] = make_engine(device, path, network, compiled)
+        return found
+
+    return make
+
+
+def _engines_of(device: Device, folder: ExportFolder) -> MakeEngines:
+    def make(networks: Mapping[str, Network], cameras: int) -> dict[str, Engine]:
+        if cameras != folder.cameras:
+            raise BackendError(
+                f"{folder.path}: exported for {folder.cameras} cameras, there are {cameras}; export with --cameras "
+                f"{cameras}"
+            )
+        compiled = _compiled_folder(device, {"files": dict(folder.hashes)})
+        return {name: make_engine(device, folder.file(name), network, compiled) for name, network in networks.items()}
+
+    return make
+
+
+def _compiled_folder(device: Device, facts: Mapping[str, Any]) -> Path:
+    """For what the runtime compiles."""
+    packages = versions("openvino", "onnxruntime", "onnxruntime-gpu", "tensorrt")
+    facts = {**facts, "precision": device.precision or FP32, "threads": torch.get_num_threads(), **packages}
+    folder = cache_folder() / device.runtime / entry_name(facts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def fastest(
+    model: GaussianOcc, config: ModelConfig, device: torch.device, cameras: int, folder: ExportFolder | None = None
+) -> tuple[Backend, str]:
     """The backend that runs the networks in the least time here, of torch and those whose packages are installed, and
     a line for logs. What a runtime says must be what torch says, or it is left out."""
     backends: list[Backend] = [TorchBackend(model, device)]
@@ -194,10 +249,10 @@ def fastest(model: GaussianOcc, config: ModelConfig, device: torch.device, camer
             _log.info("not tried: %s", problem)
             continue
         try:
-            backends.append(ExportedBackend(model, config, Device(device, runtime), cameras))
+            backends.append(open_backend(Device(device, runtime), model, config, cameras, folder))
         except BackendError as error:
             said.append(f"{runtime} cannot be used ({error})")
-    networks = networks_of(model, config, cameras)
+    networks = networks_of(model, config, cameras if folder is None else folder.cameras)
     inputs = {name: tuple(each.to(device) for each in network.examples()) for name, network in networks.items()}
     expected = {name: _run_torch(networks[name], inputs[name]) for name in NETWORKS}
     times: dict[str, float] = {}

@@ -14,6 +14,7 @@ import platform
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,15 @@ def weights_hash(model: nn.Module, config: ModelConfig) -> str:
     return digest.hexdigest()
 
 
+@cache
+def code_hash() -> str:
+    """Of the sources that networks are exported from: whoever edits them gets new exports."""
+    digest, package = hashlib.sha256(), Path(__file__).resolve().parents[1]
+    for path in sorted([*(package / "models").glob("*.py"), package / "backends" / "networks.py"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def entry_name(facts: Mapping[str, Any]) -> str:
     """Of what an entry follows from."""
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:24]
@@ -91,4 +101,4 @@ def _processor() -> str:
     return platform.processor()
 
 
-__all__ = ["VARIABLE", "cache_folder", "entry_name", "versions", "weights_hash"]
+__all__ = ["VARIABLE", "cache_folder", "code_hash", "entry_name", "versions", "weights_hash"]

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from gaussianocc_core.backends.device import BF16, FP16, FP32, ONNX, ONNX_CUDA, OPENVINO, TENSORRT
+from gaussianocc_core.backends.device import BF16, FP16, FP32, ONNX, ONNX_CUDA, OPENVINO, TENSORRT, Device
 from gaussianocc_core.backends.networks import Network, Port
 from gaussianocc_core.backends.onnx_export import require
 from gaussianocc_core.errors import BackendError
@@ -29,20 +29,19 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(
-    runtime: str, path: Path, network: Network, precision: str, cache: Path, device: torch.device
-) -> Engine:
-    """BackendError says what is missing here. cache: a folder for what the runtime compiles; device: of the tensors."""
+def make_engine(device: Device, path: Path, network: Network, cache: Path) -> Engine:
+    """Of a device with a runtime; cache: a folder for what that compiles. BackendError says what is missing here."""
+    runtime, precision = device.runtime, device.precision or FP32
     require(PACKAGES[runtime], f"which the device {runtime!r} runs on")
     try:
         if runtime == OPENVINO:
             return _OpenVino(path, network, precision, cache)
-        return _OnnxRuntime(runtime, path, network, precision, cache, device)
+        return _OnnxRuntime(runtime, path, network, precision, cache, device.torch)
     except BackendError:
         raise
     except Exception as error:  # the runtimes raise kinds of their own
         reason = reason_of(error)
-        raise BackendError(f"device {runtime!r}: cannot run {path.name}: {reason}; use cpu or auto") from error
+        raise BackendError(f"device {runtime!r}: cannot run {path}: {reason}; use cpu or auto") from error
 
 
 def missing(runtime: str) -> str:

@@ -25,7 +25,7 @@ FLOORS = (
     ("checkpoint", "backends"),
     ("preprocess", "data"),
     ("predictor", "synthetic", "mapping"),
-    ("training", "reference"),
+    ("training", "reference", "deployment"),
     ("evaluation", "onboarding"),
     ("viewer",),
     ("reporting",),

@@ -40,7 +40,9 @@ class NodeParameters(SyncParameters):
     frame_prefix: str = parameter(
         "", "Put before ego_frame, fixed_frame and odometry_frame, such as robot1/. Cameras' frames have their own."
     )
-    checkpoint: str = parameter("", "Path of a .safetensors model, or of a folder of tools/export_model.py. Empty: the shipped one.")
+    checkpoint: str = parameter(
+        "", "Path of a .safetensors model, or of a folder of tools/export_model.py. Empty: the shipped one."
+    )
     caution: float = parameter(
         0.0,
         "Trades missed obstacles against ghosts: the probability that free needs. Higher misses fewer obstacles and "

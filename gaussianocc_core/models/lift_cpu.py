@@ -27,6 +27,7 @@ from gaussianocc_core.models.lifting import (
 from gaussianocc_core.models.sparse_lift import build_matrix
 
 _BLOCK = 1024  # points, as in sparse_lift
+_BLOCKS = 16  # that one call of the kernel takes
 _NONE = np.zeros((0, 0, 0), dtype=np.float32)
 _HALF, _ONE = np.float32(0.5), np.float32(1.0)
 
@@ -100,11 +101,11 @@ class VolumeFiller:
             self._kept = volume = self._new_volume() if self._kept is None else self._kept
         else:
             volume = self._new_volume()
+        count = len(self._blocks) - 1
         tasks = [
-            (volume[s * _BLOCK : (s + 1) * _BLOCK], s * _BLOCK, self._blocks[s], self._blocks[s + 1], *rest)
-            for s in range(len(self._blocks) - 1)
+            (first, min(first + _BLOCKS, count), volume, self._blocks, *rest) for first in range(0, count, _BLOCKS)
         ]
-        for _ in run_in_threads(_fill, tasks):
+        for _ in run_in_threads(_fill_blocks, tasks):
             pass
         return torch.from_numpy(volume).view(*self._shape, -1)
 
@@ -131,6 +132,19 @@ def filler_of(
     if key not in plan.fillers:
         plan.fillers[key] = VolumeFiller(plan, channels, (rows, columns), depth_size, position, surface)
     return plan.fillers[key]
+
+
+@numba.njit(**JIT)
+def _fill_blocks(
+    first, end, volume, blocks, points, corners, weights, right, down, pixels, fine, fine_weights, fine_right,
+    fine_down, inverse, error, depths, share, behind, surface,
+):  # fmt: skip
+    for s in range(first, end):
+        _fill(
+            volume[s * _BLOCK : (s + 1) * _BLOCK], s * _BLOCK, blocks[s], blocks[s + 1], points, corners, weights,
+            right, down, pixels, fine, fine_weights, fine_right, fine_down, inverse, error, depths, share, behind,
+            surface,
+        )  # fmt: skip
 
 
 @numba.njit(**JIT)

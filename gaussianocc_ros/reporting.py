@@ -19,7 +19,7 @@ from gaussianocc_core.data.sets import SetStatistics
 from gaussianocc_core.errors import PredictionError
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.models import view_ring
-from gaussianocc_core.predictor import Prediction
+from gaussianocc_core.predictor import OccupancyPredictor, Prediction
 from gaussianocc_ros.camera_rig import CameraRig
 from gaussianocc_ros.diagnostics import MAX_AGE, CameraStatistics, NodeStatistics, memory_mb
 from gaussianocc_ros.gather import NO_IMAGE, Gathered
@@ -80,12 +80,13 @@ class Reporter:
         node: TidyLifecycleNode,
         parameters: NodeParameters,
         cameras: tuple[str, ...],
-        device: torch.device,
+        predictor: OccupancyPredictor,
         life: LifeSign,
     ) -> None:
         self.statistics = NodeStatistics()
         self.parameters = parameters  # replaced when a dynamic one changes
-        self._node, self._cameras, self._device, self._life = node, cameras, device, life
+        self._node, self._cameras, self._life = node, cameras, life
+        self._device, self._backend = predictor.device, predictor.backend_name
         self._warned: dict[str, float] = {}  # kind -> monotonic time
         self._watch: ImageWatch | None = None  # while it reports
 
@@ -377,7 +378,7 @@ class Reporter:
 
     @property
     def _hardware(self) -> str:
-        return str(self._device)
+        return self._backend
 
     def _values(self) -> dict[str, str]:
         values, sets = self.statistics.summary(), self._sets

@@ -177,6 +177,16 @@ def test_the_fastest_is_measured_and_one_that_says_something_else_is_left_out(mo
     assert predictor.backend_name == "torch on cpu" and "onnx in fp32 is left out: it differs from torch" in said
 
 
+@pytest.mark.parametrize("took, chosen", [(0.90, "torch on cpu"), (0.80, "onnx in fp32")])
+def test_a_runtime_that_is_hardly_faster_is_not_taken(monkeypatch, took, chosen):
+    monkeypatch.setattr(
+        backends, "_time", lambda backend, *_: {"torch on cpu": 1.0, "onnx in fp32": took}.get(backend.name, 2.0)
+    )
+    predictor = outspoken(SURFACE, "auto")
+    predictor.take_fastest(1)
+    assert predictor.backend_name == chosen
+
+
 @pytest.mark.parametrize("config", [MATCHING, SURFACE, HOURGLASS], ids=lambda config: config.name)
 def test_the_volume_is_filled_as_its_parts_say(config):
     predictor, cameras = outspoken(config, "cpu"), ring()

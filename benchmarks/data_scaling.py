@@ -18,7 +18,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +93,16 @@ def row(seconds: float, scenes: tuple[str, ...], options: argparse.Namespace) ->
     work = options.work / f"{seconds:g}s"
     work.mkdir(parents=True, exist_ok=True)
     data = (f"data.dataroot={options.drive}", f"data.scenes=[{', '.join(scenes)}]")
-    began = time.monotonic()
     first = train(work / "stage1", "gsp_tiny_more", *data, "first_stage=tiny_matching", f"steps={options.steps}")
     labels = work / "labels"
     run("tools/carve_labels.py", str(options.drive), "--checkpoint", str(first), "--output", str(labels),
         "--moments", "keyframes", "--scene", *scenes)  # fmt: skip
     second = train(work / "stage2", "gsv_carved", *data, f"first_stage={first}", f"data.occupancy={labels}",
                    f"steps={options.second_steps}")  # fmt: skip
-    minutes = (time.monotonic() - began) / 60
     return {
         "seconds": seconds,
         "scenes": len(scenes),
         **measure(second, options.other, work / "evaluation.json"),
-        "minutes": round(minutes, 1),
     }
 
 

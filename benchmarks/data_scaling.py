@@ -30,11 +30,15 @@ ROOT = Path(__file__).resolve().parents[1]
 KEYFRAMES_HZ = 2.0
 SHIPPED = ROOT / "gaussianocc_core" / "weights" / "tiny.safetensors"
 COLUMNS = {
-    "depth_abs_rel": ("depth", "ways", "*", "mean", "abs_rel"),
+    "depth_head_abs_rel": ("depth", "ways", "depth_head", "mean", "abs_rel"),
+    "rendered_abs_rel": ("depth", "ways", "rendered", "mean", "abs_rel"),
     "iou": ("mask_camera", "model", "iou"),
     "flat_ground_iou": ("mask_camera", "flat_ground", "iou"),
     "off_ground_iou": ("mask_camera", "model", "non_ground_iou"),
     "off_ground_10m": ("by_range", "10", "model", "non_ground_iou"),
+    "missed_10m": ("robot", "truths", "lidar", "model", "0-10", "missed"),
+    "unknown_10m": ("robot", "truths", "lidar", "model", "0-10", "unknown"),
+    "ghosts_10m": ("robot", "truths", "lidar", "model", "0-10", "ghosts"),
 }
 
 
@@ -55,11 +59,11 @@ def run(*arguments: str) -> None:
 def train(output: Path, config: str, *overrides: str) -> Path:
     """The model of a run, which goes on if it was interrupted."""
     model = output / "model.safetensors"
-    if not (output / "measured").is_file():
+    if not (output / "complete").is_file():
         resume = ["--resume"] if (output / "last.pt").is_file() else []
         run("-m", "gaussianocc_core.train", f"config/train/{config}.yaml", f"output={output}", "pictures_every=0",
             *overrides, *resume)  # fmt: skip
-        (output / "measured").touch()
+        (output / "complete").touch()
     return model
 
 
@@ -80,7 +84,7 @@ def measure(model: Path, other: Path, report: Path) -> dict[str, float]:
     for name, keys in COLUMNS.items():
         value: Any = found
         for key in keys:
-            value = next(value[k] for k in value if k != "flat_ground") if key == "*" else value[key]
+            value = value[key]
         figures[name] = round(float(value), 4)
     return figures
 

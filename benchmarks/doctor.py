@@ -7,14 +7,17 @@ RECORDING: a rosbag2. Each is judged as it is, and damaged in 14 ways at several
 of its first camera, or of all. Damage is done to what the intake has read, so that images are decoded again only where
 the damage is to them or to K. "Told right" means that the finding names the camera or the odometry, and the kind;
 "detected" that anything was found; "undecidable, said" that the doctor itself says that such a recording cannot show a
-delay of that size.
+delay or a turn of that size. What shows a delay is in the rows "as it is": by how much 200 ms change the turns of
+odometry, and what turns err by in the images. An interrupted run goes on where it was, at the same commit.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import re
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +29,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from report import write_report
+from report import COMMIT, write_report
 
 from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.data.bag import BagEntry, BagFrame, BagSource
@@ -39,6 +42,7 @@ from gaussianocc_core.onboarding.doctor.rotations import exp_rotation
 from gaussianocc_core.onboarding.doctor.sampling import Moment, Sampled, Shot, sample
 from gaussianocc_core.types import Cameras, Sample
 
+AS_IT_IS = "as it is"  # in place of a kind of damage
 BODY_OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 RESULTS = Path(__file__).resolve().parent / "results" / "doctor.json"
 
@@ -323,9 +327,9 @@ def judge_damage(recording: Recording, damage: Damage) -> dict[str, Any]:
     except CalibrationError as error:
         said, right, findings, others = [f"refused: {error}"], True, (error,), 0
         notes = ()
-    limit = max((_limit_ms(note) for note in notes), default=0.0) if damage.kind == "delay" else 0.0
+    limit = max((_limit(note, damage) for note in notes), default=0.0)
     return {
-        "undecidable_said": not right and limit >= abs(float(damage.size.split()[0])) if limit else False,
+        "undecidable_said": not right and limit > 0 and limit >= abs(float(damage.size.split()[0])),
         "kind": damage.kind,
         "size": damage.size,
         "detected": bool(findings),
@@ -336,12 +340,13 @@ def judge_damage(recording: Recording, damage: Damage) -> dict[str, Any]:
     }
 
 
-def _limit_ms(note: str) -> float:
-    """Better than what a delay cannot be known, as a note says it; 0 where it speaks of something else."""
-    if not note.startswith("delay of odometry: cannot be known"):
-        return 0.0
-    better = re.search(r"better than (\d+) ms", note)
-    return float(better.group(1)) if better else np.inf
+def _limit(note: str, damage: Damage) -> float:
+    """Below which size, in the damage's unit, a note says that it cannot be known; 0: it is about something else."""
+    if damage.kind == "delay" and note.startswith("delay of odometry: cannot be known"):
+        better = re.search(r"better than (\d+) ms", note)
+        return float(better.group(1)) if better else np.inf
+    below = re.match(r"turns of cameras towards .* less than ([\d.]+) degrees", note) if damage.kind == "yaw" else None
+    return float(below.group(1)) if below else 0.0
 
 
 def main() -> None:
@@ -354,36 +359,76 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="recordings at a time")
     arguments = parser.parse_args()
     results: list[dict[str, Any]] = []
-    judge_one = partial(judge_recording, only=arguments.only)
+    parts = arguments.json.with_suffix(".parts")
+    judge_one = partial(judge_recording, only=arguments.only, parts=parts)
     with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for rows in pool.map(judge_one, arguments.recordings):
             results += rows
-            write_report(arguments.json, {"recordings": len(arguments.recordings)}, results)  # each takes minutes
-    print(table(results))
+    write_report(arguments.json, {"recordings": len(arguments.recordings)}, results)
+    shutil.rmtree(parts)
+    text = table(results)
+    arguments.json.with_suffix(".md").write_text(text + "\n")
+    print(text)
 
 
-def judge_recording(path: Path, only: list[str]) -> list[dict[str, Any]]:
+class Part:
+    """Rows of one recording so far, of this commit, one a line."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.jsonl"
+        self.rows: list[dict[str, Any]] = []
+        if self.path.exists():
+            commit, *rows = self.path.read_text().splitlines()
+            self.rows = [json.loads(row) for row in rows] if commit == COMMIT else []
+        if not self.rows:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(COMMIT + "\n")
+
+    def has(self, kind: str, size: str) -> bool:
+        return any((row["kind"], row.get("size", "")) == (kind, size) for row in self.rows)
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def judge_recording(path: Path, only: list[str], parts: Path) -> list[dict[str, Any]]:
     """As it is, and with every damage; prints as it goes."""
     cv2.setNumThreads(1)
     recording = open_recording(path)
     name = recording.source.index.name
-    begin = time.perf_counter()
-    clean = look(recording).diagnosis
-    seconds = recording.seconds + time.perf_counter() - begin
-    alarms = [str(each) for each in clean.findings]
-    row = {"recording": name, "kind": "as it is", "false_alarms": alarms}
-    results = [{**row, "seconds": round(seconds, 1), "notes": list(clean.notes), "verdict": clean.verdict}]
-    print(f"{name}: {clean.verdict}, {seconds:.0f} s, {alarms or 'no false alarm'}", flush=True)
+    part = Part(parts, name)
+    if not part.has(AS_IT_IS, ""):
+        begin = time.perf_counter()
+        clean = look(recording)
+        seconds = recording.seconds + time.perf_counter() - begin
+        part.add({"recording": name, "kind": AS_IT_IS, **_undamaged(clean), "seconds": round(seconds, 1)})
+        print(f"{name}: {part.rows[-1]}", flush=True)
     for damage in damages():
-        if only and damage.kind not in only:
+        if (only and damage.kind not in only) or part.has(damage.kind, damage.size):
             continue
         row = {"recording": name, **judge_damage(recording, damage)}
-        results.append(row)
+        part.add(row)
         word = "told right" if row["told_right"] else "undecidable, said" if row["undecidable_said"] else "detected"
         word = word if row["detected"] or row["undecidable_said"] else "missed"
         of = "" if row["can_show"] else " (it does not move)"
         print(f"{name}: {damage.kind} {damage.size}: {word}{of}; {'; '.join(row['said'])[:160]}", flush=True)
-    return results
+    return part.rows
+
+
+def _undamaged(visit: Visit) -> dict[str, Any]:
+    diagnosis, delay = visit.diagnosis, visit.delay
+    evidence = {}
+    if delay is not None:
+        evidence["200_ms_turn_deg"] = round(float(np.degrees(delay.shown)), 4)
+        evidence["turns_err_deg"] = round(float(np.degrees(delay.noise)), 4)
+    return {
+        "verdict": diagnosis.verdict,
+        "false_alarms": [str(each) for each in diagnosis.findings],
+        "notes": list(diagnosis.notes),
+        "evidence_of_delay": evidence,
+    }
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -400,9 +445,14 @@ def table(results: list[dict[str, Any]]) -> str:
         open_ = sum(row["undecidable_said"] for row in own)
         missed = sum(not row["detected"] and not row["undecidable_said"] for row in own)
         lines.append(f"| {key[0]} | {key[1]} | {right} | {seen} | {open_} | {missed} | {others} |")
-    clean = [row for row in results if row["kind"] == "as it is"]
-    alarms = sum(bool(row["false_alarms"]) for row in clean)
-    return "\n".join([*lines, f"as it is: false alarms in {alarms} of {len(clean)} recordings"])
+    clean = [row for row in results if row["kind"] == AS_IT_IS]
+    lines += ["", "| as it is | false alarms | 200 ms change turns by | turns err by | s |", "|---|---|---|---|---|"]
+    for row in clean:
+        shown = [f"{value:.3f} deg" for value in row["evidence_of_delay"].values()] or ["not known", "not known"]
+        lines.append(
+            f"| {row['recording']} | {len(row['false_alarms'])} | {shown[0]} | {shown[1]} | {row['seconds']} |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from gaussianocc_core.checkpoint import load_depth_net
 from gaussianocc_core.geometry.rectify import Rectifier
+from gaussianocc_core.models.common_turn import CommonTurnSettings
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.depth_refinement import FarViewSettings
 from gaussianocc_core.models.ego_motion import VisualOdometry
@@ -41,7 +42,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "gaussianocc_core" / "weights" /
 FAR = 80.0  # m, to which true depth counts
 RINGS = (0.0, 2.0, 4.0, 16.0, 32.0, FAR)  # m
 SEEDS, TIMES, PAST, GAP = (777, 778, 779), (2.0, 6.0, 10.0, 14.0), 6, 1.0 / 12.0
-UNREFINED = RingSettings(refinement=RefinementSettings(yaw=0.0))
+UNREFINED = RingSettings(turns=CommonTurnSettings(refinement=RefinementSettings(yaw=0.0)))
 TIME_ALONE = RingSettings(views=ViewSettings(neighbours=0, earlier_neighbours=0))
 NEAR_ALONE = RingSettings(far=FarViewSettings(ways=()))
 Disturbance = Callable[[np.ndarray], np.ndarray]

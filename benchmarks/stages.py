@@ -27,7 +27,8 @@ from gaussianocc_core.config import load_config
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.geometry.voxels import centers
 from gaussianocc_core.models.config import ModelConfig
-from gaussianocc_core.models.decision import decide_labels, decide_on_grid
+from gaussianocc_core.models.decision import decide_labels
+from gaussianocc_core.models.decision_cpu import Decider
 from gaussianocc_core.models.gaussianocc import build_model
 from gaussianocc_core.models.lifting import plan_lift
 from gaussianocc_core.models.visibility import observed_voxels
@@ -81,9 +82,12 @@ def run_stages(model_path: Path, device: str, active: float, repeats: int, seed:
         grid = config.grid
         valid = np.ones((6, config.image_height, config.image_width), dtype=bool)
 
+        everywhere = np.ones(grid.shape, dtype=bool)
+        decider = Decider(config.lattice, grid, config.class_names, ~everywhere[..., 0], ~everywhere[0, 0])
+
         def decide() -> object:
             if on_cpu:
-                return decide_on_grid(field.logits[0].numpy(), config.lattice, grid)
+                return decider(field, 0.5, everywhere, None, None)
             return decide_labels(model.sample_grid(field, grid)[0], by_argmax=False)
 
         stages: dict[str, Callable[[], object]] = {

@@ -73,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen.add_argument("--scene", nargs="+", metavar="NAME", help="scenes or bags to use (default: all)")
     chosen.add_argument("--split", help="train, val, mini_train, mini_val, test, or a file of scene names or tokens")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth moment of a scene")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, openvino ..., see deploy.md (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers here")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the depth errors here, a row per camera")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="also draw the first dozen keyframes")

@@ -16,15 +16,18 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from gaussianocc_core.backends.backend import Backend, fastest, open_backend
+from gaussianocc_core.backends.device import parse_device
+from gaussianocc_core.backends.folder import ExportFolder, is_export, read_folder
 from gaussianocc_core.checkpoint import Provenance, load_model
-from gaussianocc_core.errors import BackendError, CheckpointError, PredictionError
+from gaussianocc_core.errors import CheckpointError, PredictionError
 from gaussianocc_core.finite import check_finite
 from gaussianocc_core.geometry.voxels import near_ground
 from gaussianocc_core.labels import free_label
 from gaussianocc_core.models.config import ModelConfig
-from gaussianocc_core.models.decision import check_caution, decide_labels, decide_on_grid
+from gaussianocc_core.models.decision import check_caution, decide_labels
+from gaussianocc_core.models.decision_cpu import Decided, Decider
 from gaussianocc_core.models.depth_net import DEPTH_STRIDE
-from gaussianocc_core.models.detail_cpu import correct_free_logits
 from gaussianocc_core.models.ego_motion import Odometry, VisualOdometry
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
@@ -129,8 +132,10 @@ class OccupancyPredictor:
         device: str = "auto",
         caution: float | None = None,
     ) -> None:
-        """caution: see the property; None: as the model's configuration says."""
-        self.device = resolve_device(device)
+        """device: as `backends.device.parse_device` reads it; caution: see the property, None: as the model's
+        configuration says."""
+        chosen = parse_device(device)
+        self.device = chosen.torch
         self.caution = config.caution if caution is None else caution
         self.config = config
         self.provenance = provenance
@@ -141,23 +146,30 @@ class OccupancyPredictor:
         self.model_name = config.name if self.trained else "untrained"
         self._beyond = columns_beyond(config.grid, config.reach)
         self._ground_layers = near_ground(config.grid)
+        self._decider = Decider(config.lattice, config.grid, config.class_names, self._beyond, self._ground_layers)
         self._preprocess = Preprocessor.of(config)
         self._views: list[_View] = []  # newest first
         self._masks: dict[str, np.ndarray] = {}
         self.ring = self._new_ring()  # of a model that matches
+        self._chosen = chosen
+        self._folder: ExportFolder | None = None
+        self._backend: Backend | None = None  # with the first set, whose cameras are counted
         self._motion_of = ""  # what T_world_ego of the newest set in the ring came from
 
     @classmethod
     def from_checkpoint(
         cls, path: str | Path, device: str = "auto", caution: float | None = None
     ) -> OccupancyPredictor:
-        """A predictor with the weights, architecture, grid and classes of a model file.
+        """A predictor with the weights, architecture, grid and classes of a model file, or of a folder of exported
+        networks (tools/export_model.py): a device with another runtime than torch runs these then.
 
         caution: see the property; None: as the file says. CheckpointError where it cannot be read, or fails its
         self-test: weights that cannot be right.
         """
-        loaded = load_model(path)
+        folder = read_folder(path) if is_export(path) else None
+        loaded = load_model(path if folder is None else folder.model)
         predictor = cls(loaded.model, loaded.config, loaded.provenance, device, caution)
+        predictor._folder = folder
         try:
             self_test(predictor.model, loaded.config.image_width, loaded.config.image_height, predictor.trained)
         except PredictionError as error:
@@ -179,6 +191,29 @@ class OccupancyPredictor:
             torch.manual_seed(seed)
             model = build_model(config)
         return cls(model, config, None, device, caution)
+
+    def prepare(self, cameras: int) -> Backend:
+        """What runs the networks, ready for so many cameras; called with the first set, unless before.
+
+        BackendError where it cannot be had. Exporting and compiling takes seconds the first time.
+        """
+        if self._backend is None:
+            self._backend = open_backend(self._chosen, self.model, self.config, cameras, self._folder)
+        return self._backend
+
+    def take_fastest(self, cameras: int) -> str:
+        """Measures what runs the networks fastest here, takes that from now on, and says so in a line for logs."""
+        self._backend, said = fastest(self.model, self.config, self.device, cameras, self._folder)
+        return said
+
+    def use_backend(self, backend: Backend) -> None:
+        """From now on it runs the networks."""
+        self._backend = backend
+
+    @property
+    def backend_name(self) -> str:
+        """For logs: what runs the networks."""
+        return str(self._chosen) if self._backend is None else self._backend.name
 
     def use_masks(self, masks: Mapping[str, Bool[np.ndarray, "_ _"]]) -> None:
         """Camera -> true where it does not see the robot itself, at native size; others see the world everywhere."""
@@ -257,8 +292,8 @@ class OccupancyPredictor:
         lenses = self._lenses_of(cameras)
         view = self._view_of(lenses, cameras)
         pixels = lenses.rectify(images)  # (N, h, w, 3) uint8
-        batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)[None].float() / 255.0  # (1, N, 3, h, w)
-        look = self.model.look(batch)
+        backend = self.prepare(len(cameras))
+        look = backend.look(pixels)
         pinhole, matched, moved = lenses.views(cameras.T_ego_cam), None, None
         source = "" if T_world_ego is None else "given"
         if odometry is not None and stamp_s is not None:
@@ -277,8 +312,7 @@ class OccupancyPredictor:
             matched = ring.views(features, pinhole, T_world_ego, stamp_s or 0.0)
             if stamp_s is not None:
                 ring.add(features, pinhole, T_world_ego, stamp_s)
-        field = self.model.decide_from(look, [view.plan], matched.sources if matched else None)
-        check_finite("logits", field.logits)
+        field = backend.decide(look, view.plan, matched.sources if matched else None)
         if field.inv_depth is not None:
             check_finite("inverse depths", field.inv_depth)
         if self.ring is not None and field.inv_depth is not None and stamp_s is not None:
@@ -286,12 +320,11 @@ class OccupancyPredictor:
         if odometry is not None and field.inv_depth is not None:
             log_error = None if field.log_error is None else field.log_error[0].float().cpu().numpy()
             odometry.learn_depth(field.inv_depth[0].float().cpu().numpy(), log_error)
-        finer = self._details(field, view)
-        labels, confidence, observed = self._decide(field, view, finer)
+        decided = self._decide(field, view)
         return Prediction(
-            labels=labels,
-            confidence=confidence,
-            observed=observed,
+            labels=decided.labels,
+            confidence=decided.confidence,
+            observed=decided.observed,
             grid=self.grid,
             class_names=self.class_names,
             trained=self.trained,
@@ -301,7 +334,7 @@ class OccupancyPredictor:
             views=pinhole,
             matched=matched,
             moved=moved,
-            finer=finer,
+            finer=decided.finer,
             _network=self.model,
         )
 
@@ -313,36 +346,23 @@ class OccupancyPredictor:
             self.config.image_width, self.config.image_height, plane_inv_depths(head.config, head.far).to(self.device)
         )
 
-    def _details(self, field: OccupancyField, view: _View) -> Float[np.ndarray, "X Y Z"] | None:
-        """What the model's detail head adds to the free logits of the grid."""
-        head = self.model.detail_head
-        if head is None:
-            return None
-        if self.device.type == "cpu" and view.lines is not None:
-            return correct_free_logits(head, field, self.model.lattice, self.grid, view.lines)
-        assert view.voxels is not None
-        coarse = self.model.sample_grid(OccupancyField(field.logits[:, -1:]), self.grid).flatten()
-        added = self.model.free_logits(field, self.grid, [view.voxels]) - coarse
-        return added.view(self.grid.shape).float().cpu().numpy()
-
-    def _decide(
-        self, field: OccupancyField, view: _View, finer: Float[np.ndarray, "X Y Z"] | None
-    ) -> tuple[UInt8[np.ndarray, "X Y Z"], Float[np.ndarray, "X Y Z"], Bool[np.ndarray, "X Y Z"]]:
+    def _decide(self, field: OccupancyField, view: _View) -> Decided:
         """The class of every voxel of the published grid, or free. Unobserved where no camera looks, and where what one
         sees stands too far away to be placed (`ModelConfig.reach`); of a model with depth, occluded where it is free
         but no ray was seen to pass."""
-        quirks = self.model.quirks
+        quirks, head = self.model.quirks, self.model.detail_head
         if self.device.type == "cpu" and not (quirks.occupied_by_argmax or quirks.lattice_shift):
-            labels_array, confidence_array = decide_on_grid(
-                field.logits[0].float().numpy(), self.model.lattice, self.grid, self.caution, finer
-            )
-        else:
-            logits = self.model.sample_grid(field, self.grid)[0]  # (K, X, Y, Z)
-            if finer is not None:
-                logits[-1] += torch.from_numpy(finer).to(self.device)
-            labels, confidence = decide_labels(logits, quirks.occupied_by_argmax, self.caution)
-            labels_array = labels.to(torch.uint8).cpu().numpy()
-            confidence_array = confidence.float().cpu().numpy()
+            return self._decider(field, self.caution, view.observed, view.lines, head)
+        check_finite("logits", field.logits)
+        finer = None
+        logits = self.model.sample_grid(field, self.grid)[0]  # (K, X, Y, Z)
+        if head is not None:
+            assert view.voxels is not None
+            added = self.model.free_logits(field, self.grid, [view.voxels]).view(self.grid.shape) - logits[-1]
+            logits[-1] += added
+            finer = added.float().cpu().numpy()
+        labels, confidence = decide_labels(logits, quirks.occupied_by_argmax, self.caution)
+        labels_array, confidence_array = labels.to(torch.uint8).cpu().numpy(), confidence.float().cpu().numpy()
         passed = None
         if view.lines is not None and field.inv_depth is not None:
             log_error = None if field.log_error is None else field.log_error[0].float().cpu().numpy()
@@ -356,7 +376,7 @@ class OccupancyPredictor:
             self.class_names,
             self._ground_layers,
         )
-        return labels_array, confidence_array, observed
+        return Decided(labels_array, confidence_array, observed, finer)
 
     @property
     def summary(self) -> str:
@@ -367,7 +387,7 @@ class OccupancyPredictor:
             training += f"; commit {self.provenance.commit}"
         return (
             f"model {self.model_name} ({training}); grid {shape} at {self.grid.voxel_size:g} m; "
-            f"{len(self.class_names)} classes; {self.device}"
+            f"{len(self.class_names)} classes; {self.backend_name}"
         )
 
     def _lenses_of(self, cameras: Cameras) -> Lenses:
@@ -402,13 +422,5 @@ def _remember(newest: Any, known: list[Any]) -> list[Any]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """ "auto" takes CUDA where there is one; an impossible choice is a BackendError."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise BackendError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise BackendError(f"device {device!r}: this torch ({torch.__version__}) finds no CUDA device; use cpu or auto")
-    return resolved
+    """Where tensors are of a `parse_device`: for networks that run in torch alone, such as those of the first stage."""
+    return parse_device(device).torch

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--every", type=int, metavar="N", help=f"only each Nth moment (default: at most {_MOST_MOMENTS} are seen)"
     )
     parser.add_argument("--no-video", action="store_true", help="the page alone, in half the time")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, openvino ..., see deploy.md (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     return run_command(lambda: report(options), "stopped; there is no page, and maybe a video")
 

@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0: all (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s; 0: any)")
     parser.add_argument("--viewers", type=int, default=8, help="most that may look at once (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, openvino ..., see deploy.md (default: %(default)s)"
+    )
     parser.add_argument("--caution", type=float, metavar="C", help="0 to 1: see docs/node.md (default: the model's)")
     parser.add_argument("--made", type=Path, default=Path("out/synthetic"), help="where a synthetic street is kept")
     options = parser.parse_args(arguments)

@@ -135,6 +135,11 @@ class Inference:
         else:
             predictor = OccupancyPredictor.untrained(device=parameters.device, caution=caution)
             self._node.get_logger().warning("no checkpoint is shipped or given: UNTRAINED, the occupancy means nothing")
+        # Here, because it takes seconds the first time: networks are exported and compiled.
+        if parameters.device == "auto":
+            self._node.get_logger().info(predictor.take_fastest(len(cameras)))
+        else:
+            predictor.prepare(len(cameras))
         if parameters.warm_up:
             self._practise(predictor)
         paths = mask_paths(parameters.mask_dir, cameras)

@@ -117,7 +117,7 @@ class OccupancyNode(TidyLifecycleNode):
         self.configured.callback(self._outputs.close)
         self._motion = Motion(self, parameters, self._predictor, self._transforms.knows)
         self.configured.callback(self._motion.close)
-        self._reporter = Reporter(self, parameters, self._cameras, self._predictor.device, self._life)
+        self._reporter = Reporter(self, parameters, self._cameras, self._predictor, self._life)
         self.configured.callback(self._reporter.stop)
         services = Services(self, parameters, self._inference)
         self.configured.callback(services.close)

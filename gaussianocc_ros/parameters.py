@@ -17,6 +17,8 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from gaussianocc_core.backends.device import DEVICES, is_device
+from gaussianocc_core.backends.folder import is_export
 from gaussianocc_core.bags.image_codec import MAX_IMAGE_PIXELS
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.names import check_names
@@ -38,7 +40,9 @@ class NodeParameters(SyncParameters):
     frame_prefix: str = parameter(
         "", "Put before ego_frame, fixed_frame and odometry_frame, such as robot1/. Cameras' frames have their own."
     )
-    checkpoint: str = parameter("", "Path of a .safetensors model. Empty: the shipped one.")
+    checkpoint: str = parameter(
+        "", "Path of a .safetensors model, or of a folder of tools/export_model.py. Empty: the shipped one."
+    )
     caution: float = parameter(
         0.0,
         "Trades missed obstacles against ghosts: the probability that free needs. Higher misses fewer obstacles and "
@@ -46,7 +50,7 @@ class NodeParameters(SyncParameters):
         range=(0.0, 0.999),
         dynamic=True,
     )
-    device: str = parameter("auto", "auto, cpu, cuda or cuda:N.")
+    device: str = parameter("auto", f"{DEVICES}; see deploy.md. auto: what runs the networks fastest.")
     image_queue_size: int = parameter(5, "Images that DDS keeps per camera.", range=(1, 100))
     max_image_pixels: int = parameter(
         MAX_IMAGE_PIXELS, "Images that claim more pixels are dropped.", range=(1, 1 << 30)
@@ -157,6 +161,13 @@ class NodeParameters(SyncParameters):
     least_rate: float = parameter(
         0.0, "Results per second below which /diagnostics says WARN; 0: none.", range=(0.0, 1000.0), dynamic=True
     )
+    watch_period: float = parameter(
+        10.0,
+        "Seconds between looks at the images themselves (dark, burnt out, frozen, blurred, dirty, upside down), for "
+        "/diagnostics; 0: never.",
+        range=(0.0, 3600.0),
+        dynamic=True,
+    )
     log_period: float = parameter(
         10.0, "Seconds between log lines of rates and latencies; 0 turns them off.", range=(0.0, 3600.0)
     )
@@ -193,7 +204,7 @@ class NodeParameters(SyncParameters):
             raise ConfigError(f"parameter mask_dir: no folder {self.mask_dir!r}; empty means no masks")
         if self.map_dir and not Path(self.map_dir).is_dir():
             raise ConfigError(f"parameter map_dir: no folder {self.map_dir!r}; make it, or leave it empty")
-        if self.checkpoint and not Path(self.checkpoint).is_file():
+        if self.checkpoint and not (Path(self.checkpoint).is_file() or is_export(self.checkpoint)):
             raise ConfigError(f"parameter checkpoint: no file {self.checkpoint!r}; empty means the shipped model")
         if not self.obstacle_low < self.obstacle_high:
             raise ConfigError(
@@ -204,8 +215,10 @@ class NodeParameters(SyncParameters):
             parse_values([each for each in self.mask_values if each])
         except ValueError as error:
             raise ConfigError(f"parameter mask_values: {error}") from None
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(f"parameter device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
+        if not is_device(self.device):
+            raise ConfigError(
+                f"parameter device: expected {DEVICES}, got {self.device!r}; a precision may follow as in openvino:bf16"
+            )
 
     @property
     def traversability(self) -> Traversability:

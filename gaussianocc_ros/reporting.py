@@ -9,18 +9,21 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 
+from gaussianocc_core.data.entries import mask_paths, read_mask
 from gaussianocc_core.data.sets import SetStatistics
 from gaussianocc_core.errors import PredictionError
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.models import view_ring
-from gaussianocc_core.predictor import Prediction
+from gaussianocc_core.predictor import OccupancyPredictor, Prediction
 from gaussianocc_ros.camera_rig import CameraRig
 from gaussianocc_ros.diagnostics import MAX_AGE, CameraStatistics, NodeStatistics, memory_mb
 from gaussianocc_ros.gather import NO_IMAGE, Gathered
+from gaussianocc_ros.image_watch import ImageWatch
 from gaussianocc_ros.lifecycle import TidyLifecycleNode
 from gaussianocc_ros.motion import SetMotion
 from gaussianocc_ros.parameters import NodeParameters
@@ -31,6 +34,7 @@ _SILENT_AFTER = 3.0  # s without an image until a camera is called silent
 _LATE_REPORTS = 10  # reports, and so seconds, over which missing images are counted
 _AHEAD = 0.1  # s by which stamps may lie in the future
 _TAI = 37.0  # s that TAI is ahead of UTC (since 2017)
+_CLOCK_PATIENCE = 5.0  # s from activation, in which nobody need publish /clock
 _APART = 1.0  # s between two cameras' delays
 _LATE_SHARE = 0.2  # of the sets of that time, without a camera's image, make it late
 
@@ -76,13 +80,15 @@ class Reporter:
         node: TidyLifecycleNode,
         parameters: NodeParameters,
         cameras: tuple[str, ...],
-        device: torch.device,
+        predictor: OccupancyPredictor,
         life: LifeSign,
     ) -> None:
         self.statistics = NodeStatistics()
         self.parameters = parameters  # replaced when a dynamic one changes
-        self._node, self._cameras, self._device, self._life = node, cameras, device, life
+        self._node, self._cameras, self._life = node, cameras, life
+        self._device, self._backend = predictor.device, predictor.backend_name
         self._warned: dict[str, float] = {}  # kind -> monotonic time
+        self._watch: ImageWatch | None = None  # while it reports
 
     def start(self, rig: CameraRig, sets: SetStatistics) -> None:
         """Count from zero, report on these."""
@@ -99,11 +105,20 @@ class Reporter:
         self._suspect: dict[str, str] = {}  # cameras whose images were not matched -> what is wrong with them
         self._motion: dict[str, str] = {}  # the last set's, for diagnostics
         self._motion_problem = ""
-        self._at_work = False
+        self._images_say: dict[str, str] = {}  # camera -> what is wrong with its images
+        self._at_work, self._began = False, time.monotonic()
+        self._watch = ImageWatch(self._masks(), lambda error: self.warn("watch", f"images are not watched: {error!r}"))
         self._life.source = self._report
 
     def stop(self) -> None:
         self._life.source = None
+        if self._watch is not None:
+            self._watch.close()
+
+    def _masks(self) -> dict[str, np.ndarray]:
+        paths = mask_paths(self.parameters.mask_dir, self._cameras)
+        masks = {camera: read_mask(path) for camera, path in zip(self._cameras, paths, strict=False)}
+        return {camera: mask for camera, mask in masks.items() if mask is not None}
 
     # ---- what happens ----------------------------------------------------------------------------------------------
 
@@ -143,6 +158,8 @@ class Reporter:
                 self.warn(left_out.reason, left_out.text)
         if gathered.motion_problem:
             self.warn("motion", f"motion between images is not compensated: {gathered.motion_problem}")
+        if self._watch is not None:
+            self._watch.offer(gathered, self.parameters.watch_period)
         self._left_out = {camera: left_out.text for camera, left_out in gathered.left_out.items()}
         if self._left_out:
             self.warn("degraded", self._predicting_without())
@@ -215,6 +232,9 @@ class Reporter:
         self._missing = {camera: text for camera, text in self._rig.missing().items() if camera not in silent}
         for camera, text in self._rig.doubts.items():
             self.warn(f"calibration of {camera}", text)
+        self._images_say = self._watch.said if self._watch is not None else {}
+        for camera, text in self._images_say.items():
+            self.warn(f"images of {camera}", text)
         level, text = self._judge(now, silent, late)
         values = self._values()
         name = self._life.name
@@ -249,6 +269,8 @@ class Reporter:
         if self._left_out and not (silent or late):
             reasons.append(self._predicting_without())
         reasons += self._suspect.values()
+        if self._watch is not None:
+            reasons += [self._images_say[camera] for camera in self._watch.blind if camera in self._images_say]
         if self._motion_problem:
             reasons.append(f"images are not matched with earlier ones: {self._motion_problem}")
         stalled = now - statistics.last_published
@@ -268,6 +290,8 @@ class Reporter:
         now_ns = self._node.get_clock().now().nanoseconds
         sim_time = bool(self._node.get_parameter("use_sim_time").value)
         if sim_time and not now_ns:
+            if time.monotonic() - self._began < _CLOCK_PATIENCE:  # a player that was started with the node is no fault
+                return ""
             return "use_sim_time is true, and nobody publishes /clock: play the bag with --clock, or set it to false"
         if zero := [camera for camera, images in self._images.items() if images.unstamped]:
             return f"{', '.join(zero)}: images have stamp zero and are not used; the driver must set header.stamp"
@@ -354,7 +378,7 @@ class Reporter:
 
     @property
     def _hardware(self) -> str:
-        return str(self._device)
+        return self._backend
 
     def _values(self) -> dict[str, str]:
         values, sets = self.statistics.summary(), self._sets
@@ -381,13 +405,14 @@ class Reporter:
 
     def _camera_status(self, name: str, camera: str, silent: dict[str, str], late: dict[str, str]) -> DiagnosticStatus:
         images = self._images[camera]
-        problems = (silent, self._missing, late, self._left_out, self._suspect, self._rig.doubts)
+        problems = (silent, self._missing, late, self._left_out, self._suspect, self._rig.doubts, self._images_say)
         problem = next((each[camera] for each in problems if camera in each), "")
         values = {
             "images": str(images.received),
             "images per second": f"{images.rate:.2f}",
             "delay ms": "unknown" if images.delay is None else f"{1e3 * images.delay:.0f}",
             "sets without it": str(self._sets.missing[camera]),
+            "image": self._watch.value_of(camera) if self._watch is not None else "not looked at",
             **self._matched.get(camera, {}),
         }
         return _status(name, self._topic_of(camera), WARN if problem else OK, problem or "ok", values)

@@ -41,7 +41,7 @@ def generate_launch_description():
             "Without a params_file all its cameras are used.",
         ),
         "checkpoint": ("", "Model file (.safetensors); overrides the parameter file. Default: the shipped model."),
-        "device": ("", "auto, cpu, cuda or cuda:N; overrides the parameter file."),
+        "device": ("", "auto, cpu, cuda, openvino, onnx, tensorrt ...; overrides the parameter file."),
         "autostart": ("", "false leaves configure and activate to a lifecycle manager."),
         "use_sim_time": ("", "Time from /clock. Default: true when a bag is played."),
         "bag": ("", "rosbag2 to play (folder, .mcap or .db3). Default: none, cameras are live."),

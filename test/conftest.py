@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.update(isolated_graph())
 os.environ["ROS_LOG_DIR"] = tempfile.mkdtemp(prefix="gaussianocc_ros_log_")
 atexit.register(shutil.rmtree, os.environ["ROS_LOG_DIR"], ignore_errors=True)
+# Nor does a test find what another session exported and compiled.
+os.environ["GAUSSIANOCC_CACHE"] = tempfile.mkdtemp(prefix="gaussianocc_cache_")
+atexit.register(shutil.rmtree, os.environ["GAUSSIANOCC_CACHE"], ignore_errors=True)
 # The tests' tensors are small: beyond a few threads, only the overhead grows.
 for _variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_variable, str(min(4, os.cpu_count() or 1)))

@@ -152,13 +152,11 @@ class SceneRecording:
     def _check_files(self) -> None:
         """DatasetError where most of what is wanted was never downloaded; of single files whoever reads them tells."""
         wanted = [row for row in self.rows if row.wanted]
-        for of, rows, hint in (
-            ("all", wanted, "its part of the data set is not here: get it, or leave the scene out"),
-            (
-                "the sweeps",
-                [row for row in wanted if row.filename.startswith("sweeps/")],
-                "the sweeps are not here: get them, or convert keyframes only (--no-sweeps)",
-            ),
+        swept = [row for row in wanted if row.filename.startswith("sweeps/")]
+        kept = [row for row in wanted if not row.filename.startswith("sweeps/")]
+        for of, rows, hint in (  # keyframes first: where only sweeps lack, five files of six do, but the scene is there
+            ("its keyframes", kept, "its part of the data set is not here: get it, or leave the scene out"),
+            ("the sweeps", swept, "the sweeps are not here: get them, or convert keyframes only (--no-sweeps)"),
         ):
             absent = [row for row in rows if not (self.dataroot / row.filename).is_file()]
             if len(absent) > _MOSTLY * len(rows):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,6 +14,19 @@ _EMBEDDED = 6  # channels per height that the 2D network reads
 _POINTWISE = 24  # width of the branch that sees one point at a time
 # Logits that fresh weights give: free everywhere, but for where the depth head sees a surface.
 _FREE_BIAS, _SURFACE_GAIN = 3.0, 6.0
+
+
+class BevWeights(NamedTuple):
+    """Those of the layers that change between points and columns; H hidden channels of a point: E embedded ones, those
+    of the pointwise branch and, with surface channels, the first of them."""
+
+    first: Float[Tensor, "H C"]
+    first_bias: Float[Tensor, " H"]
+    enter: Float[Tensor, "C2 ZE 1 1"]
+    leave: Float[Tensor, "ZKF C2 1 1"]
+    leave_bias: Float[Tensor, " ZKF"]
+    last: Float[Tensor, "KF H"]  # 0 for the embedded ones
+    last_bias: Float[Tensor, " KF"]  # with the constant part of the logits
 
 
 class BevDecoder(nn.Module):
@@ -48,19 +63,52 @@ class BevDecoder(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(self, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B KF X Y Z"]:
-        columns = self.embed(volume).permute(0, 1, 4, 2, 3).flatten(1, 2)  # (B, E*Z, X, Y)
-        full = self.level1(self.enter(columns))
+        """Of a volume with channels innermost in memory, as `GaussianOcc.lift` leaves it, the logits are so as well."""
+        return self.read(volume.permute(0, 2, 3, 4, 1), self.arrange()).permute(0, 4, 1, 2, 3)
+
+    def arrange(self) -> BevWeights:
+        """The weights as `read` takes them."""
+        embed, pointwise, last, enter = self.embed[0], self.pointwise[0], self.pointwise[-1], self.enter[0]
+        assert isinstance(embed, nn.Conv3d) and isinstance(pointwise, nn.Conv3d) and isinstance(last, nn.Conv3d)
+        assert embed.bias is not None and pointwise.bias is not None and last.bias is not None
+        assert isinstance(enter, nn.Conv2d) and self.leave.bias is not None
+        first, first_bias = [embed.weight.flatten(1), pointwise.weight.flatten(1)], [embed.bias, pointwise.bias]
+        weight = last.weight.flatten(1)
+        behind = [weight.new_zeros(len(weight), _EMBEDDED), weight]
+        if self.surface_gain is not None:
+            # What says where a surface is comes through as it is: it is never negative.
+            kept = weight.new_zeros(1, first[0].shape[1])
+            kept[0, -self.surface] = 1.0
+            first.append(kept)
+            first_bias.append(kept[0, :1] * 0.0)
+            of_free = weight.new_zeros(len(weight), 1)
+            of_free[self.classes - 1] = 1.0
+            behind.append(-self.surface_gain * of_free)
+        outputs = self.classes + self.details
+        return BevWeights(
+            torch.cat(first),
+            torch.cat(first_bias),
+            enter.weight.unflatten(1, (_EMBEDDED, self.heights)).transpose(1, 2).flatten(1, 2).contiguous(),
+            self.leave.weight.unflatten(0, (outputs, self.heights)).transpose(0, 1).flatten(0, 1).contiguous(),
+            self.leave.bias.view(outputs, self.heights).T.flatten(),
+            torch.cat(behind, dim=1),
+            last.bias + F.pad(self.class_offset, (0, self.details)),
+        )
+
+    def read(self, points: Float[Tensor, "B X Y Z C"], weights: BevWeights) -> Float[Tensor, "B X Y Z KF"]:
+        """`forward` with channels innermost: a volume is tens of megabytes, and to lay it out anew takes as long as
+        the convolutions (measured 2026-11: a third of the time of this network)."""
+        batch, size_x, size_y, heights, _ = points.shape
+        hidden = F.relu(F.linear(points, weights.first, weights.first_bias))
+        columns = hidden[..., :_EMBEDDED].reshape(batch, size_x, size_y, heights * _EMBEDDED).permute(0, 3, 1, 2)
+        full = self.level1(self.enter[2](self.enter[1](F.conv2d(columns, weights.enter))))
         half = self.level2(full)
         quarter = self.level3(half)
         half = self.up2(torch.cat([half, _double(quarter)], dim=1))
         full = self.up1(torch.cat([full, _double(half)], dim=1))
-        said = self.leave(full).unflatten(1, (self.classes + self.details, self.heights)).permute(0, 1, 3, 4, 2)
-        # In place from here: these are tens of megabytes, and a copy takes as long as a convolution.
-        said = said + self.pointwise(volume)
-        said[:, : self.classes] += self.class_offset.view(-1, 1, 1, 1)
-        if self.surface_gain is not None:
-            said[:, self.classes - 1] -= self.surface_gain * volume[:, -self.surface]
-        return said
+        said = F.conv2d(full, weights.leave, weights.leave_bias).permute(0, 2, 3, 1)
+        said = said.reshape(batch, size_x, size_y, heights, self.classes + self.details)
+        return said + F.linear(hidden, weights.last, weights.last_bias)
 
 
 def _block(channels_in: int, channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

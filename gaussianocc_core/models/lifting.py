@@ -9,7 +9,7 @@ Only about a sixth of all (camera, point) pairs are visible, so the visible ones
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +83,9 @@ class LiftPlan:
     _matrices: dict[tuple[int, int, torch.dtype], LiftMatrix] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    fillers: dict[tuple, Any] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )  # of `lift_cpu`, likewise
 
     @property
     def seen(self) -> Bool[Tensor, "*shape"]:
@@ -158,14 +161,14 @@ def _lift_by_sampling(features: Float[Tensor, "N C h w"], plan: LiftPlan) -> Flo
 
 SURFACE_CHANNELS = 3
 MEASURED_CHANNELS = 5  # of a depth head that says how sure it is
-_SHARPEST = 0.25  # m: a lattice point stands for what is around it
+SHARPEST_AT_POINTS = 0.25  # m: a lattice point stands for what is around it
 
 
 def surface_features(
     inv_depth: Float[Tensor, "N h w"],
     plan: LiftPlan,
     log_error: Float[Tensor, "N h w"] | None = None,
-    sharpest: float = _SHARPEST,
+    sharpest: float = SHARPEST_AT_POINTS,
     nearest: bool = False,
 ) -> Float[Tensor, "C ..."]:
     """Whether points lie at, in front of or behind the surface that each camera says it sees; mean over the cameras.

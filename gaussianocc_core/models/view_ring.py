@@ -16,21 +16,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from gaussianocc_core.geometry.cameras import pair_matrix
-from gaussianocc_core.geometry.transforms import invert, take_share
+from gaussianocc_core.models.common_turn import CommonTurn, CommonTurnSettings, EarlierPairs
 from gaussianocc_core.models.depth_refinement import FarViews, FarViewSettings, choose_far
 from gaussianocc_core.models.matching import EARLIER, NO_PAIRS, SAME_MOMENT, Pairs, Sources, join_pairs
-from gaussianocc_core.models.matching_net import VIEW_STRIDES, reference_features
-from gaussianocc_core.models.motion_refinement import (
-    PairCameras,
-    RefinementSettings,
-    corrected,
-    degrees,
-    refine_turn,
-)
+from gaussianocc_core.models.motion_refinement import PairCameras, corrected, degrees
 from gaussianocc_core.models.view_choice import NO_OVERLAP, Candidates, ViewChoice, ViewSettings, choose_views
 from gaussianocc_core.types import Cameras
 
@@ -59,10 +52,7 @@ class RingSettings:
     calibration_turn: float = 5.0  # degrees
     views: ViewSettings = field(default_factory=ViewSettings)
     far: FarViewSettings = field(default_factory=FarViewSettings)  # by which its depth is made finer
-    same_turn: float = 0.5  # degrees; two sets that correct the present pose by what differs by less say the same
-    trusted: int = 3  # odometry that the images agreed with twice is asked again at every so many sets
-    least_turn: float = 0.3  # degrees; odometry is believed rather than images that say that all is off by less
-    refinement: RefinementSettings = field(default_factory=RefinementSettings)
+    turns: CommonTurnSettings = field(default_factory=CommonTurnSettings)
 
     def __post_init__(self) -> None:
         if (
@@ -97,17 +87,6 @@ class _Set:
     run: int  # sets of one run have a motion between them; after a jump another begins
 
 
-@dataclass(frozen=True)
-class _EarlierPairs:
-    """Pairs of present cameras with those of one earlier set."""
-
-    pairs: Pairs  # `source` counts the set's own cameras; `matrix` is not made yet
-    source: Int64[Tensor, " P"]  # counts all maps
-    cameras: PairCameras
-    T_now_then: Float[Tensor, "4 4"]
-    features: Float[Tensor, "N C h w"]  # of the set
-
-
 class ViewRing:
     """Bounded memory of one rig. Not for several threads at once."""
 
@@ -121,7 +100,7 @@ class ViewRing:
         self._run = 0
         self._velocity: np.ndarray | None = None  # m/s, world frame
         self._typical = settings.far.farthest  # m, median depth of the newest set
-        self._right, self._unasked = 0, 0  # sets in a row whose motion the images agreed with; since that was looked at
+        self._turns = CommonTurn(settings.turns)
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -129,7 +108,7 @@ class ViewRing:
     def reset(self) -> None:
         """Forgets all; after a jump of time, another rig, another place."""
         self._sets, self._velocity = [], None
-        self._right = self._unasked = 0
+        self._turns.reset()
         self._run += 1
 
     def views(
@@ -353,11 +332,11 @@ class ViewRing:
         past: list[_Set],
         T_world_ego: Float[np.ndarray, "4 4"] | None,
     ) -> tuple[Pairs, list[Float[Tensor, "4 4"]], Float[Tensor, "4 4"] | None]:
-        """The pairs, those with an earlier set by the motion that the images say; and `_turns`."""
+        """The pairs, those with an earlier set by the motion that the images say; and what `CommonTurn.find` says."""
         count = len(K)
         now = used.copy()
         now[:, count:] = False
-        start, earlier = count, []  # type: int, list[_EarlierPairs]
+        start, earlier = count, []  # type: int, list[EarlierPairs]
         for each in past:
             reference, place = np.nonzero(used[:, start : start + len(each.cameras)])
             source = place + start
@@ -374,61 +353,13 @@ class ViewRing:
             T_now_then = torch.from_numpy(np.linalg.inv(T_world_ego) @ each.T_world_ego)
             index = torch.from_numpy(reference)
             pairs = Pairs(index, of_set, torch.full_like(index, EARLIER), torch.zeros(len(index), 3, 4))
-            earlier.append(_EarlierPairs(pairs, torch.from_numpy(source), cameras, T_now_then, each.features))
-        turns, common = self._turns(features, earlier)
+            earlier.append(EarlierPairs(pairs, torch.from_numpy(source), cameras, T_now_then, each.features))
+        turns, common = self._turns.find(features, earlier, self.inv_depths)
         parts = [_direct_pairs(now, choice, K, Ks)]
         for group, turn in zip(earlier, turns, strict=True):
             matrix = group.cameras.matrices(corrected(group.T_now_then, turn))
             parts.append(replace(group.pairs, source=group.source, matrix=matrix))
         return join_pairs(parts), turns, common
-
-    def _turns(
-        self, features: Float[Tensor, "N C h w"], earlier: list[_EarlierPairs]
-    ) -> tuple[list[Float[Tensor, "4 4"]], Float[Tensor, "4 4"] | None]:
-        """How the motion from each of the earlier sets is corrected, and how that from any other; None: not known.
-
-        The earliest sets are asked, one after the other, until two say the same (between sets that are near each other,
-        other depths explain a turn as well). That is then how far the present pose is off, from wherever it is seen.
-        """
-        none = torch.eye(4, dtype=torch.float64)
-        settings = self.settings
-        self._unasked += 1
-        trusted = self._right > 1 and self._unasked < settings.trusted
-        if not earlier or not settings.refinement.yaw or trusted:
-            return [none] * len(earlier), none
-        self._unasked = 0
-        references = reference_features(features)
-        said: dict[int, Tensor] = {}
-        common = None
-        for k in reversed(range(len(earlier))):
-            each = earlier[k]
-            turn = refine_turn(
-                references,
-                each.features,
-                each.pairs,
-                each.cameras,
-                each.T_now_then,
-                self.inv_depths,
-                VIEW_STRIDES,
-                settings.refinement,
-            )
-            for other in said.values():
-                apart = invert(other) @ turn
-                if degrees(apart) < settings.same_turn:
-                    common = other @ take_share(apart, apart.new_tensor(0.5))
-            said[k] = turn
-            if common is not None:
-                break
-        self._right = 0 if any(degrees(turn) for turn in said.values()) else self._right + 1
-        if len(earlier) == 1:
-            return [said[0]], said[0]
-        if common is None:
-            return [said[k] for k in range(len(earlier))], None
-        if degrees(common) < settings.least_turn:
-            common = none
-        # A set that says something else has a pose that is off by itself; one that says nothing has not seen enough.
-        own = {k for k, turn in said.items() if degrees(turn) and degrees(invert(common) @ turn) > settings.same_turn}
-        return [said[k] if k in own else common for k in range(len(earlier))], common
 
     def _moved_but_frozen(
         self, features: Tensor, cameras: Cameras, T_world_ego: Float[np.ndarray, "4 4"] | None

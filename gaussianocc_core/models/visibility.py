@@ -94,14 +94,21 @@ def passed_voxels(
     depth, None: not said. A surface may be nearer than said by its expected error; what lies within that is in doubt,
     and not passed.
     """
-    error = _UNSAID_ERROR if log_error is None else np.exp(log_error)
-    nearest = (np.exp(-_MARGIN * error) / inv_depth - 0.5 * lines.voxel_size).astype(np.float32)
-    levels = _nearest_around(nearest, lines.around)
+    levels = nearest_surfaces(lines, inv_depth, log_error)
     passed = np.empty(lines.shape, dtype=np.bool_)
     arguments = [(a, b, lines.first, lines.cell, lines.depth, levels.ravel(), passed) for a, b in _slabs(lines.shape)]
     for _ in run_in_threads(_pass, arguments):
         pass
     return passed
+
+
+def nearest_surfaces(
+    lines: SightLines, inv_depth: Float[np.ndarray, "N h w"], log_error: Float[np.ndarray, "N h w"] | None
+) -> Float[np.ndarray, "L N h w"]:
+    """How far a ray of each cell is seen to pass (m), at the sizes that a voxel has; `SightLines.cell` counts them."""
+    error = _UNSAID_ERROR if log_error is None else np.exp(log_error)
+    nearest = (np.exp(-_MARGIN * error) / inv_depth - 0.5 * lines.voxel_size).astype(np.float32)
+    return _nearest_around(nearest, lines.around)
 
 
 def _nearest_around(
@@ -149,6 +156,13 @@ def columns_beyond(grid: VoxelGrid, reach: float) -> Bool[np.ndarray, "X Y"]:
     return np.hypot(x[:, None], y[None]) > (reach or np.inf)
 
 
+def stands_on_ground(class_names: Sequence[str]) -> Bool[np.ndarray, " 256"]:
+    """By label: whether it is a class of what stands on the ground."""
+    stands = np.zeros(256, dtype=bool)
+    stands[: free_label(class_names)] = [name not in _GROUND for name in class_names[:-1]]
+    return stands
+
+
 def find_unplaced(
     labels: UInt8[np.ndarray, "X Y Z"],
     beyond: Bool[np.ndarray, "X Y"],
@@ -157,8 +171,7 @@ def find_unplaced(
 ) -> Bool[np.ndarray, "X Y Z"]:
     """Voxels of those columns that are occupied by something that is not ground (by class, or of a model with one class
     by height, `ground_layers`)."""
-    stands = np.zeros(256, dtype=bool)
-    stands[: free_label(class_names)] = [name not in _GROUND for name in class_names[:-1]]
+    stands = stands_on_ground(class_names)
     unplaced = np.zeros(labels.shape, dtype=bool)
     unplaced[beyond] = stands[labels[beyond]]
     if has_one_class(class_names) and ground_layers is not None:

@@ -238,8 +238,10 @@ def mirror(batch: Batch) -> Batch:
 
 
 def collate(batches: Sequence[Batch]) -> Batch:
-    """Batches of one -> one; all rigs must have the same number of cameras. Who has no labels beside others that do has
-    none at any pixel."""
+    """Batches of one -> one; all rigs must have the same number of cameras.
+
+    A sample without 2D labels, in a batch where another has some, gets the label "ignored" at every pixel.
+    """
     names = {len(batch.cameras) for batch in batches}
     if len(names) != 1:
         raise DatasetError(f"samples of {sorted(names)} cameras cannot share a batch; use batch_size=1")

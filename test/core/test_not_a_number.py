@@ -15,7 +15,8 @@ from gaussianocc_core.fusion import TemporalFusion
 from gaussianocc_core.labels import CLASS_NAMES, FREE, UNOBSERVED
 from gaussianocc_core.metrics.occupancy import OccupancyScores
 from gaussianocc_core.metrics.ray_iou import RayIoU
-from gaussianocc_core.models.decision import decide_labels, decide_on_grid
+from gaussianocc_core.models.decision import decide_labels
+from gaussianocc_core.models.decision_cpu import Decider
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.rendering.rasterize import rasterize
 from gaussianocc_core.types import Cameras, Gaussians, OccupancyField, VoxelGrid
@@ -61,7 +62,9 @@ def test_the_predictor_does_not_decide_on_it(predictor, bad, channel, monkeypatc
         with pytest.raises(PredictionError, match="logits: 1 of"):
             decide_labels(logits[0], by_argmax)
     with pytest.raises(PredictionError, match="logits: 1 of"):
-        decide_on_grid(logits[0].numpy(), SMALL.lattice, SMALL.grid)
+        nowhere = np.zeros(SMALL.grid.shape, dtype=bool)
+        decider = Decider(SMALL.lattice, SMALL.grid, SMALL.class_names, nowhere[..., 0], nowhere[0, 0])
+        decider(broken, 0.5, ~nowhere, None, None)
 
 
 @torch.no_grad()

@@ -12,11 +12,12 @@ from gaussianocc_core.errors import BackendError, CalibrationError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, OCCLUDED, UNOBSERVED
-from gaussianocc_core.models.decision import decide_labels, decide_on_grid
+from gaussianocc_core.models.decision import decide_labels
+from gaussianocc_core.models.decision_cpu import Decider
 from gaussianocc_core.models.lifting import plan_lift
 from gaussianocc_core.models.visibility import columns_beyond, find_unplaced, observed_voxels
 from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
-from gaussianocc_core.types import VoxelGrid
+from gaussianocc_core.types import OccupancyField, VoxelGrid
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,15 @@ def test_published_models_decide_by_the_softmax_of_the_resampled_logits(predicto
     assert prediction.confidence[5, 20, 3] == pytest.approx(float(confidence), abs=1e-4)
 
 
+def decide(logits, lattice, grid, caution=0.5):
+    """By the kernel, where every voxel is seen and every ray passed."""
+    everywhere = np.ones(grid.shape, dtype=bool)
+    names = (*map(str, range(logits.shape[1] - 1)), "free")
+    decider = Decider(lattice, grid, names, ~everywhere[..., 0], ~everywhere[0, 0])
+    decided = decider(OccupancyField(logits), caution, everywhere, None, None)
+    return decided.labels, decided.confidence
+
+
 def test_a_voxel_is_occupied_where_rendering_sees_it():
     logits = torch.tensor([[5.0, 1.0, 3.0], [0.0, 2.0, -1.0], [0.0, 0.0, -1.0]]).T  # (3 classes, 3 voxels)
     labels, confidence = decide_labels(logits, by_argmax=False)
@@ -93,7 +103,7 @@ def test_deciding_in_one_pass_is_deciding_on_resampled_logits(contraction, box):
     torch.manual_seed(1)
     logits = 3 * torch.randn(1, 5, 16, 20, 6)
     labels, confidence = decide_labels(resample(logits, kind, grid)[0], by_argmax=False)
-    found, sure = decide_on_grid(logits[0].numpy(), kind, grid)
+    found, sure = decide(logits, kind, grid)
     same = found == labels.numpy()
     assert (
         same.mean() > 0.9999 and 0.2 < (found == 4).mean() < 0.8
@@ -278,7 +288,7 @@ def test_deciding_on_the_grid_takes_caution_too():
     )
     logits = 3 * torch.randn(1, 5, 16, 16, 6, generator=torch.Generator().manual_seed(2))
     labels, _ = decide_labels(resample(logits, kind, grid)[0], False, 0.85)
-    found, _ = decide_on_grid(logits[0].numpy(), kind, grid, 0.85)
+    found, _ = decide(logits, kind, grid, 0.85)
     assert (found == labels.numpy()).mean() > 0.999 and (found == 4).mean() < 0.45
 
 

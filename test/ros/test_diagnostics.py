@@ -112,6 +112,72 @@ def test_what_is_not_a_number_is_an_error_by_name_and_nothing_is_published_for_i
     assert rig.node._reporter.statistics.drops["not a number"] == 1
 
 
+# ---- the images themselves -----------------------------------------------------------------------------------------
+
+
+def textured(rng, sigma=0.0, level=1.0):
+    """A JPEG of rectangles, as large as the rig's images."""
+    import cv2
+    import numpy as np
+
+    pixels = np.full((64, 96), 120, np.uint8)
+    for _ in range(60):
+        x, y, w, h = rng.integers(0, (96, 64, 24, 24))
+        pixels[y : y + h + 2, x : x + w + 2] = rng.integers(20, 235)
+    if sigma:
+        pixels = cv2.GaussianBlur(pixels, (0, 0), sigma)
+    return cv2.imencode(".jpg", np.dstack([(pixels * level).astype(np.uint8)] * 3))[1].tobytes()
+
+
+def test_a_dark_a_frozen_and_a_blurred_camera_are_named_and_a_mended_one_is_well_again(rig):
+    import numpy as np
+
+    rig = rig(watch_period=0.01).start()
+    rig.place()
+    rng, frozen, sent = np.random.default_rng(0), textured(np.random.default_rng(1)), [0]
+
+    def drive(until, what, **changed):
+        def once():
+            data = {camera: textured(rng) for camera in ("front", "left", "right")}
+            data |= {camera: image() for camera, image in changed.items()}
+            rig.send(sent[0] * PERIOD_MS, **data)
+            sent[0] += 1
+            rig.outputs(sent[0])
+            return until()
+
+        rig.graph.until(once, what=what)
+
+    def image_of(camera):
+        return camera_status(rig, camera)[1]["image"]
+
+    drive(lambda: sent[0] >= 6 and image_of("front") == "ok", "fine images")
+    assert not rig.diagnosed("it is dark")
+    drive(lambda: image_of("front") == "dark", "a dark camera", front=lambda: textured(rng, level=0.02))
+    status, _ = camera_status(rig, "front")
+    assert status.level == DiagnosticStatus.WARN and "take the cap off" in status.message
+    assert "front: it is dark" in rig.values()[1].message  # in the node's own status, too
+    drive(lambda: image_of("front") == "ok", "light again")
+    drive(lambda: image_of("left") == "frozen", "a frozen camera", left=lambda: frozen)
+    assert "restart its driver" in camera_status(rig, "left")[0].message
+    drive(lambda: image_of("right") == "blurred", "a blurred camera", right=lambda: textured(rng, sigma=2.0))
+    status, _ = camera_status(rig, "right")
+    assert status.level == DiagnosticStatus.WARN and "focus it" in status.message
+    assert rig.logged("right: its images are blurred")
+
+
+def test_images_are_not_watched_where_nobody_asks(rig):
+    rig = rig(watch_period=0.0).start()
+    rig.place()
+    for i in range(6):
+        rig.send(i * PERIOD_MS)
+        rig.outputs(i + 1)
+    assert camera_status(rig, "front")[1]["image"] == "not looked at"
+    rig.node.set_parameters([Parameter("watch_period", value=0.01)])  # at once
+    rig.send(6 * PERIOD_MS)
+    rig.outputs(7)
+    rig.graph.until(lambda: camera_status(rig, "front")[1]["image"] == "ok", what="a look")
+
+
 # ---- from the first moment to the last -----------------------------------------------------------------------------
 
 

@@ -128,7 +128,10 @@ def test_a_rig_file_alone_names_the_cameras(installed, graph, spawn, checkpoint,
 @pytest.mark.parametrize(
     "given, complaint",
     [
-        ("device:=abacus", "parameter device: expected auto, cpu, cuda or cuda:N, got 'abacus'"),
+        (
+            "device:=abacus",
+            "parameter device: expected auto, cpu, cuda, cuda:N, openvino, onnx, onnx-cuda or tensorrt, got 'abacus'",
+        ),
         ("checkpoint:=/nowhere.safetensors", "checkpoint: no file '/nowhere.safetensors'; leave it out"),
         ("params_file:=/nowhere.yaml", "params_file: no file '/nowhere.yaml'; "),
         ("rig:=/nowhere.yaml", "rig: no file '/nowhere.yaml'; see config/rig/"),

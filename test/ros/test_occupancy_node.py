@@ -517,3 +517,24 @@ def test_a_list_is_emptied_as_ros2_param_sends_it(rig, kind):
     assert not result.successful and "parameter hidden_classes: expected a list of text" in result.reason
     assert rig.node.set_parameters([Parameter("hidden_classes", value=["car"])])[0].successful
     assert rig.node.parameters.hidden_classes == ("car",)
+
+
+@pytest.mark.parametrize("device", ["onnx", "openvino"])
+def test_the_node_publishes_the_same_whatever_runs_its_networks(rig, make, device):
+    pytest.importorskip("onnx", reason="no onnx: nothing can be exported")
+    pytest.importorskip({"onnx": "onnxruntime"}.get(device, device), reason="not installed")
+    published = {}
+    for name, runs in (("first", "cpu"), ("second", device)):
+        robot = rig(device=runs, namespace=name, arguments=("-r", "/tf:=tf", "-r", "/tf_static:=tf_static")).start()
+        robot.place()
+        for i in range(2):
+            robot.send(i * PERIOD_MS)
+            robot.outputs(i + 1)
+        published[runs] = [np.array(message.labels) for message in robot.occupancy]
+    assert robot.node._predictor.backend_name == f"{device} in fp32"
+    robot.graph.until(
+        lambda: any(status.hardware_id == f"{device} in fp32" for each in robot.diagnostics for status in each.status),
+        what="a diagnostic that says what runs the networks",
+    )
+    for before, after in zip(published["cpu"], published[device], strict=True):
+        assert (before == after).mean() > 0.99 and len(np.unique(before)) > 1

@@ -28,6 +28,7 @@ DYNAMIC = (
     "warn_age",
     "error_age",
     "least_rate",
+    "watch_period",
 )
 FIELDS = dataclasses.fields(NodeParameters)
 

@@ -4,6 +4,7 @@
 import json
 
 import pytest
+from support.synthetic_bags import ROOT
 
 pytestmark = pytest.mark.medium
 
@@ -67,3 +68,18 @@ def test_the_doctor_is_tried_on_known_damage(spawn, tmp_path, shared_data):
     clean, *damaged = run(spawn, tmp_path, "benchmarks/doctor.py", *arguments)
     assert clean["false_alarms"] == [] and clean["verdict"] == "fine"
     assert [row["told_right"] for row in damaged] == [True, True, True]
+
+
+def test_an_interrupted_trial_of_the_doctor_goes_on_where_it_was(spawn, tmp_path, shared_data, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import doctor
+
+    drive, parts, only = shared_data / "data" / "kitti_drive_0001", tmp_path / "parts", ["identity K"]
+    rows = doctor.judge_recording(drive, only, parts)
+    assert [row["kind"] for row in rows] == ["as it is", "identity K"]
+    (file,) = parts.iterdir()
+    file.write_text(file.read_text().replace('"told_right": true', '"told_right": "kept"'))
+    again = doctor.judge_recording(drive, [*only, "swapped neighbours"], parts)
+    assert [row.get("told_right") for row in again] == [None, "kept", True]
+    file.write_text("of another commit\n" + file.read_text().partition("\n")[2])
+    assert doctor.judge_recording(drive, only, parts)[1]["told_right"] is True

@@ -12,6 +12,7 @@ ARGUMENTS = {
     "carve_labels.py": ["data", "--checkpoint", "model", "--output", "labels"],
     "ddad_to_rosbag.py": ["--dataroot", "data", "--output", "bags"],
     "export_depth.py": ["--dataroot", "data"],
+    "export_model.py": ["model.safetensors", "--output", "exported"],
     "import_reference_checkpoint.py": ["released", "model.safetensors"],
     "inspect_bag.py": ["bag"],
     "label_semantics.py": ["--bag", "bag", "--model", "model"],

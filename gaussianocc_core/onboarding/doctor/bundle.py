@@ -38,6 +38,7 @@ _NEAR, _LOOSE = (
     np.radians(0.6),
     np.radians(3.5),
 )  # off their epipolar line, or parting by as much: weights leave out what does not belong
+_FEW = 0.5  # of the matches that fit at last: those that nearly fit were chance, and those that tell lay farther off
 LEAST_CROSS = 12  # matches of two cameras, to say anything by them
 
 
@@ -106,7 +107,8 @@ def solve(cameras: Cameras, steps: Sequence[Step], cross: Sequence[CrossMatches]
     """
     near, far = (_solve_length(cameras, steps, cross, pose_at, slack) for slack in (_NEAR, _LOOSE))
     fits_near, fits_far = (_count(each.corrected(cameras), cross) for each in (near, far))
-    return far if fits_far > 1.15 * fits_near + 8 else near
+    used = sum(each.matches for each in near.cameras) // 2
+    return far if fits_far > 1.15 * fits_near + 8 or used < _FEW * fits_far else near
 
 
 def _solve_length(

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gaussianocc_core.data.bag import BagEntry, BagSource
 from gaussianocc_core.geometry.plausibility import FAR_AWAY, Doubt
 from gaussianocc_core.geometry.transforms import matrix_to_quat
-from gaussianocc_core.onboarding.doctor.bundle import Bundle, solve
+from gaussianocc_core.onboarding.doctor.bundle import LEAST_CROSS, Bundle, solve
 from gaussianocc_core.onboarding.doctor.cross import CrossMatches, find_cross, in_ego, merge
 from gaussianocc_core.onboarding.doctor.findings import (
     FINE,
@@ -25,24 +25,35 @@ from gaussianocc_core.onboarding.doctor.findings import (
     worst,
 )
 from gaussianocc_core.onboarding.doctor.ground import Ground, compare_lengths, find_grounds
-from gaussianocc_core.onboarding.doctor.images import ImageFacts, look_at_images
+from gaussianocc_core.onboarding.doctor.image_facts import ImageFacts
+from gaussianocc_core.onboarding.doctor.image_opinions import from_images
+from gaussianocc_core.onboarding.doctor.images import look_at_images
 from gaussianocc_core.onboarding.doctor.opinions import (
     from_bundle,
     from_delay,
     from_doubt,
-    from_images,
     from_lengths,
     from_reading,
     known,
     too_fast,
 )
 from gaussianocc_core.onboarding.doctor.readings import AS_IT_IS, Evidence, Reading, find_reading
+from gaussianocc_core.onboarding.doctor.rotations import angles_between
 from gaussianocc_core.onboarding.doctor.sampling import Sampled, sample
 from gaussianocc_core.onboarding.doctor.scores import score
-from gaussianocc_core.onboarding.doctor.temporal import PoseAt, Step, estimate_delay, find_steps, find_strip_steps
+from gaussianocc_core.onboarding.doctor.temporal import (
+    LEAST_PAIRS,
+    Delay,
+    PoseAt,
+    Step,
+    estimate_delay,
+    find_steps,
+    find_strip_steps,
+)
 from gaussianocc_core.types import Cameras
 
 _PLACELESS = (FAR_AWAY,)  # doubts about a camera that nothing is compared with
+_AT_ONCE, _MOVED = 1e-3, np.radians(0.15)  # s, and what may move in an image between the times of two cameras
 _AS_WELL = 0.7  # of what a large fault explains
 
 
@@ -56,6 +67,7 @@ class Visit:
     images: tuple[ImageFacts, ...]
     grounds: tuple[Ground, ...]
     diagnosis: Diagnosis
+    delay: Delay | None = None  # of odometry, where it could be looked for
 
 
 def examine(
@@ -81,7 +93,7 @@ def judge(name: str, sampled: Sampled, pose_at: PoseAt, doubts: Sequence[Doubt] 
     steps = tuple(find_steps(sampled))
     # A camera whose calibration or images are nonsense would speak against the others: they are judged without it.
     images = look_at_images(sampled, cameras.T_ego_cam.detach().cpu().double().numpy())
-    of_images = from_images(cameras.names, images)
+    of_images = from_images(cameras, images)
     found += of_images
     out = {cameras.names.index(doubt.camera) for doubt in doubts if doubt.kind in _PLACELESS}
     out |= {cameras.names.index(each.about) for each in of_images if each.verdict == WRONG}
@@ -102,14 +114,20 @@ def judge(name: str, sampled: Sampled, pose_at: PoseAt, doubts: Sequence[Doubt] 
     found += from_reading(cameras.names, reading, {(each.about, each.kind) for each in found})
     upset = fast is not None or reading.odometry.fault != "" or any(each is not AS_IT_IS for each in reading.cameras)
 
+    together = cross
+    if not posed:  # small turns are judged by what both see at once, large faults by all
+        together = _at_one_time(sampled, steps, cross, notes)
+        bundle = solve(cameras, steps, together, None)
+        mended = bundle.corrected(cameras)
     bad = {k for k, camera in enumerate(cameras.names) if any(f.about == camera and f.verdict == WRONG for f in found)}
     if bad and not upset:
-        cross = _without(cross, bad)
+        cross, together = _without(cross, bad), _without(together, bad)
         steps = tuple(step for step in steps if step.camera not in bad)
-        bundle = solve(cameras, steps, cross, pose_at if posed else None)
+        bundle = solve(cameras, steps, together, pose_at if posed else None)
         mended = bundle.corrected(cameras)
         notes += [f"{cameras.names[k]}: its rotation: mend what is wrong with it first" for k in sorted(bad)]
     grounds: tuple[Ground, ...] = ()
+    delay = None
     if posed:
         # A camera that is wrong would be taken for odometry that is late.
         right = {k for k, each in enumerate(reading.cameras) if each is AS_IT_IS} - bad
@@ -132,14 +150,53 @@ def judge(name: str, sampled: Sampled, pose_at: PoseAt, doubts: Sequence[Doubt] 
         notes.append("small errors of rotations: mend what is wrong first, and look again")
     else:
         wrong = {cameras.names[k] for k in bad}
-        found += [each for each in from_bundle(cameras.names, bundle, cross, notes) if each.about not in wrong]
+        found += [each for each in from_bundle(cameras, bundle, together, notes) if each.about not in wrong]
     proposals = _propose(sampled, None if upset else bundle, found)
     diagnosis = _diagnose(name, sampled, found, steps, cross, notes, scores, proposals)
-    return Visit(sampled, steps, cross, images, grounds, diagnosis)
+    return Visit(sampled, steps, cross, images, grounds, diagnosis, delay)
 
 
 def _without(cross: Sequence[CrossMatches], cameras: Collection[int]) -> tuple[CrossMatches, ...]:
     return tuple(each for each in cross if not set(each.cameras) & set(cameras))
+
+
+def _at_one_time(
+    sampled: Sampled, steps: Sequence[Step], cross: Sequence[CrossMatches], notes: list[str]
+) -> tuple[CrossMatches, ...]:
+    """Without odometry: the matches of moments at which nothing moves noticeably between the times of both images."""
+    rates: dict[tuple[int, int], float] = {}  # (camera, moment) -> rad/s, of what moves most in its image
+    for step in steps:
+        seconds = max((step.stamps_ns[1] - step.stamps_ns[0]) * 1e-9, 1e-3)
+        rates[step.camera, step.moment] = float(np.percentile(angles_between(*step.rays), 90)) / seconds
+    found = []
+    for matches in cross:
+        pair = matches.cameras
+        kept = np.zeros(len(matches), bool)
+        latest = 0.0
+        for n, moment in enumerate(sampled.moments):
+            first, second = (moment.now[k].stamp_ns for k in pair)
+            apart = abs(second - first) * 1e-9
+            of_both = [rates[k, n] for k in pair if (k, n) in rates]
+            if apart < _AT_ONCE or (of_both and max(of_both) * apart < _MOVED):
+                kept |= matches.moments == n
+            latest = max(latest, apart)
+        if len(matches) >= LEAST_CROSS > kept.sum():
+            a, b = (sampled.cameras.names[k] for k in pair)
+            notes.append(
+                f"{a} against {b}: their images are up to {1000 * latest:.0f} ms apart, and without odometry it is not "
+                "known how the robot moves meanwhile: small turns"
+            )
+        found.append(
+            replace(
+                matches,
+                a=matches.a[kept],
+                b=matches.b[kept],
+                T_ego=matches.T_ego[kept],
+                moments=matches.moments[kept],
+                indices=matches.indices[kept],
+            )
+        )
+    return tuple(found)
 
 
 def _read(
@@ -211,6 +268,8 @@ def _diagnose(
         if shared:
             pixels = float(np.median(np.concatenate(off))) * float(sampled.cameras.intrinsics[k, 0, 0])
             seen += f", {pixels:.1f} px off their epipolar lines"
+        if moments < LEAST_PAIRS and shared < LEAST_CROSS:
+            seen = "its images; they show too little to check its calibration by"
         verdicts.append(CameraVerdict(camera, worst([each.verdict for each in own]) if own else FINE, own, seen))
     names = set(sampled.cameras.names)
     others = tuple(each for each in found if each.about not in names)

@@ -14,14 +14,15 @@ from gaussianocc_core.onboarding.doctor.bundle import Bundle
 from gaussianocc_core.onboarding.doctor.cross import CrossMatches
 from gaussianocc_core.onboarding.doctor.findings import LOOK, ODOMETRY, WRONG, Finding
 from gaussianocc_core.onboarding.doctor.ground import Ground, Length
-from gaussianocc_core.onboarding.doctor.images import ImageFacts
 from gaussianocc_core.onboarding.doctor.readings import Reading
 from gaussianocc_core.onboarding.doctor.sampling import Sampled
 from gaussianocc_core.onboarding.doctor.temporal import Delay
+from gaussianocc_core.types import Cameras
 
 _DOUBTS_WRONG = (IDENTITY, PRINCIPAL_POINT, BODY_FRAME, FAR_AWAY)
 _LOOK_TURN, _WRONG_TURN = np.radians(0.5), np.radians(2.0)
 _LOOK_RELATIVE, _WRONG_RELATIVE = np.radians(1.5), np.radians(2.5)  # of cameras that nothing else is known of
+_LOOK_ABOUT_LINE = np.radians(0.7)
 _COMMON_TURN = np.radians(3.0)  # of all cameras together against odometry
 _SURE = 3.0  # times the error
 _LEAST_STEPS = 3
@@ -30,9 +31,6 @@ _LOOK_LENGTH, _WRONG_LENGTH = np.log(1.2), np.log(1.5)
 _LOOK_HEIGHT, _WRONG_HEIGHT = np.log(1.45), np.log(1.9)
 _GROUND_SHARE, _PITCH = 0.6, np.radians(3.0)
 _FASTEST = 70.0  # m/s
-_GREY = 100.0  # grey level of a usual image
-_DARK, _BRIGHTER, _BURNT, _BLURRED = 12.0, 1.9, 0.35, 0.75
-_FROZEN, _DIRTY, _LINES, _SKY = 0.3, 0.004, 3.0, 0.7
 
 
 def from_doubt(doubt: Doubt) -> Finding:
@@ -95,8 +93,9 @@ def from_delay(delay: Delay | None, notes: list[str]) -> Finding | None:
     late, error = delay.seconds, max(delay.error, 0.005)
     if not delay.sure and delay.known > _LOOK_DELAY:
         notes.append(
-            f"delay of odometry: cannot be known better than {1000 * delay.known:.0f} ms, its turns and speed change "
-            "too little: drive curves, start and stop"
+            f"delay of odometry: cannot be known better than {1000 * delay.known:.0f} ms: 200 ms change its turns by "
+            f"{np.degrees(delay.shown):.2g} degrees, in the images turns err by {np.degrees(delay.noise):.2g}; drive "
+            "curves, start and stop"
         )
     if not delay.sure or abs(late) < _LOOK_DELAY:
         return None
@@ -172,13 +171,14 @@ def _say_unit(factor: float) -> str:
     return "check wheel radius and scale of odometry; "
 
 
-def from_bundle(names: Sequence[str], bundle: Bundle, cross: Sequence[CrossMatches], notes: list[str]) -> list[Finding]:
+def from_bundle(cameras: Cameras, bundle: Bundle, cross: Sequence[CrossMatches], notes: list[str]) -> list[Finding]:
+    names = cameras.names
     if not bundle.by_motion:
-        return _from_pairs(names, bundle, cross, notes)
+        return _from_pairs(cameras, bundle, cross, notes)
     found = []
     judged = [k for k, each in enumerate(bundle.cameras) if each.steps >= _LEAST_STEPS]
     if not judged:
-        return _from_pairs(names, bundle, cross, notes)
+        return _from_pairs(cameras, bundle, cross, notes)
     turns = np.array([bundle.cameras[k].turn for k in judged])
     errors = np.array([bundle.cameras[k].error for k in judged])
     # What all share belongs to the frame of odometry, not to a camera: that of the camera that is nearest to all.
@@ -217,7 +217,7 @@ def from_bundle(names: Sequence[str], bundle: Bundle, cross: Sequence[CrossMatch
     if any(each.kind == "rotation" for each in found):  # it would be held against its neighbours
         notes += [f"{names[k]}: its rotation: mend that of the others first" for k in rest]
     else:  # neighbours alone, with little motion, are no proof
-        found += [replace(each, verdict=LOOK) for each in _from_pairs(names, bundle, cross, [], rest)]
+        found += [replace(each, verdict=LOOK) for each in _from_pairs(cameras, bundle, cross, [], rest)]
     return found
 
 
@@ -227,13 +227,14 @@ def known(turn: Float[np.ndarray, " 3"], error: Float[np.ndarray, " 3"]) -> Floa
 
 
 def _from_pairs(
-    names: Sequence[str],
+    cameras: Cameras,
     bundle: Bundle,
     cross: Sequence[CrossMatches],
     notes: list[str],
     only: Sequence[int] | None = None,
 ) -> list[Finding]:
     """By cameras that see the same, without knowing which of two is off: the one that is off from most is blamed."""
+    names, places = cameras.names, cameras.T_ego_cam[:, :3, 3].detach().cpu().double().numpy()
     off: dict[tuple[int, int], np.ndarray] = {}
     linked: set[int] = set()
     for matches in cross:
@@ -244,12 +245,20 @@ def _from_pairs(
         turn, error = bundle.between(i, j)
         sure = known(turn, error)
         least = _LOOK_RELATIVE if only is None else _WRONG_RELATIVE  # what one neighbour says of a camera is rough
-        if np.linalg.norm(sure) > least and (only is None or {i, j} & set(only)):
+        # About the line between both, a turn shows at once: nothing is as near or as far as to look like it.
+        line = (places[j] - places[i]) / max(float(np.linalg.norm(places[j] - places[i])), 1e-3)
+        plain = only is None and abs(float(sure @ line)) > _LOOK_ABOUT_LINE
+        if (plain or np.linalg.norm(sure) > least) and (only is None or {i, j} & set(only)):
             off[i, j] = sure
     if only is None:
         for k in range(len(names)):
             if k not in linked:
                 notes.append(f"{names[k]}: it shares too little with other cameras")
+        if linked:
+            notes.append(
+                f"turns of cameras towards each other by less than {np.degrees(_LOOK_RELATIVE):.1f} degrees: things "
+                "look nearer by them, and only motion with odometry tells that apart; drive"
+            )
     found = []
     while off:
         counts = {k: sum(k in pair for pair in off) for pair in off for k in pair}
@@ -291,100 +300,3 @@ def _rotation_finding(name: str, turn: np.ndarray, size: float, verdict: str, ag
         "degrees",
         "check its mounting, or calibrate it again; a proposal is given where it is known well",
     )
-
-
-def from_images(names: Sequence[str], images: Sequence[ImageFacts]) -> list[Finding]:
-    found = []
-    levels = [facts.brightness for facts in images]
-    sharp = [facts.sharpness for facts in images]
-
-    def add(k: int, verdict: str, kind: str, reason: str, size: float, unit: str, fix: str) -> None:
-        found.append(Finding(names[k], verdict, kind, reason, size, unit, fix))
-
-    for k, facts in enumerate(images):
-        others = [level for i, level in enumerate(levels) if i != k and level >= _DARK]
-        usual = float(np.median(others)) if others else facts.brightness
-        if len(levels) == 2 and abs(np.log(facts.brightness / _GREY)) < abs(np.log(max(usual, 1.0) / _GREY)):
-            usual = facts.brightness  # of two the other is the strange one
-        if facts.brightness < _DARK:
-            add(
-                k,
-                WRONG,
-                "dark",
-                f"it is dark: mean grey level {facts.brightness:.0f} of 255",
-                facts.brightness,
-                "levels",
-                "take the cap off, or raise the exposure",
-            )
-        elif not 1 / _BRIGHTER < facts.brightness / max(usual, 1.0) < _BRIGHTER:
-            add(
-                k,
-                LOOK,
-                "brightness",
-                f"its mean grey level is {facts.brightness:.0f}, that of the others {usual:.0f}",
-                facts.brightness / max(usual, 1.0),
-                "times",
-                "let one exposure control all cameras",
-            )
-        if facts.burnt > _BURNT:
-            add(
-                k,
-                LOOK,
-                "burnt",
-                f"{100 * facts.burnt:.0f} % of its pixels are burnt out",
-                facts.burnt,
-                "share",
-                "lower the exposure",
-            )
-        best = float(np.median(np.delete(sharp, k))) if len(sharp) > 1 else 0.6
-        if facts.sharpness < _BLURRED * min(best, 0.6):
-            add(
-                k,
-                LOOK,
-                "blurred",
-                f"its images are blurred: {facts.sharpness / max(best, 1e-3):.2f} of the others' finest detail",
-                facts.sharpness / max(best, 1e-3),
-                "times",
-                "focus it, clean its lens, or shorten its exposure",
-            )
-        if facts.frozen > _FROZEN:
-            add(
-                k,
-                WRONG,
-                "frozen",
-                f"it shows the same image again at {100 * facts.frozen:.0f} % of the moments while others change",
-                facts.frozen,
-                "share",
-                "restart its driver; leave the stretch out (data.bag.begin, data.bag.end)",
-            )
-        if facts.dirty > _DIRTY:
-            add(
-                k,
-                LOOK,
-                "dirt",
-                f"{100 * facts.dirty:.1f} % of its image never changes: dirt or drops on the lens, or the robot itself",
-                facts.dirty,
-                "share",
-                "clean it, or mask it (tools/make_masks.py)",
-            )
-        if facts.lines > _LINES:
-            add(
-                k,
-                LOOK,
-                "rolling lines",
-                f"bands of {facts.lines:.0f} grey levels roll through its images",
-                facts.lines,
-                "levels",
-                "set the exposure to a multiple of the mains' half period (10 ms at 50 Hz)",
-            )
-        if facts.sky_below > _SKY:
-            add(
-                k,
-                LOOK,
-                "sky below",
-                f"by calibration its sky lies below the horizon at {100 * facts.sky_below:.0f} % of the moments",
-                facts.sky_below,
-                "share",
-                "is it mounted upside down?",
-            )
-    return found

@@ -20,14 +20,23 @@ _COLORS = {FINE: (60, 220, 120), LOOK: (250, 190, 60)}
 _WRONG_RGB = (240, 80, 70)
 _HORIZON_RGB = (90, 200, 255)
 _LINE_RGB = (210, 120, 255)
+_STROKE_RGB, _FITS_RGB = (120, 150, 120), (60, 220, 90)
+_FOOT = 76  # px, of the legend
+_LEGEND = (
+    ("blue: horizon by TF", _HORIZON_RGB),
+    ("strokes: how features move", _STROKE_RGB),
+    ("violet: where another camera says that they lie", _LINE_RGB),
+    ("green dots: they do", _FITS_RGB),
+    ("red dots: a degree off", _WRONG_RGB),
+)
 _LONG = np.radians(6.0)  # of an epipolar line, to either side
 _FULL_RED = np.radians(1.0)
 _MOST_LINES = 14
 
 
 def doctor_picture(visit: Visit) -> UInt8[np.ndarray, "H W 3"]:
-    """A cell per camera: its image unrolled, the horizon by TF, how features move (green: as odometry says, to red: a
-    degree off), and of those that another camera shows as well the line on which they should lie."""
+    """A cell per camera: its image unrolled, the horizon by TF, how features move, and of those that another camera
+    shows as well the line on which they should lie (green: they do, to red: a degree off). A legend below."""
     sampled = visit.sampled
     names = sampled.cameras.names
     if not sampled.moments:
@@ -39,7 +48,9 @@ def doctor_picture(visit: Visit) -> UInt8[np.ndarray, "H W 3"]:
         max(cell.shape[0] for cell in cells[row : row + columns]) + _HEAD + _GAP
         for row in range(0, len(cells), columns)
     ]
-    canvas = np.full((sum(heights), columns * (_WIDTH + _GAP), 3), (13, 16, 22), np.uint8)
+    canvas = np.full(
+        (sum(heights) + (_FOOT if columns == 1 else _FOOT // 2), columns * (_WIDTH + _GAP), 3), (13, 16, 22), np.uint8
+    )
     labels = []
     for k, cell in enumerate(cells):
         row, column = divmod(k, columns)
@@ -51,6 +62,13 @@ def doctor_picture(visit: Visit) -> UInt8[np.ndarray, "H W 3"]:
         labels.append(
             Label(f"{names[k]}: {verdict.verdict}{f' ({kinds})' if kinds else ''}", left + 6, top - 26, 18, color)
         )
+    left, top = 6, sum(heights) + 6
+    for text, rgb in _LEGEND:
+        width = 8 * len(text) + 24
+        if left > 6 and left + width > canvas.shape[1]:
+            left, top = 6, top + 22
+        labels.append(Label(text, left, top, 15, rgb))
+        left += width
     return draw_labels(canvas, labels)
 
 
@@ -82,7 +100,7 @@ def _cell(visit: Visit, k: int, n: int) -> UInt8[np.ndarray, "h w 3"]:
     for step in visit.steps:
         if step.camera == k and step.moment == n:
             for a, b in zip(*(cylinder.places(rays) for rays in step.rays), strict=True):
-                cv2.line(cell, _pixel(a * factor), _pixel(b * factor), (120, 150, 120), 1, cv2.LINE_AA)
+                cv2.line(cell, _pixel(a * factor), _pixel(b * factor), _STROKE_RGB, 1, cv2.LINE_AA)
     _draw_shared(visit, k, n, cell, draw, factor)
     return cell
 

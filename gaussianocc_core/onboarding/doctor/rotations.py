@@ -139,25 +139,49 @@ def _behind(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> float:
     return float(((b - a) @ t > 0).mean())
 
 
+def turn_covariance(
+    a: Float[np.ndarray, "M 3"], b: Float[np.ndarray, "M 3"], seen: SeenMotion, tolerance: float
+) -> Float[np.ndarray, "3 3"]:
+    """Of the rotation vector of `seen` (rad^2, camera frame), by the matches that agree and how far they are off. Where
+    a camera looks across its way, a turn about its vertical axis looks like the way itself: it is known worst there."""
+    turned = b @ exp_rotation(seen.turn).T
+    if seen.ahead is None:
+        off = np.linalg.norm(a - turned, axis=1)
+        A = np.eye(3) * len(a) - a.T @ a
+    else:
+        off, J = _derivatives(a, turned, seen.ahead)
+        A = J.T @ J
+    noise = max(1.48 * float(np.median(np.abs(off))), 0.1 * tolerance)
+    return noise**2 * np.linalg.inv(A + 1e-9 * np.trace(A) * np.eye(len(A)))[:3, :3]
+
+
+def _derivatives(
+    a: np.ndarray, turned: np.ndarray, t: np.ndarray
+) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, "M 5"]]:
+    """Epipolar angles, and how they change with the rotation vector and with the two directions across t."""
+    here, step = epipolar_angles(a, turned, t), 1e-5
+    columns = [(epipolar_angles(a, turned @ exp_rotation(step * axis).T, t) - here) / step for axis in np.eye(3)]
+    columns += [(epipolar_angles(a, turned, t + step * each) - here) / step for each in _across(t)]
+    return here, np.stack(columns, axis=1)
+
+
+def _across(t: np.ndarray) -> Float[np.ndarray, "2 3"]:
+    return np.linalg.svd(t[None])[2][1:]
+
+
 def _refine(
     a: np.ndarray, b: np.ndarray, R: np.ndarray, t: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rotation and direction by least squares with Cauchy's weights."""
     for _ in range(8):
-        basis = np.linalg.svd(t[None])[2][1:]  # two directions across t
-        turned = b @ R.T
-        here = epipolar_angles(a, turned, t)
-        step = 1e-5
-        columns = [(epipolar_angles(a, turned @ exp_rotation(step * axis).T, t) - here) / step for axis in np.eye(3)]
-        columns += [(epipolar_angles(a, turned, t + step * each) - here) / step for each in basis]
-        J = np.stack(columns, axis=1)
+        here, J = _derivatives(a, b @ R.T, t)
         w = 1.0 / (1.0 + (here / tolerance) ** 2)
         w[np.abs(here) > 6 * tolerance] = 0.0
         A = J.T @ (J * w[:, None])
         move = np.linalg.solve(A + 1e-9 * np.trace(A) * np.eye(5), -J.T @ (w * here))
         size = float(np.linalg.norm(move))
         move *= min(1.0, 0.05 / max(size, 1e-12))
-        R = exp_rotation(move[:3]) @ R
+        R, basis = exp_rotation(move[:3]) @ R, _across(t)
         t = t + move[3] * basis[0] + move[4] * basis[1]
         t /= np.linalg.norm(t)
         if size < 1e-6:

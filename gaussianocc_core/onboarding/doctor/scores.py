@@ -9,7 +9,7 @@ import numpy as np
 
 from gaussianocc_core.onboarding.doctor.cross import CrossMatches, in_ego
 from gaussianocc_core.onboarding.doctor.findings import Score
-from gaussianocc_core.onboarding.doctor.images import ImageFacts
+from gaussianocc_core.onboarding.doctor.image_facts import ImageFacts
 from gaussianocc_core.onboarding.doctor.sampling import Sampled
 from gaussianocc_core.onboarding.doctor.temporal import Step
 

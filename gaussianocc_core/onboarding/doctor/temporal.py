@@ -18,6 +18,7 @@ from gaussianocc_core.onboarding.doctor.rotations import (
     exp_rotation,
     log_rotation,
     see_motion,
+    turn_covariance,
 )
 from gaussianocc_core.onboarding.doctor.sampling import Sampled
 from gaussianocc_core.types import Cameras
@@ -27,8 +28,11 @@ PoseAt = Callable[[int], Float[np.ndarray, "4 4"] | None]  # stamp in ns -> T_wo
 LEAST_PAIRS = 3  # of moments, to say anything of a camera
 STRIP_MOMENTS = 1000
 _DELAYS_S = np.arange(-0.6, 0.601, 0.02)
-_LEAST_NOISE = np.radians(0.02)  # of a turn that is seen
-_MOST_COST = 9.0  # that a step may weigh: passing lorries
+_LEAST_NOISE = np.radians(0.03)  # of a turn that odometry says
+_TOLERANCE = 1.0 / 420.0  # rad, of a match
+_USUAL_FIT = 2.4  # median of a sum of three squares of standard normal numbers
+_MOST_TURN_COST = 16.0  # that a moment may weigh: passing lorries
+_MOST_COST = 9.0  # that the start or stop of a step may weigh
 _WORSE = 9.0  # by which a delay must explain less to be ruled out: three standard deviations
 _GAIN = 6.0  # that a delay must explain more than none
 _AT_REST = 0.15  # of the largest
@@ -105,6 +109,8 @@ class Delay:
     known: float  # s: nothing farther from `seconds` than this explains the images as well
     sure: bool  # whether several moments say that it is not zero
     moments: int
+    shown: float  # rad: what 200 ms change of the turns that odometry says, root mean square
+    noise: float  # rad: what the turns of a moment err by in the images, mean of the axes
 
 
 def find_strip_steps(sampled: Sampled) -> list[Step]:
@@ -130,7 +136,7 @@ def estimate_delay(steps: Sequence[Step], cameras: Cameras, pose_at: PoseAt) -> 
     steps: of moments and of strips.
     """
     delays = _DELAYS_S
-    off, groups, strips = [], [], []
+    off, noise, groups, strips = [], [], [], []
     shifts: list[float] = []
     speeds: list[np.ndarray] = []
     middle = len(delays) // 2
@@ -141,7 +147,9 @@ def estimate_delay(steps: Sequence[Step], cameras: Cameras, pose_at: PoseAt) -> 
             continue
         # Where odometry has no pose, at the ends of a recording, a delay is taken to explain as much as none does.
         all_told = [as_it_is if each is None else each for each in told]
-        off.append([np.linalg.norm(step.seen.turn - each.turn) for each in all_told])
+        R = cameras.T_ego_cam[step.camera, :3, :3].detach().cpu().double().numpy()
+        off.append([R @ (step.seen.turn - each.turn) for each in all_told])
+        noise.append(R @ turn_covariance(*step.rays, step.seen, _TOLERANCE) @ R.T)
         groups.append(step.moment)
         strips.append(step.strip)
         seconds = max((step.stamps_ns[1] - step.stamps_ns[0]) * 1e-9, 1e-3)
@@ -150,15 +158,13 @@ def estimate_delay(steps: Sequence[Step], cameras: Cameras, pose_at: PoseAt) -> 
         speeds.append(np.array([np.linalg.norm(each.move) / seconds for each in all_told]))
     if len(set(groups)) < LEAST_PAIRS:
         return None
-    angles, of, strip_of = np.array(off), np.array(groups), np.array(strips)
-    best_fit = angles.min(axis=1)
-    noise = max(float(np.median(best_fit)), _LEAST_NOISE)
-    costs = np.minimum((angles / noise) ** 2, _MOST_COST)
+    of, strip_of, turns = np.array(groups), np.array(strips), np.array(off)
+    moments = np.unique(of)
+    per_moment, errors = _turn_costs(turns, np.array(noise), of)
     for strip in np.unique(strip_of[strip_of >= 0]):
         rows = np.flatnonzero(strip_of == strip)
-        costs[rows] += _start_costs(np.array(shifts)[rows], np.stack([speeds[row] for row in rows]))
-    moments = np.unique(of)
-    per_moment = np.stack([costs[of == each].mean(axis=0) for each in moments])  # cameras of a moment err together
+        starts = _start_costs(np.array(shifts)[rows], np.stack([speeds[row] for row in rows]))
+        np.add.at(per_moment, np.searchsorted(moments, of[rows]), starts)
     total = per_moment.sum(axis=0)
     best = _lowest(total, delays)
     others = np.array([_lowest(total - each, delays) for each in per_moment])
@@ -168,7 +174,39 @@ def estimate_delay(steps: Sequence[Step], cameras: Cameras, pose_at: PoseAt) -> 
     known = max(3.0 * error, float(as_good.max()), 0.5 * float(delays[1] - delays[0]))
     gains = per_moment[:, middle] - per_moment[:, int(total.argmin())]
     sure = bool(gains.sum() - gains.max() > _GAIN and abs(best) > known)  # also without the moment that says it most
-    return Delay(best, error, known if sure else max(known, abs(best)), sure, count)
+    return Delay(
+        best, error, known if sure else max(known, abs(best)), sure, count, _shown(turns), float(np.median(errors))
+    )
+
+
+def _turn_costs(
+    off: Float[np.ndarray, "S D 3"], noise: Float[np.ndarray, "S 3 3"], moments: np.ndarray
+) -> tuple[Float[np.ndarray, "K D"], Float[np.ndarray, " K"]]:
+    """What each moment has against each delay, and what its turn errs by (rad). off: turns by the images less those by
+    odometry, noise: covariances of the former, both in the ego frame. The cameras of a moment are averaged, as what
+    odometry errs by is common to them: each direction of turn by those that know it."""
+    information = np.linalg.inv(noise)
+    fit = np.einsum("sdi,sij,sdj->sd", off, information, off).min(axis=1)
+    # Matches err together (lenses, rolling shutters, what moves), more than each for itself.
+    larger = max(1.0, float(np.median(fit)) / _USUAL_FIT)
+    outlying = np.maximum(fit / larger / _USUAL_FIT, 1.0)
+    information /= (larger * outlying)[:, None, None]
+    costs, errors = [], []
+    for moment in np.unique(moments):
+        own = moments == moment
+        covariance = np.linalg.inv(information[own].sum(axis=0))
+        mean = np.einsum("ij,sjk,sdk->di", covariance, information[own], off[own])
+        of_all = np.linalg.inv(covariance + _LEAST_NOISE**2 * np.eye(3))
+        costs.append(np.minimum(np.einsum("di,ij,dj->d", mean, of_all, mean), _MOST_TURN_COST))
+        errors.append(np.linalg.det(of_all) ** (-1 / 6))
+    return np.array(costs), np.array(errors)
+
+
+def _shown(off: Float[np.ndarray, "S D 3"]) -> float:
+    """rad, by how much 200 ms change what odometry says of turns, root mean square."""
+    middle, by = off.shape[1] // 2, round(0.2 / float(_DELAYS_S[1] - _DELAYS_S[0]))
+    changes = [off[:, middle + way] - off[:, middle] for way in (-by, by)]
+    return float(np.sqrt(np.mean([(each**2).sum(axis=1).mean() for each in changes])))
 
 
 def _start_costs(shifts: np.ndarray, speeds: np.ndarray) -> np.ndarray:

@@ -434,6 +434,16 @@ def test_without_its_sweeps_a_data_set_is_converted_by_keyframes_and_says_how(da
     assert len(open_index(tmp_path / "scene-0001").topics["/CAM_FRONT/image_raw/compressed"]) > 0
 
 
+def test_most_files_are_sweeps_and_without_them_the_scene_is_still_here(tmp_path):
+    """Of the real data set five of six images are."""
+    root = MadeUpDatabase().write(tmp_path / "data")
+    shutil.rmtree(root / "sweeps")
+    table = [row["filename"] for row in read_table(root, "sample_data")]
+    assert sum(name.startswith("sweeps/") for name in table) > 0.6 * len(table)
+    with pytest.raises(DatasetError, match=r"files of the sweeps do not exist.*--no-sweeps"):
+        write_scene_bag(NuScenesSource(root), "scene-0001", tmp_path / "out" / "scene-0001")
+
+
 def test_a_scene_of_another_part_of_the_data_set_is_named_as_that(database, tmp_path):
     for folder in ("samples", "sweeps"):
         shutil.rmtree(database / folder)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from gaussianocc_core.geometry.cameras import resize, view_rotation
 from gaussianocc_core.geometry.transforms import make_transform
-from gaussianocc_core.models import view_ring
+from gaussianocc_core.models import common_turn
+from gaussianocc_core.models.common_turn import CommonTurnSettings
 from gaussianocc_core.models.matching import MatchingConfig, Pairs, plane_inv_depths
 from gaussianocc_core.models.motion_refinement import RefinementSettings
 from gaussianocc_core.models.view_ring import (
@@ -29,7 +30,7 @@ from gaussianocc_core.types import Cameras
 
 SIZE = (96, 64)
 INV_DEPTHS = plane_inv_depths(MatchingConfig(), 200.0)
-UNREFINED = RingSettings(refinement=RefinementSettings(yaw=0.0))
+UNREFINED = RingSettings(turns=CommonTurnSettings(refinement=RefinementSettings(yaw=0.0)))
 
 
 def rig(*yaws: float, baseline: float = 0.4, names: tuple[str, ...] = ()) -> Cameras:
@@ -251,8 +252,8 @@ def test_motion_that_was_right_is_asked_at_every_third_set_and_an_error_is_found
     cameras = resize(default_rig(), 176, 96)
     world = World(seed=3)
     asked: set[int] = set()
-    ask = view_ring.refine_turn
-    monkeypatch.setattr(view_ring, "refine_turn", lambda *arguments: asked.add(k) or ask(*arguments))
+    ask = common_turn.refine_turn
+    monkeypatch.setattr(common_turn, "refine_turn", lambda *arguments: asked.add(k) or ask(*arguments))
     ring, corrected = ViewRing(176, 96, INV_DEPTHS), []
     for k in range(13):
         time, off = 2.0 + 0.08 * k, 1.0 if k >= 10 else 0.0

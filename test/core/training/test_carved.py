@@ -15,13 +15,12 @@ from gaussianocc_core.data.sources import DataConfig, open_entries
 from gaussianocc_core.errors import ConfigError, DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import voxels
-from gaussianocc_core.labels import CLASS_ID, FREE, IGNORE
-from gaussianocc_core.models.decision import decide_on_grid
-from gaussianocc_core.models.detail_cpu import correct_free_logits
+from gaussianocc_core.labels import CLASS_ID, FREE, IGNORE, OCCLUDED
+from gaussianocc_core.models.decision_cpu import Decider
 from gaussianocc_core.models.detail_head import DETAIL_CHANNELS
 from gaussianocc_core.models.gaussianocc import build_model
 from gaussianocc_core.models.lifting import MEASURED_CHANNELS, plan_lift, surface_features
-from gaussianocc_core.models.visibility import plan_sight
+from gaussianocc_core.models.visibility import passed_voxels, plan_sight
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.training.carved import class_error, opacity_error
 from gaussianocc_core.training.loader import TrainingSet, collate, mirror
@@ -155,6 +154,7 @@ def test_the_kernel_of_the_details_says_what_torch_says():
     cameras = camera_geometry.resize(ring(), SMALL.image_width, SMALL.image_height).to(dtype=torch.float32)
     valid = torch.rand(len(cameras), SMALL.image_height, SMALL.image_width) > 0.1
     inv_depth = 1.0 / (2.0 + 6.0 * torch.rand(1, len(cameras), 24, 40))
+    inv_depth[0, 0] = 1.0 / 40.0  # so that there are rays that pass
     field = OccupancyField(
         torch.randn(1, 18, *SMALL.lattice.shape),
         inv_depth,
@@ -165,15 +165,21 @@ def test_the_kernel_of_the_details_says_what_torch_says():
         whole = model.free_logits(field, GRID, [model.plan_voxels(cameras, GRID, valid)]).view(GRID.shape)
         coarse = model.sample_grid(field, GRID)[0, -1]
         lines = plan_sight(cameras, GRID, valid.numpy(), 2)
-        added = correct_free_logits(model.detail_head, field, SMALL.lattice, GRID, lines)
+        nowhere = np.zeros(GRID.shape, dtype=bool)
+        decider = Decider(SMALL.lattice, GRID, SMALL.class_names, nowhere[..., 0], nowhere[0, 0])
+        decided = decider(field, 0.5, ~nowhere, lines, model.detail_head)
+        assert decided.finer is not None
+        added = decided.finer
         expected = (whole - coarse).numpy()
     # A centre on the edge of a cell is read from the one or the other.
     off = np.abs(added - expected) > 1e-3
     assert off.mean() < 0.02 and (expected != 0).mean() > 0.05
-    labels, confidence = decide_on_grid(field.logits[0].numpy(), SMALL.lattice, GRID, 0.5, added)
-    free = whole.numpy() > 0
-    assert ((labels == FREE) != free)[~off].mean() < 1e-3
-    np.testing.assert_allclose(confidence[free & ~off], torch.sigmoid(whole).numpy()[free & ~off], atol=1e-3)
+    free, passed = whole.numpy() > 0, passed_voxels(lines, inv_depth[0].numpy(), field.log_error[0].numpy())
+    assert (np.isin(decided.labels, (FREE, OCCLUDED)) != free)[~off].mean() < 1e-3
+    assert np.array_equal((decided.labels == OCCLUDED)[free & ~off], ~passed[free & ~off]) and passed.mean() > 0.03
+    sure = free & passed & ~off
+    np.testing.assert_allclose(decided.confidence[sure], torch.sigmoid(whole).numpy()[sure], atol=1e-3)
+    assert (decided.confidence[decided.labels == OCCLUDED] == 0).all()
 
 
 def test_details_need_a_depth_that_says_its_error():

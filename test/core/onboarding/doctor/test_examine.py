@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 
 import cv2
@@ -17,6 +18,7 @@ from gaussianocc_core.geometry.plausibility import find_doubts
 from gaussianocc_core.onboarding.doctor.examine import judge
 from gaussianocc_core.onboarding.doctor.features import find_features, plan_cylinder
 from gaussianocc_core.onboarding.doctor.findings import FINE, LOOK, WRONG, describe
+from gaussianocc_core.onboarding.doctor.image_opinions import from_images
 from gaussianocc_core.onboarding.doctor.images import look_at_images
 from gaussianocc_core.onboarding.doctor.picture import doctor_picture
 from gaussianocc_core.onboarding.doctor.rotations import exp_rotation
@@ -28,6 +30,15 @@ pytestmark = pytest.mark.medium
 @pytest.fixture(scope="module")
 def drive(shared_data):
     source = BagSource(open_index(shared_data / "data" / "kitti_drive_0001", cache=False))
+    return source, sample(source.entries(), source.cameras)
+
+
+@pytest.fixture(scope="module")
+def keyframes(shared_data, tmp_path_factory):
+    """Seven of a real drive, six cameras."""
+    root, bags = shared_data / "data" / "nuscenes_scene0061_kf00-06", tmp_path_factory.mktemp("bags")
+    run_tool("nuscenes_to_rosbag.py", "--dataroot", root, "--version", "v1.0-mini", "--no-sweeps", "--output", bags)
+    source = BagSource(open_index(bags / "scene-0061", cache=False))
     return source, sample(source.entries(), source.cameras)
 
 
@@ -63,6 +74,18 @@ def test_yaw_of_one_camera_is_found_and_the_proposal_takes_it_back(drive, degree
     assert "proposal, not applied" in describe(diagnosis)
 
 
+def test_cameras_that_show_nothing_are_fine_only_as_far_as_their_images_go(drive):
+    """In the dark of a wall there is nothing to check a calibration by: that is said, not hidden behind a "fine"."""
+    source, sampled = drive
+    wall = np.full(sampled.cylinders[0].seen.shape, 90, np.uint8)
+    plain = lambda shot: replace(shot, grey=wall, features=find_features(wall, sampled.cylinders[0]))  # noqa: E731
+    moments = tuple(replace(m, now=tuple(map(plain, m.now)), later=tuple(map(plain, m.later))) for m in sampled.moments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        diagnosis = judge("wall", replace(sampled, moments=moments, strips=()), source.T_world_ego).diagnosis
+    assert "image_02: fine (its images; they show too little to check its calibration by)" in describe(diagnosis)
+
+
 def test_a_delay_of_odometry_is_measured_on_a_real_drive(drive):
     source, sampled = drive
 
@@ -71,6 +94,66 @@ def test_a_delay_of_odometry_is_measured_on_a_real_drive(drive):
 
     (finding,) = judge("drive", sampled, late).diagnosis.others
     assert (finding.verdict, finding.kind) == (WRONG, "delay") and abs(finding.size - 200) < 20
+
+
+@pytest.mark.parametrize("seconds", [0.2, -0.2, 0.4])
+def test_a_delay_is_measured_where_images_come_at_two_hertz(keyframes, seconds):
+    """By small turns and jolts, which the front camera and the others see each about the axes that they know."""
+    source, sampled = keyframes
+
+    def late(stamp_ns):
+        return source.T_world_ego(stamp_ns - round(1e9 * seconds))
+
+    def with_pose(shots):
+        return tuple(replace(shot, T_world_ego=late(shot.stamp_ns)) for shot in shots)
+
+    moments = tuple(replace(m, now=with_pose(m.now), later=with_pose(m.later)) for m in sampled.moments)
+    diagnosis = judge("keyframes", replace(sampled, moments=moments), late).diagnosis
+    (finding,) = diagnosis.others
+    assert (finding.verdict, finding.kind) == (WRONG, "delay") and abs(finding.size - 1000 * seconds) < 80
+    assert all(camera.verdict == FINE for camera in diagnosis.cameras)
+
+
+def test_keyframes_as_they_are_have_no_delay(keyframes):
+    source, sampled = keyframes
+    visit = judge("keyframes", sampled, source.T_world_ego)
+    assert visit.diagnosis.verdict == FINE and not visit.delay.sure and visit.delay.shown > visit.delay.noise
+
+
+def without_odometry(sampled):
+    bare = lambda shots: tuple(replace(shot, T_world_ego=None) for shot in shots)  # noqa: E731
+    moments = tuple(replace(m, now=bare(m.now), later=bare(m.later)) for m in sampled.moments)
+    return replace(sampled, moments=moments, strips=())
+
+
+def test_cameras_that_are_not_exposed_at_once_are_not_compared_closely_without_odometry(keyframes):
+    """43 ms at 9 m/s: things near by lie up to 8 degrees off."""
+    diagnosis = judge("keyframes", without_odometry(keyframes[1]), lambda stamp_ns: None).diagnosis
+    assert diagnosis.verdict == FINE and not diagnosis.proposals
+    assert any("their images are up to " in n and "without odometry" in n for n in diagnosis.notes)
+
+
+def test_a_degree_about_the_line_between_two_cameras_shows_without_odometry(drive):
+    bare = without_odometry(drive[1])
+    assert judge("drive", bare, lambda stamp_ns: None).diagnosis.verdict == FINE
+    T = bare.cameras.T_ego_cam.clone()
+    T[0, :3, :3] = torch.from_numpy(exp_rotation(np.radians([0.0, 1.0, 0.0]))).to(T) @ T[0, :3, :3]
+    wrong = replace(bare, cameras=replace(bare.cameras, T_ego_cam=T))
+    diagnosis = judge("drive", wrong, lambda stamp_ns: None).diagnosis
+    assert {each.kind for each in diagnosis.findings} == {"rotation"}
+    assert all(abs(each.size - 1.0) < 0.2 for each in diagnosis.findings)
+    assert any("towards each other by less than 1.5 degrees" in note for note in diagnosis.notes)
+
+
+def test_a_blur_of_one_pixel_is_seen_beside_a_camera_of_the_same_lens(drive):
+    source, sampled = drive
+    blurred = read_again(source, sampled, lambda grey: cv2.GaussianBlur(grey, (0, 0), grey.shape[1] / 400))
+    facts = look_at_images(blurred, sampled.cameras.T_ego_cam.double().numpy())
+    (finding,) = from_images(sampled.cameras, facts)
+    assert (finding.about, finding.verdict, finding.kind) == ("image_02", LOOK, "blurred")
+    K = sampled.cameras.intrinsics.clone()
+    K[1, 0, 0] *= 1.5  # another lens: no measure of sharpness to that degree
+    assert from_images(replace(sampled.cameras, intrinsics=K), facts) == []
 
 
 def test_odometry_in_millimetres_is_named(drive):

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of exported networks: one ONNX file each, the model file that they were made from, samples to check them on,
+and `export.json`, which says what is what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gaussianocc_core.backends.networks import NETWORKS
+from gaussianocc_core.errors import CheckpointError
+from gaussianocc_core.files import complete_file
+
+FORMAT = "gaussianocc-export/1"
+INDEX, MODEL, SAMPLES = "export.json", "model.safetensors", "samples.npz"
+
+
+@dataclass(frozen=True)
+class ExportFolder:
+    path: Path
+    cameras: int  # that the networks take
+    precision: str  # of their weights: fp32, fp16 or int8
+    hashes: Mapping[str, str]  # file name -> SHA-256
+    about: Mapping[str, Any]  # the rest of the index
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL
+
+    @property
+    def samples(self) -> Path:
+        return self.path / SAMPLES
+
+    def file(self, network: str) -> Path:
+        return self.path / f"{network}.onnx"
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether it is meant as one."""
+    return (Path(path) / INDEX).is_file()
+
+
+def read_folder(path: str | Path) -> ExportFolder:
+    """CheckpointError where a file is missing or is not the one that was exported."""
+    path = Path(path)
+    try:
+        content = json.loads((path / INDEX).read_text())
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r} where {FORMAT!r} is read")
+        folder = ExportFolder(
+            path, int(content["cameras"]), str(content["precision"]), dict(content["files"]), dict(content["about"])
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / INDEX}: not an index of exported networks ({error}); export anew") from error
+    wanted = {MODEL, SAMPLES, *(f"{network}.onnx" for network in NETWORKS)}
+    for name in sorted(wanted | set(folder.hashes)):
+        if name not in folder.hashes or not (path / name).is_file():
+            raise CheckpointError(f"{path}: {name} is missing; copy the whole folder, or export anew")
+        if file_hash(path / name) != folder.hashes[name]:
+            raise CheckpointError(f"{path / name}: is not the file that was exported; copy the folder again")
+    return folder
+
+
+def write_folder(path: Path, cameras: int, precision: str, about: Mapping[str, Any]) -> ExportFolder:
+    """The index of the files that lie there."""
+    names = [MODEL, SAMPLES, *(f"{network}.onnx" for network in NETWORKS)]
+    hashes = {name: file_hash(path / name) for name in names}
+    content = {"format": FORMAT, "cameras": cameras, "precision": precision, "files": hashes, "about": dict(about)}
+    with complete_file(path / INDEX) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+    return ExportFolder(path, cameras, precision, hashes, about)
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+__all__ = ["MODEL", "SAMPLES", "ExportFolder", "file_hash", "is_export", "read_folder", "write_folder"]

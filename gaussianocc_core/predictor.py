@@ -192,13 +192,14 @@ class OccupancyPredictor:
             model = build_model(config)
         return cls(model, config, None, device, caution)
 
-    def prepare(self, cameras: int) -> Backend:
+    def prepare(self, cameras: int, compare: bool = True) -> Backend:
         """What runs the networks, ready for so many cameras; called with the first set, unless before.
 
-        BackendError where it cannot be had. Exporting and compiling takes seconds the first time.
+        BackendError where it cannot be had, or where an export's networks are not those of its model; compare: false
+        leaves that to the caller. Exporting and compiling takes seconds the first time.
         """
         if self._backend is None:
-            self._backend = open_backend(self._chosen, self.model, self.config, cameras, self._folder)
+            self._backend = open_backend(self._chosen, self.model, self.config, cameras, self._folder, compare)
         return self._backend
 
     def take_fastest(self, cameras: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 
@@ -33,12 +34,14 @@ class ImageWatch:
         if not period or now - self._last < period or (self._work is not None and not self._work.done()):
             return
         self._last = now
-        self._work = self._thread.submit(self._look, gathered)
+        with suppress(RuntimeError):  # closed meanwhile: a set was still in work
+            self._work = self._thread.submit(self._look, gathered)
 
     def _look(self, gathered: Gathered) -> None:
         try:
             self._found = self._images.look(gathered.images, gathered.cameras, gathered.T_fixed_ego)
         except Exception as error:  # it must not end what it watches
+            self._found = {}  # what was found before is no longer known
             self._on_failure(error)
 
     @property

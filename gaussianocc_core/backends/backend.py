@@ -29,6 +29,7 @@ from gaussianocc_core.backends.folder import ExportFolder
 from gaussianocc_core.backends.networks import DECODE, LOOK, NETWORKS, SEE, Network, networks_of
 from gaussianocc_core.backends.onnx_export import OPSET, write_onnx
 from gaussianocc_core.errors import BackendError
+from gaussianocc_core.mistakes import reason_of
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DEPTH_STRIDE
 from gaussianocc_core.models.depth_refinement import refine_depth
@@ -49,6 +50,7 @@ _TRIALS = 5  # of each runtime, when the fastest is sought
 # By how much a runtime may differ from torch, mean over a network's output, in standard deviations of that: bfloat16
 # has 8 bits. One that differs by more computes something else.
 _MOST_DIFFERENCE = 0.03
+_MOST_DIFFERENCE_INT8 = 1.0  # with inputs that its ranges were not found on
 
 
 @runtime_checkable
@@ -173,10 +175,16 @@ class ExportedBackend:
 
 
 def open_backend(
-    device: Device, model: GaussianOcc, config: ModelConfig, cameras: int, folder: ExportFolder | None = None
+    device: Device,
+    model: GaussianOcc,
+    config: ModelConfig,
+    cameras: int,
+    folder: ExportFolder | None = None,
+    compare: bool = True,
 ) -> Backend:
     """What the device says; cameras: as many as will be given as a rule; folder: of networks that were exported, else
-    they are exported to the cache. The model is in eval mode, on the device."""
+    they are exported to the cache. The model is in eval mode, on the device. BackendError where the runtime cannot be
+    had, or, unless compare is false, where the folder's networks are not the model's."""
     if not device.runtime:
         return TorchBackend(model, device.torch)
     if problem := missing(device.runtime):
@@ -186,7 +194,27 @@ def open_backend(
     name = f"{device.runtime} in {device.precision or FP32}"
     if folder is not None:
         name += f", exported in {folder.precision}"
-    return ExportedBackend(name, model, config, device.torch, count, engines)
+    backend = ExportedBackend(name, model, config, device.torch, count, engines)
+    if folder is not None and compare:
+        _check_same(backend, folder)
+    return backend
+
+
+def _check_same(backend: ExportedBackend, folder: ExportFolder) -> None:
+    """BackendError where files that may have come from somebody are not the networks of the model beside them, which
+    alone has passed its self-test: others may call everything free."""
+    most = _MOST_DIFFERENCE_INT8 if folder.precision == "int8" else _MOST_DIFFERENCE
+    for name, network in backend.networks.items():
+        inputs = tuple(each.to(backend.device) for each in network.examples())
+        try:
+            difference = _difference(backend.run(name, *inputs), _run_torch(network, inputs))
+        except Exception as error:  # the runtimes raise kinds of their own, for other names and sizes
+            raise BackendError(f"{folder.file(name)}: cannot be run ({reason_of(error)}); export anew") from error
+        if not difference <= most:
+            raise BackendError(
+                f"{folder.file(name)}: is not the network of {folder.model.name}: it differs from it by "
+                f"{difference:.2g} deviations, at most {most:g} are accepted; export anew, or use cpu"
+            )
 
 
 def _cached_engines(device: Device, model: GaussianOcc, config: ModelConfig) -> MakeEngines:

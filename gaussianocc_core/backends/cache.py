@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import stat
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -50,7 +51,11 @@ def _is_ours(folder: Path) -> bool:
     """Whether it exists, or can be made, is this user's, and takes files. What others may write is not executed."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.stat()
+        status = folder.lstat()  # a link of somebody else's may lead elsewhere a moment later
+        if stat.S_ISLNK(status.st_mode):
+            if status.st_uid != os.getuid():
+                return False
+            status = folder.stat()
         if status.st_uid != os.getuid() or status.st_mode & 0o022:
             return False
         with tempfile.TemporaryFile(dir=folder):

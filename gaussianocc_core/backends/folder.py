@@ -8,14 +8,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gaussianocc_core.backends.networks import NETWORKS
+from gaussianocc_core.backends.onnx_files import check_onnx
+from gaussianocc_core.bounded import open_file, read_json
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.files import complete_file
+from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.names import shorten
 
 FORMAT = "gaussianocc-export/1"
+_MOST_CAMERAS = 64
 INDEX, MODEL, SAMPLES = "export.json", "model.safetensors", "samples.npz"
 
 
@@ -48,20 +54,30 @@ def read_folder(path: str | Path) -> ExportFolder:
     """CheckpointError where a file is missing or is not the one that was exported."""
     path = Path(path)
     try:
-        content = json.loads((path / INDEX).read_text())
+        content = read_json(path / INDEX)
         if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']!r} where {FORMAT!r} is read")
+            raise ValueError(f"format {shorten(content['format'])} where {FORMAT!r} is read")
         folder = ExportFolder(
             path, int(content["cameras"]), str(content["precision"]), dict(content["files"]), dict(content["about"])
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / INDEX}: not an index of exported networks ({error}); export anew") from error
-    wanted = {MODEL, SAMPLES, *(f"{network}.onnx" for network in NETWORKS)}
-    for name in sorted(wanted | set(folder.hashes)):
+        if not 1 <= folder.cameras <= _MOST_CAMERAS:
+            raise ValueError(f"expected 1 to {_MOST_CAMERAS} cameras")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path / INDEX}: not an index of exported networks ({reason_of(error)}); export anew"
+        ) from error
+    # These alone: the index may name any file of this machine.
+    for name in sorted({MODEL, SAMPLES, *(f"{network}.onnx" for network in NETWORKS)}):
         if name not in folder.hashes or not (path / name).is_file():
             raise CheckpointError(f"{path}: {name} is missing; copy the whole folder, or export anew")
-        if file_hash(path / name) != folder.hashes[name]:
-            raise CheckpointError(f"{path / name}: is not the file that was exported; copy the folder again")
+        try:
+            if file_hash(path / name) != folder.hashes[name]:
+                raise CheckpointError(f"{path / name}: is not the file that was exported; copy the folder again")
+            if name.endswith(".onnx"):
+                check_onnx(path / name)
+        except (OSError, ValueError) as error:
+            why = f"not an exported network ({reason_of(error)}); export anew"
+            raise CheckpointError(f"{path / name}: {why}") from error
     return folder
 
 
@@ -70,13 +86,17 @@ def write_folder(path: Path, cameras: int, precision: str, about: Mapping[str, A
     names = [MODEL, SAMPLES, *(f"{network}.onnx" for network in NETWORKS)]
     hashes = {name: file_hash(path / name) for name in names}
     content = {"format": FORMAT, "cameras": cameras, "precision": precision, "files": hashes, "about": dict(about)}
-    with complete_file(path / INDEX) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
+    with complete_file(path / INDEX) as hidden:
+        hidden.write_text(json.dumps(content, indent=1) + "\n")
     return ExportFolder(path, cameras, precision, hashes, about)
 
 
 def file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        for part in iter(partial(file.read, 1 << 20), b""):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 __all__ = ["MODEL", "SAMPLES", "ExportFolder", "file_hash", "is_export", "read_folder", "write_folder"]

@@ -6,8 +6,10 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.files import write_file
 from gaussianocc_core.mapping.carving import CarvedLabels
 from gaussianocc_core.mistakes import reason_of
-from gaussianocc_core.names import check_name
+from gaussianocc_core.names import check_name, shorten
 from gaussianocc_core.types import VoxelGrid
 
 INDEX = "carved.json"
@@ -100,13 +102,31 @@ class LabelFolder:
             for scene in found["scenes"]:  # labels of two kinds in one folder would be taken for one
                 shutil.rmtree(path / check_name(scene, f"{path / INDEX}: scene", ConfigError), ignore_errors=True)
             return
+        self._check_settings(found)
+        self.scenes, self.resumed = dict(found.get("scenes", {})), True
+
+    def _check_settings(self, found: Mapping[str, Any]) -> None:
         before = {name: value for name, value in found.items() if name != "scenes"}
         different = sorted(name for name in {*before, *self.settings} if before.get(name) != self.settings.get(name))
         if different:
             raise ConfigError(
-                f"{path}: holds labels made with another {', '.join(different)}; take another folder, or --overwrite"
+                f"{self.path}: holds labels made with another {', '.join(map(shorten, different))}; take another "
+                "folder, or --overwrite"
             )
-        self.scenes, self.resumed = dict(found.get("scenes", {})), True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The folder may have come from somebody: a link in the place of the lock would be followed, a pipe waited
+        for. ConfigError."""
+        try:
+            number = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            raise ConfigError(f"{self.path / _LOCK}: cannot be locked ({error.strerror}); remove it") from error
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(number)
 
     def _read(self) -> dict[str, Any] | None:
         index = self.path / INDEX
@@ -125,10 +145,11 @@ class LabelFolder:
     def save(self) -> None:
         """Adds to what other processes, each with scenes of its own, have written since; a lock keeps them apart."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / _LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._locked():
             if (self.path / INDEX).is_file() and not self._replaces:
-                self.scenes = {**(self._read() or {}).get("scenes", {}), **self.scenes}
+                found = self._read() or {}
+                self._check_settings(found)  # of two that began at once in a new folder
+                self.scenes = {**found.get("scenes", {}), **self.scenes}
             self._replaces = False
             text = json.dumps({**self.settings, "scenes": dict(sorted(self.scenes.items()))}, indent=1)
             write_file(self.path / INDEX, f"{text}\n".encode())

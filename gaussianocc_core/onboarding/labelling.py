@@ -32,6 +32,7 @@ from gaussianocc_core.mistakes import reason_of
 from gaussianocc_core.onboarding.moments import Moment
 
 _log = logging.getLogger(__name__)
+_ELSEWHERE = ("backbone", "backbone_kwargs", "use_pretrained_backbone", "use_timm_backbone", "auto_map")
 _MOST_CONFIG_BYTES, _MOST_LAYERS, _MOST_SIDE = 1 << 20, 1000, 8192  # of a model of transformers
 
 
@@ -215,7 +216,13 @@ def _check_size(folder: Path, local: dict[str, bool]) -> None:
     import transformers
 
     try:
-        layers = _count_layers(read_json(folder / "config.json", _MOST_CONFIG_BYTES))
+        settings = read_json(folder / "config.json", _MOST_CONFIG_BYTES)
+        if elsewhere := _names_elsewhere(settings):
+            raise ValueError(
+                f"its config.json names another model ({elsewhere}), whose code and weights would be fetched; save the "
+                "model with a backbone_config in its place"
+            )
+        layers = _count_layers(settings)
         if layers > _MOST_LAYERS:
             raise ValueError(f"its config.json asks for {layers} layers; at most {_MOST_LAYERS} are built")
         side = max(_whole_numbers(read_json(folder / "preprocessor_config.json", _MOST_CONFIG_BYTES)), default=0)
@@ -232,6 +239,19 @@ def _check_size(folder: Path, local: dict[str, bool]) -> None:
         raise CheckpointError(
             f"{folder}: transformers reads no semantic segmentation model there: {reason_of(error)}"
         ) from error
+
+
+def _names_elsewhere(settings: Any) -> str:
+    """The entry by which the library would take a part of the model from another place, by rules that the entry sets:
+    with `backbone_kwargs: {trust_remote_code: true}` it ran what lay there. "": there is none."""
+    if isinstance(settings, list):
+        return next(filter(None, map(_names_elsewhere, settings)), "")
+    if not isinstance(settings, dict):
+        return ""
+    if str(settings.get("model_type", "")).startswith("timm"):
+        return "model_type"
+    named = next((name for name in _ELSEWHERE if settings.get(name)), "")
+    return named or _names_elsewhere(list(settings.values()))
 
 
 def _count_layers(settings: Any) -> int:

@@ -59,9 +59,10 @@ def train(
     """
     with process_group(config.device) as (processes, name):
         device = resolve_device(name)
-        # On machines whose own processes lived torchrun counts no restart: what any of them knows counts.
+        # On machines whose own processes lived torchrun counts no restart: what any of them knows counts. Nor may some
+        # begin anew where the others go on: a shared drive shows a file later on one machine than on another.
         again = processes.any(was_restarted(), device)
-        resume = resume or (again and (Path(config.output) / LAST).is_file())
+        resume = processes.any(resume or (again and (Path(config.output) / LAST).is_file()), device)
         # The run has no name here: it has to be gone when the group of processes ends.
         return Run(inherit_first_stage(config), processes, device, resume, overfit_batch).execute(minutes)
 

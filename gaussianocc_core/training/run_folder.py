@@ -33,6 +33,7 @@ from gaussianocc_core.training.stages import save_stage
 from gaussianocc_core.training.state import LAST, load_state, save_state
 
 _log = logging.getLogger(__name__)
+_IN_PLACE = ("config.yaml", "environment.json", "metrics.jsonl", "measures.json")  # the other files are replaced
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class RunFolder:
     def load(self) -> dict[str, Any]:
         """The state to go on from; ConfigError if it is of a run with other settings."""
         last = self.path / LAST
+        self._check_outputs()
         state = load_state(last)
         ours = _comparable(to_dict(self.config))
         with reading(f"{last}: its config", "start the run anew", CheckpointError):
@@ -75,8 +77,17 @@ class RunFolder:
         if (self.path / LAST).exists() or self.model.exists():
             raise ConfigError(f"output: {self.path} holds a run already; --resume goes on with it, or choose another")
 
+    def _check_outputs(self) -> None:
+        """ConfigError where what is written in place is no file: the folder may have come from somebody, whose links
+        would be followed, and pipes waited for."""
+        for name in _IN_PLACE:
+            path = self.path / name
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise ConfigError(f"output: {path} is a link, or no file; it is not written to. Remove it")
+
     def begin(self, device: torch.device) -> None:
         """Makes the folder and says in it what runs where."""
+        self._check_outputs()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(to_dict(self.config), sort_keys=False)

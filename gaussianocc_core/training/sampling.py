@@ -56,8 +56,10 @@ def mix(scenes: Sequence[str], shares: Mapping[str, float]) -> tuple[Group, ...]
         )
     wanted = {**shares, "": rest if members[""] else 0.0}
     scale = len(scenes) / sum(wanted.values())
-    groups = [Group(name, tuple(members[name]), round(scale * wanted[name])) for name in wanted if members[name]]
-    return tuple(group for group in groups if group.quota)
+    # At least one: a share that rounds to nothing would be left out without a word.
+    return tuple(
+        Group(name, tuple(members[name]), max(1, round(scale * wanted[name]))) for name in wanted if members[name]
+    )
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):

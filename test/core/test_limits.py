@@ -423,6 +423,20 @@ def test_a_tensor_that_says_more_values_than_its_file_holds_is_refused(tmp_path,
         load_state(tmp_path / "last.pt")
 
 
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_values_that_hold_each_other_are_refused_and_not_gone_through(tmp_path, kind):
+    """40 steps of a pickle, and 2^40 values."""
+    value = kind()
+    for _ in range(40):
+        value = {"a": value, "b": value} if kind is dict else kind([value, value])
+    itself = []
+    itself.append(itself)
+    for each in (value, itself):
+        torch.save({"format": FORMAT, "config": each}, tmp_path / "last.pt")
+        with pytest.raises(CheckpointError, match="its values hold each other"):
+            load_state(tmp_path / "last.pt")
+
+
 def test_a_pickle_of_other_things_is_refused_without_the_paragraphs_of_torch(tmp_path):
     write_pickle(tmp_path / "encoder.pth", pickle.dumps(Path("x")), False)
     with pytest.raises(CheckpointError, match=r"\(it is damaged, or holds more than tensors and plain values\)"):

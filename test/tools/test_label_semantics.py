@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.nuscenes_fixtures import MadeUpDatabase
 from support.robot_bags import RobotBag
 
@@ -106,6 +107,29 @@ def expected(transformers, folder, image, confidence, table):
         evidence = probs[torch.from_numpy(table == i)].sum(dim=0).numpy()
         labels = np.where((labels == i) & (evidence < confidence), IGNORE, labels)
     return labels
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_no_code_of_another_model_runs_because_a_configuration_names_it(tmp_path, monkeypatch, nested, pretrained):
+    """transformers passes `backbone_kwargs` on, trust_remote_code too; offline the other model is a folder."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    mark, folder, other = tmp_path / "executed", tmp_path / "model", tmp_path / "model" / "other"
+    other.mkdir(parents=True)
+    (other / "code.py").write_text(
+        f"open({str(mark)!r}, 'w').close()\nfrom transformers import PretrainedConfig\n"
+        "class Evil(PretrainedConfig):\n    model_type = 'evil'\n"
+    )
+    (other / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": {"AutoConfig": "code.Evil"}}))
+    named = {"backbone": str(other), "backbone_kwargs": {"trust_remote_code": True}}
+    named |= {"use_pretrained_backbone": pretrained, "use_timm_backbone": False}
+    settings = {"backbone_config": {"model_type": "upernet", **named}} if nested else named
+    (folder / "config.json").write_text(json.dumps({"model_type": "upernet", **settings}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "SegformerImageProcessor"}))
+    save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="names another model"):
+        labelling._load_model(folder, torch.device("cpu"))
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize(

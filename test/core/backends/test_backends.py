@@ -3,6 +3,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ pytest.importorskip("onnxruntime", reason="no ONNX Runtime")
 
 from gaussianocc_core.backends import backend as backends
 from gaussianocc_core.backends import engines
-from gaussianocc_core.backends.cache import VARIABLE, cache_folder, weights_hash
+from gaussianocc_core.backends.cache import VARIABLE, _is_ours, cache_folder, weights_hash
 from gaussianocc_core.backends.device import is_device, parse_device
 from gaussianocc_core.errors import BackendError
 from gaussianocc_core.labels import OCCLUDED
@@ -121,6 +122,23 @@ def test_a_damaged_export_is_made_anew(cache):
     predictor = outspoken(SURFACE, "onnx", seed=7)
     predictor.prepare(1)
     assert newest.stat().st_size > 100
+
+
+def test_a_link_of_somebody_else_is_no_cache(tmp_path, monkeypatch):
+    """It leads to a folder of ours now, and elsewhere when an engine is read."""
+    (tmp_path / "ours").mkdir(mode=0o700)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "ours")
+    assert _is_ours(link)
+    real = Path.lstat
+
+    def lstat(path):
+        found = list(real(path))
+        found[4] += path == link  # its user
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    assert not _is_ours(link) and _is_ours(tmp_path / "ours")
 
 
 def test_a_service_without_a_home_has_a_cache(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -109,6 +110,72 @@ def test_a_network_that_says_something_else_is_out_of_tolerance(exported, tmp_pa
     assert "decode.onnx" in next(line for line in capfd.readouterr().out.splitlines() if "OUT OF TOLERANCE" in line)
 
 
+def changed_export(exported, folder, change):
+    """A copy whose decoder was changed, and whose index says so."""
+    shutil.copytree(exported, folder)
+    model = onnx.load(str(folder / "decode.onnx"))
+    change(model)
+    (folder / "decode.onnx").write_bytes(model.SerializeToString())
+    index = json.loads((folder / "export.json").read_text())
+    index["files"]["decode.onnx"] = hashlib.sha256((folder / "decode.onnx").read_bytes()).hexdigest()
+    (folder / "export.json").write_text(json.dumps(index))
+    return folder
+
+
+def append(model, *nodes, **values):
+    """Nodes behind what the network says, of which "said" is taken and given."""
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["before" if name == "said" else name for name in names]
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in values.items())
+    model.graph.node.extend(nodes)
+
+
+def call_all_free(model):
+    bias = np.zeros(model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value, np.float32)
+    bias[len(SMALL_MATCHING.class_names) - 1] = 60.0
+    append(model, onnx.helper.make_node("Add", ["before", "bias"], ["said"]), bias=bias)
+
+
+def branch(model):
+    value = onnx.helper.make_tensor_value_info("before", 1, None)
+    then = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["before"], ["inner"])], "then", [], [value])
+    append(
+        model,
+        onnx.helper.make_node("If", ["yes"], ["said"], then_branch=then, else_branch=then),
+        yes=np.array(True),
+    )
+
+
+def read_elsewhere(model):
+    weight = max(model.graph.initializer, key=lambda each: len(each.raw_data))
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../secret.bin")
+
+
+def test_networks_that_call_all_free_are_not_those_of_the_model_beside_them(exported, tmp_path):
+    """The model passes its self-test; what would be run is something else."""
+    folder = changed_export(exported, tmp_path / "free", call_all_free)
+    predictor = OccupancyPredictor.from_checkpoint(folder, device="onnx")
+    with pytest.raises(BackendError, match="decode.onnx: is not the network of model.safetensors: it differs"):
+        predictor.prepare(2)
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        (branch, "it has loops or branches"),
+        (read_elsewhere, "its values lie in other files"),
+        (lambda model: setattr(model.graph.node[0], "domain", "evil"), "it has an operator .* of 'evil'"),
+    ],
+)
+def test_what_is_no_plain_network_is_refused_before_a_runtime_reads_it(exported, tmp_path, change, why):
+    folder = changed_export(exported, tmp_path / "other", change)
+    with pytest.raises(CheckpointError, match=f"decode.onnx: not an exported network .{why}"):
+        read_folder(folder)
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_smaller_weights_are_checked_by_their_own_tolerances(model_file, tmp_path, precision):
@@ -153,3 +220,33 @@ def test_a_folder_that_is_not_whole_is_refused(exported, tmp_path):
     (part / "export.json").write_text("{}")
     with pytest.raises(CheckpointError, match="not an index of exported networks"):
         read_folder(part)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cameras": float("inf")},
+        {"cameras": -3},
+        {"cameras": 10**9},
+        {"files": [[1, "x"]]},
+        {"format": "\x1b]0;x\n"},
+        "deep",
+    ],
+)
+def test_an_index_that_says_nonsense_is_one_line(tmp_path, changes):
+    plain = {"format": "gaussianocc-export/1", "cameras": 2, "precision": "fp32", "files": {}, "about": {}}
+    text = "[" * 100_000 if changes == "deep" else json.dumps({**plain, **changes})
+    (tmp_path / "export.json").write_text(text)
+    with pytest.raises(CheckpointError) as caught:
+        read_folder(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_an_index_has_no_other_files_opened(tmp_path, exported):
+    folder, other = tmp_path / "export", tmp_path / "pipe"
+    shutil.copytree(exported, folder)
+    os.mkfifo(other)
+    index = json.loads((folder / "export.json").read_text())
+    index["files"] |= {"../pipe": "x", str(other): "x"}
+    (folder / "export.json").write_text(json.dumps(index))
+    assert read_folder(folder).cameras == 2

@@ -75,6 +75,14 @@ def test_with_shares_a_resumed_run_and_two_processes_see_the_same():
         assert [next(one), next(one)] == [next(two[0]), next(two[1])]
 
 
+def test_a_share_that_rounds_to_nothing_is_seen_all_the_same():
+    for shares in ({"new": 0.001}, {"new": 0.999}):
+        mixture = mix(SCENES, shares)
+        (order,) = epochs(EpochSampler(100, seed=0, mixture=mixture), 1)
+        assert {group.name for group in mixture} == {"new", ""}
+        assert len({SCENES[index] == "new" for index in order}) == 2
+
+
 def test_without_shares_nothing_is_mixed():
     assert mix(SCENES, {}) == ()
 

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from support.nuscenes_fixtures import MadeUpDatabase
 from support.training_runs import settings
 
 from gaussianocc_core import train as command
+from gaussianocc_core.errors import ConfigError
+from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.engine import train
+from gaussianocc_core.training.run_folder import RunFolder
 from gaussianocc_core.training.state import load_state
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -94,3 +98,16 @@ def test_processes_that_are_started_again_before_the_first_save_begin_anew(data,
     config = settings(data, tmp_path / "run", steps=1)
     train(config)
     assert load_state(tmp_path / "run" / "last.pt")["step"] == 1
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "measures.json"])
+def test_links_in_a_run_that_came_from_somebody_are_not_written_through(tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(victim)
+    folder = RunFolder(TrainConfig(output=str(tmp_path / "run")), 1)
+    for write in (folder.load, lambda: folder.begin(torch.device("cpu"))):
+        with pytest.raises(ConfigError, match="is a link, or no file"):
+            write()
+    assert victim.read_text() == "mine"

@@ -29,7 +29,7 @@ from gaussianocc_core.backends.folder import ExportFolder
 from gaussianocc_core.backends.networks import DECODE, LOOK, NETWORKS, SEE, Network, networks_of
 from gaussianocc_core.backends.onnx_export import OPSET, write_onnx
 from gaussianocc_core.errors import BackendError
-from gaussianocc_core.mistakes import reason_of
+from gaussianocc_core.mistakes import one_line, reason_of
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DEPTH_STRIDE
 from gaussianocc_core.models.depth_refinement import refine_depth
@@ -287,19 +287,32 @@ def fastest(
     times: dict[str, float] = {}
     best, least = backends[0], math.inf
     for backend in backends:
-        if isinstance(backend, ExportedBackend):
-            found = {name: backend.run(name, *inputs[name]) for name in NETWORKS}
-            difference = max(_difference(found[name], expected[name]) for name in NETWORKS)
+        try:
+            difference = _difference_of(backend, inputs, expected)
             if not difference < _MOST_DIFFERENCE:
                 said.append(f"{backend.name} is left out: it differs from torch by {difference:.2g} deviations")
                 continue
-        spent = min(_time(backend, networks, inputs, device) for _ in range(_TRIALS))
+            spent = min(_time(backend, networks, inputs, device) for _ in range(_TRIALS))
+        except Exception as error:  # a runtime's own, of many kinds; memory of a GPU that is full, for one
+            if isinstance(backend, TorchBackend):
+                raise
+            said.append(f"{backend.name} cannot be used ({one_line(error)})")
+            continue
         times[backend.name] = spent
         # Torch is the reference. What is hardly faster is not worth another runtime; on a busy machine it is chance.
         if spent < (_WORTH * least if isinstance(best, TorchBackend) and backend is not best else least):
             best, least = backend, spent
     table = ", ".join(f"{name} {1e3 * spent:.0f} ms" for name, spent in sorted(times.items(), key=lambda item: item[1]))
     return best, "; ".join([f"networks run by {best.name} (measured: {table})", *said])
+
+
+def _difference_of(
+    backend: Backend, inputs: Mapping[str, tuple[Tensor, ...]], expected: Mapping[str, tuple[Tensor, ...]]
+) -> float:
+    """Of the worst network of a runtime, from what torch says; see `_difference`."""
+    if not isinstance(backend, ExportedBackend):
+        return 0.0
+    return max(_difference(backend.run(name, *inputs[name]), expected[name]) for name in NETWORKS)
 
 
 @torch.inference_mode()

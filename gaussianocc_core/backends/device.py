@@ -56,7 +56,10 @@ def parse_device(text: str) -> Device:
         return Device(torch.device("cuda" if cuda else "cpu"))
     if text.startswith("cuda") and not cuda:
         raise BackendError(f"device {text!r}: this torch ({torch.__version__}) finds no CUDA device; use cpu or auto")
-    return Device(torch.device(text))
+    try:
+        return Device(torch.device(text))
+    except RuntimeError as error:  # a number that no index holds
+        raise BackendError(f"device {text!r}: expected {DEVICES}") from error
 
 
 __all__ = [

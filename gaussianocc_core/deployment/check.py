@@ -14,7 +14,7 @@ from gaussianocc_core.backends.folder import ExportFolder
 from gaussianocc_core.backends.networks import NETWORKS
 from gaussianocc_core.deployment.samples import Samples, load_samples, predict
 from gaussianocc_core.errors import BackendError
-from gaussianocc_core.labels import OCCLUDED
+from gaussianocc_core.labels import OCCLUDED, UNOBSERVED
 from gaussianocc_core.predictor import OccupancyPredictor
 
 
@@ -84,7 +84,7 @@ def _check_voxels(predictor: OccupancyPredictor, samples: Samples, tolerances: T
     labels, probabilities, depths, hidden = [], [], [], 0
     for k, moment in enumerate(samples.moments):
         found = predict(predictor, moment)
-        seen = found.observed
+        seen = found.observed | (samples.labels[k] < UNOBSERVED)  # what it fails to see is a difference as well
         labels.append(float((found.labels != samples.labels[k])[seen].mean()))
         hidden += int((samples.labels[k] < OCCLUDED).sum())
         probabilities.append(float(np.abs(predictor.opacity(found) - samples.occupied[k])[seen].mean()))

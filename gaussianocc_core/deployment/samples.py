@@ -78,7 +78,11 @@ def street_moments(count: int, cameras: int) -> Iterator[Moment]:
 
 def bag_moments(path: str, count: int) -> Iterator[Moment]:
     """Of a rosbag2, spread over all of it in runs of three sets."""
-    (source,) = open_bags(BagConfig(path=path))
+    sources = open_bags(BagConfig(path=path))
+    if len(sources) > 1:
+        names = ", ".join(source.index.name for source in sources)
+        raise DatasetError(f"{path}: holds several bags ({names}); give one of them")
+    source = sources[0]
     entries = source.entries(semantics=False)
     if len(entries) < count:
         raise DatasetError(f"{path}: has {len(entries)} sets of images, {count} are needed; give a longer bag")

@@ -84,7 +84,7 @@ class LiveImages:
         cameras: Cameras,
         T_world_ego: Float[np.ndarray, "4 4"] | None,
     ) -> dict[str, tuple[Finding, ...]]:
-        """What is wrong with each camera that is fine or not, () where nothing is. images: RGB, one per camera, at any
+        """What is wrong with each camera that was looked at often enough, () where nothing is. images: RGB, one each, at any
         size; cameras: at their native one; T_world_ego: of the robot in a fixed frame, None where it is not known."""
         memories = [self._memory(cameras, k, image) for k, image in enumerate(images)]
         greys = [
@@ -155,8 +155,9 @@ class LiveImages:
             name for name, memory in zip(cameras.names, memories, strict=True) if len(memory.looks) >= _LEAST_LOOKS
         }
         return {
-            name: tuple(each for each in found if each.about == name and each.kind in _SAID) if name in ready else ()
+            name: tuple(each for each in found if each.about == name and each.kind in _SAID)
             for name in cameras.names
+            if name in ready
         }
 
 

@@ -195,6 +195,17 @@ def test_the_fastest_is_measured_and_one_that_says_something_else_is_left_out(mo
     assert predictor.backend_name == "torch on cpu" and "onnx in fp32 is left out: it differs from torch" in said
 
 
+def test_a_runtime_that_fails_while_it_is_measured_is_left_out(monkeypatch):
+    def run(self, *arguments):
+        raise RuntimeError("out of memory\nat 0x7f")
+
+    monkeypatch.setattr(backends.ExportedBackend, "run", run)
+    predictor = outspoken(SURFACE, "auto")
+    said = predictor.take_fastest(1)
+    assert predictor.backend_name == "torch on cpu" and "onnx in fp32 cannot be used (out of memory" in said
+    assert "\n" not in said
+
+
 @pytest.mark.parametrize("took, chosen", [(0.90, "torch on cpu"), (0.80, "onnx in fp32")])
 def test_a_runtime_that_is_hardly_faster_is_not_taken(monkeypatch, took, chosen):
     monkeypatch.setattr(

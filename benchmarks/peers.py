@@ -527,7 +527,8 @@ def compare(path: str, size: tuple[int, int], every: int, names: Sequence[str]) 
         raise SystemExit(f"{path}: no set after the first {FIRST} has a scan; nothing to measure with")
     true = np.concatenate([points[:, 2] for each in sets for points in each.truth])
     reference: np.ndarray | None = None
-    rows, context = [], multiprocessing.get_context("spawn")
+    rows: list[dict[str, Any]] = []
+    context = multiprocessing.get_context("spawn")
     for name in names:
         with context.Pool(1) as pool:
             found = pool.apply(try_way, (name, size, path, every))

@@ -67,3 +67,15 @@ def test_the_doctor_is_tried_on_known_damage(spawn, tmp_path, shared_data):
     clean, *damaged = run(spawn, tmp_path, "benchmarks/doctor.py", *arguments)
     assert clean["false_alarms"] == [] and clean["verdict"] == "fine"
     assert [row["told_right"] for row in damaged] == [True, True, True]
+
+
+def test_peers_are_compared_at_the_same_points(spawn, tmp_path, shared_data):
+    arguments = ("--bag", shared_data / "data" / "kitti_drive_0001", "--every", 60, "--only", "StereoBM at", "OctoMap")
+    rows = {row["way"]: row for row in run(spawn, tmp_path, "benchmarks/peers.py", *arguments)}
+    semi_global, blocks = rows["StereoSGBM"], rows["StereoBM at 320x96"]
+    assert semi_global["points"] == blocks["points"] > 10_000
+    assert semi_global["abs_rel"] < 0.1 and semi_global["within_1.25_where_sgbm"] > 0.95
+    assert 0.1 < blocks["coverage"] < semi_global["coverage"] < 1.0
+    assert rows["OctoMap-like log-odds of StereoSGBM"]["rings"]["0-20"]["unknown"] < 0.5
+    assert rows["flat ground as voxels"]["rings"]["0-20"]["missed"] == 1.0
+    assert "| StereoSGBM |" in (tmp_path / "figures.md").read_text()

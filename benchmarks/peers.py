@@ -114,7 +114,8 @@ def read_drive(path: str, every: int) -> list[Set]:
     rig = entries[0].cameras
     full, scale = Rectifier(rig, rig.width[0], rig.height[0]), np.array([rig.width[0], rig.height[0], 1.0])
     sets = []
-    for n, entry in enumerate(entries):
+    last = FIRST + (len(entries) - 1 - FIRST) // every * every  # that is measured
+    for n, entry in enumerate(entries[: last + 1]):
         sample = entry.load()
         if sample.T_world_ego is None or not isinstance(entry, BagEntry):
             raise SystemExit(f"{path}: set {n} has no odometry; this comparison needs it")

@@ -7,6 +7,7 @@ Pixel centres lie at +0.5; OpenCV counts from the first one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -22,6 +23,26 @@ _MOST_DISPARITY = 0.4  # of the rectified width
 LEAST_DISPARITY = 1.5  # px
 _BLOCK = 3
 _HALF = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
+
+# Two rectified images, RGB -> disparity of the first in 1/16 px, negative where it is not known, as OpenCV counts.
+Matcher = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def semi_global(disparities: int, mode: int = cv2.STEREO_SGBM_MODE_HH) -> Matcher:
+    """OpenCV's semi-global matching; mode: HH tries all directions, SGBM_3WAY is the fast one."""
+    return cv2.StereoSGBM.create(
+        minDisparity=0,
+        numDisparities=disparities,
+        blockSize=_BLOCK,
+        P1=8 * 3 * _BLOCK**2,
+        P2=32 * 3 * _BLOCK**2,
+        disp12MaxDiff=1,
+        preFilterCap=31,
+        uniquenessRatio=8,
+        speckleWindowSize=60,
+        speckleRange=2,
+        mode=mode,
+    ).compute
 
 
 @dataclass(frozen=True)
@@ -39,25 +60,16 @@ class StereoPair:
     baseline: float  # m
 
     def measure(
-        self, image: UInt8[np.ndarray, "H W 3"], other: UInt8[np.ndarray, "H W 3"]
+        self, image: UInt8[np.ndarray, "H W 3"], other: UInt8[np.ndarray, "H W 3"], matcher: Matcher | None = None
     ) -> tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
-        """z-depth (m) of the camera's pixels, 0 where it is not known, and the disparity (px) that it comes from."""
+        """z-depth (m) of the camera's pixels, 0 where it is not known, and the disparity (px) that it comes from.
+
+        matcher: in place of `semi_global`.
+        """
         left, seen = self._turn(image, self.to_rows)
         right, other_seen = self._turn(other, self.other_to_rows)
-        matcher = cv2.StereoSGBM.create(
-            minDisparity=0,
-            numDisparities=self.disparities,
-            blockSize=_BLOCK,
-            P1=8 * 3 * _BLOCK**2,
-            P2=32 * 3 * _BLOCK**2,
-            disp12MaxDiff=1,
-            preFilterCap=31,
-            uniquenessRatio=8,
-            speckleWindowSize=60,
-            speckleRange=2,
-            mode=cv2.STEREO_SGBM_MODE_HH,
-        )
-        disparity = matcher.compute(left, right).astype(np.float32) / 16.0
+        match = semi_global(self.disparities) if matcher is None else matcher
+        disparity = match(left, right).astype(np.float32) / 16.0
         rows, columns = np.indices(disparity.shape)
         there = np.round(columns - disparity).astype(int)
         inside = (disparity >= LEAST_DISPARITY) & (there >= 0) & seen

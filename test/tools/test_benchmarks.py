@@ -83,3 +83,15 @@ def test_an_interrupted_trial_of_the_doctor_goes_on_where_it_was(spawn, tmp_path
     assert [row.get("told_right") for row in again] == [None, "kept", True]
     file.write_text("of another commit\n" + file.read_text().partition("\n")[2])
     assert doctor.judge_recording(drive, only, parts)[1]["told_right"] is True
+
+
+def test_peers_are_compared_at_the_same_points(spawn, tmp_path, shared_data):
+    arguments = ("--bag", shared_data / "data" / "kitti_drive_0001", "--every", 99, "--only", "StereoBM at", "OctoMap")
+    rows = {row["way"]: row for row in run(spawn, tmp_path, "benchmarks/peers.py", *arguments)}
+    semi_global, blocks = rows["StereoSGBM"], rows["StereoBM at 320x96"]
+    assert semi_global["points"] == blocks["points"] > 10_000
+    assert semi_global["abs_rel"] < 0.1 and semi_global["within_1.25_where_sgbm"] > 0.95
+    assert 0.1 < blocks["coverage"] < semi_global["coverage"] < 1.0
+    assert rows["OctoMap-like log-odds of StereoSGBM"]["rings"]["0-20"]["unknown"] < 0.5
+    assert rows["flat ground as voxels"]["rings"]["0-20"]["missed"] == 1.0
+    assert "| StereoSGBM |" in (tmp_path / "figures.md").read_text()

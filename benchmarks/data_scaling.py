@@ -93,7 +93,10 @@ def row(seconds: float, scenes: tuple[str, ...], options: argparse.Namespace) ->
     work = options.work / f"{seconds:g}s"
     work.mkdir(parents=True, exist_ok=True)
     data = (f"data.dataroot={options.drive}", f"data.scenes=[{', '.join(scenes)}]")
-    first = train(work / "stage1", "gsp_tiny_more", *data, "first_stage=tiny_matching", f"steps={options.steps}")
+    rates = (f"learning_rate={options.rate}", f"encoder_learning_rate={options.rate}")
+    first = train(
+        work / "stage1", "gsp_tiny_more", *data, "first_stage=tiny_matching", f"steps={options.steps}", *rates
+    )
     labels = work / "labels"
     run("tools/carve_labels.py", str(options.drive), "--checkpoint", str(first), "--output", str(labels),
         "--moments", "keyframes", "--scene", *scenes)  # fmt: skip
@@ -102,6 +105,7 @@ def row(seconds: float, scenes: tuple[str, ...], options: argparse.Namespace) ->
     return {
         "seconds": seconds,
         "scenes": len(scenes),
+        "rate": options.rate,
         **measure(second, options.other, work / "evaluation.json"),
     }
 
@@ -112,6 +116,9 @@ def main() -> None:
     parser.add_argument("other", type=Path, help="data set with truth to measure on: other streets, the same rig")
     parser.add_argument("--seconds", type=float, nargs="+", default=(30.0, 120.0, 600.0))
     parser.add_argument("--steps", type=int, default=600, help="of stage 1 (600)")
+    parser.add_argument(
+        "--rate", type=float, default=2e-4, help="learning rate of stage 1 (2e-4, as inspect_bag.py has it)"
+    )
     parser.add_argument("--second-steps", type=int, default=700, help="of stage 2 (700)")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "data_scaling")
     parser.add_argument("--json", type=Path)

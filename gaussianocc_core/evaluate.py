@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gaussianocc_core.checkpoint import networks_in
+from gaussianocc_core.checkpoint import find_weights, networks_in
 from gaussianocc_core.command_line import log_to_terminal
 from gaussianocc_core.config import load_config
 from gaussianocc_core.data.sources import DataConfig, first_left_out
@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXAMPLES,
     )
-    parser.add_argument("checkpoint", help="model file (.safetensors) of either training stage")
+    parser.add_argument(
+        "checkpoint", help="model file (.safetensors) of either stage, or the name of shipped weights (tiny)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over those of --config")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--dataroot", help="data set in the nuScenes schema, or another --schema")
@@ -105,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_outputs({"--json": options.json, "--csv": options.csv}, options.pictures)  # now, not after the work
         robot = _check_numbers(options)
+        options.checkpoint = str(find_weights(options.checkpoint))
         networks_in(options.checkpoint)
         data = load_config(options.config, TrainConfig, options.overrides).data if options.config else None
         if data is None and (options.overrides or options.left_out):

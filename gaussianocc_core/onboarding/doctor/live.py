@@ -86,7 +86,9 @@ class LiveImages:
     ) -> dict[str, tuple[Finding, ...]]:
         """What is wrong with each camera that was looked at often enough, () where nothing is.
 
-        images: RGB, one each, at any size; cameras: at their native one; T_world_ego: of the robot in a fixed frame, None where it is not known."""
+        images: RGB, one per camera, at any size; cameras: at their native one; T_world_ego: of the robot in a fixed
+        frame, None where it is not known.
+        """
         memories = [self._memory(cameras, k, image) for k, image in enumerate(images)]
         greys = [
             memory.cylinder.unroll(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))

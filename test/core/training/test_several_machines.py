@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,11 @@ def two_machines(data, output, folder, dies):
     try:
         said = [each.communicate(timeout=400)[0] for each in agents]
     finally:
+        for each in agents:  # asked first: an agent ends its processes, which are in sessions of their own
+            each.terminate()
         for each in agents:
+            with suppress(subprocess.TimeoutExpired):
+                each.wait(30)
             each.kill()
     assert [each.returncode for each in agents] == [0, 0], said[0][-2000:] + said[1][-2000:]
     return load_state(output / "last.pt")

@@ -19,6 +19,10 @@ _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_SPARSE = 1, 5, 15
 _NODE_KIND, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+# Operators that make tensors as large as a number says; exports of ours have none.
+_MAKE_FROM_NOTHING = frozenset(
+    ("ConstantOfShape", "EyeLike", "OneHot", "Range", "Tile", "Upsample", "RandomNormal", "RandomUniform")
+)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -56,6 +60,8 @@ def _check_node(node: memoryview) -> None:
                     raise ValueError("it has loops or branches")
                 if of_attribute in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
                     _check_tensor(_message(content))
+    if kind in _MAKE_FROM_NOTHING:
+        raise ValueError(f"it has an operator {kind!r}, which makes tensors of any size")
     if domain not in STANDARD_DOMAINS:
         raise ValueError(f"it has an operator {kind!r} of {domain!r}")
 

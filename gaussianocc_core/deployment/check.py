@@ -13,8 +13,9 @@ from gaussianocc_core.backends.device import BF16, FP16, FP32, parse_device
 from gaussianocc_core.backends.folder import ExportFolder
 from gaussianocc_core.backends.networks import NETWORKS
 from gaussianocc_core.deployment.samples import Samples, load_samples, predict
-from gaussianocc_core.errors import BackendError
+from gaussianocc_core.errors import BackendError, CheckpointError
 from gaussianocc_core.labels import OCCLUDED, UNOBSERVED
+from gaussianocc_core.mistakes import reading
 from gaussianocc_core.predictor import OccupancyPredictor
 
 
@@ -60,9 +61,10 @@ def check_export(folder: ExportFolder, device: str = "onnx") -> list[Row]:
     rough = max(folder.precision, chosen.precision or FP32, key=_ROUGHEST.index) if chosen.runtime else FP32
     tolerances = TOLERANCES[rough]
     rows = []
-    if isinstance(backend, ExportedBackend):
-        rows = [_check_network(backend, samples, name, tolerances) for name in NETWORKS]
-    return rows + _check_voxels(predictor, samples, tolerances)
+    with reading(f"{folder.samples}: what was recorded", "export anew", CheckpointError):  # keys and shapes of a file
+        if isinstance(backend, ExportedBackend):
+            rows = [_check_network(backend, samples, name, tolerances) for name in NETWORKS]
+        return rows + _check_voxels(predictor, samples, tolerances)
 
 
 def _check_network(backend: ExportedBackend, samples: Samples, name: str, tolerances: Tolerances) -> Row:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from gaussianocc_core.data.bag import open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.errors import CheckpointError, DatasetError
 from gaussianocc_core.files import complete_file
+from gaussianocc_core.mistakes import reading
 from gaussianocc_core.predictor import OccupancyPredictor, Prediction
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.synthetic.rig import default_rig
@@ -191,7 +191,7 @@ def save_samples(path: Path, samples: Samples) -> None:
 
 def load_samples(path: Path) -> Samples:
     """CheckpointError where it is none."""
-    try:
+    with reading(f"{path}: as samples of an export it", "export anew", CheckpointError):
         arrays = read_npz(path, _MOST_BYTES)
         names = tuple(map(str, arrays["cameras"]))
         count, height, width = arrays["images"].shape[1:4]
@@ -210,8 +210,6 @@ def load_samples(path: Path) -> Samples:
         networks = {name: value for name, value in arrays.items() if name.split(".")[0] in NETWORKS}
         occupied = arrays["occupied"].astype(np.float32) / _STEPS
         return Samples(moments, arrays["labels"], occupied, arrays.get("inv_depth"), networks)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise CheckpointError(f"{path}: not samples of an export ({error}); export anew") from error
 
 
 __all__ = [

@@ -168,6 +168,7 @@ def test_networks_that_call_all_free_are_not_those_of_the_model_beside_them(expo
         (branch, "it has loops or branches"),
         (read_elsewhere, "its values lie in other files"),
         (lambda model: setattr(model.graph.node[0], "domain", "evil"), "it has an operator .* of 'evil'"),
+        (lambda model: setattr(model.graph.node[0], "op_type", "ConstantOfShape"), "it has an operator .*any size"),
     ],
 )
 def test_what_is_no_plain_network_is_refused_before_a_runtime_reads_it(exported, tmp_path, change, why):
@@ -240,6 +241,22 @@ def test_an_index_that_says_nonsense_is_one_line(tmp_path, changes):
     with pytest.raises(CheckpointError) as caught:
         read_folder(tmp_path)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("change", [lambda a: a.pop("labels"), lambda a: a.update(labels=a["labels"][:, :2])])
+def test_samples_that_lack_something_are_one_line(exported, tmp_path, change):
+    folder = tmp_path / "export"
+    shutil.copytree(exported, folder)
+    arrays = dict(np.load(folder / "samples.npz"))
+    change(arrays)
+    np.savez_compressed(folder / "samples.npz", **arrays)
+    index = json.loads((folder / "export.json").read_text())
+    if "samples.npz" in index["files"]:
+        index["files"]["samples.npz"] = hashlib.sha256((folder / "samples.npz").read_bytes()).hexdigest()
+        (folder / "export.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="samples.*export anew") as error:
+        check_export(read_folder(folder))
+    assert "\n" not in str(error.value)
 
 
 def test_an_index_has_no_other_files_opened(tmp_path, exported):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -58,19 +59,33 @@ def missing(runtime: str) -> str:
     return ""
 
 
+@cache
+def _openvino_core() -> Any:
+    """One for the whole life of the process.
+
+    Its plugin gives the thread that makes it a stack for signals, for the sake of the processor's matrix registers.
+    When several plugins go away, the last of these stacks may be one that is gone already, and the next Ctrl-C ends the
+    process with a segmentation fault (seen with openvino 2026.4).
+    """
+    from openvino import Core
+
+    return Core()
+
+
 class _OpenVino:
     """On the CPU. Its converters, which are not used here, are what openvino-telemetry is about."""
 
-    def __init__(self, path: Path, network: Network, precision: str, cache: Path) -> None:
-        from openvino import Core, Tensor as Shared  # noqa: I001
+    def __init__(self, path: Path, network: Network, precision: str, folder: Path) -> None:
+        """folder: where it keeps what it compiles."""
+        from openvino import Tensor as Shared
 
-        core = Core()
+        core = _openvino_core()
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": {FP32: "f32", BF16: "bf16", FP16: "f16"}[precision],
             "ENABLE_CPU_PINNING": False,  # a robot runs more than this
-            "CACHE_DIR": str(cache),
+            "CACHE_DIR": str(folder),
         }
         self._request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
         self._shared, self._inputs, self._outputs = Shared, network.inputs, network.outputs

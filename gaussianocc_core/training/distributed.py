@@ -90,6 +90,12 @@ def was_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def job_id() -> str:
+    """What torchrun's processes of one start have in common, however often it starts them again; "" without it."""
+    named = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return f"agent {os.getppid()}" if named == "none" else named  # "none": it was not given a name (--rdzv-id)
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[tuple[Processes, str]]:
     """The processes that torchrun started and the device of this one; NCCL on GPUs, gloo on CPUs.

@@ -55,14 +55,14 @@ def train(
     events. Raises TrainingStopped after Ctrl-C (all is saved) and GaussianOccError, naming the samples, where a loss
     is not finite (last.pt is that of the last good save).
 
-    Processes that torchrun starts again, because one died, go on from the last save, or begin anew where there is none.
+    Processes that torchrun starts again, because one died, go on from the last save of what it began, or begin anew.
     """
     with process_group(config.device) as (processes, name):
         device = resolve_device(name)
         # On machines whose own processes lived torchrun counts no restart: what any of them knows counts. Nor may some
         # begin anew where the others go on: a shared drive shows a file later on one machine than on another.
         again = processes.any(was_restarted(), device)
-        resume = processes.any(resume or (again and (Path(config.output) / LAST).is_file()), device)
+        resume = processes.any(resume or (again and RunFolder(config, 0).is_of_this_job()), device)
         # The run has no name here: it has to be gone when the group of processes ends.
         return Run(inherit_first_stage(config), processes, device, resume, overfit_batch).execute(minutes)
 

@@ -28,11 +28,13 @@ from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccErr
 from gaussianocc_core.mistakes import reading
 from gaussianocc_core.training.board import Board
 from gaussianocc_core.training.config import TrainConfig
+from gaussianocc_core.training.distributed import job_id
 from gaussianocc_core.training.stage import Stage
 from gaussianocc_core.training.stages import save_stage
 from gaussianocc_core.training.state import LAST, load_state, save_state
 
 _log = logging.getLogger(__name__)
+ENVIRONMENT = "environment.json"
 _IN_PLACE = ("config.yaml", "environment.json", "metrics.jsonl", "measures.json")  # the other files are replaced
 
 
@@ -92,10 +94,19 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(to_dict(self.config), sort_keys=False)
             (self.path / "config.yaml").write_text(text, encoding="utf-8")
-            environment = json.dumps(describe_environment(device), indent=1)
-            (self.path / "environment.json").write_text(environment + "\n", encoding="utf-8")
+            environment = json.dumps({**describe_environment(device), "job": job_id()}, indent=1)
+            (self.path / ENVIRONMENT).write_text(environment + "\n", encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"output: cannot write to {self.path} ({error.strerror})") from error
+
+    def is_of_this_job(self) -> bool:
+        """Whether there is a state to go on from, and this start of torchrun began the run."""
+        try:
+            begun = json.loads((self.path / ENVIRONMENT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        ours = job_id()
+        return bool(ours) and isinstance(begun, dict) and begun.get("job") == ours and (self.path / LAST).is_file()
 
     @contextlib.contextmanager
     def open_logs(self, step: int) -> Iterator[Logs]:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks in other runtimes say what torch says; what is kept of them is not used for anything else."""
 
+import gc
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,6 +195,14 @@ def test_the_fastest_is_measured_and_one_that_says_something_else_is_left_out(mo
     )
     said = predictor.take_fastest(2)
     assert predictor.backend_name == "torch on cpu" and "onnx in fp32 is left out: it differs from torch" in said
+
+
+def test_ctrl_c_is_an_interrupt_after_runtimes_were_tried_and_let_go():
+    for cameras in (1, 2, 1):
+        outspoken(SURFACE, "auto").take_fastest(cameras)
+        gc.collect()
+    with pytest.raises(KeyboardInterrupt):  # a stack for signals that a runtime left behind would end the process
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_runtime_that_fails_while_it_is_measured_is_left_out(monkeypatch):

@@ -38,13 +38,16 @@ def _run(program: str, make: Callable[[], N], args: list[str] | None, begin: Cal
         initialized = True
         leave_interrupt_to_ros()
         warnings.filterwarnings("ignore", "Failed to fini", RuntimeWarning)  # Ctrl-C while rclpy makes the node
-        node = make()
+        try:
+            node = make()
+        except OSError as error:  # an address that is taken, a folder that cannot be read; later it is a fault of ours
+            _refuse(program, error)
         if status := begin(node):
             sys.exit(status)
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (GaussianOccError, OSError) as error:  # OSError: an address that is taken, a folder that cannot be read
+    except GaussianOccError as error:
         _refuse(program, error)
     except Exception as error:
         if rclpy.ok():

@@ -206,7 +206,9 @@ def test_a_run_may_be_of_any_length(root, tmp_path, steps):
 
 
 @pytest.mark.medium
-def test_a_full_disk_ends_a_run_in_words(root, tmp_path):
+def test_a_full_disk_ends_a_run_in_words(root, tmp_path, monkeypatch):
+    # A full disk is played by a link to /dev/full, which is refused elsewhere.
+    monkeypatch.setattr(engine.RunFolder, "_check_outputs", lambda self: None)
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     (tmp_path / "run").mkdir()

@@ -133,7 +133,7 @@ def test_labels_of_other_settings_are_refused_and_replaced_on_demand(world, carv
     shutil.copytree(carved, output)
     before = contents(output)
     assert carve(world, output, "--motion", "images", "--scene", SCENE) == 2
-    assert "made with another motion" in one_line(capfd)
+    assert "made with another 'motion'" in one_line(capfd)
     assert contents(output) == before
     assert carve(world, output, "--motion", "images", "--scene", SCENE, "--overwrite") == 0
     changed = contents(output)

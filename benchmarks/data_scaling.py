@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from own_recording import run
 from report import write_report
 
 from gaussianocc_core.data.nuscenes import NuScenesSource
@@ -39,20 +37,6 @@ COLUMNS = {
     "unknown_10m": ("robot", "truths", "lidar", "model", "0-10", "unknown"),
     "ghosts_10m": ("robot", "truths", "lidar", "model", "0-10", "ghosts"),
 }
-
-
-def run(*arguments: str) -> None:
-    threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **threads},
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(arguments)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
 
 
 def train(output: Path, config: str, *overrides: str) -> Path:

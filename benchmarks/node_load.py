@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
 import subprocess
@@ -96,6 +97,7 @@ def put_under_load(
             "memory_slope_mb_per_minute": round(float(slope), 2),
             "threads": threads,
             **_gaps([arrived for _, arrived in robot.results if begin <= arrived < begin + seconds]),
+            "kernels_compiled": _compiled_since(begin),
             "alive": node.alive,
             "results_in_5_s_after": len(robot.results) - before,
             "tracebacks": dict(Counter(re.findall(r"^\w*(?:Error|Exception|Failure)\b.*", node.log, re.MULTILINE))),
@@ -104,6 +106,14 @@ def put_under_load(
         }
     )
     return rows
+
+
+def _compiled_since(begin: float) -> int | None:
+    """Kernels that Numba wrote to its cache since then; None without a cache of one's own."""
+    folder = os.environ.get("NUMBA_CACHE_DIR")
+    if not folder:
+        return None
+    return sum(kernel.stat().st_mtime >= begin for kernel in Path(folder).rglob("*.nbc"))
 
 
 def _gaps(arrivals: list[float]) -> dict[str, float | None]:

@@ -61,6 +61,27 @@ class Graph:
         self.probe.create_subscription(kind, topic, messages.append, qos, **options)
         return messages
 
+    def until_known_by(self, node, timeout=60.0, log=lambda: ""):
+        """Wait until a node of another process sends to all that was subscribed here so far.
+
+        That this side sees the node's topics says nothing about the other side, whose first messages would be lost.
+        An answer to a question says it: the node can send one only once it knows where to, and DDS announces the
+        subscriptions of a process in the order in which they were made.
+        """
+        from rcl_interfaces.srv import GetParameterTypes
+
+        client = self.probe.create_client(GetParameterTypes, f"{node}/get_parameter_types")
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            assert left > 0, f"no answer of {node} within {timeout} s; it said:\n{log()}"
+            # Asked again: the node can take a question before it knows where to send the answer, which is then lost.
+            answer = client.call_async(GetParameterTypes.Request())
+            self.executor.spin_until_future_complete(answer, min(1.0, left))
+            if answer.done():
+                return
+            client.remove_pending_request(answer)
+
     def publisher(self, kind, topic, qos=10):
         return self.probe.create_publisher(kind, topic, qos)
 
@@ -203,6 +224,7 @@ def replay(graph):
 
 RECORDER = """
 import rclpy
+from rcl_interfaces.srv import GetParameterTypes
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 from gaussianocc_ros.msg import SemanticOccupancy
@@ -215,6 +237,13 @@ for kind, topic in ((SemanticOccupancy, "occupancy"), (PointCloud2, "points"), (
             data = data[:4] + data[8:16]
         print(f"<{topic} {cdr_stamp_ns(data)}>", flush=True)
     node.create_subscription(kind, f"/occupancy_node/{topic}", note, 100, raw=True)
+client = node.create_client(GetParameterTypes, "/occupancy_node/get_parameter_types")  # as Graph.until_known_by
+def ask():
+    client.call_async(GetParameterTypes.Request()).add_done_callback(answered)
+def answered(_):
+    timer.cancel()
+    print("<known to the node>", flush=True)
+timer = node.create_timer(0.5, ask)
 try:
     rclpy.spin(node)
 except KeyboardInterrupt:
@@ -231,11 +260,8 @@ class Recorder:
         self.process = process
 
     def connect(self, graph, timeout):
-        """Wait until node and recorder have found each other; the test's own node sees both."""
-        topics = [f"/occupancy_node/{topic}" for topic in self.TOPICS]
-        probe = graph.probe
-        graph.until(lambda: all(probe.count_publishers(t) for t in topics), timeout, "the node's topics")
-        graph.until(lambda: all(probe.count_subscribers(t) for t in topics), timeout, "the recorder's subscriptions")
+        """Wait until the node sends to the recorder."""
+        graph.until(lambda: "<known to the node>" in self.process.output, timeout, "the node's answer to the recorder")
 
     def stamps_until(self, topic, last):
         """Stamps of a topic's messages in order of arrival, once this one has come."""

@@ -36,7 +36,7 @@ def replay(graph, spawn, checkpoint, root, bags):
         "device:=cpu",
     )
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
-    graph.until(lambda: graph.probe.count_publishers("/occupancy_node/occupancy"), 60, f"the node:\n{node.output}")
+    graph.until_known_by("/occupancy_node", 60, lambda: node.output)
     player = spawn("-m", "gaussianocc_ros.bag_player", bags / scene, "--step", "--rate", 0, "--clock")
     graph.until(lambda: player.popen.poll() is not None, 120, "the end of the replay")
     assert player.wait() == 0, f"{player.output}\nthe node:\n{node.output}"

@@ -63,7 +63,7 @@ def test_database_becomes_one_output_per_set(database, request, graph, spawn, ch
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
     clouds = graph.record(PointCloud2, "/occupancy_node/points", 100)
     markers = graph.record(MarkerArray, "/occupancy_node/markers", 100)
-    graph.until(lambda: graph.probe.count_publishers("/occupancy_node/occupancy"), 180, f"the node:\n{node.output}")
+    graph.until_known_by("/occupancy_node", 180, lambda: node.output)
     player = spawn("-m", "gaussianocc_ros.bag_player", bags / scene, "--step", "--rate", 0, "--clock")
     graph.until(lambda: player.popen.poll() is not None, 120, "the end of the replay")
     assert player.wait() == 0, f"{player.output}\nthe node:\n{node.output}"

@@ -30,15 +30,16 @@ def test_under_load_the_node_goes_on_in_the_same_memory_and_threads(spawn, check
     assert parts[-1]["memory_mb"] < 1.15 * parts[3]["memory_mb"], parts
 
 
-def test_no_first_look_at_an_output_stops_the_results(spawn, checkpoint, tmp_path):
-    """After a fresh installation no kernel is compiled yet: the first rendered view took 4.9 s, in which nothing came.
-    The benchmark's bar is two periods; the second more is for a machine that does other work."""
+def test_no_first_look_at_an_output_compiles_anything(spawn, checkpoint, tmp_path):
+    """After a fresh installation no kernel is compiled yet: the first rendered view took 4.9 s without results.
+    benchmarks/node_load.py measures the gaps, which on a busy machine are everybody's."""
+    kernels = tmp_path / "kernels"
     arguments = ("--minutes", "0.3", "--no-faults", "--image", "320x180", "--rate", "8", "--checkpoint", checkpoint)
-    load = spawn(LOAD, *arguments, env={"NUMBA_CACHE_DIR": str(tmp_path / "kernels")})
+    load = spawn(LOAD, *arguments, env={"NUMBA_CACHE_DIR": str(kernels)})
     assert load.wait(400) == 0, load.output
     end = ast.literal_eval([line for line in load.output.splitlines() if line.startswith("{'")][-1])
-    assert end["subscriptions"] > 5 and end["tracebacks"] == {}
-    assert end["largest_gap_s"] < 2.0 * end["period_s"] + 1.0, end
+    assert end["subscriptions"] > 5 and end["tracebacks"] == {} and end["results_in_5_s_after"] > 0
+    assert list(kernels.rglob("*.nbc")) and end["kernels_compiled"] == 0, end
 
 
 PRACTISE = """

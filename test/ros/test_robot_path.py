@@ -72,13 +72,14 @@ def test_a_recording_of_an_unknown_robot_becomes_occupancy_in_its_node(graph, sp
         "device:=cpu",
     )
     outputs = graph.record(SemanticOccupancy, "/occupancy_node/occupancy", 100)
-    graph.until(lambda: graph.probe.count_publishers("/occupancy_node/occupancy"), 60, f"the node:\n{node.output}")
+    graph.until_known_by("/occupancy_node", 60, lambda: node.output)
     player = spawn("-m", "gaussianocc_ros.bag_player", bag, "--step", "--rate", 0, "--clock")
     graph.until(lambda: player.popen.poll() is not None, 120, "the end of the replay")
     assert player.wait() == 0, f"{player.output}\nthe node:\n{node.output}"
     (source,) = open_bags(BagConfig(str(bag), cameras=rig.names))
     wanted = [entry.frame.camera_stamps_ns[0] for entry in source.entries()]
     assert len(wanted) >= 7  # two keyframes half a second apart, 12 Hz between
+    player.wait_for(f"sets: {len(wanted)} of {len(wanted)} answered")
     graph.until(lambda: len(outputs) >= len(wanted), what="all outputs")
     assert node.stop() == 0, node.output
     assert [stamp_ns(message.header) for message in outputs] == wanted

@@ -197,7 +197,8 @@ def _check_numbers(options: argparse.Namespace) -> RobotConfig:
 
 
 def _check_shares(options: argparse.Namespace) -> None:
-    if options.merge and (options.checkpoint or options.shard or options.pictures):
+    chosen = (options.checkpoint, options.shard, options.pictures, options.scene, options.split, options.left_out)
+    if options.merge and (any(chosen) or options.caution is not None):
         raise ConfigError("--merge takes files of shares, --json and --csv; all else is said in the files")
     if options.shard and not options.json:
         raise ConfigError("--shard K/N needs --json FILE, where what this share counted goes; --merge reads it")

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs the networks: images to occupancy in torch, ONNX Runtime and OpenVINO, speed beside agreement with torch.
 
-python benchmarks/backends.py [--checkpoint FILE] [--threads 2] [--rounds 4] [--against CHECKOUT] [--json FILE]
+python benchmarks/backends.py [--checkpoint FILE] [--threads 2] [--rounds 4] [--against CHECKOUT] [--exported DIR]
+    [--json FILE]
 
 Six JPEGs of 1600 x 900 a set, of a car that drives through a made-up street at 12 Hz; decoding, motion and matching
 included, DDS not (benchmarks/node.py). Each way is a process of its own; they take turns, so that what else the
 machine does falls on all of them: read ratios of one run. Processor time is of all threads together: two cores give 12
-results a second if decode and predict take less than 167 ms of it. `--against` times the torch of another checkout.
+results a second if decode and predict take less than 167 ms of it. `--against` times the torch of another checkout,
+`--exported` a folder of tools/export_model.py (int8, say) in ONNX Runtime and OpenVINO.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=12, help="in a row, each time")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--against", type=Path, help="another checkout, whose torch is timed as 'before'")
+    parser.add_argument("--exported", type=Path, help="folder of exported networks of the checkpoint")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", nargs=3, metavar=("SETS", "DEVICE", "RESULT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -48,14 +51,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sets = Path(folder) / "sets.npz"
         draw_sets(sets, options.sets)
-        ways = [(way, way, ROOT) for way in options.ways]
+        ways = [(way, way, ROOT, options.checkpoint) for way in options.ways]
         if options.against:
-            ways.append(("before", "cpu", options.against.resolve()))
-        rounds: dict[str, list[dict[str, Any]]] = {name: [] for name, _, _ in ways}
+            ways.append(("before", "cpu", options.against.resolve(), options.checkpoint))
+        if options.exported:
+            from gaussianocc_core.backends.folder import read_folder
+
+            export = read_folder(options.exported.resolve())
+            ways += [(f"{way}, {export.precision}", way, ROOT, str(export.path)) for way in ("onnx", "openvino")]
+        rounds: dict[str, list[dict[str, Any]]] = {name: [] for name, *_ in ways}
         labels: dict[str, np.ndarray] = {}
         for _ in range(options.rounds):
-            for name, device, checkout in ways:
-                timed, labels[name] = run(sets, device, checkout, Path(folder), options)
+            for name, device, checkout, checkpoint in ways:
+                timed, labels[name] = run(sets, device, checkout, checkpoint, Path(folder), options.threads)
                 rounds[name].append(timed)
     rows = [summary(name, rounds, labels) for name in rounds]
     for row in rows:
@@ -98,14 +106,14 @@ def draw_sets(path: Path, count: int) -> None:
 
 
 def run(
-    sets: Path, device: str, checkout: Path, folder: Path, options: argparse.Namespace
+    sets: Path, device: str, checkout: Path, checkpoint: str, folder: Path, thread_count: int
 ) -> tuple[dict[str, Any], np.ndarray]:
     result = folder / "result.npz"
-    threads = str(options.threads)
+    threads = str(thread_count)
     # As the node has it.
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, __file__, "--work", sets, device, result, "--checkpoint", options.checkpoint]
+    command = [sys.executable, __file__, "--work", sets, device, result, "--checkpoint", checkpoint]
     subprocess.run([*map(str, command), "--threads", threads], check=True, env=environment, cwd=checkout)
     with np.load(result) as found:
         return json.loads(str(found["timed"])), found["labels"]
@@ -133,7 +141,8 @@ def work(path: Path, device: str, result: Path, checkpoint: str, threads: int) -
     jpegs = [each.tobytes() for each in np.split(arrays["jpegs"], np.cumsum(arrays["sizes"])[:-1])]
     from gaussianocc_core.checkpoint import find_weights
 
-    predictor = OccupancyPredictor.from_checkpoint(find_weights(checkpoint), device=device)
+    source = checkpoint if Path(checkpoint).is_dir() else find_weights(checkpoint)
+    predictor = OccupancyPredictor.from_checkpoint(source, device=device)
     reductions = predictor.reductions(rig)
     decode, predict, wall, labels = [], [], [], []
     for turn in range(2):  # kernels are loaded and pools fill in the first

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,9 +29,11 @@ from gaussianocc_core.mistakes import reason_of
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
+from gaussianocc_core.models.limits import check_limits
 from gaussianocc_core.models.pose_net import PoseNet
 
 FORMAT = "gaussianocc-model/2"
+SIZE_STEP = 16  # px: the encoder halves its images four times
 _DEFAULT_NAME = "tiny.safetensors"
 _WEIGHTS = Path(__file__).parent / "weights"  # that ship with the package
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -113,6 +115,35 @@ def save_model(
         name: value.detach().cpu().contiguous().to(torch.float16 if half and value.is_floating_point() else value.dtype)
         for name, value in state.items()
     }
+    _write(path, tensors, config, provenance)
+
+
+def copy_with_image_size(source: str | Path, output: Path, width: int, height: int) -> str:
+    """The model file again, for input images of another size, px, multiples of 16; the provenance says so. Returns a
+    line on it. CheckpointError where the size is impossible, or the file is no model's."""
+    source = find_weights(source)
+    kinds = networks_in(source)
+    content = _read(source, "")
+    before = content.config
+    if width % SIZE_STEP or height % SIZE_STEP or not (width and height):
+        raise CheckpointError(
+            f"{source}: images of {width}x{height} pixels are impossible; both must be multiples of {SIZE_STEP}"
+        )
+    config = replace(before, image_width=width, image_height=height)
+    try:
+        check_limits(config)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    changed = f"images of {width}x{height}, trained with {before.image_width}x{before.image_height}"
+    # Without what was measured: that was of the former size.
+    provenance = replace(content.provenance, training=f"{content.provenance.training}; {changed}", metrics={})
+    with safe_open(source, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    _write(output, tensors, config, provenance)
+    return f"{output}: {config.name} ({', '.join(kinds)}) with {changed}"
+
+
+def _write(path: Path, tensors: dict[str, Tensor], config: ModelConfig, provenance: Provenance) -> None:
     metadata = {
         "format": FORMAT,
         "config": json.dumps(to_dict(config)),

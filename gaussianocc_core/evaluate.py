@@ -13,14 +13,16 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gaussianocc_core.checkpoint import find_weights, networks_in
-from gaussianocc_core.command_line import log_to_terminal
+from gaussianocc_core.command_line import add_shard_option, choose_shard, log_to_terminal
 from gaussianocc_core.config import load_config
 from gaussianocc_core.data.sources import DataConfig, first_left_out
 from gaussianocc_core.errors import ConfigError, DatasetError, GaussianOccError
-from gaussianocc_core.evaluation import evaluate, format_report
+from gaussianocc_core.evaluation import Share, evaluate, evaluate_share, format_report, merge_shares
 from gaussianocc_core.evaluation.report import depth_rows
 from gaussianocc_core.evaluation.sources import EvaluationSource, open_source
 from gaussianocc_core.metrics.robot import RobotConfig
@@ -47,6 +49,11 @@ EXAMPLES = """examples:
   # nuScenes, every tenth keyframe of two scenes, all numbers into a file
   python -m gaussianocc_core.evaluate model.safetensors --dataroot /data/nuscenes --scene scene-0103 scene-0916 \\
       --every 10 --json result.json
+
+  # the same report from two jobs
+  python -m gaussianocc_core.evaluate model.safetensors --dataroot /data/nuscenes --shard 1/2 --json part1.json
+  python -m gaussianocc_core.evaluate model.safetensors --dataroot /data/nuscenes --shard 2/2 --json part2.json
+  python -m gaussianocc_core.evaluate --merge part1.json part2.json --json result.json
 """
 
 
@@ -58,13 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EXAMPLES,
     )
     parser.add_argument(
-        "checkpoint", help="model file (.safetensors) of either stage, or the name of shipped weights (tiny)"
+        "checkpoint", nargs="?", help="model file (.safetensors) of either stage, or the name of shipped weights (tiny)"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over those of --config")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--dataroot", help="data set in the nuScenes schema, or another --schema")
     where.add_argument("--bag", help="rosbag2, or a folder of them, with calibrated cameras and lidar")
     where.add_argument("--config", type=Path, metavar="FILE", help="training configuration: what its `data:` names")
+    where.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="what --shard wrote, of all shares")
     parser.add_argument(
         "--left-out", action="store_true", help="with --config: only the end of each recording that training left out"
     )
@@ -78,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, openvino ..., see deploy.md (default: %(default)s)"
     )
+    add_shard_option(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers here")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the depth errors here, a row per camera")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="also draw the first dozen keyframes")
@@ -103,9 +112,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--robot-width", type=float, metavar="M", default=usual.width, help="m, of its path (default: %(default)s)"
     )
     options = parser.parse_intermixed_args(arguments)
+    if not (options.checkpoint or options.merge):
+        parser.error("the following arguments are required: checkpoint")
     log_to_terminal()
     try:
         _check_outputs({"--json": options.json, "--csv": options.csv}, options.pictures)  # now, not after the work
+        _check_shares(options)
+        if options.merge:
+            result = merge_shares(options.merge)
+            _write(result, options.json, options.csv)
+            print(format_report(result))
+            return 0
         robot = _check_numbers(options)
         options.checkpoint = str(find_weights(options.checkpoint))
         networks_in(options.checkpoint)
@@ -117,23 +134,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(
                 f"--left-out: {options.config} leaves nothing out of training; set data.left_out=0.1 there"
             )
-        result = evaluate(
-            options.checkpoint,
-            _open(options, data),
-            options.scene or (tuple(begin_ns) if begin_ns else None),
-            split=options.split,
-            every=options.every,
-            device=options.device,
-            ray_iou=options.ray_iou,
-            pictures=options.pictures,
-            caution=options.caution,
-            robot=robot,
-            begin_ns=begin_ns,
-        )
-        if options.json:
-            options.json.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        if options.csv:
-            options.csv.write_text(depth_rows(result), encoding="utf-8")
+        source, scenes = _open(options, data), options.scene or (tuple(begin_ns) if begin_ns else None)
+        settings: dict[str, Any] = {
+            "split": options.split,
+            "every": options.every,
+            "device": options.device,
+            "ray_iou": options.ray_iou,
+            "caution": options.caution,
+            "robot": robot,
+            "begin_ns": begin_ns,
+        }
+        if options.shard:
+            choose = partial(choose_shard, shard=options.shard)
+            evaluate_share(options.checkpoint, source, scenes, Share(*options.shard), options.json, choose, **settings)
+            return 0
+        result = evaluate(options.checkpoint, source, scenes, pictures=options.pictures, **settings)
+        _write(result, options.json, options.csv)
     except GaussianOccError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -145,6 +161,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(format_report(result))
     return 0
+
+
+def _write(result: dict[str, Any], report: Path | None, table: Path | None) -> None:
+    if report:
+        report.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if table:
+        table.write_text(depth_rows(result), encoding="utf-8")
 
 
 def _open(options: argparse.Namespace, data: DataConfig | None) -> EvaluationSource:
@@ -171,6 +194,16 @@ def _check_numbers(options: argparse.Namespace) -> RobotConfig:
         return RobotConfig(low=low, high=high, width=options.robot_width)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _check_shares(options: argparse.Namespace) -> None:
+    chosen = (options.checkpoint, options.shard, options.pictures, options.scene, options.split, options.left_out)
+    if options.merge and (any(chosen) or options.caution is not None):
+        raise ConfigError("--merge takes files of shares, --json and --csv; all else is said in the files")
+    if options.shard and not options.json:
+        raise ConfigError("--shard K/N needs --json FILE, where what this share counted goes; --merge reads it")
+    if options.shard and (options.csv or options.pictures):
+        raise ConfigError("--shard K/N has no report yet: give --csv to --merge, and take pictures in a run without it")
 
 
 def _check_outputs(files: Mapping[str, Path | None], pictures: Path | None) -> None:

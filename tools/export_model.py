@@ -35,7 +35,7 @@ def main() -> int:
     add(
         "--device", default="onnx", help="that runs the check: onnx, openvino, tensorrt, cpu ... (default: %(default)s)"
     )
-    return run_command(lambda: export_or_check(parser.parse_args()), "stopped; there is no complete export")
+    return run_command(lambda: export_or_check(parser.parse_args()), "stopped; nothing was written")
 
 
 def export_or_check(options: argparse.Namespace) -> int:

@@ -14,7 +14,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,10 +21,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gaussianocc_core.backends.cache import cache_folder, code_hash, entry_name, versions, weights_hash
+from gaussianocc_core.backends.cache import cache_folder, code_hash, versions, weights_hash
 from gaussianocc_core.backends.device import FP32, ONNX, ONNX_CUDA, OPENVINO, TENSORRT, Device
 from gaussianocc_core.backends.engines import Engine, make_engine, missing
 from gaussianocc_core.backends.folder import ExportFolder
+from gaussianocc_core.backends.kept import Entry, make_room, open_entry
 from gaussianocc_core.backends.networks import DECODE, LOOK, NETWORKS, SEE, Network, networks_of
 from gaussianocc_core.backends.onnx_export import OPSET, write_onnx
 from gaussianocc_core.errors import BackendError
@@ -218,51 +218,66 @@ def _check_same(backend: ExportedBackend, folder: ExportFolder) -> None:
 
 
 def _cached_engines(device: Device, model: GaussianOcc, config: ModelConfig) -> MakeEngines:
-    """Of networks that are exported to the cache, unless they are there."""
+    """Of networks that are exported to the cache, unless they are there. What is in use stays there as long as the
+    function lives."""
     weights = weights_hash(model, config)
+    held: list[Entry] = []
 
     def make(networks: Mapping[str, Network], cameras: int) -> dict[str, Engine]:
-        root, facts = cache_folder(), {"weights": weights, "cameras": cameras, "code": code_hash()}
-        exported = root / "onnx" / entry_name({**facts, "opset": OPSET, **versions("torch", "onnx")})
-        compiled = _compiled_folder(device, facts)
+        facts = {"weights": weights, "cameras": cameras, "code": code_hash()}
+        exported = open_entry("onnx", {**facts, "opset": OPSET, **versions("torch", "onnx")})
+        compiled = _open_compiled(device, facts)
+        held[:] = exported, compiled
         found = {}
         for name, network in networks.items():
-            path = exported / f"{name}.onnx"
+            path = exported.path / f"{name}.onnx"
             fresh = not path.is_file()
             if fresh:
                 write_onnx(path, network, {})
             try:
-                found[name] = make_engine(device, path, network, compiled)
+                found[name] = make_engine(device, path, network, compiled.path)
             except BackendError:
                 if fresh:
                     raise
                 write_onnx(path, network, {})  # it may have been damaged
-                found[name] = make_engine(device, path, network, compiled)
+                found[name] = make_engine(device, path, network, compiled.path)
+        _say_where(make_room())
         return found
 
     return make
 
 
 def _engines_of(device: Device, folder: ExportFolder) -> MakeEngines:
+    held: list[Entry] = []
+
     def make(networks: Mapping[str, Network], cameras: int) -> dict[str, Engine]:
         if cameras != folder.cameras:
             raise BackendError(
                 f"{folder.path}: exported for {folder.cameras} cameras, there are {cameras}; export with --cameras "
                 f"{cameras}"
             )
-        compiled = _compiled_folder(device, {"files": dict(folder.hashes)})
-        return {name: make_engine(device, folder.file(name), network, compiled) for name, network in networks.items()}
+        compiled = _open_compiled(device, {"files": dict(folder.hashes)})
+        held[:] = (compiled,)
+        found = {
+            name: make_engine(device, folder.file(name), network, compiled.path) for name, network in networks.items()
+        }
+        _say_where(make_room())
+        return found
 
     return make
 
 
-def _compiled_folder(device: Device, facts: Mapping[str, Any]) -> Path:
+def _open_compiled(device: Device, facts: Mapping[str, Any]) -> Entry:
     """For what the runtime compiles."""
     packages = versions("openvino", "onnxruntime", "onnxruntime-gpu", "tensorrt")
-    facts = {**facts, "precision": device.precision or FP32, "threads": torch.get_num_threads(), **packages}
-    folder = cache_folder() / device.runtime / entry_name(facts)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return open_entry(
+        device.runtime,
+        {**facts, "precision": device.precision or FP32, "threads": torch.get_num_threads(), **packages},
+    )
+
+
+def _say_where(kept_bytes: int) -> None:
+    _log.info("networks and engines are kept in %s: %.0f MB", cache_folder(), kept_bytes / 1e6)
 
 
 def fastest(
@@ -303,7 +318,8 @@ def fastest(
         if spent < (_WORTH * least if isinstance(best, TorchBackend) and backend is not best else least):
             best, least = backend, spent
     table = ", ".join(f"{name} {1e3 * spent:.0f} ms" for name, spent in sorted(times.items(), key=lambda item: item[1]))
-    return best, "; ".join([f"networks run by {best.name} (measured: {table})", *said])
+    where = "" if len(backends) == 1 else f"; engines are kept in {cache_folder()}"
+    return best, "; ".join([f"networks run by {best.name} (measured: {table}){where}", *said])
 
 
 def _difference_of(

@@ -15,12 +15,13 @@ from typing import Any
 from gaussianocc_core.backends.networks import NETWORKS
 from gaussianocc_core.backends.onnx_files import check_onnx
 from gaussianocc_core.bounded import open_file, read_json
-from gaussianocc_core.errors import CheckpointError
+from gaussianocc_core.errors import CheckpointError, DatasetError
 from gaussianocc_core.files import complete_file
 from gaussianocc_core.mistakes import reason_of
 from gaussianocc_core.names import shorten
 
-FORMAT = "gaussianocc-export/1"
+_FORMAT_NAME = "gaussianocc-export"
+FORMAT = f"{_FORMAT_NAME}/1"
 _MOST_CAMERAS = 64
 INDEX, MODEL, SAMPLES = "export.json", "model.safetensors", "samples.npz"
 
@@ -50,6 +51,28 @@ def is_export(path: str | Path) -> bool:
     return (Path(path) / INDEX).is_file()
 
 
+def check_replaceable(path: Path) -> None:
+    """DatasetError where there is something that is not an export of ours, and of ours alone."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    advice = "give another --output, or remove it yourself"
+    if not path.is_dir():
+        raise DatasetError(f"{path}: is no folder; {advice}")
+    try:
+        index = read_json(path / INDEX)
+        ours = isinstance(index, dict) and str(index.get("format")).startswith(f"{_FORMAT_NAME}/")
+    except (OSError, ValueError, RecursionError):
+        ours = False
+    if not ours:
+        raise DatasetError(f"{path}: holds something that is no export of this tool; {advice}")
+    if foreign := sorted(each.name for each in path.iterdir() if each.name not in _names()):
+        raise DatasetError(f"{path}: holds {shorten(foreign[0])} beside an export; {advice}")
+
+
+def _names() -> set[str]:
+    return {INDEX, MODEL, SAMPLES, *(f"{network}.onnx" for network in NETWORKS)}
+
+
 def read_folder(path: str | Path) -> ExportFolder:
     """CheckpointError where a file is missing or is not the one that was exported."""
     path = Path(path)
@@ -67,7 +90,7 @@ def read_folder(path: str | Path) -> ExportFolder:
             f"{path / INDEX}: not an index of exported networks ({reason_of(error)}); export anew"
         ) from error
     # These alone: the index may name any file of this machine.
-    for name in sorted({MODEL, SAMPLES, *(f"{network}.onnx" for network in NETWORKS)}):
+    for name in sorted(_names() - {INDEX}):
         if name not in folder.hashes or not (path / name).is_file():
             raise CheckpointError(f"{path}: {name} is missing; copy the whole folder, or export anew")
         try:
@@ -83,8 +106,7 @@ def read_folder(path: str | Path) -> ExportFolder:
 
 def write_folder(path: Path, cameras: int, precision: str, about: Mapping[str, Any]) -> ExportFolder:
     """The index of the files that lie there."""
-    names = [MODEL, SAMPLES, *(f"{network}.onnx" for network in NETWORKS)]
-    hashes = {name: file_hash(path / name) for name in names}
+    hashes = {name: file_hash(path / name) for name in sorted(_names() - {INDEX})}
     content = {"format": FORMAT, "cameras": cameras, "precision": precision, "files": hashes, "about": dict(about)}
     with complete_file(path / INDEX) as hidden:
         hidden.write_text(json.dumps(content, indent=1) + "\n")
@@ -99,4 +121,13 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["MODEL", "SAMPLES", "ExportFolder", "file_hash", "is_export", "read_folder", "write_folder"]
+__all__ = [
+    "MODEL",
+    "SAMPLES",
+    "ExportFolder",
+    "check_replaceable",
+    "file_hash",
+    "is_export",
+    "read_folder",
+    "write_folder",
+]

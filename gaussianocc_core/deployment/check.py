@@ -21,7 +21,7 @@ from gaussianocc_core.predictor import OccupancyPredictor
 
 @dataclass(frozen=True)
 class Tolerances:
-    """What may differ; each is a few times what was measured with the shipped model (docs/deploy.md)."""
+    """What may differ; each is twice or more what was measured with the shipped model (docs/deploy.md)."""
 
     network: float  # mean difference of a network's output, in standard deviations of it
     labels: float  # share of the observed voxels of another label
@@ -33,7 +33,7 @@ TOLERANCES = {
     FP32: Tolerances(1e-4, 1e-3, 1e-4, 1e-4),
     FP16: Tolerances(1e-2, 5e-3, 2e-3, 2e-3),
     BF16: Tolerances(3e-2, 1e-2, 5e-3, 1e-2),
-    "int8": Tolerances(3e-1, 8e-2, 4e-2, 5e-2),
+    "int8": Tolerances(2.5e-1, 6e-2, 3e-2, 3e-2),
 }
 _ROUGHEST = (FP32, FP16, BF16, "int8")  # in this order
 

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gaussianocc_core.backends.folder import (
     MODEL,
     SAMPLES,
     ExportFolder,
+    check_replaceable,
     file_hash,
     is_export,
     read_folder,
@@ -31,7 +33,7 @@ from gaussianocc_core.checkpoint import find_weights
 from gaussianocc_core.config import to_dict
 from gaussianocc_core.deployment.samples import bag_moments, record, rectified, save_samples, street_moments
 from gaussianocc_core.errors import DatasetError
-from gaussianocc_core.files import complete_file
+from gaussianocc_core.files import complete_file, discard_hidden_folder, make_hidden_folder, replace_folder
 from gaussianocc_core.predictor import OccupancyPredictor
 from gaussianocc_core.preprocess import Preprocessor
 
@@ -53,7 +55,7 @@ def export_model(
     bag: str = "",
 ) -> ExportFolder:
     """Writes the folder. bag: of the robot, whose first images are recorded and, in int8, calibrate; "": a made-up
-    street. An export of the same name is replaced, nothing else."""
+    street. It appears when it is complete; an export of the same name is replaced, nothing else."""
     require("onnx", "which networks are exported with")
     if precision != FP32:
         require("onnxruntime", f"which makes networks {precision}")
@@ -61,8 +63,8 @@ def export_model(
         raise DatasetError(f"--opset: expected at least {_LEAST_OPSET}, got {opset}")
     if cameras < 1:
         raise DatasetError(f"--cameras: expected at least 1, got {cameras}")
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not is_export(output))):
-        raise DatasetError(f"{output}: holds something else than an export; give another --output")
+    place = output.resolve()  # a link stays one
+    check_replaceable(place)
     source = read_folder(checkpoint).model if is_export(checkpoint) else find_weights(checkpoint)
     predictor = OccupancyPredictor.from_checkpoint(source, device="cpu")
     count = KEPT if precision != INT8 or not bag else _CALIBRATION
@@ -73,22 +75,26 @@ def export_model(
     samples, calibration = record(predictor, moments)
     networks = networks_of(predictor.model, predictor.config, cameras)
     about = _about(predictor, source, cameras, precision, opset, bag)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "export.json").unlink(missing_ok=True)  # until all is there, it is none
-    for name in NETWORKS:
-        path = output / f"{name}.onnx"
-        write_onnx(
-            path, networks[name], {"network": name, **{key: _text(value) for key, value in about.items()}}, opset
-        )
-        if precision == FP16:
-            _make_half(path)
-        elif precision == INT8:
-            _quantize(path, [{port.name: each[f"{name}.in.{port.name}"] for port in networks[name].inputs}
-                             for each in calibration])  # fmt: skip
-    with complete_file(output / MODEL) as partial:
-        shutil.copyfile(source, partial)
-    save_samples(output / SAMPLES, samples.first(KEPT))
-    return write_folder(output, cameras, precision, about)
+    hidden = make_hidden_folder(place)
+    try:
+        new = hidden / place.name
+        new.mkdir()
+        for name in NETWORKS:
+            path = new / f"{name}.onnx"
+            told = {"network": name, **{key: _text(value) for key, value in about.items()}}
+            write_onnx(path, networks[name], told, opset)
+            if precision == FP16:
+                _make_half(path)
+            elif precision == INT8:
+                ports = [port.name for port in networks[name].inputs]
+                _quantize(path, [{port: each[f"{name}.in.{port}"] for port in ports} for each in calibration])
+        shutil.copyfile(source, new / MODEL)
+        save_samples(new / SAMPLES, samples.first(KEPT))
+        folder = write_folder(new, cameras, precision, about)
+        replace_folder(place, new, hidden / f"{place.name}.replaced")
+    finally:
+        discard_hidden_folder(place, hidden)
+    return replace(folder, path=output)
 
 
 def _about(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -49,21 +50,56 @@ class DepthTable:
         if not valid.any():
             return None
         full = resize_depth(depth[None].detach().float(), *truth.shape)
-        scores = self._scores.setdefault(way, {}).setdefault(camera, DepthScores((camera,), self.limits))
+        scores = self._scores_of(way, camera)
         before = scores.sums[0, 0]
         scores.update([truth], full)
         true = truth[valid]
         estimate = replace_invalid(full[0].cpu().numpy()[valid], true, self.limits)
         relative = np.abs(estimate.clip(low, high) - true) / true
         ring, count = np.digitize(true, DISTANCES), len(DISTANCES) + 1
-        rings = self._rings.setdefault(way, np.zeros((count, 2)))
-        rings += np.stack([np.bincount(ring, weights, minlength=count) for weights in (None, relative)], axis=1)
+        sums = [np.bincount(ring, weights, minlength=count) for weights in (None, relative)]
+        self._add_rings(way, np.stack(sums, axis=1))
         if log_error is not None:
             sure = resize_depth(log_error[None].detach().float(), *truth.shape)[0].cpu().numpy()[valid]
             self._add_sureness(way, sure, relative, np.abs(np.log(estimate.clip(low, high) / true)))
         ratio = np.median(true) / np.median(estimate)
         self._scales.setdefault(way, {}).setdefault(camera, []).append(float(ratio))
         return float(scores.sums[0, 0] - before)
+
+    def counts(self) -> dict[str, Any]:
+        """All that was counted, by way and camera; for `add`."""
+        return {
+            "keyframes": self.keyframes,
+            "ways": {
+                way: {
+                    "cameras": {
+                        camera: {"scores": each.counts(), "scales": self._scales[way][camera]}
+                        for camera, each in scores.items()
+                    },
+                    "rings": self._rings[way],
+                    "sureness": self._sureness.get(way),
+                }
+                for way, scores in self._scores.items()
+            },
+        }
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """What another table of these limits counted."""
+        self.keyframes += int(counts["keyframes"])
+        for way, told in counts["ways"].items():
+            for camera, each in told["cameras"].items():
+                self._scores_of(way, camera).add(np.asarray(each["scores"]))
+                self._scales.setdefault(way, {}).setdefault(camera, []).extend(map(float, each["scales"]))
+            self._add_rings(way, np.asarray(told["rings"]))
+            if told["sureness"] is not None:
+                self._sureness[way] = self._sureness.get(way, 0.0) + np.asarray(told["sureness"])
+
+    def _scores_of(self, way: str, camera: str) -> DepthScores:
+        return self._scores.setdefault(way, {}).setdefault(camera, DepthScores((camera,), self.limits))
+
+    def _add_rings(self, way: str, sums: Float[np.ndarray, "R 2"]) -> None:
+        rings = self._rings.setdefault(way, np.zeros((len(DISTANCES) + 1, 2)))
+        rings += sums
 
     def summary(self) -> dict[str, Any] | None:
         """None where no image had any true depth."""

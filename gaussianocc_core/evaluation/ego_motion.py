@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,16 @@ class MotionScores:
                 lengths = (np.linalg.norm(estimated[:3, 3]), np.linalg.norm(true[:3, 3]))
                 turns = (rotation_angle(estimated[:3, :3].T @ true[:3, :3]), rotation_angle(true[:3, :3]))
                 self._rows.append((float(gap), float(said), *map(float, lengths), *np.degrees(turns).tolist()))
+
+    def counts(self) -> dict[str, Any]:
+        """A row per pair; for `add`."""
+        return {"pairs": list(self._rows)}
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """The pairs of others."""
+        for row in counts["pairs"]:
+            gap, said, estimated, true, error, turn = map(float, row)
+            self._rows.append((gap, said, estimated, true, error, turn))
 
     def summary(self) -> dict[str, Any] | None:
         """None where no pair had poses; lengths are of the pairs that moved."""

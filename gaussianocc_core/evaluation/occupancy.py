@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Float, UInt8
 from gaussianocc_core import metrics
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.labels import CLASS_NAMES, FREE
+from gaussianocc_core.metrics.pooling import Pooled
 from gaussianocc_core.models.visibility import columns_beyond
 from gaussianocc_core.types import OccupancyLabels, VoxelGrid
 
@@ -67,6 +69,30 @@ class OccupancyTable:
                 rays.update(labels.semantics, predicted[who], ray_origins)
         self.keyframes += 1
 
+    def counts(self) -> dict[str, Any]:
+        """All that was counted; for `add`."""
+        return {
+            "keyframes": self.keyframes,
+            "states": dict(self._states),
+            "pooled": {name: each.counts() for name, each in self._pooled().items()},
+        }
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """What another table of this grid counted."""
+        self.keyframes += int(counts["keyframes"])
+        for mask, states in self._states.items():
+            states += np.asarray(counts["states"][mask])
+        for name, each in self._pooled().items():
+            each.add(np.asarray(counts["pooled"][name]))
+
+    def _pooled(self) -> dict[str, Pooled]:
+        return {
+            **{f"voxels {who} {mask}": each for (who, mask), each in self._voxels.items()},
+            **{f"within {who} {limit:g}": each for (who, limit), each in self._within.items()},
+            **{f"rays {who}": each for who, each in self._rays.items()},
+            "reliability": self.reliability,
+        }
+
     def summary(self) -> dict[str, Any]:
         """By mask: measures of both, the model's IoU of each class that occurs, and its `states`: which share of the
         voxels is `unknown`, and which of the truly occupied ones is published `free`."""
@@ -90,7 +116,7 @@ class OccupancyTable:
         }
 
     def ray_summary(self) -> dict[str, Any] | None:
-        if not self._rays or not self._rays[MODEL].counts.any():
+        if not self._rays or not self._rays[MODEL].counts().any():
             return None
         per_class = self._rays[MODEL].per_class()  # (T, 17)
         return {

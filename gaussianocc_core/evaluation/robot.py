@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -51,6 +51,15 @@ class RobotTable:
                 self._scores[who, what].update(said, truth, None, names)
             if path is not None:
                 self._scores[who, "path"].update(said, truths.get(LIDAR, truths.get(LABELS)), path, names)
+
+    def counts(self) -> dict[str, Any]:
+        """All that was counted; for `add`."""
+        return {f"{who} {what}": each.counts() for (who, what), each in self._scores.items()}
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """What another table of this grid and configuration counted."""
+        for (who, what), each in self._scores.items():
+            each.add(np.asarray(counts[f"{who} {what}"]))
 
     def summary(self) -> dict[str, Any] | None:
         """`limits`: the RobotConfig; `truths`: by what is true (lidar, labels), `moments` and for each of model and

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,16 @@ from tqdm import tqdm
 from gaussianocc_core import metrics
 from gaussianocc_core.config import to_dict
 from gaussianocc_core.data.bag import BagEntry
-from gaussianocc_core.data.bag_cameras import check_one_rig
 from gaussianocc_core.data.entries import SampleEntry, in_label_frame
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.evaluation.depth import FLAT_GROUND, DepthTable, depth_cameras
-from gaussianocc_core.evaluation.ego_motion import MotionScores
 from gaussianocc_core.evaluation.networks import FAR, CheckpointNetworks, Estimates, Networks
-from gaussianocc_core.evaluation.occupancy import MASKS, OccupancyTable
 from gaussianocc_core.evaluation.pictures import Keyframe, PictureWriter
 from gaussianocc_core.evaluation.robot import RobotTable
+from gaussianocc_core.evaluation.shares import Share, write_share
 from gaussianocc_core.evaluation.sources import EvaluationSource, TableSource, choose_scenes, open_source
+from gaussianocc_core.evaluation.tally import Counts, Facts, Plan, Tally, check_rigs, report, what_is_missing
 from gaussianocc_core.geometry.ground_plane import flat_ground_depth
 from gaussianocc_core.labels import has_one_class, ids_to_occ3d
 from gaussianocc_core.metrics.robot import RobotConfig, path_ahead
@@ -75,16 +73,35 @@ def evaluate(
     result = evaluate_networks(
         networks, source, scenes, every=every, ray_iou=ray_iou, on_keyframe=writer, robot=robot, begin_ns=begin_ns
     )
-    return {
-        "checkpoint": {
-            "path": str(checkpoint),
-            "model": networks.config.name,
-            "networks": list(networks.kinds),
-            "provenance": to_dict(networks.provenance) if networks.provenance else None,
-            "caution": None if networks.predictor is None else networks.predictor.caution,
-        },
-        **result,
-    }
+    return {"checkpoint": _checkpoint(checkpoint, networks), **result}
+
+
+def evaluate_share(
+    checkpoint: str | Path,
+    source: str | Path | EvaluationSource,
+    scenes: Sequence[str] | None,
+    share: Share,
+    file: Path,
+    choose: Callable[[Sequence[str]], Sequence[str]],
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    caution: float | None = None,
+    **settings: Any,
+) -> None:
+    """`evaluate` of a part of the scenes: what was counted of each goes to `file`, for `merge_shares`.
+
+    choose: which of the scenes are this share's; it may be none. settings: every, ray_iou, robot, begin_ns.
+    """
+    networks = CheckpointNetworks(checkpoint, device, caution)
+    if not isinstance(source, EvaluationSource):
+        source = open_source(source)
+    plan = _plan(networks, source, choose_scenes(source, scenes, split), **settings)
+    chosen = tuple(choose(plan.scenes))
+    prepared = _index(plan, networks, source, chosen)
+    check_rigs(plan, prepared.facts)
+    counts = dict(_count(plan, networks, source, prepared))
+    write_share(file, share, _checkpoint(checkpoint, networks), Path(checkpoint), plan, prepared.facts, counts)
 
 
 def evaluate_networks(
@@ -99,83 +116,130 @@ def evaluate_networks(
     begin_ns: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """`evaluate` without the checkpoint."""
+    plan = _plan(networks, source, scenes, every=every, ray_iou=ray_iou, robot=robot, begin_ns=begin_ns)
+    prepared = _index(plan, networks, source, plan.scenes)
+    check_rigs(plan, prepared.facts)
+    what_is_missing(plan, list(prepared.facts.values()))  # now, not after the work
+    return report(plan, prepared.facts, dict(_count(plan, networks, source, prepared, on_keyframe)))
+
+
+def _plan(
+    networks: Networks,
+    source: EvaluationSource,
+    scenes: Sequence[str] | None,
+    *,
+    every: int = 1,
+    ray_iou: bool = True,
+    robot: RobotConfig | None = None,
+    begin_ns: Mapping[str, int] | None = None,
+) -> Plan:
     if every < 1:
         raise DatasetError(f"every: expected a whole number of at least 1, got {every}")
-    scenes = tuple(scenes) if scenes else source.scene_names()
-    kinds = networks.kinds
-    beside = "pose" in kinds or networks.config.matching.enabled
+    return Plan(
+        kinds=tuple(networks.kinds),
+        described=dict(source.described),
+        depth_limits=source.depth_limits,
+        labels=isinstance(source, TableSource),
+        scenes=tuple(dict.fromkeys(scenes or source.scene_names())),  # each once
+        every=every,
+        begin_ns=dict(begin_ns or {}),
+        ray_iou=ray_iou,
+        grid=networks.config.grid,
+        class_names=networks.config.class_names,
+        robot=robot or RobotConfig(),
+    )
+
+
+def _checkpoint(path: str | Path, networks: CheckpointNetworks) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "model": networks.config.name,
+        "networks": list(networks.kinds),
+        "provenance": to_dict(networks.provenance) if networks.provenance else None,
+        "caution": None if networks.predictor is None else networks.predictor.caution,
+    }
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """By scene, before any network runs."""
+
+    entries: Mapping[str, Sequence[Entry]]  # all moments of it
+    chosen: Mapping[str, Sequence[int]]  # which of them are measured
+    facts: Mapping[str, Facts]
+    lidars: Mapping[str, Float[np.ndarray, "F 3"] | None]
+
+
+def _index(plan: Plan, networks: Networks, source: EvaluationSource, scenes: Sequence[str]) -> _Prepared:
+    beside = "pose" in plan.kinds or networks.config.matching.enabled
     history = _HISTORY if networks.config.matching.enabled else ()
     indexed = {scene: source.entries(scene, beside, history) for scene in scenes}
-    wanted = {scene: _from(indexed[scene], (begin_ns or {}).get(scene, 0)) for scene in scenes}
-    places = [(scene, n) for scene in scenes for n in wanted[scene][::every]]
-    if not places:
-        raise DatasetError(f"{where_of(source)}: no moment is left to measure")
-    entries = [indexed[scene][n] for scene, n in places]
-    rigs = {entry.scene: entry.cameras.names for entry in entries if isinstance(entry, BagEntry)}
-    check_one_rig(rigs, where_of(source), "name the recordings of one (--scene)")  # one table for both says nothing
-    notes = _what_is_missing(entries, kinds, source)
-    depth, motion = DepthTable(source.depth_limits), MotionScores()
-    occupancy = OccupancyTable(networks.config.grid, ray_iou) if "occupancy" in kinds else None
-    driven = RobotTable(networks.config.grid, networks.config.class_names, robot) if occupancy else None
-    lidars = {scene: source.lidar_places(scene, indexed[scene]) for scene in scenes} if occupancy else {}
-    preprocess = Preprocessor.of(networks.config)
-    in_occ3d = ids_to_occ3d(networks.config.class_names)
-    if occupancy and has_one_class(networks.config.class_names):
-        notes.append("classes: the model knows one, occupied; what is by class says nothing of it")
-    for (scene, n), entry in zip(tqdm(places, desc="evaluating", unit="keyframe", disable=None), entries, strict=True):
-        sample = entry.load()
-        lenses = preprocess(sample.cameras, sample.static_masks)
-        batch = prepare(sample, lenses)
-        estimates = networks(sample, batch)
-        truths = source.true_depths(entry, sample, lenses)
-        errors = _measure_depth(depth, sample, lenses, estimates, truths) if truths and estimates.depths else {}
-        if estimates.T_target_now is not None:
-            truth = batch.T_target_now[0].double().numpy()
-            motion.update(estimates.T_target_now, truth, _gaps(sample), estimates.network_lengths)
-        if occupancy and sample.occupancy and estimates.occupancy is not None:
-            origins = _ray_origins(lidars[sample.scene], sample)
-            occupancy.update(sample.occupancy, in_occ3d[estimates.occupancy], origins, estimates.opacity)
-        if driven and estimates.occupancy is not None:
-            _measure_drive(driven, source, sample, lenses, estimates.occupancy, indexed[scene][n:])
-        if on_keyframe and estimates.occupancy is not None:
-            estimates = replace(estimates, occupancy=in_occ3d[estimates.occupancy])
-        if on_keyframe:
-            classless = has_one_class(networks.config.class_names)
-            on_keyframe(Keyframe(sample, batch, estimates, truths, errors, networks.config.grid, classless))
-    labelled = occupancy is not None and occupancy.keyframes > 0
-    if labelled and ray_iou and any(places is None for places in lidars.values()):
-        notes.append("RayIoU: scenes without a lidar, where its rays start, are left out")
-    if depth.keyframes < sum(map(source.may_have_depth, entries)) and {"occupancy", "depth"} & set(kinds):
-        notes.append(f"depth: {len(entries) - depth.keyframes} of {len(entries)} keyframes, which have no usable scan")
-    result = {
-        "data": {**source.described, "every": every},
-        "keyframes": len(entries),
-        "labelled_keyframes": occupancy.keyframes if occupancy else 0,
-        "scenes": list(scenes),
-        "notes": notes,
-        "depth": depth.summary(),
-        "ego_motion": motion.summary(),
-        **(occupancy.summary() if occupancy and labelled else dict.fromkeys(MASKS)),
-        "by_range": occupancy.range_summary() if occupancy and labelled else None,
-        "ray_iou": occupancy.ray_summary() if occupancy and labelled else None,
-        "robot": driven.summary() if driven else None,
-        "reliability": occupancy.reliability.summary() if occupancy else None,
+    wanted = {scene: _from(indexed[scene], plan.begin_ns.get(scene, 0))[:: plan.every] for scene in scenes}
+    with_rays = "occupancy" in plan.kinds
+    lidars = {scene: source.lidar_places(scene, indexed[scene]) if with_rays else None for scene in scenes}
+    facts = {
+        scene: _facts(source, [indexed[scene][n] for n in wanted[scene]], lidars[scene] is not None) for scene in scenes
     }
-    if not any(result[key] for key in ("depth", "ego_motion", *MASKS)):
-        raise DatasetError(
-            f"{where_of(source)}: {len(entries)} moments, nothing to compare with: no scan lies within 60 ms of their "
-            "images or can be read, and no poses are recorded; tools/inspect_bag.py shows what a bag has"
-        )
-    return _without_nan(result)
+    return _Prepared(indexed, wanted, facts, lidars)
+
+
+def _facts(source: EvaluationSource, entries: Sequence[Entry], lidar: bool) -> Facts:
+    labels = [entry.occupancy_path for entry in entries if isinstance(entry, SampleEntry)]
+    return Facts(
+        moments=len(entries),
+        with_depth=sum(map(source.may_have_depth, entries)),
+        with_labels=sum(path is not None and path.is_file() for path in labels),
+        with_neighbours=sum(bool(entry.neighbours) for entry in entries),
+        lidar=lidar,
+        rig=entries[0].cameras.names if entries and isinstance(entries[0], BagEntry) else (),
+    )
+
+
+def _count(
+    plan: Plan,
+    networks: Networks,
+    source: EvaluationSource,
+    prepared: _Prepared,
+    on_keyframe: Callable[[Keyframe], None] | None = None,
+) -> Iterator[tuple[str, Counts]]:
+    """Scene by scene, what `report` adds up."""
+    preprocess = Preprocessor.of(networks.config)
+    in_occ3d = ids_to_occ3d(plan.class_names)
+    moments = sum(map(len, prepared.chosen.values()))
+    with tqdm(total=moments, desc="evaluating", unit="keyframe", disable=None) as bar:
+        for scene, chosen in prepared.chosen.items():
+            tally, entries = Tally(plan), prepared.entries[scene]
+            for n in chosen:
+                sample = entries[n].load()
+                lenses = preprocess(sample.cameras, sample.static_masks)
+                batch = prepare(sample, lenses)
+                estimates = networks(sample, batch)
+                truths = source.true_depths(entries[n], sample, lenses)
+                errors = (
+                    _measure_depth(tally.depth, sample, lenses, estimates, truths)
+                    if truths and estimates.depths
+                    else {}
+                )
+                if estimates.T_target_now is not None:
+                    truth = batch.T_target_now[0].double().numpy()
+                    tally.motion.update(estimates.T_target_now, truth, _gaps(sample), estimates.network_lengths)
+                if tally.occupancy and sample.occupancy and estimates.occupancy is not None:
+                    origins = _ray_origins(prepared.lidars[scene], sample)
+                    predicted = in_occ3d[estimates.occupancy]
+                    tally.occupancy.update(sample.occupancy, predicted, origins, estimates.opacity)
+                if tally.robot and estimates.occupancy is not None:
+                    _measure_drive(tally.robot, source, sample, lenses, estimates.occupancy, entries[n:])
+                if on_keyframe:
+                    if estimates.occupancy is not None:
+                        estimates = replace(estimates, occupancy=in_occ3d[estimates.occupancy])
+                    classless = has_one_class(plan.class_names)
+                    on_keyframe(Keyframe(sample, batch, estimates, truths, errors, plan.grid, classless))
+                bar.update()
+            yield scene, tally.counts()
 
 
 def _from(entries: Sequence[Entry], begin_ns: int) -> list[int]:
     return [n for n, each in enumerate(entries) if each.frame.camera_stamps_ns[0] >= begin_ns]
-
-
-def where_of(source: EvaluationSource) -> str:
-    """The folder or bag, for messages."""
-    return source.described.get("dataroot") or source.described["bag"]
 
 
 def _measure_depth(
@@ -216,32 +280,6 @@ def _measure_drive(
     table.update(prediction, seen, source.lidar_scan(entries[0], T_world_now), labels, path)
 
 
-def _what_is_missing(entries: Sequence[Entry], kinds: Sequence[str], source: EvaluationSource) -> list[str]:
-    """Notes on what cannot be measured; DatasetError, before any network runs, where that is everything."""
-    with_depth = sum(map(source.may_have_depth, entries))
-    labels = [entry.occupancy_path for entry in entries if isinstance(entry, SampleEntry)]
-    with_labels = sum(path is not None and path.is_file() for path in labels)
-    with_neighbours = sum(bool(entry.neighbours) for entry in entries)
-    wanted = {}  # what is measured: keyframes that have it, what they need
-    if {"occupancy", "depth"} & set(kinds):
-        wanted["depth"] = (with_depth, "true depth files and no lidar whose place is known")
-    if "pose" in kinds:
-        wanted["ego motion"] = (with_neighbours, "images before or after them")
-    if "occupancy" in kinds and isinstance(source, TableSource):
-        wanted["occupancy"] = (with_labels, "labels.npz under gts/")
-    if not any(count for count, _ in wanted.values()):
-        needs = " or ".join(need for _, need in wanted.values()).replace(" and no ", " or a ")
-        raise DatasetError(
-            f"{where_of(source)}: none of {len(entries)} keyframes has {needs}: nothing to compare "
-            "with; evaluate on a set that has, e.g. one made by tools/make_synthetic_nuscenes.py"
-        )
-    return [
-        f"{what}: {len(entries) - count} of {len(entries)} keyframes, which have no {need}"
-        for what, (count, need) in wanted.items()
-        if count < len(entries)
-    ]
-
-
 def _gaps(sample: Sample) -> Float[np.ndarray, " S"]:
     """s between the anchor camera's images."""
     now = sample.camera_stamps_ns[0]
@@ -253,12 +291,3 @@ def _ray_origins(places: Float[np.ndarray, "F 3"] | None, sample: Sample) -> Flo
     if places is None or labels is None or labels.T_world_ego is None:
         return None
     return metrics.ray_origins(places, labels.T_world_ego)
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON knows no NaN: None."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
 from gaussianocc_core.geometry.warp import resize_depth
-from gaussianocc_core.metrics.pooling import sum_over_processes
+from gaussianocc_core.metrics.pooling import Pooled
 
 DEPTH_ERRORS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3")
 NUSCENES_RANGE, DDAD_RANGE = (0.1, 80.0), (0.1, 200.0)  # m
@@ -61,7 +60,7 @@ def depth_errors(
     )
 
 
-class DepthScores:
+class DepthScores(Pooled):
     """Mean errors per camera over the images that have a true depth, then over the cameras (docs/method.md#i.1)."""
 
     def __init__(
@@ -89,10 +88,11 @@ class DepthScores:
                 self.sums[n] += errors
                 self.images[n] += 1
 
-    def reduce(self, group: dist.ProcessGroup | None = None) -> None:
-        """Adds what the other processes summed; once, at the end."""
-        pooled = sum_over_processes(np.concatenate([self.sums, self.images], axis=1), group)
-        self.sums, self.images = pooled[:, :-1], pooled[:, -1:]
+    def counts(self) -> Float[np.ndarray, "N 8"]:
+        return np.concatenate([self.sums, self.images], axis=1)
+
+    def set_counts(self, counts: Float[np.ndarray, "N 8"]) -> None:
+        self.sums, self.images = counts[:, :-1], counts[:, -1:]
 
     def per_camera(self) -> Float[np.ndarray, "N 7"]:
         """Mean DEPTH_ERRORS of each camera; NaN for one without any true depth."""

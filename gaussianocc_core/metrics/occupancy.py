@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch.distributed as dist
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from gaussianocc_core.finite import check_labels
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, GROUND_CLASSES
-from gaussianocc_core.metrics.pooling import sum_over_processes
+from gaussianocc_core.metrics.pooling import Pooled
 from gaussianocc_core.types import OccupancyLabels, VoxelGrid
 
 # Paper mIoU* leaves out the two classes that self-supervision never sees (docs/method.md#i.2).
@@ -90,7 +89,7 @@ def occupancy_summary(confusion: Int64[np.ndarray, "K K"]) -> dict[str, float]:
     }
 
 
-class OccupancyScores:
+class OccupancyScores(Pooled):
     """Confusion of a run's samples under one mask; pooled over processes, where the published code averages IoUs."""
 
     def __init__(self) -> None:
@@ -106,10 +105,11 @@ class OccupancyScores:
         self.confusion += confusion_matrix(truth, prediction, mask)
         self.samples += 1
 
-    def reduce(self, group: dist.ProcessGroup | None = None) -> None:
-        """Adds what the other processes counted; once, at the end."""
-        pooled = sum_over_processes(np.append(self.confusion, self.samples), group)
-        self.confusion, self.samples = pooled[:-1].reshape(self.confusion.shape), int(pooled[-1])
+    def counts(self) -> Int64[np.ndarray, " C"]:
+        return np.append(self.confusion, self.samples)
+
+    def set_counts(self, counts: Int64[np.ndarray, " C"]) -> None:
+        self.confusion, self.samples = counts[:-1].reshape(self.confusion.shape), int(counts[-1])
 
     def summary(self) -> dict[str, float]:
         return occupancy_summary(self.confusion)

@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch.distributed as dist
 from jaxtyping import Float, Int64, UInt8
 
 from gaussianocc_core.finite import check_labels
 from gaussianocc_core.labels import CLASS_NAMES, FREE
-from gaussianocc_core.metrics.pooling import sum_over_processes
+from gaussianocc_core.metrics.pooling import Pooled
 from gaussianocc_core.types import VoxelGrid
 
 
@@ -100,7 +99,7 @@ def _cast(
     return np.where(missed, labels[0, 0, 0], met.label), np.where(missed, -1.0, met.exit) * grid.voxel_size
 
 
-class RayIoU:
+class RayIoU(Pooled):
     """Counts of a run's rays per class and distance threshold."""
 
     def __init__(self, grid: VoxelGrid | None = None, config: RayIoUConfig = PUBLISHED) -> None:
@@ -108,7 +107,7 @@ class RayIoU:
         self.config = config
         self.directions = ray_directions(config)
         # Rows: hits per threshold, rays whose truth is the class, rays whose prediction is.
-        self.counts: Int64[np.ndarray, "T+2 K"] = np.zeros((len(config.thresholds) + 2, len(CLASS_NAMES)), np.int64)
+        self._counts: Int64[np.ndarray, "R K"] = np.zeros((len(config.thresholds) + 2, len(CLASS_NAMES)), np.int64)
 
     def update(
         self,
@@ -131,15 +130,17 @@ class RayIoU:
         error = np.abs(true_distance - predicted_distance)[counted]
         same = true == predicted
         chosen = [true[same & (error < limit)] for limit in self.config.thresholds]
-        self.counts += np.stack([np.bincount(each, minlength=len(CLASS_NAMES)) for each in (*chosen, true, predicted)])
+        self._counts += np.stack([np.bincount(each, minlength=len(CLASS_NAMES)) for each in (*chosen, true, predicted)])
 
-    def reduce(self, group: dist.ProcessGroup | None = None) -> None:
-        """Adds what the other processes counted; once, at the end."""
-        self.counts = sum_over_processes(self.counts, group)
+    def counts(self) -> Int64[np.ndarray, "R K"]:
+        return self._counts
+
+    def set_counts(self, counts: Int64[np.ndarray, "R K"]) -> None:
+        self._counts = counts
 
     def per_class(self) -> Float[np.ndarray, "T 17"]:
         """IoU per threshold and class without free; NaN for a class that no ray met in truth or prediction."""
-        hits, true, predicted = self.counts[:-2, :FREE], self.counts[-2, :FREE], self.counts[-1, :FREE]
+        hits, true, predicted = self._counts[:-2, :FREE], self._counts[-2, :FREE], self._counts[-1, :FREE]
         union = np.broadcast_to(true + predicted, hits.shape) - hits
         return np.divide(hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 from jaxtyping import Bool, Float
 
-from gaussianocc_core.metrics.pooling import sum_over_processes
+from gaussianocc_core.metrics.pooling import Pooled
 
 
-class Reliability:
+class Reliability(Pooled):
     """Counts of a run's voxels by the probability that they are occupied, in bins of equal width."""
 
     def __init__(self, bins: int = 10) -> None:
@@ -32,9 +31,11 @@ class Reliability:
         for column, weights in enumerate((None, said, occupied[mask].astype(np.float64))):
             self.sums[:, column] += np.bincount(index, weights, minlength=bins)
 
-    def reduce(self, group: dist.ProcessGroup | None = None) -> None:
-        """Adds what the other processes counted; once, at the end."""
-        self.sums = sum_over_processes(self.sums, group)
+    def counts(self) -> Float[np.ndarray, "B 3"]:
+        return self.sums
+
+    def set_counts(self, counts: Float[np.ndarray, "B 3"]) -> None:
+        self.sums = counts
 
     def summary(self) -> dict[str, Any] | None:
         """`bins`: each with its limits `low` and `high`, how many `voxels` it has, the mean `probability` that they are

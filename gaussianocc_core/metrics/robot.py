@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch.distributed as dist
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from gaussianocc_core.finite import check_labels
 from gaussianocc_core.geometry.voxels import axis_centers, near_ground
 from gaussianocc_core.labels import CLASS_NAMES, GROUND_CLASSES, free_label, has_one_class
-from gaussianocc_core.metrics.pooling import sum_over_processes
+from gaussianocc_core.metrics.pooling import Pooled
 from gaussianocc_core.types import VoxelGrid
 
 _GROUND = frozenset(CLASS_NAMES[k] for k in GROUND_CLASSES)
@@ -134,14 +133,14 @@ def path_ahead(
     return np.stack(path) if driven >= 0.5 * length else None
 
 
-class RobotScores:
+class RobotScores(Pooled):
     """Counts of a run's moments; pooled over processes."""
 
     def __init__(self, grid: VoxelGrid, config: RobotConfig | None = None) -> None:
         self.grid = grid
         self.config = config or RobotConfig()
         # Per ring: points found, missed (published free), unknown; columns published that truth tells of, ghosts.
-        self.counts: Int64[np.ndarray, "R 5"] = np.zeros((len(self.config.rings), 5), dtype=np.int64)
+        self._rings: Int64[np.ndarray, "R 5"] = np.zeros((len(self.config.rings), 5), dtype=np.int64)
         self.moments = np.zeros(3, dtype=np.int64)  # with truth; with a path; of those with an obstacle on it
 
     def update(
@@ -185,17 +184,18 @@ class RobotScores:
         index, inside = _voxels_of(truth.points, self.grid)
         labels[inside] = prediction[tuple(index[inside].T)]
         distance, of_column = np.hypot(truth.points[:, 0], truth.points[:, 1]), np.hypot(*centres.T)
-        for row, (near, far) in zip(self.counts, self.config.rings, strict=True):
+        for row, (near, far) in zip(self._rings, self.config.rings, strict=True):
             near = max(near, self.config.nearest)
             here = labels[(distance >= near) & (distance < far)]
             published = told & (of_column >= near) & (of_column < far)
             row += (here < free).sum(), (here == free).sum(), (here > free).sum(), 0, 0
             row[3:] += published.sum(), (published & ~confirmed).sum()
 
-    def reduce(self, group: dist.ProcessGroup | None = None) -> None:
-        """Adds what the other processes counted; once, at the end."""
-        pooled = sum_over_processes(np.append(self.counts.ravel(), self.moments), group)
-        self.counts, self.moments = pooled[:-3].reshape(self.counts.shape), pooled[-3:]
+    def counts(self) -> Int64[np.ndarray, " C"]:
+        return np.append(self._rings.ravel(), self.moments)
+
+    def set_counts(self, counts: Int64[np.ndarray, " C"]) -> None:
+        self._rings, self.moments = counts[:-3].reshape(self._rings.shape), counts[-3:]
 
     def ring_summary(self) -> dict[str, dict[str, int | float]]:
         """By ring, "NEAR-FAR" in m: `points` that count and which share of them is `missed`, `unknown` and `found`;
@@ -209,7 +209,7 @@ class RobotScores:
                 "columns": int(row[3]),
                 "ghosts": _share(row[4], row[3]),
             }
-            for (near, far), row in zip(self.config.rings, self.counts, strict=True)
+            for (near, far), row in zip(self.config.rings, self._rings, strict=True)
         }
 
     def path_summary(self) -> dict[str, int]:

@@ -23,6 +23,7 @@ from gaussianocc_core.geometry.cameras import pair_matrix
 from gaussianocc_core.kernels import as_array, run_in_threads
 
 _CERTAINTY = 20.0  # what a cosine of 1 says against the network, in natural logarithms of probability
+_LEAST_SEEN = 0.5  # cells of a window, by some view: else a cell stays as it was
 _LEAST_DEVIATION = 0.01  # of log depth
 _NEAREST = 0.02  # m before a view
 # A view from farther away than this share of the depth sees another side of things, and much of the ground beside them.
@@ -130,41 +131,34 @@ def refine_depth(
     if not len(far.features) or not bool(far.used.any()):
         return inv_depth, log_error
     steps = torch.linspace(-settings.reach, settings.reach, settings.hypotheses)
-    error = log_error.float().exp()
-    spread = error.clamp(settings.least_error, settings.most_error)
+    spread = log_error.float().exp().clamp(settings.least_error, settings.most_error)
     scale = torch.tensor([1.0 / stride, 1.0 / stride, 1.0]).view(3, 1) * torch.tensor([stride, stride, 1.0, 1.0])
     matrix = far.matrix.float().cpu() * scale
-    compare = _compare_on_cpu if features.device.type == "cpu" else _compare
-    likeness, seen = compare(features.float(), far, matrix, inv_depth.float(), spread, steps, settings.window)
-    steps = steps.to(likeness.device)
-    said = _CERTAINTY * likeness - steps.abs() * (spread / error)[..., None]
-    share = F.softmax(said, dim=-1)
-    mean = (share * steps).sum(dim=-1)
-    deviation = (share * (steps - mean[..., None]).abs()).sum(dim=-1)
-    known = seen > 0.5 / settings.window**2
-    finer = inv_depth * torch.exp(-spread * mean).to(inv_depth.dtype)
-    sure = (deviation * spread).clamp(min=_LEAST_DEVIATION).log().to(log_error.dtype)
-    return torch.where(known, finer, inv_depth), torch.where(known, sure, log_error)
+    refine = _refine_on_cpu if features.device.type == "cpu" else _refine
+    return refine(features.float(), far, matrix, inv_depth, log_error, spread, steps, settings.window)
 
 
-def _compare_on_cpu(
+def _refine_on_cpu(
     features: Float[Tensor, "N C h w"],
     far: FarViews,
     matrix: Float[Tensor, "N S 3 4"],
     inv_depth: Float[Tensor, "N h w"],
+    log_error: Float[Tensor, "N h w"],
     spread: Float[Tensor, "N h w"],
     steps: Float[Tensor, " D"],
     window: int,
-) -> tuple[Float[Tensor, "N h w D"], Float[Tensor, "N h w"]]:
-    """Mean product of features over the views and a window, and the mean number of views."""
-    from gaussianocc_core.models.depth_refinement_cpu import compare_views  # here: it imports numba
+) -> tuple[Float[Tensor, "N h w"], Float[Tensor, "N h w"]]:
+    """By kernels, a camera after the other: what they hand to each other stays in the cache."""
+    from gaussianocc_core.models.depth_refinement_cpu import compare_views, join  # here: it imports numba
 
-    present, sources = as_array(features.permute(0, 2, 3, 1)), as_array(far.features.float().permute(0, 2, 3, 1))
+    present, sources = (as_array(each.permute(0, 2, 3, 1)) for each in (features, far.features))
     used, matrices, at, wide = far.used.numpy(), matrix.numpy(), as_array(inv_depth), as_array(spread)
+    said, tries = as_array(log_error), as_array(steps)
     limits = as_array(_MOST_BASELINE / far.baseline.clamp(min=1e-3))  # 1/m, most inverse depth
-    tries = as_array(steps)
+    constants = tuple(map(np.float32, (_LEAST_SEEN / window**2, _CERTAINTY, _LEAST_DEVIATION)))
+    finer, sure = np.empty_like(at), np.empty_like(said)
 
-    def of_camera(n: int) -> tuple[np.ndarray, np.ndarray]:
+    def of_camera(n: int) -> None:
         summed = np.zeros((*at.shape[1:], len(tries)), np.float32)
         seen = np.zeros(at.shape[1:], np.float32)
         chosen = np.flatnonzero(used[n])
@@ -174,10 +168,34 @@ def _compare_on_cpu(
             cv2.blur(each, (window, window), borderType=cv2.BORDER_REPLICATE).reshape(each.shape)
             for each in (summed, seen)
         )
-        return total / np.maximum(count, 1e-3)[..., None], count
+        join(total, count, tries, *constants, at[n], wide[n], said[n], finer[n], sure[n])
 
-    found = list(run_in_threads(of_camera, [(n,) for n in range(len(present))]))
-    return tuple(torch.from_numpy(np.stack(each)) for each in zip(*found, strict=True))  # type: ignore[return-value]
+    for _ in run_in_threads(of_camera, [(n,) for n in range(len(present))]):
+        pass
+    return torch.from_numpy(finer).to(inv_depth.dtype), torch.from_numpy(sure).to(log_error.dtype)
+
+
+def _refine(
+    features: Float[Tensor, "N C h w"],
+    far: FarViews,
+    matrix: Float[Tensor, "N S 3 4"],
+    inv_depth: Float[Tensor, "N h w"],
+    log_error: Float[Tensor, "N h w"],
+    spread: Float[Tensor, "N h w"],
+    steps: Float[Tensor, " D"],
+    window: int,
+) -> tuple[Float[Tensor, "N h w"], Float[Tensor, "N h w"]]:
+    """The same in torch, for any device."""
+    likeness, seen = _compare(features, far, matrix, inv_depth.float(), spread, steps, window)
+    steps = steps.to(likeness.device)
+    said = _CERTAINTY * likeness - steps.abs() * (spread / log_error.float().exp())[..., None]
+    share = F.softmax(said, dim=-1)
+    mean = (share * steps).sum(dim=-1)
+    deviation = (share * (steps - mean[..., None]).abs()).sum(dim=-1)
+    known = seen > _LEAST_SEEN / window**2
+    finer = inv_depth * torch.exp(-spread * mean).to(inv_depth.dtype)
+    sure = (deviation * spread).clamp(min=_LEAST_DEVIATION).log().to(log_error.dtype)
+    return torch.where(known, finer, inv_depth), torch.where(known, sure, log_error)
 
 
 def _compare(
@@ -189,7 +207,7 @@ def _compare(
     steps: Float[Tensor, " D"],
     window: int,
 ) -> tuple[Float[Tensor, "N h w D"], Float[Tensor, "N h w"]]:
-    """The same in torch, for any device."""
+    """Mean product of features over the views and a window, and the mean number of views."""
     device, (height, width) = features.device, features.shape[-2:]
     rho = inv_depth[..., None] * torch.exp(-spread[..., None] * steps.to(device))  # (N, h, w, D)
     v, u = torch.meshgrid(

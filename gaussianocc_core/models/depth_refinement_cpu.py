@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel of depth refinement: how well the features of far views fit at depths around what a network says.
+"""The kernels of depth refinement: how well the features of far views fit at depths around what a network says, and
+what follows from that.
 
 Importing this module imports Numba: import it where it is used.
 """
@@ -9,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from gaussianocc_core.kernels import JIT
+from gaussianocc_core.kernels import JIT, exp32
 
 _HALF, _ONE, _ZERO, _TINY = np.float32(0.5), np.float32(1.0), np.float32(0.0), np.float32(1e-12)
+_FEW = np.float32(1e-3)  # views
 
 
 @njit(**JIT)
@@ -78,3 +80,40 @@ def compare_views(reference, sources, chosen, limits, matrices, inv_depth, sprea
                         length += there * there
                     # A mean of unit vectors is shorter: without this, depths that fall on cells would win.
                     summed[i, j, d] += total / np.sqrt(length)
+
+
+@njit(**JIT)
+def join(total, count, hypotheses, least, certainty, sharpest, inv_depth, spread, log_error, finer, sure):
+    """What network and views say together, by cell; see `depth_refinement.refine_depth`.
+
+    total (h, w, D), count (h, w): likeness summed over views and window, and their number: below `least` a cell
+    stays as it was; certainty: what a likeness of 1 weighs; sharpest: least expected error. finer and sure (h, w) are
+    written: inverse depth (1/m) and the log of its expected error.
+    """
+    height, width, depths = total.shape
+    said = np.empty(depths, dtype=np.float32)
+    for i in range(height):
+        for j in range(width):
+            finer[i, j], sure[i, j] = inv_depth[i, j], log_error[i, j]
+            if not count[i, j] > least:
+                continue
+            wide = spread[i, j]
+            scale, doubt = certainty / max(count[i, j], _FEW), wide * exp32(-log_error[i, j])
+            most = np.float32(-np.inf)
+            for d in range(depths):
+                said[d] = scale * total[i, j, d] - doubt * abs(hypotheses[d])
+                most = max(most, said[d])
+            whole, mean = _ZERO, _ZERO
+            for d in range(depths):
+                said[d] = exp32(said[d] - most)
+                whole += said[d]
+                mean += said[d] * hypotheses[d]
+            mean /= whole
+            deviation = _ZERO
+            for d in range(depths):
+                deviation += said[d] * abs(hypotheses[d] - mean)
+            finer[i, j] = inv_depth[i, j] * exp32(-wide * mean)
+            sure[i, j] = np.log(max(deviation / whole * wide, sharpest))
+
+
+__all__ = ["compare_views", "join"]

@@ -4,14 +4,17 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support.rigs import ring
 from support.small_model import SMALL
 
 from gaussianocc_core.checkpoint import (
     Provenance,
+    copy_with_image_size,
     default_checkpoint,
     find_weights,
     load_depth_net,
@@ -24,6 +27,7 @@ from gaussianocc_core.config import to_dict
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.models.gaussianocc import build_model, build_pose_net
 from gaussianocc_core.models.lifting import POSITION_CHANNELS, SURFACE_CHANNELS
+from gaussianocc_core.predictor import OccupancyPredictor
 
 PROVENANCE = Provenance("random, for a test", commit="abc", seed=1, steps=0, metrics={"iou": 0.5})
 
@@ -83,6 +87,37 @@ def test_a_pose_net_travels_in_the_same_file_and_nothing_else_notices(tmp_path, 
     rewrite(path, lambda t: {k: v for k, v in t.items() if k != "pose_net.head.3.bias"})
     with pytest.raises(CheckpointError, match=r"1 weights missing \(first: head.3.bias\)"):
         load_pose_net(path)
+
+
+def test_the_same_weights_for_another_size_of_images(tmp_path, model):
+    """Every network, to the bit and in its type; the voxels stay, the maps are of the new size."""
+    path, finer = tmp_path / "model.safetensors", tmp_path / "finer.safetensors"
+    save_model(path, model, SMALL, PROVENANCE, half=True, pose_net=build_pose_net(SMALL))
+    width, height = 2 * SMALL.image_width, 2 * SMALL.image_height
+    line = copy_with_image_size(path, finer, width, height)
+    assert f"images of {width}x{height}, trained with {SMALL.image_width}x{SMALL.image_height}" in line
+    with safe_open(path, "pt") as one, safe_open(finer, "pt") as other:
+        assert sorted(one.keys()) == sorted(other.keys()) and "pose" in networks_in(finer)
+        for name in one.keys():  # noqa: SIM118
+            before, after = one.get_tensor(name), other.get_tensor(name)
+            assert before.dtype == after.dtype and torch.equal(before, after)
+    loaded = load_model(finer)
+    assert (loaded.config.image_width, loaded.config.image_height) == (width, height)
+    assert loaded.provenance.training.startswith(PROVENANCE.training) and loaded.provenance.metrics == {}
+    images, rig = [np.full((90, 160, 3), 80, np.uint8)] * 2, ring(yaws=(0.0, 60.0))
+    found = OccupancyPredictor(loaded.model, loaded.config, None)(images, rig)
+    assert found.field.logits.shape[2:] == SMALL.lattice.shape and found.views.width == (width, width)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [((100, 48), "must be multiples of 16"), ((0, 48), "must be multiples of 16"), ((16000, 48), "image_width")],
+)
+def test_an_impossible_size_is_refused_and_nothing_is_written(tmp_path, model, size, message):
+    save_model(tmp_path / "model.safetensors", model, SMALL, PROVENANCE)
+    with pytest.raises(CheckpointError, match=message):
+        copy_with_image_size(tmp_path / "model.safetensors", tmp_path / "finer.safetensors", *size)
+    assert not (tmp_path / "finer.safetensors").exists()
 
 
 def test_a_file_with_one_network_says_which_is_not_there(tmp_path, model):

@@ -122,7 +122,7 @@ def test_the_memory_of_the_machine_is_compared(monkeypatch):
     limits.check_limits(SMALL)
 
 
-@pytest.mark.parametrize("name", ["tiny", "8gb", "24gb", "reference"])
+@pytest.mark.parametrize("name", ["tiny", "small", "8gb", "24gb", "reference"])
 def test_our_models_are_far_below_the_limits(name, monkeypatch):
     monkeypatch.setattr(limits, "memory_bytes", lambda: 8 * 10**9)
     config = load_config(find_model_config(name), ModelConfig)

@@ -21,6 +21,7 @@ MISTAKES = {
     "tools/make_synthetic_nuscenes.py": ["--output", "{new}", "--rig", "{none}"],
     "tools/nuscenes_to_rosbag.py": ["--dataroot", "{none}", "--output", "{new}"],
     "tools/parity_report.py": ["{none}"],
+    "tools/set_image_size.py": ["{none}", "--size", "240x128", "--output", "{new}"],
     "gaussianocc_core.train": ["{none}.yaml"],
     "gaussianocc_core.evaluate": ["{none}", "--dataroot", "{none}"],
     "gaussianocc_core.report": ["{none}", "{none}", "--output", "{new}"],

@@ -21,6 +21,7 @@ ARGUMENTS = {
     "make_synthetic_nuscenes.py": ["--output", "data"],
     "nuscenes_to_rosbag.py": ["--dataroot", "data", "--output", "bags"],
     "parity_report.py": ["golden"],
+    "set_image_size.py": ["model.safetensors", "--size", "240x128", "--output", "other.safetensors"],
 }
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import runpy
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -196,7 +198,7 @@ def test_smaller_weights_are_checked_by_their_own_tolerances(model_file, tmp_pat
     ("arguments", "message"),
     [
         (["{model}"], "--output: needed, unless an exported folder is given with --check"),
-        (["{model}", "--output", "{other}"], "holds something else than an export"),
+        (["{model}", "--output", "{other}"], "holds something that is no export of this tool; give another"),
         (["{model}", "--output", "{new}", "--opset", "9"], "--opset: expected at least 16, got 9"),
         (["{model}", "--output", "{new}", "--cameras", "9"], "--cameras: the street is made for 6 cameras at most"),
         (["{exported}", "--check", "--device", "abacus"], "device 'abacus': expected auto"),
@@ -210,6 +212,57 @@ def test_mistakes_are_one_line(exported, model_file, tmp_path, capfd, arguments,
     error = capfd.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not (tmp_path / "new").exists() and (tmp_path / "other" / "letter.txt").read_text() == "mine"
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_with_an_index_is_not_for_that_reason_ours(exported, model_file, tmp_path, capfd):
+    """Of another program, damaged, or with something of the user's beside it: it stays as it is."""
+    folders = {name: tmp_path / name for name in ("foreign", "damaged", "beside")}
+    for name, index in (("foreign", '{"format": "webshop/2"}'), ("damaged", "{"), ("beside", None)):
+        shutil.copytree(exported, folders[name])
+        if index:
+            (folders[name] / "export.json").write_text(index)
+    (folders["beside"] / "notes.txt").write_text("mine")
+    for name, message in (
+        ("foreign", "no export of this tool"),
+        ("damaged", "no export of this tool"),
+        ("beside", "holds 'notes.txt' beside an export"),
+    ):
+        before = contents(folders[name])
+        assert run(model_file, "--output", folders[name], "--cameras", "1") == 2
+        error = capfd.readouterr().err
+        assert message in error and str(folders[name]) in error and error.count("\n") == 1
+        assert contents(folders[name]) == before
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from gaussianocc_core.deployment import export
+export.save_samples = lambda *a: os.kill(os.getpid(), 9)
+export.export_model(sys.argv[1], Path(sys.argv[2]), cameras=1)
+"""
+
+
+@pytest.mark.medium
+def test_a_killed_export_leaves_what_was_there_and_nothing_that_must_be_removed_by_hand(exported, model_file, tmp_path):
+    output = tmp_path / "robot"
+    command = [sys.executable, "-c", KILLED, str(model_file), str(output)]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert not output.exists() and len(list(tmp_path.iterdir())) == 1  # hidden
+    shutil.copytree(exported, output)
+    before = contents(output)
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert contents(output) == before and read_folder(output).cameras == 2
+    # A link to the folder stays a link; the model of the export itself is exported again.
+    link = tmp_path / "link"
+    link.symlink_to(output)
+    assert run(output, "--output", link, "--cameras", "1") == 0
+    assert link.is_symlink() and read_folder(output).cameras == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "robot"]
 
 
 def test_a_folder_that_is_not_whole_is_refused(exported, tmp_path):

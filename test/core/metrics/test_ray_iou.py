@@ -68,14 +68,14 @@ def test_rays_into_free_space_do_not_count_whatever_is_predicted_there():
     scores = RayIoU()
     scores.directions = FORWARD
     scores.update(np.full(VoxelGrid().shape, FREE, dtype=np.uint8), wall_at(10.0), CENTER)
-    assert scores.counts.sum() == 0 and np.isnan(scores.summary()["ray_iou"])
+    assert scores.counts().sum() == 0 and np.isnan(scores.summary()["ray_iou"])
 
 
 def test_an_unobserved_prediction_is_free():
     scores = RayIoU()
     scores.directions = FORWARD
     scores.update(wall_at(10.0), np.full(VoxelGrid().shape, 255, dtype=np.uint8), CENTER)
-    assert scores.per_class()[:, WALL].tolist() == [0, 0, 0] and scores.counts[-1, FREE] == 1
+    assert scores.per_class()[:, WALL].tolist() == [0, 0, 0] and scores.counts()[-1, FREE] == 1
 
 
 def test_origins_are_the_drive_in_the_frame_of_the_sample():

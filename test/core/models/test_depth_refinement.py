@@ -70,19 +70,22 @@ def test_the_kernel_says_what_torch_says():
     present, sources = unit((2, 16, H, W)), unit((3, 16, H, W), seed=1)
     one = views(sources, 0.5, -1.0, 2.0)
     matrix, baseline = torch.cat([one.matrix] * 2), torch.cat([one.baseline] * 2)
-    matrix[1, :, 0, 2] += 3.0
+    matrix[1, :, 0, 2] += 12.0  # so that some cells of the second are seen by none
     used = torch.tensor([[True, True, False], [True, False, True]])
     generator = torch.Generator().manual_seed(2)
     inv_depth = 0.05 + 0.3 * torch.rand(2, H, W, generator=generator)
     spread = 0.02 + 0.2 * torch.rand(2, H, W, generator=generator)
     steps = torch.linspace(-2, 2, 5)
     scale = torch.tensor([0.5, 0.5, 1.0]).view(3, 1) * torch.tensor([2.0, 2.0, 1.0, 1.0])
-    arguments = (present, FarViews(sources, matrix, used, baseline), matrix * scale, inv_depth, spread, steps, 3)
-    kernel, torch_says = depth_refinement._compare_on_cpu(*arguments), depth_refinement._compare(*arguments)
-    assert float(torch_says[1].max()) > 1.5
-    for a, b in zip(kernel, torch_says, strict=True):
+    log_error = (spread * (0.5 + torch.rand(2, H, W, generator=generator))).log()
+    far = FarViews(sources, matrix, used, baseline)
+    assert float(depth_refinement._compare(present, far, matrix * scale, inv_depth, spread, steps, 3)[1].max()) > 1.5
+    arguments = (present, far, matrix * scale, inv_depth, log_error, spread, steps, 3)
+    kernel, torch_says = depth_refinement._refine_on_cpu(*arguments), depth_refinement._refine(*arguments)
+    for a, b, before in zip(kernel, torch_says, (inv_depth, log_error), strict=True):
         # A hypothesis on the border of a view is seen or not by a rounding.
         assert float(((a - b).abs() > 1e-4).float().mean()) < 0.01
+        assert 0.5 < float((b != before).float().mean()) < 1.0  # some cells are seen, some are not
 
 
 def test_nothing_to_compare_with_changes_nothing():

@@ -303,9 +303,9 @@ class FirstStage:
 class SecondStage:
     """The shipped model at its own size, past and odometry known: depth head and voxels."""
 
-    def __init__(self, fused: bool = False) -> None:
-        """fused: over time, as the node does on request."""
-        self.predict = OccupancyPredictor.from_checkpoint(WEIGHTS / "tiny.safetensors", "cpu")
+    def __init__(self, memory: bool = True, fused: bool = False) -> None:
+        """memory: of rays, as the node has it; fused: labels over time, as it does on request."""
+        self.predict = OccupancyPredictor.from_checkpoint(WEIGHTS / "tiny.safetensors", "cpu", memory=memory)
         self.fusion = TemporalFusion(self.predict.grid, self.predict.class_names) if fused else None
 
     def __call__(self, now: Set) -> Answer:
@@ -405,6 +405,7 @@ def all_ways(size: tuple[int, int], grid: VoxelGrid) -> dict[str, Callable[[], W
         f"{FIRST_STAGE}, over time alone, {shown}": lambda: FirstStage(size, time_alone, True),
         f"{FIRST_STAGE}, stereo and time, {shown}": lambda: FirstStage(size, RingSettings(), True),
         f"{FIRST_STAGE}, stereo and time, 176x96": lambda: FirstStage((176, 96), RingSettings(), True),
+        f"{SECOND_STAGE} without memory, 176x96": lambda: SecondStage(memory=False),
         f"{SECOND_STAGE}, 176x96": SecondStage,
         f"{SECOND_STAGE} and its fusion, 176x96": lambda: SecondStage(fused=True),
         f"OctoMap-like log-odds of {SGBM}": lambda: OctoMapLike(grid),

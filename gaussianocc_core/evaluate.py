@@ -23,8 +23,10 @@ from gaussianocc_core.config import load_config
 from gaussianocc_core.data.sources import DataConfig, first_left_out
 from gaussianocc_core.errors import ConfigError, DatasetError, GaussianOccError
 from gaussianocc_core.evaluation import Share, evaluate, evaluate_share, format_report, merge_shares
+from gaussianocc_core.evaluation.networks import MOTIONS
 from gaussianocc_core.evaluation.report import depth_rows
-from gaussianocc_core.evaluation.sources import EvaluationSource, open_source
+from gaussianocc_core.evaluation.run import PAST
+from gaussianocc_core.evaluation.sources import EvaluationSource, choose_scenes, open_source
 from gaussianocc_core.metrics.robot import RobotConfig
 from gaussianocc_core.mistakes import one_line
 from gaussianocc_core.models.decision import check_caution
@@ -99,6 +101,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="C",
         help="between 0 and 1; higher misses fewer obstacles and shows more ghosts (default: as the model says, 0.5)",
     )
+    parser.add_argument(
+        "--past",
+        type=float,
+        metavar="S",
+        default=PAST,
+        help="a model that remembers sees every set of so many seconds before each moment, as on a robot; 0: only the "
+        "few that matching needs, which is faster (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--skip",
+        type=float,
+        metavar="S",
+        default=0.0,
+        help="leave out the first S seconds of each recording, in which nothing has a past; they are seen (default: 0)",
+    )
+    parser.add_argument(
+        "--motion",
+        choices=MOTIONS,
+        default="recorded",
+        help="what tells occupancy where the robot is: recorded poses, its images, or nothing (default: recorded)",
+    )
+    memory = parser.add_mutually_exclusive_group()
+    memory.add_argument("--no-memory", action="store_true", help="without what rays of earlier sets found")
+    memory.add_argument("--memory-head", metavar="FILE", help="weigh it as tools/fit_memory.py found in your recording")
     usual = RobotConfig()
     parser.add_argument(
         "--obstacle-heights",
@@ -135,6 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"--left-out: {options.config} leaves nothing out of training; set data.left_out=0.1 there"
             )
         source, scenes = _open(options, data), options.scene or (tuple(begin_ns) if begin_ns else None)
+        if options.skip:
+            begin_ns = _skip(source, choose_scenes(source, scenes, options.split), options.skip, begin_ns or {})
         settings: dict[str, Any] = {
             "split": options.split,
             "every": options.every,
@@ -143,6 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "caution": options.caution,
             "robot": robot,
             "begin_ns": begin_ns,
+            "past": options.past,
+            "motion": options.motion,
+            "memory": options.memory_head or not options.no_memory,
         }
         if options.shard:
             choose = partial(choose_shard, shard=options.shard)
@@ -184,6 +215,19 @@ def _open(options: argparse.Namespace, data: DataConfig | None) -> EvaluationSou
         bag=options.bag,
         follow_outside=options.follow_outside,
     )
+
+
+def _skip(
+    source: EvaluationSource, scenes: Sequence[str], seconds: float, begin_ns: Mapping[str, int]
+) -> dict[str, int]:
+    """By scene, the stamp of the first moment that is measured."""
+    if not 0 < seconds < 1e6:
+        raise ConfigError(f"--skip: expected 0 or more seconds, got {seconds:g}")
+    begins = {}
+    for scene in scenes:
+        first = min((each.frame.camera_stamps_ns[0] for each in source.drive(scene)), default=0)
+        begins[scene] = max(begin_ns.get(scene, 0), first + int(seconds * 1e9))
+    return begins
 
 
 def _check_numbers(options: argparse.Namespace) -> RobotConfig:

@@ -3,8 +3,7 @@
 
 Log-odds with clamping as in OctoMap (Hornung et al. 2013, equations 2 to 4). Rays carve: what is found is a hit, what
 rays are seen to pass is a miss. What is hidden is evidence of neither, but what was free there becomes doubtful:
-something may have moved in. The map's voxels stand still, and a window of them follows the robot by wrapping around:
-content is never moved, resampled or blurred, however long the drive.
+something may have moved in. The map's voxels stand still (`geometry/rolling_window.py`).
 """
 
 from __future__ import annotations
@@ -16,18 +15,15 @@ import numba
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gaussianocc_core.errors import PredictionError
 from gaussianocc_core.finite import check_finite, check_labels
+from gaussianocc_core.geometry.rolling_window import RollingWindow, checked_pose
 from gaussianocc_core.kernels import JIT
 from gaussianocc_core.labels import OCCLUDED, UNOBSERVED, free_label
 from gaussianocc_core.types import OccupancyPrediction, VoxelGrid
 
 _FORGOTTEN = 0.1  # log-odds, a probability of 0.475 to 0.525: no more than a voxel that nobody saw
-_FARTHEST = 1e8  # m from the fixed frame's origin; twice around the Earth, and its voxels can still be numbered
-_MOST_CELLS = 80_000_000  # of the window; the largest grid of a model has 20 million voxels
 _LEAST_WEIGHT = np.float32(0.5)  # of a prediction: it has decided, whatever the probability of its class
 _MOST_VOTES = np.float32(10.0)  # a class that was right for long must still be outvoted within seconds
-_SLOPE = np.sin(np.radians(5.0))  # the map is so much higher than the grid at its rim: pitch, roll, a hill ahead
 
 
 @dataclass(frozen=True)
@@ -75,30 +71,18 @@ class TemporalFusion:
         self.resets = 0  # because of a stamp that stepped back or a pose that jumped
         self._free = free_label(class_names)
         self._evidence = np.array([_log_odds(p) for p in (hit, miss, doubt, *limits)], dtype=np.float32)
-        low, high, size = np.array(grid.origin), np.array(grid.upper), grid.voxel_size
-        reach = float(np.hypot(*np.maximum(np.abs(low[:2]), np.abs(high[:2]))))  # of the grid's corners from the robot
-        side = 2 * int(np.ceil(reach / size)) + 2
-        margin = int(np.ceil(_SLOPE * reach / size)) + 1
-        self._shape = np.array([side, side, grid.shape[2] + 2 * margin])
-        if int(np.prod(self._shape.astype(np.int64))) > _MOST_CELLS:
-            raise PredictionError(
-                f"fusion: a grid that reaches {reach:.0f} m from the robot at {size:g} m a voxel takes more than "
-                f"{_MOST_CELLS} voxels; switch fusion off"
-            )
-        # First voxel of the window minus the robot's own.
-        self._lead = np.array([-side // 2, -side // 2, int(np.floor(low[2] / size)) - margin])
-        self._reach = reach
+        self._window = RollingWindow(grid, "fusion")
+        self._shape = self._window.shape
         self._log_odds = np.zeros(self._shape, dtype=np.float32)  # 0: nothing known
         self._votes = np.zeros(self._shape, dtype=np.float32)
         self._labels = np.full(self._shape, self._free, dtype=np.uint8)  # of the leading class
-        self._first: np.ndarray | None = None  # of the window's voxels; (0, 0, 0) begins at the anchor
-        self._stamp_ns, self._place, self._anchor = 0, np.zeros(3), np.zeros(3)
+        self._stamp_ns, self._place = 0, np.zeros(3)
 
     def reset(self) -> None:
         """Forget everything."""
         self._log_odds.fill(0.0)
         self._votes.fill(0.0)
-        self._first = None
+        self._window.reset()
 
     def add(
         self, prediction: OccupancyPrediction, T_fixed_ego: Float[np.ndarray, "4 4"], stamp_ns: int
@@ -114,31 +98,21 @@ class TemporalFusion:
             raise ValueError(f"prediction over {prediction.grid}, expected {self.grid}")
         check_finite("confidence", prediction.confidence)
         check_labels(prediction.labels, self._free + 1)
-        T = np.array(T_fixed_ego, dtype=np.float64)
-        if not (np.isfinite(T).all() and np.abs(T[:3, 3]).max() < _FARTHEST):
-            raise PredictionError(f"fusion: the robot's pose in the fixed frame is no place on Earth: {T[:3, 3]} m")
-        place = T[:3, 3].copy()
-        if self._first is not None:
-            if stamp_ns < self._stamp_ns or np.linalg.norm(place - self._place) > self._reach:
+        place = checked_pose(T_fixed_ego)[:3, 3]
+        if self._window.first is not None:
+            if stamp_ns < self._stamp_ns or np.linalg.norm(place - self._place) > self._window.reach:
                 self.reset()
                 self.resets += 1
             else:
                 self._fade((stamp_ns - self._stamp_ns) * 1e-9)
-        self._stamp_ns, self._place = stamp_ns, place
-        size = self.grid.voxel_size
-        if self._first is None:
-            # One voxel of the map is the middle one of the grid as it lies now: on level ground no height is rounded.
-            middle = np.array(self.grid.origin) + (np.array(self.grid.shape) // 2 + 0.5) * size
-            self._anchor = T[:3, :3] @ middle + T[:3, 3] - 0.5 * size
-        # A hair beside: centres on borders fall to the same side seen from the map and from the grid.
-        T[:3, 3] += 1e-6 * size - self._anchor
-        self._follow(np.floor(T[:3, 3] / size).astype(np.int64) + self._lead)
+        T = self._window.follow(T_fixed_ego, (self._log_odds, self._votes))
+        self._stamp_ns, self._place, size = stamp_ns, place, self.grid.voxel_size
         origin, shape = np.array(self.grid.origin), np.array(self.grid.shape)
         _integrate(
             self._log_odds,
             self._votes,
             self._labels,
-            self._first,
+            self._window.first,
             prediction.labels,
             prediction.confidence,
             np.linalg.inv(T),
@@ -150,20 +124,21 @@ class TemporalFusion:
         )
         # Where the map says nothing, what is seen now holds: evidence that cancels out, voxels above or below the map.
         labels, confidence = prediction.labels.copy(), prediction.confidence.astype(np.float32)
-        _read(self._log_odds, self._labels, self._first, T, origin, size, self._free, labels, confidence)
+        _read(self._log_odds, self._labels, self._window.first, T, origin, size, self._free, labels, confidence)
         return replace(prediction, labels=labels, confidence=confidence, observed=labels != UNOBSERVED)
 
     def snapshot(self) -> FusedMap | None:
         """All that is known now, around the robot; None before anything was added."""
-        if self._first is None:
+        first = self._window.first
+        if first is None:
             return None
-        order = np.ix_(*((self._first[axis] + np.arange(n)) % n for axis, n in enumerate(self._shape)))
+        order = np.ix_(*((first[axis] + np.arange(n)) % n for axis, n in enumerate(self._shape)))
         evidence = self._log_odds[order]
         labels = np.where(evidence > 0, self._labels[order], np.uint8(self._free))
         labels[np.abs(evidence) < _FORGOTTEN] = UNOBSERVED
         confidence = np.where(labels == UNOBSERVED, 0.0, 1.0 / (1.0 + np.exp(-np.abs(evidence))))
         size = self.grid.voxel_size
-        x, y, z = (float(value) for value in self._anchor + self._first * size)
+        x, y, z = (float(value) for value in self._window.origin)
         grid = VoxelGrid((x, y, z), size, (int(self._shape[0]), int(self._shape[1]), int(self._shape[2])))
         return FusedMap(labels, confidence.astype(np.float32), grid, self._stamp_ns)
 
@@ -172,19 +147,6 @@ class TemporalFusion:
             keep = np.float32(np.exp(-seconds / self.decay))
             self._log_odds *= keep
             self._votes *= keep
-
-    def _follow(self, first: np.ndarray) -> None:
-        """Move the window; what enters it is unknown, whatever the voxels that left had there."""
-        if self._first is not None:
-            for axis in range(3):
-                steps = int(first[axis] - self._first[axis])
-                count = min(abs(steps), int(self._shape[axis]))
-                start = self._first[axis] + (self._shape[axis] if steps > 0 else -count)
-                entering = np.arange(start, start + count) % self._shape[axis]
-                index = (slice(None),) * axis + (entering,)
-                self._log_odds[index] = 0.0
-                self._votes[index] = 0.0
-        self._first = first
 
 
 def _log_odds(probability: float) -> float:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from gaussianocc_core.backends.backend import Backend, fastest, open_backend
@@ -33,6 +33,8 @@ from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.matching import plane_inv_depths
 from gaussianocc_core.models.matching_net import VIEW_STRIDES, MatchingHead
+from gaussianocc_core.models.ray_memory import RayMemory, load_head
+from gaussianocc_core.models.recall import Recall
 from gaussianocc_core.models.self_test import self_test
 from gaussianocc_core.models.view_ring import ViewRing, Views
 from gaussianocc_core.models.visibility import (
@@ -96,7 +98,9 @@ class Prediction(OccupancyPrediction):
     views: Cameras  # pinholes of the images as the network saw them, where each camera was; float32
     matched: Views | None  # with what its images were matched; None: by a model that looks at each image alone
     moved: Odometry | None  # where the rig is by its images, if that was asked for
-    finer: Float[np.ndarray, "X Y Z"] | None  # what a detail head added to the free logits of the grid; None: no such
+    opacity: Float[np.ndarray, "X Y Z"]  # probability 0-1 that each voxel is occupied, observed or not
+    word: Float[np.ndarray, "X Y Z"]  # the same by the network alone, without what is remembered
+    remembers: bool  # whether rays of earlier sets counted
     _network: GaussianOcc = dataclass_field(repr=False, compare=False)
 
     @torch.inference_mode()
@@ -131,9 +135,11 @@ class OccupancyPredictor:
         provenance: Provenance | None,
         device: str = "auto",
         caution: float | None = None,
+        memory: bool | str | Path = True,
     ) -> None:
         """device: as `backends.device.parse_device` reads it; caution: see the property, None: as the model's
-        configuration says."""
+        configuration says; memory: whether a model that matches remembers what the rays of the last seconds found, as
+        long as it is told where the rig is; a path: with the head of that file (tools/fit_memory.py)."""
         chosen = parse_device(device)
         self.device = chosen.torch
         self.caution = config.caution if caution is None else caution
@@ -151,6 +157,12 @@ class OccupancyPredictor:
         self._views: list[_View] = []  # newest first
         self._masks: dict[str, np.ndarray] = {}
         self.ring = self._new_ring()  # of a model that matches
+        self._memory: RayMemory | None = None  # made with the first set that it serves: it takes 50 MB
+        self._recall: Recall | None = None
+        published = config.quirks.occupied_by_argmax or config.quirks.lattice_shift  # as the paper decides
+        if memory and self.trained and self.ring is not None and not published:
+            seen = (config.lattice, config.grid, config.class_names, self._beyond, self._ground_layers)
+            self._recall = Recall(load_head() if memory is True else load_head(memory), *seen)
         self._chosen = chosen
         self._folder: ExportFolder | None = None
         self._backend: Backend | None = None  # with the first set, whose cameras are counted
@@ -158,17 +170,17 @@ class OccupancyPredictor:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, device: str = "auto", caution: float | None = None
+        cls, path: str | Path, device: str = "auto", caution: float | None = None, memory: bool | str | Path = True
     ) -> OccupancyPredictor:
         """A predictor with the weights, architecture, grid and classes of a model file, or of a folder of exported
         networks (tools/export_model.py): a device with another runtime than torch runs these then.
 
-        caution: see the property; None: as the file says. CheckpointError where it cannot be read, or fails its
-        self-test: weights that cannot be right.
+        caution: see the property; None: as the file says; memory: as the constructor has it. CheckpointError where it
+        cannot be read, or fails its self-test: weights that cannot be right.
         """
         folder = read_folder(path) if is_export(path) else None
         loaded = load_model(path if folder is None else folder.model)
-        predictor = cls(loaded.model, loaded.config, loaded.provenance, device, caution)
+        predictor = cls(loaded.model, loaded.config, loaded.provenance, device, caution, memory)
         predictor._folder = folder
         try:
             self_test(predictor.model, loaded.config.image_width, loaded.config.image_height, predictor.trained)
@@ -225,20 +237,6 @@ class OccupancyPredictor:
         rectifier = self._lenses_of(cameras).rectifier
         return {name: rectifier.reduction(i) for i, name in enumerate(cameras.names)}
 
-    @torch.inference_mode()
-    def opacity(self, prediction: Prediction) -> Float[np.ndarray, "X Y Z"]:
-        """Probability 0-1 that each voxel of the published grid is occupied, as the network says it, observed or not:
-        what `caution` is held against."""
-        field = prediction.field
-        if self.model.quirks.occupied_by_argmax:
-            probability = 1.0 - self.model.sample_grid(field, self.grid)[0].softmax(dim=0)[-1]
-        else:
-            free = self.model.sample_grid(OccupancyField(field.logits[:, -1:]), self.grid)[0, 0]
-            if prediction.finer is not None:
-                free = free + torch.from_numpy(prediction.finer).to(free.device)
-            probability = torch.sigmoid(-free)
-        return probability.float().cpu().numpy()
-
     @property
     def caution(self) -> float:
         """Between 0 and 1: trades missed obstacles against ghosts. Higher misses fewer obstacles and shows more ghosts;
@@ -256,6 +254,11 @@ class OccupancyPredictor:
         return self.ring is not None
 
     @property
+    def remembers(self) -> bool:
+        """Whether rays of earlier sets count, so that motion serves it."""
+        return self._recall is not None
+
+    @property
     def sees_depth(self) -> bool:
         """Whether the model says depth for each image, without which there is no odometry from them."""
         return self.model.depth_head is not None
@@ -264,6 +267,20 @@ class OccupancyPredictor:
         """Forgets the sets that it has seen: after a jump of time, or on another recording."""
         if self.ring is not None:
             self.ring.reset()
+        if self._memory is not None:
+            self._memory.reset()
+
+    @property
+    def knows_the_past(self) -> bool:
+        """Whether rays of sets before the newest counted in its prediction."""
+        return self._memory is not None and self._memory.sets >= 2
+
+    def describe_memory(self, prediction: Prediction, where: Int64[np.ndarray, "P 3"]) -> Float[Tensor, "P F"]:
+        """What the memory's head is given of some voxels at the newest set, whose prediction that is: to fit the head.
+        ValueError where nothing is remembered."""
+        if self._memory is None or not self.knows_the_past:
+            raise ValueError("nothing is remembered: the model does not match, or its sets came without motion")
+        return self._memory.describe(prediction.word, where)
 
     @torch.inference_mode()
     def __call__(
@@ -321,7 +338,8 @@ class OccupancyPredictor:
         if odometry is not None and field.inv_depth is not None:
             log_error = None if field.log_error is None else field.log_error[0].float().cpu().numpy()
             odometry.learn_depth(field.inv_depth[0].float().cpu().numpy(), log_error)
-        decided = self._decide(field, view)
+        at_once = self._decide(field, view)
+        decided = self._remember(at_once, field, view, pinhole, stamp_s)
         return Prediction(
             labels=decided.labels,
             confidence=decided.confidence,
@@ -335,7 +353,9 @@ class OccupancyPredictor:
             views=pinhole,
             matched=matched,
             moved=moved,
-            finer=decided.finer,
+            opacity=decided.opacity,
+            word=at_once.opacity,
+            remembers=decided is not at_once,
             _network=self.model,
         )
 
@@ -363,6 +383,7 @@ class OccupancyPredictor:
             logits[-1] += added
             finer = added.float().cpu().numpy()
         labels, confidence = decide_labels(logits, quirks.occupied_by_argmax, self.caution)
+        opacity = 1.0 - logits.softmax(dim=0)[-1] if quirks.occupied_by_argmax else torch.sigmoid(-logits[-1])
         labels_array, confidence_array = labels.to(torch.uint8).cpu().numpy(), confidence.float().cpu().numpy()
         passed = None
         if view.lines is not None and field.inv_depth is not None:
@@ -377,7 +398,26 @@ class OccupancyPredictor:
             self.class_names,
             self._ground_layers,
         )
-        return Decided(labels_array, confidence_array, observed, finer)
+        return Decided(labels_array, confidence_array, observed, finer, opacity.float().cpu().numpy(), passed)
+
+    def _remember(
+        self, decided: Decided, field: OccupancyField, view: _View, pinhole: Cameras, stamp_s: float | None
+    ) -> Decided:
+        """The decision with what the rays of earlier sets found, once the ring knows where the set is."""
+        if self._recall is None or self.ring is None or stamp_s is None or field.log_error is None:
+            return decided
+        T_world_ego, run = self.ring.newest
+        if T_world_ego is None or field.inv_depth is None:
+            return decided
+        if self._memory is None:
+            self._memory = RayMemory(self.grid)
+        size = (self.config.image_width, self.config.image_height)
+        shows = None if view.looks is None else view.looks[:, 0].bool().cpu().numpy()
+        self._memory.add(field.inv_depth[0], field.log_error[0], shows, pinhole, size, T_world_ego, stamp_s, run)
+        if self._memory.sets < 2:  # the network has seen this set's rays itself
+            return decided
+        probability = self._memory.weigh(self._recall.head, decided.opacity, decided.observed)
+        return self._recall(decided, probability, field, self.caution)
 
     @property
     def summary(self) -> str:

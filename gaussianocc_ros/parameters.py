@@ -112,6 +112,12 @@ class NodeParameters(SyncParameters):
     publish_odometry_tf: bool = parameter(
         False, "Send ~/odometry also to /tf as fixed_frame <- ego_frame, for robots on which nobody else does."
     )
+    memory: bool = parameter(
+        True,
+        "What rays of the last seconds found counts too, with a model that matches and a motion (see motion): more "
+        "obstacles are found, and fewer that do not exist. ~/reset forgets.",
+    )
+    memory_head: str = parameter("", "What weighs them, a file of tools/fit_memory.py; empty: the one that is shipped.")
     fusion: bool = parameter(
         False,
         "Accumulate results over time in fixed_frame: outputs then also hold what was seen before, with fewer errors "

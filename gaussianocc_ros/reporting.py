@@ -176,7 +176,8 @@ class Reporter:
             self._matched, self._suspect, self._motion_problem = {}, {}, ""
             return
         source = motion.source if not problem else f"none: {problem}"
-        self._motion = {"motion": source, "views": str(views.count), **self._motion}
+        memory = "used" if prediction.remembers else "not used"
+        self._motion = {"motion": source, "views": str(views.count), "memory": memory, **self._motion}
         # By several threads: replaced, never changed.
         self._matched = {
             camera: {"views": ", ".join(used) or "none", "views refused": "; ".join(views.refused[camera]) or "none"}

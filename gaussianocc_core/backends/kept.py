@@ -45,10 +45,10 @@ def open_entry(kind: str, facts: Mapping[str, Any]) -> Entry:
     """That of the facts, made where there is none, and from now on the one that was used last."""
     path = cache_folder() / kind / entry_name(facts)
     for _ in range(_TRIALS):
-        path.mkdir(parents=True, exist_ok=True)
         try:
+            path.mkdir(parents=True, exist_ok=True)  # FileExistsError where it is removed between its two steps
             number = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:  # removed since the line above
+        except (FileNotFoundError, FileExistsError):  # removed since the line above
             continue
         with suppress(OSError):  # a file system without locks: then nobody removes anything
             fcntl.flock(number, fcntl.LOCK_SH)

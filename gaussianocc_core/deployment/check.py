@@ -56,7 +56,7 @@ def check_export(folder: ExportFolder, device: str = "onnx") -> list[Row]:
     itself, on another machine than it was recorded on."""
     samples = load_samples(folder.samples)
     chosen = parse_device(device)
-    predictor = OccupancyPredictor.from_checkpoint(folder.path, device=device)
+    predictor = OccupancyPredictor.from_checkpoint(folder.path, device=device, memory=False)  # networks alone
     backend = predictor.prepare(folder.cameras, compare=False)  # what differs is what is asked
     rough = max(folder.precision, chosen.precision or FP32, key=_ROUGHEST.index) if chosen.runtime else FP32
     tolerances = TOLERANCES[rough]
@@ -89,7 +89,7 @@ def _check_voxels(predictor: OccupancyPredictor, samples: Samples, tolerances: T
         seen = found.observed | (samples.labels[k] < UNOBSERVED)  # what it fails to see is a difference as well
         labels.append(float((found.labels != samples.labels[k])[seen].mean()))
         hidden += int((samples.labels[k] < OCCLUDED).sum())
-        probabilities.append(float(np.abs(predictor.opacity(found) - samples.occupied[k])[seen].mean()))
+        probabilities.append(float(np.abs(found.opacity - samples.occupied[k])[seen].mean()))
         if samples.inv_depth is not None and found.field.inv_depth is not None:
             said = found.field.inv_depth[0].float().cpu().numpy()
             depths.append(float(np.median(np.abs(np.log(said / samples.inv_depth[k])))))

@@ -66,7 +66,7 @@ def export_model(
     place = output.resolve()  # a link stays one
     check_replaceable(place)
     source = read_folder(checkpoint).model if is_export(checkpoint) else find_weights(checkpoint)
-    predictor = OccupancyPredictor.from_checkpoint(source, device="cpu")
+    predictor = OccupancyPredictor.from_checkpoint(source, device="cpu", memory=False)  # networks alone
     count = KEPT if precision != INT8 or not bag else _CALIBRATION
     preprocess = Preprocessor.of(predictor.config)
     given = bag_moments(bag, count) if bag else street_moments(count, cameras)

@@ -144,7 +144,7 @@ def record(predictor: OccupancyPredictor, moments: Sequence[Moment]) -> tuple[Sa
     samples = Samples(
         tuple(moments),
         np.stack([each.labels for each in found]),
-        np.stack([predictor.opacity(each) for each in found]).astype(np.float32),
+        np.stack([each.opacity for each in found]).astype(np.float32),
         None if depths[0] is None else np.stack([each[0].numpy() for each in depths if each is not None]),
         networks,
     )

@@ -14,14 +14,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in
-from gaussianocc_core.data.entries import in_label_frame
+from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.finite import check_finite
 from gaussianocc_core.geometry import cameras as camera_geometry
 from gaussianocc_core.geometry import transforms
 from gaussianocc_core.geometry.warp import resize_depth
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthPrediction, depth_prediction, predict_depth
-from gaussianocc_core.predictor import OccupancyPredictor, resolve_device
+from gaussianocc_core.models.ego_motion import VisualOdometry
+from gaussianocc_core.predictor import OccupancyPredictor, Prediction, resolve_device
 from gaussianocc_core.rendering.background import compose_depth, find_background
 from gaussianocc_core.training.ego import motion_to, place_cameras
 from gaussianocc_core.training.loader import Batch
@@ -30,6 +31,7 @@ from gaussianocc_core.training.motion_search import Guess, MotionSearch, as_long
 from gaussianocc_core.training.view import batch_element
 from gaussianocc_core.types import Sample
 
+MOTIONS = ("recorded", "images", "none")
 FAR = 80.0  # m, of what a ray finds that meets nothing: the end of the true depths that count
 
 
@@ -56,11 +58,35 @@ class Networks(Protocol):
     def __call__(self, sample: Sample, batch: Batch) -> Estimates: ...
 
 
+@runtime_checkable
+class Driven(Protocol):
+    """Networks that may remember what they saw: they are shown the sets between the measured moments."""
+
+    @property
+    def remembers(self) -> bool: ...
+
+    def approach(self, sets: Sequence[Sample]) -> None:
+        """Those that a robot saw since the last moment, in time order; of another recording: none of those before."""
+        ...
+
+
 class CheckpointNetworks:
     """All networks of a model file: occupancy (rendered depth, labels), first stage (depth), ego motion."""
 
-    def __init__(self, path: str | Path, device: str = "auto", caution: float | None = None) -> None:
-        """caution: see `OccupancyPredictor`; None: as the file says."""
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "auto",
+        caution: float | None = None,
+        motion: str = "recorded",
+        memory: bool | str | Path = True,
+    ) -> None:
+        """caution: see `OccupancyPredictor`, None: as the file says; memory: see there. motion: what places the sets of
+        an occupancy network that matches: "recorded", by the poses of the recording; "images", found in the images;
+        "none". The last two take cameras as calibrated, without what the rig moves between their images."""
+        if motion not in MOTIONS:
+            raise DatasetError(f"motion: expected one of {', '.join(MOTIONS)}, got {motion!r}")
+        self.motion = motion
         self.path = Path(path)
         self.device = resolve_device(device)
         self.kinds = networks_in(path)
@@ -75,9 +101,38 @@ class CheckpointNetworks:
             self.depth_net = depth.depth_net
             loaded.append((depth.config, depth.provenance))
         if "occupancy" in self.kinds or not loaded:  # an empty file is the loader's to refuse
-            self.predictor = OccupancyPredictor.from_checkpoint(path, device, caution)
+            self.predictor = OccupancyPredictor.from_checkpoint(path, device, caution, memory)
             loaded.append((self.predictor.config, self.predictor.provenance))
         self.config, self.provenance = loaded[-1]
+        self._odometry: VisualOdometry | None = None
+        self._driving = ""  # the recording of the newest set that was shown
+        self._drives = False  # whether the sets between the moments are shown
+
+    @property
+    def remembers(self) -> bool:
+        return self.predictor is not None and self.predictor.remembers and self.motion != "none"
+
+    def approach(self, sets: Sequence[Sample]) -> None:
+        self._drives = True
+        for sample in sets:
+            self._see(sample, sample.T_world_ego)
+
+    def _see(self, sample: Sample, T_world_now: Float[np.ndarray, "4 4"] | None) -> Prediction:
+        """A set, as the node would see it; T_world_now: where its cameras are to be placed, by the recording, m."""
+        assert self.predictor is not None
+        if sample.scene != self._driving:
+            self.predictor.reset()
+            self._odometry = VisualOdometry() if self.motion == "images" else None
+        self._driving = sample.scene
+        self.predictor.use_masks(
+            dict(zip(sample.cameras.names, sample.static_masks or (), strict=bool(sample.static_masks)))
+        )
+        cameras = sample.cameras
+        if self.motion == "recorded" and T_world_now is not None and sample.T_world_ego_per_camera is not None:
+            there = torch.from_numpy(sample.T_world_ego_per_camera)
+            cameras = camera_geometry.relocate(cameras, there, torch.from_numpy(T_world_now))
+        known = T_world_now if self.motion == "recorded" else None
+        return self.predictor(sample.images, cameras, known, 1e-9 * sample.stamp_ns, self._odometry)
 
     @torch.inference_mode()
     def __call__(self, sample: Sample, batch: Batch) -> Estimates:
@@ -87,7 +142,15 @@ class CheckpointNetworks:
         depths: dict[str, Tensor] = {}
         occupancy = opacity = motions = said = None
         if self.predictor is not None:
-            depths, occupancy, opacity = _see_occupancy(self.predictor, sample)
+            if self.motion == "recorded" and not self._drives:  # moments apart: each with a past of its own
+                self._driving = ""
+                for earlier in _past_of(sample) if self.predictor.matches else ():
+                    self._see(earlier, earlier.T_world_ego)
+            labels = sample.occupancy
+            T_world_now = sample.T_world_ego
+            if labels is not None and labels.T_world_ego is not None:
+                T_world_now = labels.T_world_ego
+            depths, occupancy, opacity = _look_at(self.predictor, self._see(sample, T_world_now))
         if self.depth_net is not None:
             found["depth_network"] = predict_depth(self.depth_net, images[:, 0], batch.cameras)
         offsets = [neighbour.offset for neighbour in sample.neighbours]
@@ -175,27 +238,27 @@ class CheckpointNetworks:
         return depth_prediction(heads, frames.shape[:1] + frames.shape[2:3], width, height)
 
 
-def _see_occupancy(
-    predictor: OccupancyPredictor, sample: Sample
-) -> tuple[dict[str, Tensor], UInt8[np.ndarray, "X Y Z"], Float[np.ndarray, "X Y Z"]]:
-    """As the node would: cameras where they were at their own image times, in the ego frame of the labels. A model that
-    matches has seen the frame before and the history, and knows the recorded motion."""
-    cameras = in_label_frame(sample)
-    predictor.use_masks(dict(zip(cameras.names, sample.static_masks or (), strict=bool(sample.static_masks))))
-    predictor.reset()
+def _past_of(sample: Sample) -> list[Sample]:
+    """The frame before and the history, for a model that matches, as sets of their own in time order."""
     before = [each for each in (*sample.history, *sample.neighbours) if each.offset < 0]
     before.sort(key=lambda each: each.camera_stamps_ns[0])
-    for neighbour in before if predictor.matches else ():
-        T_world_ego = neighbour.T_world_ego_per_camera
-        if T_world_ego is not None and sample.T_world_ego is not None:
-            there = camera_geometry.relocate(
-                sample.cameras, torch.from_numpy(T_world_ego), torch.from_numpy(T_world_ego[0])
-            )
-            predictor(neighbour.images, there, T_world_ego[0], 1e-9 * neighbour.camera_stamps_ns[0])
-    T_world_now = sample.T_world_ego
-    if sample.occupancy is not None and sample.occupancy.T_world_ego is not None:
-        T_world_now = sample.occupancy.T_world_ego
-    prediction = predictor(sample.images, cameras, T_world_now, 1e-9 * sample.stamp_ns)
+    return [
+        replace(
+            sample,
+            images=each.images,
+            stamp_ns=each.camera_stamps_ns[0],
+            camera_stamps_ns=each.camera_stamps_ns,
+            T_world_ego=None if each.T_world_ego_per_camera is None else each.T_world_ego_per_camera[0],
+            T_world_ego_per_camera=each.T_world_ego_per_camera,
+        )
+        for each in before
+    ]
+
+
+def _look_at(
+    predictor: OccupancyPredictor, prediction: Prediction
+) -> tuple[dict[str, Tensor], UInt8[np.ndarray, "X Y Z"], Float[np.ndarray, "X Y Z"]]:
+    """Depth images by the way they were found, labels, and how probable it is that each voxel is occupied."""
     field, model, pinhole = prediction.field, predictor.model, prediction.views.to(predictor.device)
     views = model.render(field, pinhole, normalize_depth=False)[0]
     head_depth = None if field.inv_depth is None else 1.0 / field.inv_depth[0]
@@ -203,4 +266,4 @@ def _see_occupancy(
     depths = {"rendered": compose_depth(views, background)}
     if field.inv_depth is not None:
         depths["depth_head"] = 1.0 / resize_depth(field.inv_depth[0], *views.depth.shape[-2:])
-    return depths, prediction.labels, predictor.opacity(prediction)
+    return depths, prediction.labels, prediction.opacity

@@ -20,7 +20,7 @@ from gaussianocc_core.data.entries import SampleEntry, in_label_frame
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.evaluation.depth import FLAT_GROUND, DepthTable, depth_cameras
-from gaussianocc_core.evaluation.networks import FAR, CheckpointNetworks, Estimates, Networks
+from gaussianocc_core.evaluation.networks import FAR, CheckpointNetworks, Driven, Estimates, Networks
 from gaussianocc_core.evaluation.pictures import Keyframe, PictureWriter
 from gaussianocc_core.evaluation.robot import RobotTable
 from gaussianocc_core.evaluation.shares import Share, write_share
@@ -36,6 +36,7 @@ from gaussianocc_core.types import Sample
 
 # m: from how far away earlier moments are read for a network that matches, as a robot's ring of views holds them.
 _HISTORY = (1.2, 2.4)
+PAST = 2.0  # s; a memory of rays holds 1.5
 
 
 def evaluate(
@@ -51,6 +52,9 @@ def evaluate(
     caution: float | None = None,
     robot: RobotConfig | None = None,
     begin_ns: Mapping[str, int] | None = None,
+    past: float = PAST,
+    motion: str = "recorded",
+    memory: bool | str | Path = True,
 ) -> dict[str, Any]:
     """All that the networks of a model file can be measured by on these scenes (None: all).
 
@@ -58,20 +62,29 @@ def evaluate(
     official one or a list file. every: only each so many moments of a scene. pictures: a folder for pictures of the
     first dozen. caution: of the occupancy, see `OccupancyPredictor.caution`; None: as the file says. robot: what counts
     as an obstacle and as its path. begin_ns: by scene, the stamp of the first moment that is measured; the images
-    before it are still seen, as the past.
+    before it are still seen, as the past. past: s before each moment, of which a model that remembers sees all sets, as
+    on a robot; 0: only what matching needs. motion, memory: see `CheckpointNetworks`.
 
     Keys of the result: `checkpoint`, `data`, `keyframes`, `labelled_keyframes`, `scenes`, `notes` (what could not be
     measured, and why), `depth`, `ego_motion`, `mask_camera`, `mask_camera_and_lidar`, `whole_grid`, `by_range`,
     `ray_iou`, `robot`, `reliability`; each of the last nine is None where it could not be measured, and so is any
     number that is undefined.
     """
-    networks = CheckpointNetworks(checkpoint, device, caution)
+    networks = CheckpointNetworks(checkpoint, device, caution, motion, memory)
     if not isinstance(source, EvaluationSource):
         source = open_source(source)
     scenes = choose_scenes(source, scenes, split)
     writer = PictureWriter(Path(pictures), f"{Path(checkpoint).name} ({networks.config.name})") if pictures else None
     result = evaluate_networks(
-        networks, source, scenes, every=every, ray_iou=ray_iou, on_keyframe=writer, robot=robot, begin_ns=begin_ns
+        networks,
+        source,
+        scenes,
+        every=every,
+        ray_iou=ray_iou,
+        on_keyframe=writer,
+        robot=robot,
+        begin_ns=begin_ns,
+        past=past,
     )
     return {"checkpoint": _checkpoint(checkpoint, networks), **result}
 
@@ -87,13 +100,15 @@ def evaluate_share(
     split: str | None = None,
     device: str = "auto",
     caution: float | None = None,
+    motion: str = "recorded",
+    memory: bool | str | Path = True,
     **settings: Any,
 ) -> None:
     """`evaluate` of a part of the scenes: what was counted of each goes to `file`, for `merge_shares`.
 
-    choose: which of the scenes are this share's; it may be none. settings: every, ray_iou, robot, begin_ns.
+    choose: which of the scenes are this share's; it may be none. settings: every, ray_iou, robot, begin_ns, past.
     """
-    networks = CheckpointNetworks(checkpoint, device, caution)
+    networks = CheckpointNetworks(checkpoint, device, caution, motion, memory)
     if not isinstance(source, EvaluationSource):
         source = open_source(source)
     plan = _plan(networks, source, choose_scenes(source, scenes, split), **settings)
@@ -114,9 +129,10 @@ def evaluate_networks(
     on_keyframe: Callable[[Keyframe], None] | None = None,
     robot: RobotConfig | None = None,
     begin_ns: Mapping[str, int] | None = None,
+    past: float = PAST,
 ) -> dict[str, Any]:
     """`evaluate` without the checkpoint."""
-    plan = _plan(networks, source, scenes, every=every, ray_iou=ray_iou, robot=robot, begin_ns=begin_ns)
+    plan = _plan(networks, source, scenes, every=every, ray_iou=ray_iou, robot=robot, begin_ns=begin_ns, past=past)
     prepared = _index(plan, networks, source, plan.scenes)
     check_rigs(plan, prepared.facts)
     what_is_missing(plan, list(prepared.facts.values()))  # now, not after the work
@@ -132,9 +148,12 @@ def _plan(
     ray_iou: bool = True,
     robot: RobotConfig | None = None,
     begin_ns: Mapping[str, int] | None = None,
+    past: float = PAST,
 ) -> Plan:
     if every < 1:
         raise DatasetError(f"every: expected a whole number of at least 1, got {every}")
+    if not 0 <= past <= 60:
+        raise DatasetError(f"past: expected 0 to 60 seconds, got {past:g}")
     return Plan(
         kinds=tuple(networks.kinds),
         described=dict(source.described),
@@ -147,6 +166,7 @@ def _plan(
         grid=networks.config.grid,
         class_names=networks.config.class_names,
         robot=robot or RobotConfig(),
+        past=past if isinstance(networks, Driven) and networks.remembers else 0.0,
     )
 
 
@@ -209,8 +229,11 @@ def _count(
     with tqdm(total=moments, desc="evaluating", unit="keyframe", disable=None) as bar:
         for scene, chosen in prepared.chosen.items():
             tally, entries = Tally(plan), prepared.entries[scene]
+            between = _Between(source.drive(scene)) if plan.past else None
             for n in chosen:
                 sample = entries[n].load()
+                if between is not None and isinstance(networks, Driven):
+                    networks.approach([each.load() for each in between.before(sample, plan.past)])
                 lenses = preprocess(sample.cameras, sample.static_masks)
                 batch = prepare(sample, lenses)
                 estimates = networks(sample, batch)
@@ -236,6 +259,21 @@ def _count(
                     on_keyframe(Keyframe(sample, batch, estimates, truths, errors, plan.grid, classless))
                 bar.update()
             yield scene, tally.counts()
+
+
+class _Between:
+    """The sets of a scene that a robot sees between the moments that are measured."""
+
+    def __init__(self, sets: Sequence[Entry]) -> None:
+        self._sets = sorted(sets, key=lambda each: each.frame.camera_stamps_ns[0])
+        self._shown = -1  # stamp of the newest set that came out, or of the moment after it
+
+    def before(self, moment: Sample, seconds: float) -> list[Entry]:
+        """Those of so many seconds before it that have not come out yet."""
+        now = (moment.camera_stamps_ns or (moment.stamp_ns,))[0]
+        oldest = max(self._shown + 1, now - int(seconds * 1e9))
+        self._shown = now
+        return [each for each in self._sets if oldest <= each.frame.camera_stamps_ns[0] < now]
 
 
 def _from(entries: Sequence[Entry], begin_ns: int) -> list[int]:

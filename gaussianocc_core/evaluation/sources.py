@@ -8,6 +8,7 @@ each image's own time by the recorded poses.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -49,6 +50,10 @@ class EvaluationSource(Protocol):
         so many metres away (`history.with_history`)."""
         ...
 
+    def drive(self, scene: str) -> Sequence[Entry]:
+        """Every set of a scene in time order, whether or not anything is known about it: what a robot sees."""
+        ...
+
     def may_have_depth(self, entry: Entry) -> bool:
         """Whether there is something to make true depth from; a single scan may still be missing or damaged."""
         ...
@@ -88,6 +93,11 @@ class TableSource:
             return found
         between = self.source.index(scene, sweeps=True) if isinstance(self.source, NuScenesSource) else found
         return with_history(found, between, history)
+
+    def drive(self, scene: str) -> Sequence[SampleEntry]:
+        if isinstance(self.source, NuScenesSource):
+            return self.source.index(scene, sweeps=True)
+        return self.source.index(scene)
 
     def may_have_depth(self, entry: Entry) -> bool:
         if isinstance(entry, SampleEntry) and entry.depth_paths:
@@ -145,6 +155,9 @@ class RecordingSource:
         if not found:
             raise DatasetError(f"{self._sources[scene].index.path}: {self._sources[scene].explain_no_sets()}")
         return with_history(found, found, history) if history else found
+
+    def drive(self, scene: str) -> Sequence[BagEntry]:
+        return [replace(each, neighbours=()) for each in self._sources[scene].entries(semantics=False)]
 
     def may_have_depth(self, entry: Entry) -> bool:
         return bool(self._topics[entry.scene])

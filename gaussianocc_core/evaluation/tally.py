@@ -42,6 +42,7 @@ class Plan:
     grid: VoxelGrid
     class_names: tuple[str, ...]
     robot: RobotConfig
+    past: float = 0.0  # s before each moment, of which all sets are shown first; 0: only what matching needs
 
     @property
     def where(self) -> str:

@@ -2,10 +2,7 @@
 """Rays into labels: which voxels of one moment's grid rays end in, and which they pass.
 
 What makes the labels right, each measured on held-out streets:
-* A ray does not end at a point. Its end spreads over its expected error; it passes what lies before that, and says
-  nothing of what lies behind.
-* A ray whose end is uncertain by metres ends nowhere. It still passes what lies clearly in front.
-* A pixel at the edge of a near thing often has a depth between the near thing and the far one: such a ray ends nowhere.
+* A ray does not end at a point (`models/ray_ends.py`).
 * Rays reach the ground at a slant: each passes several voxels that hold ground before it ends in one. So the counts are
   kept in cells that are flatter than a voxel, and a voxel is occupied where one of its cells is.
 * Solid things stay unknown inside, and so does what no ray reaches.
@@ -14,7 +11,7 @@ What makes the labels right, each measured on held-out streets:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -22,6 +19,7 @@ from jaxtyping import Bool, Float, UInt8
 from gaussianocc_core.geometry.transforms import invert_matrix
 from gaussianocc_core.labels import CLASS_NAMES, FREE, IGNORE, UNOBSERVED
 from gaussianocc_core.mapping.sets import DepthMaps, PlacedSet, RaySet
+from gaussianocc_core.models.ray_ends import EndSettings, place_ends
 from gaussianocc_core.types import VoxelGrid
 
 ANYTHING = 0  # the class of what is occupied where nothing says more: "others"
@@ -36,10 +34,7 @@ class CarveSettings:
 
     window: float = 2.0  # s before and after a moment, from which sets are used
     most_sets: int = 32  # of them, evenly over the window, the moment's own always
-    spread: float = 1.5  # a ray ends within so many times its expected error
-    least_half: float = 0.2  # m, of what it ends within
-    reach: float = 2.0  # m, of that, beyond which it ends nowhere
-    edge: float = 0.15  # step of inverse depth, as a share of it, that marks the edge of a near thing
+    ends: EndSettings = field(default_factory=EndSettings)
     layers: int = 4  # cells on top of each other in a voxel
     least_share: float = 0.1  # of a cell's rays that end in it, against those that pass, for it to be occupied
     least_ends: float = 0.2  # rays
@@ -51,11 +46,8 @@ class CarveSettings:
     moment_passes: float = 3.0  # rays of those sets, of which none may end there, for what others saw to be gone
 
     def __post_init__(self) -> None:
-        if not self.window >= 0 or self.most_sets < 1 or self.layers < 1 or min(self.spread, self.least_half) <= 0:
-            raise ValueError(
-                "carving: expected window of at least 0, most_sets and layers of at least 1, spread and least_half "
-                f"above 0, got {self}"
-            )
+        if not self.window >= 0 or self.most_sets < 1 or self.layers < 1:
+            raise ValueError(f"carving: expected window of at least 0, most_sets and layers of at least 1, got {self}")
 
 
 @dataclass(frozen=True)
@@ -85,16 +77,9 @@ def make_rays(placed: PlacedSet, maps: DepthMaps, settings: CarveSettings = Carv
     if seen.classes is not None:
         classes = np.ascontiguousarray(seen.classes[:, rows][:, :, columns])
     sky = classes == FREE
-    error = np.exp(maps.log_error)
     depth = maps.depth.astype(np.float32)
     known = valid & ((depth > 0) | sky)
-    half = np.maximum(settings.spread * error * depth, settings.least_half).astype(np.float32)
-    edge = find_edges(depth, settings.edge)
-    ends = known & ~sky & ~edge & (half <= settings.reach)
-    # Of log depth, because an error of more than half does not put a thing behind the camera.
-    passes = depth * np.exp(-settings.spread * error)
-    passes = np.where(edge, np.minimum(passes, _nearest_around(passes)), passes)
-    passes = np.where(sky, np.float32(1e6), passes)
+    ends = place_ends(depth, np.exp(maps.log_error), known, sky, settings.ends)
     K = cameras.intrinsics.double().numpy()
     sx, sy = width / full_width, height / full_height
     lenses = np.stack([K[:, 0, 0] * sx, K[:, 1, 1] * sy, K[:, 0, 2] * sx, K[:, 1, 2] * sy], axis=1)
@@ -106,37 +91,11 @@ def make_rays(placed: PlacedSet, maps: DepthMaps, settings: CarveSettings = Carv
         run=placed.run,
         T_ego_cam=cameras.T_ego_cam.double().numpy(),
         lenses=lenses,
-        depth=np.where(ends, depth, passes).astype(np.float32),
-        half=np.where(ends, half, np.float32(0.0)),
+        depth=ends.depth,
+        half=ends.half,
         weight=known.astype(np.float32),
         classes=classes,
         T_ego_labels=None if labels is None or seen.T_world_ego is None else invert_matrix(seen.T_world_ego) @ labels,
-    )
-
-
-def find_edges(depth: Float[np.ndarray, "N h w"], step: float) -> Bool[np.ndarray, "N h w"]:
-    """Cells between a near thing and a far one, in a row or in a column: inverse depth makes a step, and is even on
-    both sides of it. Over a plane, such as the ground at a slant, it has no such sides."""
-    rho = 1.0 / np.maximum(depth, 1e-3)
-    found = np.zeros(depth.shape, dtype=bool)
-    for axis in (1, 2):
-        a = np.moveaxis(rho, axis, -1)
-        if a.shape[-1] < 5:
-            continue
-        far_left, left, here, right, far_right = (a[..., k : a.shape[-1] - 4 + k] for k in range(5))
-        between = (here - left) * (right - here) > 0
-        jump = np.abs(right - left)
-        sides = np.abs(far_right - right) + np.abs(left - far_left)
-        edge = np.zeros(a.shape, dtype=bool)
-        edge[..., 2:-2] = between & (jump > step * here) & (sides < 0.5 * jump)
-        found |= np.moveaxis(edge, -1, axis)
-    return found
-
-
-def _nearest_around(maps: Float[np.ndarray, "N h w"]) -> Float[np.ndarray, "N h w"]:
-    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    return np.minimum.reduce(
-        [padded[:, 1:-1, 1:-1], padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:]]
     )
 
 
@@ -160,24 +119,25 @@ def carve(
 
     The sets must be of the moment's run.
     """
-    from gaussianocc_core.mapping import carving_cpu  # here: it imports numba
+    from gaussianocc_core.geometry import ray_counts  # here: it imports numba
 
     layers = settings.layers
     X, Y, Z = grid.shape
-    counts = np.zeros((X, Y, Z * layers, carving_cpu.COUNTS), np.float32)
+    counts = np.zeros((X, Y, Z * layers, ray_counts.COUNTS), np.float32)
     of_moment = np.zeros_like(counts)
     votes = np.zeros((*grid.shape, FREE), np.float32)
     low = np.array(grid.origin, dtype=np.float64)
     size = np.array([grid.voxel_size, grid.voxel_size, grid.voxel_size / layers])
     T_world_grid = moment.T_world_ego if T_ego_grid is None else moment.T_world_ego @ T_ego_grid
     T_grid_world = invert_matrix(T_world_grid)
+    no_wrap = np.zeros(3, dtype=np.int64)
     for each in sets:
         T = T_grid_world @ each.T_world_ego @ each.T_ego_cam
         into = of_moment if abs(each.stamp_s - moment.stamp_s) <= settings.moment else counts
         for n in range(len(each.T_ego_cam)):
-            carving_cpu.add_rays(
+            ray_counts.add_rays(
                 T[n], each.lenses[n], each.depth[n], each.half[n], each.weight[n], each.classes[n],
-                low, size, layers, into, votes,
+                low, size, layers, no_wrap, into, votes,
             )  # fmt: skip
     counts += of_moment
     return CarvedLabels(moment.token, moment.stamp_s, decide(counts, votes, settings, of_moment), len(sets))
@@ -191,7 +151,7 @@ def decide(
 ) -> UInt8[np.ndarray, "X Y Z"]:
     """Classes of voxels: occupied where rays end in one of its cells, free where rays pass through enough of them, else
     unknown. of_moment: those of the counts that are of the moment itself, by which what moves is where it is now."""
-    from gaussianocc_core.mapping.carving_cpu import ENDS, PASSES
+    from gaussianocc_core.geometry.ray_counts import ENDS, PASSES
 
     ends, passes = counts[..., ENDS], counts[..., PASSES]
     shape = (*votes.shape[:3], settings.layers)
@@ -224,4 +184,4 @@ def vote(votes: Float[np.ndarray, "X Y Z K"], occupied: Bool[np.ndarray, "X Y Z"
 
 assert CLASS_NAMES[ANYTHING] == "others"
 
-__all__ = ["ANYTHING", "CarveSettings", "CarvedLabels", "carve", "choose_sets", "find_edges", "make_rays"]
+__all__ = ["ANYTHING", "CarveSettings", "CarvedLabels", "carve", "choose_sets", "make_rays"]

@@ -77,7 +77,7 @@ class PlacedSet:
 
 @dataclass(frozen=True)
 class RaySet:
-    """The rays of one set. Arrays are (N, h, w): see `carving_cpu.add_rays`."""
+    """The rays of one set. Arrays are (N, h, w): see `geometry.ray_counts.add_rays`."""
 
     token: str
     stamp_s: float

@@ -42,6 +42,8 @@ class Decided:
     confidence: Float[np.ndarray, "X Y Z"]
     observed: Bool[np.ndarray, "X Y Z"]
     finer: Float[np.ndarray, "X Y Z"] | None  # what the detail head added to the free logits
+    opacity: Float[np.ndarray, "X Y Z"]  # probability that it is occupied, observed or not
+    passed: Bool[np.ndarray, "X Y Z"] | None  # whether rays were seen to pass it; None: of a model without depth
 
 
 class Decider:
@@ -87,17 +89,25 @@ class Decider:
         observed = np.empty(self._shape if self._any_beyond else (0, 0, 0), np.bool_)
         corrects = head is not None and lines is not None and behind > 0
         finer = np.empty(self._shape if corrects else (0, 0, 0), np.float32)
+        opacity, passed = np.empty(self._shape, np.float32), np.empty(self._shape, np.bool_)
         rows = as_array(values).reshape(-1, values.shape[-1])
         size = np.array(values.shape[:3], dtype=np.int64)
         rest = (
             rows, np.ascontiguousarray(rows[:, self._free]), size, self._free, *self._axes, np.float32(1.0 - caution),
             *self._look(field, lines), *_weights(head if corrects else None), seen, self._beyond, self._any_beyond,
-            self._stands, self._ground, labels, confidence, observed, finer,
+            self._stands, self._ground, labels, confidence, observed, finer, opacity, passed,
         )  # fmt: skip
         slabs = [(first, min(first + _SLAB, self._shape[0])) for first in range(0, self._shape[0], _SLAB)]
         for _ in run_in_threads(_decide, [(first, end, *rest) for first, end in slabs]):
             pass
-        return Decided(labels, confidence, observed if self._any_beyond else seen, finer if corrects else None)
+        return Decided(
+            labels,
+            confidence,
+            observed if self._any_beyond else seen,
+            finer if corrects else None,
+            opacity,
+            None if lines is None or field.inv_depth is None else passed,
+        )
 
     def _look(self, field: OccupancyField, lines: SightLines | None) -> tuple[np.ndarray, ...]:
         """Lines, and by cell of the depth maps: surface (m), width of "at" (m), log of the expected error, and by
@@ -142,7 +152,7 @@ def _weights(head: DetailHead | None) -> tuple[np.ndarray, ...]:
 def _decide(
     first, end, values, free_logits, size, free, x_low, x_share, y_low, y_share, z_low, z_share, least, starts, levels,
     cells, depths, surface, width, log_error, nearest, weight, bias, last_weight, last_bias, seen, beyond, any_beyond,
-    stands, ground, labels, confidence, observed, finer,
+    stands, ground, labels, confidence, observed, finer, opacities, passes,
 ):  # fmt: skip
     """Rows first to end of the voxels; values (lattice points, K + F), free_logits (lattice points)."""
     ny, nz = labels.shape[1], labels.shape[2]
@@ -282,6 +292,7 @@ def _decide(
             for k in range(nz):
                 v = j * nz + k
                 known = seen[i, j, k]
+                opacities[i, j, k], passes[i, j, k] = opacity[v], passed[v]
                 if known and not opacity[v] > least:
                     labels[i, j, k] = free if passed[v] else OCCLUDED
                     confidence[i, j, k] = _ONE - opacity[v] if passed[v] else _ZERO

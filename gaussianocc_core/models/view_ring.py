@@ -106,6 +106,12 @@ class ViewRing:
     def __len__(self) -> int:
         return len(self._sets)
 
+    @property
+    def newest(self) -> tuple[Float[np.ndarray, "4 4"] | None, int]:
+        """Where the newest set is believed to be, and the run that it belongs to: between runs nothing is known. None:
+        it came without a motion, or with one that is none."""
+        return (self._sets[0].T_world_ego if self._sets else None), self._run
+
     def reset(self) -> None:
         """Forgets all; after a jump of time, another rig, another place."""
         self._sets, self._velocity = [], None

@@ -35,6 +35,20 @@ def test_shipped_weights_see_more_than_flat_ground_on_held_out_scenes(street, tm
 
 
 @pytest.mark.medium
+def test_rays_of_the_last_second_find_more_and_miss_less(tmp_path):
+    """The shipped model at the end of a drive of a second, seen as a robot sees it: every set in order."""
+    root = write_dataset(tmp_path / "drive", scenes=1, frames=3, seed=301, progress=False)
+    found, at_once = (
+        evaluate_checkpoint(default_checkpoint(), root, every=2, memory=memory, ray_iou=False)
+        for memory in (True, False)
+    )
+    for name in ("non_ground_iou", "iou"):
+        assert found["mask_camera"]["model"][name] > 1.02 * at_once["mask_camera"]["model"][name], name
+    near, alone = (each["robot"]["truths"]["lidar"]["model"]["0-10"] for each in (found, at_once))
+    assert near["found"] > alone["found"] + 0.05 and near["missed"] < alone["missed"] + 0.02
+
+
+@pytest.mark.medium
 def test_the_shipped_first_stage_is_metric_on_held_out_scenes(street, tmp_path):
     report, path = tmp_path / "report.json", default_checkpoint().with_name("tiny_stage1.safetensors")
     assert evaluate.main([str(path), "--dataroot", str(street), "--json", str(report)]) == 0

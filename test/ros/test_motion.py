@@ -87,7 +87,7 @@ def test_diagnostics_name_views_and_the_motion_of_tf(matching, make):
         drive(robot, make, k)
         robot.outputs(k + 1)
     values, _ = robot.values()
-    assert values["motion"] == "tf" and int(values["views"]) > 0
+    assert values["motion"] == "tf" and int(values["views"]) > 0 and values["memory"] == "used"
     camera, status = camera_values(robot, "front")
     assert re.search(r"front 0\.[123]0 s ago", camera["views"]) and "matched" not in status.message
     assert "odometry from images" not in values  # nobody asked for it
@@ -110,7 +110,7 @@ def test_motion_none_matches_images_of_one_moment_alone(matching, make):
         drive(robot, make, k)
         robot.outputs(k + 1)
     values, _ = robot.values()
-    assert values["motion"] == "none"
+    assert values["motion"] == "none" and values["memory"] == "not used"
     assert "ago" not in camera_values(robot, "front")[0]["views"]
 
 

@@ -64,7 +64,7 @@ def test_every_kind_of_network_says_what_torch_says(config, device):
         expected = reference(images, rig, T_world_ego, stamp_s)
         found = other(images, rig, T_world_ego, stamp_s)
         torch.testing.assert_close(found.field.logits, expected.field.logits, atol=2e-3, rtol=1e-3)
-        np.testing.assert_allclose(other.opacity(found), reference.opacity(expected), atol=1e-3)
+        np.testing.assert_allclose(found.opacity, expected.opacity, atol=1e-3)
         assert (found.labels == expected.labels).mean() > 0.995  # where two are equal but for rounding
         if expected.field.inv_depth is not None:
             torch.testing.assert_close(found.field.inv_depth, expected.field.inv_depth, atol=1e-4, rtol=1e-3)
@@ -90,9 +90,9 @@ def test_a_result_stays_what_it_was_when_the_next_one_comes():
     rig, predictor = ring(), outspoken(MATCHING, "onnx")
     (first, T, stamp), (second, T2, stamp2), _ = sets(rig)
     found = predictor(first, rig, T, stamp)
-    logits, opacity = found.field.logits.clone(), predictor.opacity(found)
+    logits, opacity = found.field.logits.clone(), found.opacity.copy()
     predictor(second, rig, T2, stamp2)
-    assert torch.equal(found.field.logits, logits) and np.array_equal(predictor.opacity(found), opacity)
+    assert torch.equal(found.field.logits, logits) and np.array_equal(found.opacity, opacity)
 
 
 def exports(cache):

@@ -20,7 +20,7 @@ from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.evaluation import evaluate, evaluate_networks, format_report
 from gaussianocc_core.evaluation.depth import DepthTable, rectify_depths
 from gaussianocc_core.evaluation.ego_motion import MotionScores, rotation_angle
-from gaussianocc_core.evaluation.networks import FAR, Estimates, _see_occupancy
+from gaussianocc_core.evaluation.networks import FAR, Estimates, _look_at
 from gaussianocc_core.evaluation.sources import TableSource
 from gaussianocc_core.geometry.cameras import resize
 from gaussianocc_core.geometry.ground_plane import flat_ground_depth
@@ -283,8 +283,9 @@ def test_true_labels_rendered_are_about_the_true_depth(street):
     labels = torch.from_numpy(sample.occupancy.semantics).long()
     logits = (20.0 * torch.nn.functional.one_hot(labels, 18) - 10.0).permute(3, 0, 1, 2)[None].contiguous()
     predictor.model.decide_from = lambda look, plans, sources: OccupancyField(logits)
-    seen_from = predictor(sample.images, in_label_frame(sample)).views
-    depths, occupancy, _ = _see_occupancy(predictor, sample)
+    prediction = predictor(sample.images, in_label_frame(sample))
+    seen_from = prediction.views
+    depths, occupancy, _ = _look_at(predictor, prediction)
     assert (occupancy == sample.occupancy.semantics)[occupancy != 255].all()
     moved = (seen_from.T_ego_cam - sample.cameras.T_ego_cam)[:, :3, 3].norm(dim=-1)
     assert 0.1 < moved.max() < 0.5  # m that the street's car drives in 43 ms, the spread of the cameras

@@ -5,7 +5,7 @@ from support.carving import GRID, HEIGHT, WIDTH, ground, look_ahead, measure, pl
 
 from gaussianocc_core.geometry.voxels import locate
 from gaussianocc_core.labels import CLASS_ID, FREE, IGNORE, UNOBSERVED
-from gaussianocc_core.mapping.carving import CarveSettings, carve, choose_sets, find_edges, make_rays
+from gaussianocc_core.mapping.carving import CarveSettings, carve, choose_sets, make_rays
 
 CAR = CLASS_ID["car"]
 
@@ -81,18 +81,6 @@ def test_the_robot_itself_says_nothing():
     assert (carve_one(wall(8.05), rig=rig).semantics == UNOBSERVED).all()
 
 
-def test_edges_are_found_between_near_and_far_and_not_on_a_plane():
-    depth = np.full((1, 8, 12), 4.0, np.float32)
-    depth[:, :, 6:] = 20.0
-    depth[:, :, 6] = 8.0  # neither the near thing nor the far one
-    expected = np.zeros(depth.shape, bool)
-    expected[:, :, 6] = True
-    assert (find_edges(depth, 0.15) == expected).all()
-    placed = place()
-    slant = measure(placed, ground).depth
-    assert not find_edges(slant, 0.15)[:, HEIGHT // 2 + 4 :].any()
-
-
 def test_an_edge_ends_nowhere():
     depth = np.full((1, HEIGHT, WIDTH), 4.0, np.float32)
     depth[:, :, WIDTH // 2 :] = 12.0
@@ -139,7 +127,7 @@ def test_the_window_is_of_one_run_and_thinned_evenly_with_the_moment_itself():
     assert max(np.diff(stamps)) < 0.7
 
 
-@pytest.mark.parametrize("change", [{"window": -1.0}, {"most_sets": 0}, {"layers": 0}, {"spread": 0.0}])
+@pytest.mark.parametrize("change", [{"window": -1.0}, {"most_sets": 0}, {"layers": 0}])
 def test_settings_that_mean_nothing_are_refused(change):
     with pytest.raises(ValueError, match="carving: expected"):
         CarveSettings(**change)

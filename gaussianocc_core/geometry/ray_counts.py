@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel of carving: adds the rays of one camera image to the counts of a voxel grid.
+"""Rays of one camera image, added to the counts of a voxel grid: how many end in a cell, how many pass it.
 
 Importing this module imports Numba: import it where it is used.
 """
@@ -24,14 +24,15 @@ def _ended(t, depth, half):
 
 
 @cached_kernel(raymarch, error_model="numpy", nogil=True)
-def add_rays(T_grid_cam, lens, depth, half, weight, classes, low, size, per_voxel, counts, votes):
+def add_rays(T_grid_cam, lens, depth, half, weight, classes, low, size, per_voxel, wrap, counts, votes):
     """One image (h, w) of rays.
 
     T_grid_cam (4, 4): camera in the frame of the grid, m; lens: focal lengths and centre (fx, fy, cx, cy), px of this
     image, pixel centres at +0.5. depth, half (m, of z-depth): the ray ends within depth -+ half; half 0: it ends
     nowhere and passes everything up to depth. weight: of the ray, 0: it says nothing. classes: of what it ends on, at
     least votes.shape[-1]: none. low (3,), size (3,): of the cells, m; per_voxel: cells on top of each other in a voxel.
-    counts (X, Y, Z per_voxel, COUNTS) and votes (X, Y, Z, K) are added to.
+    wrap (3,): where the first cell lies in `counts`, which go on at 0 behind their end. counts (X, Y, Z per_voxel,
+    COUNTS) and votes (X, Y, Z, K; without a wrap only) are added to.
     """
     shape = counts.shape[:3]
     high = (low[0] + size[0] * shape[0], low[1] + size[1] * shape[1], low[2] + size[2] * shape[2])
@@ -60,7 +61,8 @@ def add_rays(T_grid_cam, lens, depth, half, weight, classes, low, size, per_voxe
             cell, borders, steps, per_cell = dda_start(ox, oy, oz, dx, dy, dz, t, low, size, shape)
             while t < last and dda_inside(cell, shape):
                 t_next = min(borders)
-                i, j, k = cell
+                i, j, k = cell[0] + wrap[0], cell[1] + wrap[1], cell[2] + wrap[2]
+                i, j, k = i - shape[0] * (i >= shape[0]), j - shape[1] * (j >= shape[1]), k - shape[2] * (k >= shape[2])
                 if t_next <= first:
                     counts[i, j, k, PASSES] += share
                 elif ends:

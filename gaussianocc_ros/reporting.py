@@ -172,7 +172,7 @@ class Reporter:
             self._motion["odometry from images"] = moved.lost or "ok"
             if moved.lost and motion.source == IMAGES:
                 problem = problem or f"odometry from images: {moved.lost}"
-            elif moved.lost:  # matching has its motion from elsewhere; only who subscribed to ~/odometry lacks something
+            elif moved.lost:  # matching has its motion from elsewhere; who subscribed to ~/odometry lacks it
                 self._odometry_problem = f"~/odometry is not published: {moved.lost}"
                 self.warn("odometry", self._odometry_problem)
         if views is None:  # a model that looks at each image alone

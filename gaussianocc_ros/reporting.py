@@ -105,6 +105,8 @@ class Reporter:
         self._suspect: dict[str, str] = {}  # cameras whose images were not matched -> what is wrong with them
         self._motion: dict[str, str] = {}  # the last set's, for diagnostics
         self._motion_problem = self._odometry_problem = ""
+        self._used: dict[str, int] = {}  # camera -> stamp of its image in the last set
+        self._reused: set[str] = set()  # cameras whose image the set before that had too
         self._images_say: dict[str, str] = {}  # camera -> what is wrong with its images
         self._at_work, self._began = False, time.monotonic()
         self._watch = ImageWatch(self._masks(), lambda error: self.warn("watch", f"images are not watched: {error!r}"))
@@ -160,6 +162,9 @@ class Reporter:
             self.warn("motion", f"motion between images is not compensated: {gathered.motion_problem}")
         if self._watch is not None:
             self._watch.offer(gathered, self.parameters.watch_period)
+        # A set may take an image that one before had too, where a camera lost one: then it is no driver that repeats.
+        self._reused = {camera for camera, stamp in gathered.stamps_ns.items() if self._used.get(camera) == stamp}
+        self._used = dict(gathered.stamps_ns)
         self._left_out = {camera: left_out.text for camera, left_out in gathered.left_out.items()}
         if self._left_out:
             self.warn("degraded", self._predicting_without())
@@ -185,7 +190,8 @@ class Reporter:
             camera: {"views": ", ".join(used) or "none", "views refused": "; ".join(views.refused[camera]) or "none"}
             for camera, used in views.used.items()
         }
-        self._suspect = {camera: text for camera, lines in views.refused.items() if (text := _suspicion(camera, lines))}
+        fresh = {camera: lines for camera, lines in views.refused.items() if camera not in self._reused}
+        self._suspect = {camera: text for camera, lines in fresh.items() if (text := _suspicion(camera, lines))}
         reasons = {line.rpartition(": ")[2] for lines in views.refused.values() for line in lines}
         for reason in (view_ring.JUMPED, view_ring.BAD_MOTION):
             if reason in reasons:

@@ -145,6 +145,22 @@ def test_a_frozen_camera_is_named(matching, make):
     assert "frozen" not in camera_values(robot, "front")[1].message
 
 
+def test_an_image_that_two_sets_share_is_no_frozen_camera(matching, make):
+    """Where a camera lost an image and the one before lies within the slop: no driver repeats anything."""
+    robot = matching(slop=0.099).start()
+    robot.place()
+    for k in range(4):
+        drive(robot, make, k)
+        robot.outputs(k + 1)
+    lone = {camera: picture(400 + len(camera)) for camera in ("front", "right")}
+    robot.send(390, cameras=tuple(lone), **lone)
+    drive(robot, make, 5)  # the left camera's next image lies beyond the slop of 390 ms, that of 305 ms within
+    robot.outputs(6)
+    assert [stamp_ns(each.header) - make.START_NS for each in robot.occupancy[4:]] == [390 * MS, 500 * MS]
+    robot.settled()
+    assert not robot.logged("its image is frozen")
+
+
 def test_odometry_that_jumps_is_named(matching, make):
     robot = matching().start()
     robot.place()

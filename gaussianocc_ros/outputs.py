@@ -148,16 +148,17 @@ class Outputs:
         if self._clearing is not None:
             self._clearing.publish(gathered, prediction, self.parameters.traversability)
 
-    def publish_scenery(self, mounted: Cameras | None, prediction: OccupancyPrediction) -> None:
+    def publish_scenery(self, mounted: Cameras | None, prediction: OccupancyPrediction, continues: bool) -> None:
         """The robot with these cameras, and the legend: where they are not those that were published, and now and then.
 
-        RViz drops what it shows when time steps back, as where a replay loops, and on its button Reset. It gets no
-        latched message a second time by itself.
+        RViz drops what it shows when time steps back (continues: False), as where a replay loops, and on its button
+        Reset. It gets no latched message a second time by itself, and may see the first after a step back before it
+        notices the step: drawing in software it looks once a second.
         """
         if not self._scenery or mounted is None:
             return
         now, (rig, legend) = time.monotonic(), self._scenery
-        again = now - self._drawn_at >= _SCENERY_PERIOD
+        again = not continues or now - self._drawn_at >= _SCENERY_PERIOD
         if mounted is not self._drawn or (again and rig.get_subscription_count()):
             rig.publish(encode_rig(mounted, self.parameters.ego_frame))
         if self._drawn is None or (again and legend.get_subscription_count()):

@@ -62,6 +62,7 @@ setup(
         "train": ["gsplat>=1.5.3,<1.6", "tensorboard"],
         # Other runtimes than torch for a robot, and the export to them. With a GPU: onnxruntime-gpu for onnxruntime.
         "deploy": ["onnx>=1.16", "onnxruntime>=1.18", "openvino>=2024.4"],
+        "octomap": ["octomap-python>=1.10,<2"],  # maps as OctoMap's trees too
         "tools": ["nuscenes-devkit>=1.2", "rosbags>=0.11.9,<0.12", "transformers>=4.46,<5"],
         "video": ["av>=17,<19"],
         "viewer": ["imageio-ffmpeg", "pillow>=10.1", "rosbags>=0.11.9,<0.12", "viser>=1.1,<1.2"],

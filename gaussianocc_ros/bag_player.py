@@ -94,6 +94,7 @@ class BagPlayer(Node):
         if options.step:
             self.step = self._gate(options.step_topic)
             self.step.connect(options.wait)
+            self._leave_to(self.step)
             for doubt in self.step.doubts:
                 _say(doubt)
         else:
@@ -113,9 +114,20 @@ class BagPlayer(Node):
         topic = self.resolve_topic_name(topic)
         return StepGate(self, self._publishers_by_topic, topic, self._options.step_timeout, _say)
 
+    def _leave_to(self, step: StepGate) -> None:
+        """Do not play what a recording holds of the node's own outputs: the node that runs publishes them."""
+        own = f"{step.node}/"
+        recorded = [name for name in self._publishers_by_topic if name == step.topic or name.startswith(own)]
+        for name in recorded:
+            self.destroy_publisher(self._publishers_by_topic.pop(name))
+        self._names = {stored: name for stored, name in self._names.items() if name in self._publishers_by_topic}
+        if recorded:
+            _say(f"{len(recorded)} recorded topics of {step.node} are not played, because it runs and publishes them")
+
     def _count_sets(self, topic: str) -> None:
         topic = self.resolve_topic_name(topic)
-        if not any(info.topic_type == _RESULT for info in self.get_publishers_info_by_topic(topic)):
+        kinds = {info.topic_type for info in self.get_publishers_info_by_topic(topic)}
+        if _RESULT not in kinds or not self._others_publish(topic):
             return
         step = self._gate(topic)
         try:
@@ -123,6 +135,7 @@ class BagPlayer(Node):
         except GaussianOccError:  # not an occupancy node, or one that does not take these images: nothing to count
             return
         self.step = step
+        self._leave_to(step)
 
     def _pass(self, first_ns: int) -> None:
         """The bag once, from this log time; what is latched before it is published too."""
@@ -188,7 +201,7 @@ class BagPlayer(Node):
         deadline, before, since = time.monotonic() + timeout, (0, False), time.monotonic()
         while time.monotonic() < deadline:
             count = sum(publisher.get_subscription_count() for publisher in self._publishers_by_topic.values())
-            state = count, not awaited or self.count_publishers(awaited) > 0
+            state = count, not awaited or self._others_publish(awaited)
             if state != before:
                 before, since = state, time.monotonic()
             if all(state) and time.monotonic() - since >= _SETTLE:
@@ -198,6 +211,10 @@ class BagPlayer(Node):
             _say(f"nobody publishes {awaited} after {timeout:g} s; playing anyway")
         elif not before[0] and timeout > 0:
             _say(f"nobody listens to any of {len(self.topics)} topics after {timeout:g} s; playing anyway")
+
+    def _others_publish(self, topic: str) -> bool:
+        """Somebody else than this player, which offers what the recording holds."""
+        return self.count_publishers(topic) > (topic in self._publishers_by_topic)
 
     # ---- words -----------------------------------------------------------------------------------------------------
 

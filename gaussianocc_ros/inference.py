@@ -212,7 +212,7 @@ class Inference:
         with reporter.statistics.timed("encode"):
             outputs.publish(prediction, gathered.stamp_ns)
             outputs.publish_clearing(gathered, seen)
-            outputs.publish_scenery(self._gatherer.mounted, seen)
+            outputs.publish_scenery(self._gatherer.mounted, seen, gathered.continues)
         reporter.set_published(gathered.stamp_ns, completed)
         began = time.perf_counter()
         if outputs.publish_views(gathered, seen.render):

@@ -41,6 +41,7 @@ _DEPTH = 5
 # No depth is enough for a subscriber that stays behind (of 30 MarkerArrays of 4 MB in a row, 1 arrived with a depth of
 # 1, 8 with 5): a lossless replay waits until all have what was published. Not for ever: one may have died silently.
 _DELIVERY_TIMEOUT = 10.0  # s
+_SCENERY_PERIOD = 5.0  # s until ~/rig and ~/legend are said again
 _HIDDEN_REACH = 12.0  # m, of ~/hidden_points: what is hidden fills most of a street
 
 Encode = Callable[[OccupancyPrediction, int], Any]  # prediction, stamp in ns -> message or its CDR bytes, or None
@@ -97,6 +98,7 @@ class Outputs:
             self._offer(OccupancyGrid, "~/filter_mask", self._filter_mask, latched_qos())
         self._scenery: tuple[Any, ...] = ()  # publishers of ~/rig and ~/legend
         self._drawn: Cameras | None = None  # the cameras on ~/rig
+        self._drawn_at = 0.0  # by the clock that nobody sets
         if parameters.publish_scenery:
             kinds = ((MarkerArray, "~/rig"), (Image, "~/legend"))
             self._scenery = tuple(node.create_lifecycle_publisher(kind, topic, latched_qos()) for kind, topic in kinds)
@@ -146,15 +148,24 @@ class Outputs:
         if self._clearing is not None:
             self._clearing.publish(gathered, prediction, self.parameters.traversability)
 
-    def publish_scenery(self, mounted: Cameras | None, prediction: OccupancyPrediction) -> None:
-        """The robot with these cameras, and once the legend; nothing while they are those that were published."""
-        if not self._scenery or mounted is None or mounted is self._drawn:
+    def publish_scenery(self, mounted: Cameras | None, prediction: OccupancyPrediction, continues: bool) -> None:
+        """The robot with these cameras, and the legend: where they are not those that were published, and now and then.
+
+        RViz drops what it shows when time steps back (continues: False), as where a replay loops, and on its button
+        Reset. It gets no latched message a second time by itself, and may see the first after a step back before it
+        notices the step: drawing in software it looks once a second.
+        """
+        if not self._scenery or mounted is None:
             return
-        rig, legend = self._scenery
-        rig.publish(encode_rig(mounted, self.parameters.ego_frame))
-        if self._drawn is None:
+        now, (rig, legend) = time.monotonic(), self._scenery
+        again = not continues or now - self._drawn_at >= _SCENERY_PERIOD
+        if mounted is not self._drawn or (again and rig.get_subscription_count()):
+            rig.publish(encode_rig(mounted, self.parameters.ego_frame))
+        if self._drawn is None or (again and legend.get_subscription_count()):
             picture = draw_legend(prediction.class_names, prediction.grid)
             legend.publish(encode_image(picture, "rgb8", Header(frame_id=self.parameters.ego_frame)))
+        if again or mounted is not self._drawn:
+            self._drawn_at = now
         self._drawn = mounted
 
     def _obstacles(self, prediction: OccupancyPrediction, stamp_ns: int) -> PointCloud2:

@@ -85,7 +85,7 @@ class NodeParameters(SyncParameters):
         "no such topic.",
     )
     publish_scenery: bool = parameter(
-        True, "Offer ~/rig (robot, frusta, axes) and ~/legend for viewers: once per calibration, latched."
+        True, "Offer ~/rig (robot, frusta, axes) and ~/legend for viewers: latched, and again every 5 s."
     )
     publish_views: bool = parameter(
         True, "Offer ~/<camera>/depth and ~/<camera>/semantic images, rendered while somebody subscribes."

@@ -25,7 +25,7 @@ from gaussianocc_ros.diagnostics import MAX_AGE, CameraStatistics, NodeStatistic
 from gaussianocc_ros.gather import NO_IMAGE, Gathered
 from gaussianocc_ros.image_watch import ImageWatch
 from gaussianocc_ros.lifecycle import TidyLifecycleNode
-from gaussianocc_ros.motion import SetMotion
+from gaussianocc_ros.motion import IMAGES, SetMotion
 from gaussianocc_ros.parameters import NodeParameters
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -104,7 +104,9 @@ class Reporter:
         self._matched: dict[str, dict[str, str]] = {}  # camera -> the last set's views, for diagnostics
         self._suspect: dict[str, str] = {}  # cameras whose images were not matched -> what is wrong with them
         self._motion: dict[str, str] = {}  # the last set's, for diagnostics
-        self._motion_problem = ""
+        self._motion_problem = self._odometry_problem = ""
+        self._used: dict[str, int] = {}  # camera -> stamp of its image in the last set
+        self._reused: set[str] = set()  # cameras whose image the set before that had too
         self._images_say: dict[str, str] = {}  # camera -> what is wrong with its images
         self._at_work, self._began = False, time.monotonic()
         self._watch = ImageWatch(self._masks(), lambda error: self.warn("watch", f"images are not watched: {error!r}"))
@@ -160,6 +162,9 @@ class Reporter:
             self.warn("motion", f"motion between images is not compensated: {gathered.motion_problem}")
         if self._watch is not None:
             self._watch.offer(gathered, self.parameters.watch_period)
+        # A set may take an image that one before had too, where a camera lost one: then it is no driver that repeats.
+        self._reused = {camera for camera, stamp in gathered.stamps_ns.items() if self._used.get(camera) == stamp}
+        self._used = dict(gathered.stamps_ns)
         self._left_out = {camera: left_out.text for camera, left_out in gathered.left_out.items()}
         if self._left_out:
             self.warn("degraded", self._predicting_without())
@@ -167,11 +172,14 @@ class Reporter:
     def set_matched(self, motion: SetMotion, prediction: Prediction) -> None:
         """What a set's images were matched with; what was refused is said."""
         moved, views = prediction.moved, prediction.matched
-        self._motion, problem = {}, motion.problem
+        self._motion, problem, self._odometry_problem = {}, motion.problem, ""
         if moved is not None:
             self._motion["odometry from images"] = moved.lost or "ok"
-            if moved.lost:
+            if moved.lost and motion.source == IMAGES:
                 problem = problem or f"odometry from images: {moved.lost}"
+            elif moved.lost:  # matching has its motion from elsewhere; who subscribed to ~/odometry lacks it
+                self._odometry_problem = f"~/odometry is not published: {moved.lost}"
+                self.warn("odometry", self._odometry_problem)
         if views is None:  # a model that looks at each image alone
             self._matched, self._suspect, self._motion_problem = {}, {}, ""
             return
@@ -183,7 +191,8 @@ class Reporter:
             camera: {"views": ", ".join(used) or "none", "views refused": "; ".join(views.refused[camera]) or "none"}
             for camera, used in views.used.items()
         }
-        self._suspect = {camera: text for camera, lines in views.refused.items() if (text := _suspicion(camera, lines))}
+        fresh = {camera: lines for camera, lines in views.refused.items() if camera not in self._reused}
+        self._suspect = {camera: text for camera, lines in fresh.items() if (text := _suspicion(camera, lines))}
         reasons = {line.rpartition(": ")[2] for lines in views.refused.values() for line in lines}
         for reason in (view_ring.JUMPED, view_ring.BAD_MOTION):
             if reason in reasons:
@@ -274,6 +283,8 @@ class Reporter:
             reasons += [self._images_say[camera] for camera in self._watch.blind if camera in self._images_say]
         if self._motion_problem:
             reasons.append(f"images are not matched with earlier ones: {self._motion_problem}")
+        if self._odometry_problem:
+            reasons.append(self._odometry_problem)
         stalled = now - statistics.last_published
         if parameters.error_age and stalled > parameters.error_age and not self._waits_for_replay:
             return ERROR, f"no result for {stalled:.0f} s: {reasons[0] if reasons else 'no set of all cameras'}"

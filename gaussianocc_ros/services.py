@@ -7,6 +7,7 @@ parameter map_dir names, under the time of their newest image.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -22,7 +23,7 @@ from gaussianocc_core.bags.typestore import OCCUPANCY_TYPE, import_rosbags, open
 from gaussianocc_core.errors import GaussianOccError
 from gaussianocc_core.files import make_hidden_folder, replace_folder
 from gaussianocc_core.mistakes import one_line, reason_of
-from gaussianocc_core.navigation.map_file import write_ply
+from gaussianocc_core.navigation.map_file import has_octomap, write_octomap, write_ply
 from gaussianocc_core.types import OccupancyPrediction
 from gaussianocc_ros import conversions
 from gaussianocc_ros.inference import Inference
@@ -30,7 +31,7 @@ from gaussianocc_ros.parameters import NodeParameters
 from gaussianocc_ros.srv import GetOccupancy
 
 _SPARE = 512 << 20  # bytes that stay free: who reaches the graph may call as often as he likes
-_PERIOD = 5.0  # s between maps: the node makes no results while it writes one
+_PERIOD = 5.0  # s between maps, also where one could not be written: the node makes no results while it tries
 _TOPIC = "/occupancy_map"  # in the saved bag
 
 
@@ -39,7 +40,7 @@ class Services:
 
     def __init__(self, node: LifecycleNode, parameters: NodeParameters, inference: Inference) -> None:
         self._node, self._parameters, self._inference = node, parameters, inference
-        self._saved = -_PERIOD  # when the last map was, by the clock that nobody sets
+        self._written = -_PERIOD  # when the last map was, or failed; by the clock that nobody sets
         self._services = [node.create_service(GetOccupancy, "~/get_occupancy", self._get)]
         if parameters.map_dir:
             self._services.append(node.create_service(Trigger, "~/save_map", self._save))
@@ -65,11 +66,10 @@ class Services:
 
     def _save(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
-            wait = self._saved + _PERIOD - time.monotonic()
+            wait = self._written + _PERIOD - time.monotonic()
             if wait > 0:
-                raise GaussianOccError(f"a map was saved a moment ago; ask again in {wait:.0f} s")
+                raise GaussianOccError(f"a map was written a moment ago; ask again in {math.ceil(wait)} s")
             response.message, response.success = self._write(), True
-            self._saved = time.monotonic()
         except (GaussianOccError, OSError) as error:
             response.message = one_line(error if isinstance(error, GaussianOccError) else reason_of(error))
         if response.success:  # rclpy has one severity per line of the source
@@ -88,11 +88,19 @@ class Services:
         if folder.is_dir() and (free := shutil.disk_usage(folder).free) < _SPARE:
             raise GaussianOccError(f"{folder}: only {free >> 20} MiB are free, a map is not saved below {_SPARE >> 20}")
         path = folder / f"map_{stamp_ns}"
-        ply = path.with_suffix(".ply")
-        count = write_ply(ply, prediction.labels, prediction.confidence, prediction.grid, prediction.class_names, frame)
-        _write_bag(path, stamp_ns, serialize_message(conversions.encode_occupancy(prediction, stamp_ns, frame)))
+        ply, tree = path.with_suffix(".ply"), path.with_suffix(".bt")
+        labels, grid, names = prediction.labels, prediction.grid, prediction.class_names
+        files = [str(ply)]
+        try:
+            count = write_ply(ply, labels, prediction.confidence, grid, names, frame)
+            if has_octomap():
+                write_octomap(tree, labels, grid, names)
+                files.append(str(tree))
+            _write_bag(path, stamp_ns, serialize_message(conversions.encode_occupancy(prediction, stamp_ns, frame)))
+        finally:
+            self._written = time.monotonic()
         what = "all that was seen so far" if known.fused else "the newest result (without the parameter fusion)"
-        return f"{what}, {count} occupied voxels in {frame}: {ply} and the bag {path}"
+        return f"{what}, {count} occupied voxels in {frame}: {', '.join(files)} and the bag {path}"
 
 
 def crop(prediction: OccupancyPrediction, low: np.ndarray, high: np.ndarray) -> OccupancyPrediction:

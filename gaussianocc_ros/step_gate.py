@@ -47,6 +47,7 @@ class StepGate:
         """node: the player's, whose callbacks another thread serves; publishers: of the played topics, by name;
         topic: of the results; timeout: longest wait for one, s; say: where a line to the user goes."""
         self.topic = topic
+        self.node = ""  # full name of the node behind it, once there is one
         self.formed = self.answered = 0
         self.pending: list[int] = []  # stamps of sets that were published in full and not waited for
         self.doubts: list[str] = []  # what may keep sets from being answered
@@ -70,7 +71,7 @@ class StepGate:
         publisher = self._until(deadline, self._find_publisher, lambda: nobody)
         name, space = publisher.node_name, publisher.node_namespace.rstrip("/")
         node = f"{space}/{name}"
-        self._followed, self._types = node, self._node.create_client(GetParameterTypes, f"{node}/get_parameter_types")
+        self.node, self._types = node, self._node.create_client(GetParameterTypes, f"{node}/get_parameter_types")
         values = self._ask_parameters(node, deadline)
         try:
             parameters = SyncParameters(**values)
@@ -110,8 +111,10 @@ class StepGate:
 
     def _find_publisher(self) -> Any:
         found = self._node.get_publishers_info_by_topic(self.topic)
+        own = self._node.get_name(), self._node.get_namespace()  # of recorded results, until the graph forgets it
         # The name arrives after the endpoint; until then it is a placeholder.
-        return next((info for info in found if info.node_name and "UNKNOWN" not in info.node_name), None)
+        named = (info for info in found if info.node_name and "UNKNOWN" not in info.node_name)
+        return next((info for info in named if (info.node_name, info.node_namespace) != own), None)
 
     def _ask_parameters(self, node: str, deadline: float) -> dict[str, Any]:
         """Those of `SyncParameters` that have a value. Their types come first: one without a value in a request is
@@ -179,7 +182,7 @@ class StepGate:
             return
         self._publishers[topic].wait_for_all_acked(Duration(seconds=self._timeout))
         # The image has arrived. The node's executor takes what has arrived before it answers a later request.
-        complaint = f"gave up: {self._followed} does not react to what is played"
+        complaint = f"gave up: {self.node} does not react to what is played"
         try:
             self._call(self._types, GetParameterTypes.Request(), time.monotonic() + self._timeout, complaint)
         except ReplayError as error:

@@ -14,7 +14,7 @@ from gaussianocc_core.bags.video import VIDEO_TYPES
 from gaussianocc_core.errors import BagError
 from gaussianocc_core.names import check_name, check_topic
 
-_NOT_A_CAMERA = ("semantic", "depth", "mask", "disparity", "confidence")  # images beside those of cameras
+_NOT_A_CAMERA = ("semantic", "depth", "mask", "disparity", "confidence", "legend")  # images beside those of cameras
 _IMAGES = (IMAGE_TYPE, RAW_IMAGE_TYPE, *VIDEO_TYPES)  # where a camera has several, the first of these is taken
 _TRANSPORTS = ("ffmpeg", "foxglove", "video", "h264", "h265")  # last parts of topics, beside compressed...
 _LABELS = "semantic/image_raw"

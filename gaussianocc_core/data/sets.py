@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 POLICIES = ("wait", "skip", "degrade")
 _INTERVALS_KEPT = 8  # enough to see past a few dropped frames, short enough to follow a change of rate
 _SILENT_NS = 1_000_000_000  # a camera without a frame for so long is no longer waited for
-_MIN_REWIND_NS = 200_000_000  # a step back that is smaller is out-of-order delivery, not a restarted recording
+_MIN_REWIND_NS = 500_000_000  # a smaller step back is out-of-order delivery (0.33 s were seen), no restarted recording
 
 
 @dataclass(frozen=True)

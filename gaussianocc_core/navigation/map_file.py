@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A map of voxels as a PLY, which MeshLab, CloudCompare, Open3D and PCL read."""
+"""A map of voxels as a PLY, which MeshLab, CloudCompare, Open3D and PCL read, and as OctoMap's binary tree."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.files import write_file
-from gaussianocc_core.labels import CLASS_ID, PALETTE, is_occupied
+from gaussianocc_core.labels import CLASS_ID, PALETTE, free_label, is_occupied
 from gaussianocc_core.types import VoxelGrid
 
 _POINT = np.dtype(
@@ -23,6 +26,8 @@ _POINT = np.dtype(
     ]
 )
 _PLY_TYPES = {"<f4": "float", "|u1": "uchar"}
+_OCTREE_SPAN = 1 << 15  # cells to each side of zero, of OctoMap's 16 levels
+_PART = 100_000  # voxels that are put into the tree at a time: eight points of 24 bytes each
 
 
 def write_ply(
@@ -62,3 +67,34 @@ def write_ply(
         raise DatasetError(f"{path}: a class or frame has a line break in its name; rename it")
     write_file(path, ("\n".join(header) + "\n").encode() + points.tobytes())
     return len(points)
+
+
+def has_octomap() -> bool:
+    """Whether OctoMap's Python library is there (`pip install octomap-python`)."""
+    return importlib.util.find_spec("octomap") is not None
+
+
+def write_octomap(path: Path, labels: UInt8[np.ndarray, "X Y Z"], grid: VoxelGrid, class_names: Sequence[str]) -> float:
+    """Occupied and free voxels as OctoMap's binary tree (.bt), in the frame of `grid`; the tree's resolution, m.
+
+    What is unknown is not in the tree. OctoMap's cells begin at multiples of its resolution. A grid that does not gets
+    cells of half a voxel, eight for each, which lie where the voxels do, or at most a quarter of a voxel from there.
+    DatasetError where it cannot be written. Needs `has_octomap`.
+    """
+    octomap: Any = importlib.import_module("octomap")
+    low = np.array(grid.origin) / grid.voxel_size
+    split = 1 if np.abs(low - np.round(low)).max() < 0.01 else 2
+    first = np.round(low * split).astype(np.int64)  # cell of the grid's low corner
+    if (first < -_OCTREE_SPAN).any() or (first + split * np.array(grid.shape) > _OCTREE_SPAN).any():
+        raise DatasetError(f"{path}: the grid at {grid.origin} m lies too far from its frame's origin for an octree")
+    resolution = grid.voxel_size / split
+    tree = octomap.OcTree(resolution)
+    within = np.argwhere(np.ones((split,) * 3, bool))
+    for voxels, is_hit in ((labels == free_label(class_names), False), (is_occupied(labels, class_names), True)):
+        index = np.argwhere(voxels) * split
+        for start in range(0, len(index), _PART):
+            cells = (first + index[start : start + _PART])[:, None] + within
+            tree.updateNodes((cells.reshape(-1, 3) + 0.5) * resolution, is_hit, True)
+    tree.updateInnerOccupancy()
+    write_file(path, tree.writeBinary())
+    return resolution

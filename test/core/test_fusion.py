@@ -11,7 +11,7 @@ from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.geometry.voxels import centers
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, OCCLUDED, PALETTE, UNOBSERVED
 from gaussianocc_core.models.visibility import columns_beyond, leave_unknown, passed_voxels, plan_sight
-from gaussianocc_core.navigation.map_file import write_ply
+from gaussianocc_core.navigation.map_file import write_octomap, write_ply
 from gaussianocc_core.types import Cameras, OccupancyPrediction, VoxelGrid
 
 GRID = VoxelGrid((-8.0, -8.0, -1.0), 0.5, (32, 32, 8))
@@ -307,6 +307,33 @@ def test_a_map_is_written_as_points_with_their_classes(tmp_path):
     assert points["rgb"].tolist() == PALETTE[[TREE, CAR]].tolist()
     with pytest.raises(DatasetError, match="line break"):
         write_ply(path, labels, np.zeros(labels.shape, np.float32), grid, CLASS_NAMES, "a\nb")
+
+
+@pytest.mark.parametrize(
+    "origin, resolution, shift",
+    [
+        ((10.0, -1.0, 0.0), 0.5, 0.0),  # cells begin where voxels do
+        ((10.25, -1.0, -0.75), 0.25, 0.0),  # half a voxel beside: eight cells a voxel
+        ((10.1, -1.0, 0.0), 0.25, -0.1),  # the nearest that there is
+    ],
+)
+def test_octomap_reads_the_map_with_free_and_unknown_space(tmp_path, origin, resolution, shift):
+    octomap = pytest.importorskip("octomap", reason="no octomap-python")
+    labels = np.random.default_rng(0).choice(np.array([CAR, TREE, FREE, UNOBSERVED, OCCLUDED], np.uint8), (9, 8, 7))
+    grid = VoxelGrid(origin, 0.5, labels.shape)
+    path = tmp_path / "map.bt"
+    assert write_octomap(path, labels, grid, CLASS_NAMES) == resolution
+    assert path.read_bytes().startswith(b"# Octomap OcTree binary file\n")
+    tree = octomap.OcTree(bytes(path))
+    assert tree.getResolution() == resolution
+    places = np.array(origin) + (np.argwhere(np.ones(labels.shape, bool)) + 0.5) * 0.5
+    expected = np.where(labels == FREE, 0, np.where(labels > FREE, -1, 1)).ravel()
+    for corner in np.argwhere(np.ones((2, 2, 2), bool)) - 0.5:  # 0.2 m from the centre to every side
+        assert np.array_equal(tree.getLabels(places + [shift, 0.0, 0.0] + 0.4 * corner), expected)
+    beside = places - np.array([9 * 0.5, 0.0, 0.0])
+    assert (tree.getLabels(beside) == -1).all()
+    with pytest.raises(DatasetError, match="too far"):
+        write_octomap(path, labels, VoxelGrid((-20000.0, 0.0, 0.0), 0.5, labels.shape), CLASS_NAMES)
 
 
 @pytest.mark.parametrize("origin, size", [((-1000.0, -1000.0, -1.0), 0.4), ((-1e5, -1e5, -1.0), 0.4)])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """~/<camera>/clearing, ~/filter_mask, ~/rig and ~/legend over DDS, from a node that predicts."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,7 @@ def test_a_camera_clears_from_its_own_place_at_its_own_image_time_where_somebody
     rig.send(100)
     newest = make.START_NS + 105 * MS  # of the left camera's image
     rig.graph.until(lambda: any(stamp_ns(each.header) == newest for each in clouds["left"]), what="clearing")
+    rig.graph.until(lambda: clouds["front"], what="that of the front camera")
     cloud = clouds["left"][-1]
     assert cloud.header.frame_id == "left" and clouds["front"][-1].header.frame_id == "front"
     assert [field.name for field in cloud.fields] == ["x", "y", "z"]
@@ -51,7 +54,30 @@ def test_a_camera_clears_from_its_own_place_at_its_own_image_time_where_somebody
     assert len(points) and (points["z"] > 0).all()  # before the camera: its own optical frame
 
 
-def test_the_robot_and_the_legend_come_once_and_again_for_another_calibration(rig, make):
+def test_a_viewer_that_forgot_robot_and_legend_gets_them_again(rig, make, monkeypatch):
+    """RViz does when a replay loops."""
+    monkeypatch.setattr(outputs_module, "_SCENERY_PERIOD", 0.3)
+    rig = rig().start()
+    rig.place()
+    markers = rig.graph.record(MarkerArray, "/occupancy_node/rig", LATCHED)
+    legends = rig.graph.record(Image, "/occupancy_node/legend", LATCHED)
+    rig.send(0)
+    rig.graph.until(lambda: markers and legends, what="the first")
+    time.sleep(0.3)
+    rig.send(100)
+    rig.graph.until(lambda: len(markers) == 2 and len(legends) == 2, what="the same again")
+    assert markers[0] == markers[1] and legends[0] == legends[1]
+    monkeypatch.setattr(outputs_module, "_SCENERY_PERIOD", 1e9)
+    rig.send(900)  # not with every set
+    rig.outputs(3)
+    rig.graph.spin_for(0.1)
+    assert len(markers) == len(legends) == 2
+    rig.send(0)  # the replay loops
+    rig.graph.until(lambda: len(markers) == 3 and len(legends) == 3, what="them at once")
+
+
+def test_the_robot_and_the_legend_come_once_and_again_for_another_calibration(rig, make, monkeypatch):
+    monkeypatch.setattr(outputs_module, "_SCENERY_PERIOD", 1e9)
     rig = rig().start()
     rig.place()
     rig.send(0)

@@ -93,6 +93,23 @@ def test_diagnostics_name_views_and_the_motion_of_tf(matching, make):
     assert "odometry from images" not in values  # nobody asked for it
 
 
+def test_odometry_from_images_that_is_lost_does_not_say_that_images_are_not_matched(matching, make, graph):
+    """A recorder subscribes to everything: matching has its motion from TF all the same."""
+    robot = matching().start()
+    robot.place()
+    graph.record(Odometry, "/occupancy_node/odometry")
+    graph.until(lambda: graph.probe.count_publishers("/occupancy_node/odometry"), what="~/odometry")
+    graph.spin_for(0.3)  # until the node has seen the subscriber
+    for k in range(3):  # images that have nothing in common
+        drive(robot, make, k)
+        robot.outputs(k + 1)
+    values, status = robot.values()
+    assert values["motion"] == "tf" and int(values["views"]) > 0
+    assert values["odometry from images"] not in ("ok", "") and status.level == status.WARN
+    assert status.message.startswith(f"~/odometry is not published: {values['odometry from images']}")
+    assert robot.logged("~/odometry is not published") and not robot.logged("are not matched")
+
+
 def test_without_odometry_in_tf_the_images_tell_the_motion(matching, make):
     robot = matching().start()
     robot.place()
@@ -126,6 +143,22 @@ def test_a_frozen_camera_is_named(matching, make):
     assert robot.values()[1].level == status.WARN
     assert robot.logged("left: its image is frozen")
     assert "frozen" not in camera_values(robot, "front")[1].message
+
+
+def test_an_image_that_two_sets_share_is_no_frozen_camera(matching, make):
+    """Where a camera lost an image and the one before lies within the slop: no driver repeats anything."""
+    robot = matching(slop=0.099).start()
+    robot.place()
+    for k in range(4):
+        drive(robot, make, k)
+        robot.outputs(k + 1)
+    lone = {camera: picture(400 + len(camera)) for camera in ("front", "right")}
+    robot.send(390, cameras=tuple(lone), **lone)
+    drive(robot, make, 5)  # the left camera's next image lies beyond the slop of 390 ms, that of 305 ms within
+    robot.outputs(6)
+    assert [stamp_ns(each.header) - make.START_NS for each in robot.occupancy[4:]] == [390 * MS, 500 * MS]
+    robot.settled()
+    assert not robot.logged("its image is frozen")
 
 
 def test_odometry_that_jumps_is_named(matching, make):

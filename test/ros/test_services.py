@@ -15,6 +15,7 @@ from tf2_msgs.msg import TFMessage
 from gaussianocc_core.bags.typestore import OCCUPANCY_TYPE, open_typestore
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry.voxels import unflatten
+from gaussianocc_core.navigation.map_file import has_octomap
 from gaussianocc_ros import services
 from gaussianocc_ros.srv import GetOccupancy
 
@@ -99,6 +100,21 @@ def test_the_map_is_saved_as_ply_and_bag_in_the_fixed_frame(rig, make, tmp_path)
     assert np.array_equal(found[known], newest[seen][known]) and known.mean() > 0.8
 
 
+def test_a_map_that_cannot_be_written_counts_as_one(rig, tmp_path):
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    robot = rig(map_dir=str(folder)).start()
+    robot.place()
+    robot.send(0)
+    robot.outputs(1)
+    folder.rmdir()
+    folder.write_text("a file now")
+    failed = ask(robot, Trigger, "save_map")
+    assert not failed.success and "cannot be written" in failed.message
+    soon = ask(robot, Trigger, "save_map")  # to try again costs results as a map does
+    assert not soon.success and "ask again in" in soon.message
+
+
 def test_without_fusion_the_newest_result_is_saved_and_without_a_folder_nothing(rig, tmp_path):
     robot = rig(map_dir=str(tmp_path)).start()
     robot.place()
@@ -115,6 +131,8 @@ def test_without_fusion_the_newest_result_is_saved_and_without_a_folder_nothing(
     assert answer.success and "without the parameter fusion" in answer.message and "in base_link" in answer.message
     before = sorted(tmp_path.iterdir())
     assert len([path for path in before if path.suffix == ".ply"]) == 1
+    assert len([path for path in before if path.suffix == ".bt"]) == has_octomap()
+    assert (".bt" in answer.message) == has_octomap()
     robot.send(100)
     robot.outputs(2)
     soon = ask(robot, Trigger, "save_map")  # the graph is open to all: nobody fills the disk by calls

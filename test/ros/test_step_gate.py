@@ -121,6 +121,31 @@ def test_ctrl_c_of_the_node_while_a_set_is_in_work_ends_node_and_replay(
     assert "Traceback" not in player.output
 
 
+@pytest.mark.parametrize("step", [True, False], ids=["step", "plain"])
+def test_results_that_a_recording_holds_are_left_to_the_node_that_runs(
+    graph, start, replay, make, tmp_path, capfd, step
+):
+    """`ros2 bag record -a` takes what the node publishes too."""
+    start(reliable=step)
+    outputs = graph.record(SemanticOccupancy, TOPIC, 100)
+    bag = record_drive(tmp_path / "drive", make, sets=3, results=(TOPIC, "/occupancy_node/more", "/other/occupancy"))
+    run = replay(bag, *(["--step"] if step else ["--rate", 0.3, "--wait-for", TOPIC, "--wait", 30])).run()
+    assert run.error is None and run.player.step.formed == 3
+    graph.until(lambda: len(outputs) >= (3 if step else 1), what="outputs")
+    assert {message.header.frame_id for message in outputs} == {"base_link"}
+    assert run.player.published["/other/occupancy"] == 3
+    said = "2 recorded topics of /occupancy_node are not played, because it runs and publishes them"
+    assert said in capfd.readouterr().err
+
+
+def test_results_that_a_recording_holds_are_played_where_no_node_runs(graph, replay, make, tmp_path):
+    outputs = graph.record(SemanticOccupancy, TOPIC, 100)
+    run = replay(record_drive(tmp_path / "drive", make, sets=3, results=(TOPIC,))).run()
+    assert run.error is None and run.player.step is None
+    graph.until(lambda: len(outputs) == 3, what="what was recorded")
+    assert {message.header.frame_id for message in outputs} == {"recorded"}
+
+
 @pytest.mark.parametrize("slow", [False, True])
 def test_a_replay_that_does_not_wait_says_how_many_sets_were_answered(
     graph, start, replay, make, tmp_path, monkeypatch, slow

@@ -6,10 +6,13 @@ import threading
 from rclpy.serialization import serialize_message
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
+from gaussianocc_core.bags.typestore import open_typestore
 from gaussianocc_ros.bag_player import BagPlayer, _parse
+from gaussianocc_ros.msg import SemanticOccupancy
+from gaussianocc_ros.stamps import time_message
 
 MS = 1_000_000
 FOREVER = QosTime(9223372036, 854775807)
@@ -24,7 +27,7 @@ class Recording:
     """A bag under way; topics appear as they are first written."""
 
     def __init__(self, path, storage=StoragePlugin.MCAP):
-        self.path, self.store = path, get_typestore(Stores.ROS2_HUMBLE)
+        self.path, self.store = path, open_typestore()
         self.writer = Writer(path, version=8, storage_plugin=storage)
         self.writer.open()
         self.connections = {}
@@ -46,11 +49,14 @@ class Recording:
 LATCHED_RECORD = qos(durability=QosDurability.TRANSIENT_LOCAL)
 
 
-def record_drive(path, make, sets=5, storage=StoragePlugin.MCAP, broken=(), absent=(), topics=None, static_qos=None):
+def record_drive(
+    path, make, sets=5, storage=StoragePlugin.MCAP, broken=(), absent=(), topics=None, static_qos=None, results=()
+):
     """Three cameras at 10 Hz, 5 ms apart, calibration, TF that reaches past each image only afterwards.
 
     broken, absent: (set, camera) whose image is damaged or not there; topics: camera -> its topics of images and
-    calibration, where they are not the usual ones; static_qos: of /tf_static, latched unless it is given.
+    calibration, where they are not the usual ones; static_qos: of /tf_static, latched unless it is given; results:
+    topics of occupancy with a message for each set, as after `ros2 bag record -a`.
     """
     bag = Recording(path, storage)
     static = TFMessage(transforms=[make.transform("base_link", camera, make.FORWARD) for camera in make.CAMERAS])
@@ -72,6 +78,10 @@ def record_drive(path, make, sets=5, storage=StoragePlugin.MCAP, broken=(), abse
                 image = make.jpeg(ns, camera, data)
                 bag.add(images, "sensor_msgs/msg/CompressedImage", ns, image, qos(QosReliability.BEST_EFFORT))
             bag.add("/tf", "tf2_msgs/msg/TFMessage", ns, TFMessage(transforms=[odometry]))
+        for topic in results:
+            ns = make.START_NS + 100 * k * MS
+            result = SemanticOccupancy(header=Header(stamp=time_message(ns), frame_id="recorded"))
+            bag.add(topic, "gaussianocc_ros/msg/SemanticOccupancy", ns + 20 * MS, result)
     return bag.close()
 
 

@@ -402,6 +402,14 @@ def test_images_of_depth_are_no_cameras_whatever_their_topic(tmp_path, encoding)
     assert source(robot.write(tmp_path / "bag")).cameras.names == source(RobotBag().write(tmp_path / "b")).cameras.names
 
 
+def test_what_a_node_shows_is_no_camera_of_a_recording_of_everything(tmp_path):
+    """`ros2 bag record -a` beside the running node."""
+    robot, picture = RobotBag(), np.zeros((48, 64, 3), np.uint8)
+    for topic in ("legend", "front/depth/image_raw", "front/semantic/image_raw"):
+        robot.add(f"/occupancy_node/{topic}", START_NS, raw(START_NS, "front", picture, "rgb8"))
+    assert source(robot.write(tmp_path / "bag")).cameras.names == source(RobotBag().write(tmp_path / "b")).cameras.names
+
+
 def test_frames_that_tf_does_not_connect_are_named(tmp_path):
     robot = RobotBag()
     robot.messages = [each for each in robot.messages if each[0] != "/tf_static"]

@@ -187,6 +187,16 @@ def test_a_late_frame_within_patience_still_makes_its_set():
     assert [s.stamp_ns for s in feed(builder, [(5 * MS, "b"), (88 * MS, "b")])] == [0, 83 * MS]
 
 
+def test_a_frame_that_dds_delivers_late_is_no_recording_that_loops():
+    """Best effort, on a loaded machine: 0.33 s were seen."""
+    builder = SetBuilder(("a", "b"), slop_ns=20 * MS)
+    frames = [(83 * k * MS, camera) for k in range(8) for camera in "ab"]
+    late = frames.pop(2 * 3 + 1)  # b of the fourth
+    found = feed(builder, [*frames, late])
+    assert builder.statistics.rewinds == 0 and builder.statistics.discarded["late"] == 1
+    assert [s.stamp_ns for s in found] == [83 * k * MS for k in range(8) if k != 3]
+
+
 def test_a_recording_that_loops_gives_the_same_sets_in_every_round():
     frames = make_stream((8, 0, 16, 43), 7, period_ns=500 * MS)
     builder = SetBuilder(CAMERAS)

@@ -32,7 +32,8 @@ from gaussianocc_core.training.pictures import training_pictures
 from gaussianocc_core.training.pretrain import ClipSet
 from gaussianocc_core.training.run_folder import Logs, RunFolder, peak_memory_gb
 from gaussianocc_core.training.sampling import EpochSampler, Group, mix
-from gaussianocc_core.training.stages import build_stage, check_overlap, inherit_first_stage, parameter_groups
+from gaussianocc_core.training.stages import build_stage, check_overlap, parameter_groups
+from gaussianocc_core.training.start import inherit_first_stage
 from gaussianocc_core.training.state import LAST
 from gaussianocc_core.training.watch import TrainingCollapsed
 

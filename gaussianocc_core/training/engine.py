@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gaussianocc_core.data.sources import Entry, check_motion, open_split
+from gaussianocc_core.data.pose_track import delayed_motions, pose_tracks, where_delays_show
+from gaussianocc_core.data.sources import DataConfig, Entry, check_motion, open_split
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.mistakes import reading
 from gaussianocc_core.predictor import resolve_device
@@ -28,6 +29,7 @@ from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.distributed import Processes, process_group, was_restarted
 from gaussianocc_core.training.interrupt import Interrupt
 from gaussianocc_core.training.loader import Batch, TrainingSet, load_batches
+from gaussianocc_core.training.odometry import DELAYS_S, LEAST_SHOWN, Shifted
 from gaussianocc_core.training.pictures import training_pictures
 from gaussianocc_core.training.pretrain import ClipSet
 from gaussianocc_core.training.run_folder import Logs, RunFolder, peak_memory_gb
@@ -141,7 +143,7 @@ class Run:
         if state is not None:
             self._restore(state)
         elif isinstance(self.data, TrainingSet):
-            for line in self.stage.begin(self._some_samples()):
+            for line in self.stage.begin(self._some_samples(), self._shifted):
                 if processes.first:
                     _log.info("%s", line)
         if state is None:
@@ -155,12 +157,27 @@ class Run:
         places = np.unique(np.linspace(0, len(self.data) - 1, _LOOKED_AT).round().astype(int))
         return [self.data[(0, int(place))].to(self.device) for place in places]
 
+    def _shifted(self) -> list[Shifted]:
+        """Samples where it would show that stamps of poses are late."""
+        assert isinstance(self.data, TrainingSet)
+        entries = self.data.entries
+        tracks = pose_tracks(entries)
+        data = TrainingSet(entries, _as_recorded(self.config.data), Preprocessor.of(self.config.model), 0)
+        found = []
+        for place in where_delays_show(entries, tracks, _LOOKED_AT, LEAST_SHOWN):
+            motions = delayed_motions(entries[place], tracks, DELAYS_S.tolist())
+            batch = data[(0, place)]
+            if motions is not None and not batch.problems:  # else another sample is in its place
+                found.append(Shifted(batch.to(self.device), torch.from_numpy(motions).float().to(self.device)))
+        return found
+
     def _measure(self, when: str) -> None:
         """The measures that need no truth, now and at the start of the run, into the log and measures.json."""
         if not (self.left_out and self.processes.first):
             return
-        plain = replace(self.config.data, jitter=0.0, mirror=0.0, occupancy="")  # these have no labels in 3D
-        data = TrainingSet(self.left_out, plain, Preprocessor.of(self.config.model), self.config.seed)
+        data = TrainingSet(
+            self.left_out, _as_recorded(self.config.data), Preprocessor.of(self.config.model), self.config.seed
+        )
         places = np.unique(np.linspace(0, len(data) - 1, _LOOKED_AT).round().astype(int))
         found = self.folder.add_measures(when, self.stage.judge([data[(0, int(k))].to(self.device) for k in places]))
         if when == "end" and found[when]:
@@ -342,6 +359,11 @@ class Run:
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
             self.saved = self.step
         self.problems = state["problems"] if self.processes.first else 0  # they are the first process' alone
+
+
+def _as_recorded(config: DataConfig) -> DataConfig:
+    """Without what training varies, and without labels in 3D, which what is left out has none of."""
+    return replace(config, jitter=0.0, mirror=0.0, occupancy="")
 
 
 def _repeat(micro: list[Batch]) -> Iterator[Batch]:

@@ -35,7 +35,14 @@ from gaussianocc_core.training.hints import find_hints, hint_error, hinted_pixel
 from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.matched import ViewDropout, look_around
 from gaussianocc_core.training.motion_search import Guess, length_error, scale_length, search_length
-from gaussianocc_core.training.odometry import compare_lengths, judge_odometry, motion_error, try_odometry
+from gaussianocc_core.training.odometry import (
+    Shifted,
+    Witness,
+    compare_lengths,
+    examine,
+    find_witness,
+    motion_error,
+)
 from gaussianocc_core.training.phases import KNOWN_MOTION, Phase, phase_at, scale_search_began
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.training.precision import network_precision
@@ -332,45 +339,29 @@ class Gsp(Stage):
     # ---- recorded motion -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def begin(self, batches: Sequence[Batch]) -> list[str]:
+    def begin(self, batches: Sequence[Batch], shifted: Callable[[], Sequence[Shifted]] = tuple) -> list[str]:
         """Whether the images agree with the recorded motion, and at which length; batches: in the recordings' order."""
         if self.config.ego_motion == "learned":
             return ["ego motion: learnt from the images (gsp.ego_motion=learned)"]
         training = self.training
         self.eval()
-        trials, witnesses, known, count = [], set(), 0, 0
-        for batch in batches:
-            recorded = self.recorded_motion(batch)
-            seen = None
-            for b, view in enumerate(views_of(batch, self.depth_net.head)):
-                count += 1
-                if not torch.isfinite(recorded[b]).all():
-                    continue
-                known += 1
-                measured = self.measure(view, recorded[b])
-                witness = ""
-                if measured is not None:
-                    guess, witness = Guess(measured.depth, measured.known), "what overlapping cameras measure"
-                else:
-                    seen = seen or self.predict_depth(batch.colors(), batch.cameras)
-                    guess = Guess(seen.depth[b], view.valid)
-                    if view.ground is not None and view.ground.says_scale():
-                        plane = plane_depth(view.ground.plane())
-                        guess = Guess(plane, view.valid & view.ground.is_shown(seen.depth[b], 1.0 / plane))
-                        witness = "the height of the cameras over the ground"
-                trial = try_odometry(view, guess, recorded[b])
-                if trial is not None:
-                    trials.append(trial)
-                    witnesses.add(witness)
+        required = "as gsp.ego_motion=sensor says" if self.config.ego_motion == "sensor" else ""
+        verdict = examine(batches, shifted(), self.recorded_motion, self._witnesses, required)
         self.train(training)
-        if not known:
-            self.odometry_factor.fill_(torch.nan)
-            return ["ego motion: none is recorded; it is learnt from the images"]
-        witness = witnesses.pop() if len(witnesses) == 1 else ""
-        verdict = judge_odometry(trials, witness, self.config.ego_motion == "sensor")
         self.odometry_factor.fill_(verdict.factor if verdict.used else torch.nan)
-        some = f"; {count - known} of {count} samples have no poses, their motion is learnt" if known < count else ""
-        return [verdict.line + some]
+        return [verdict.line]
+
+    def _witnesses(
+        self, batch: Batch, T_target_now: Float[Tensor, "B S 4 4"]
+    ) -> list[tuple[View, Guess, Witness | None]]:
+        """Of each sample, a depth that owes nothing to odometry."""
+        depth = self.predict_depth(batch.colors(), batch.cameras).depth
+        views = views_of(batch, self.depth_net.head)
+        found = (
+            find_witness(view, depth[b], self.measure(view, T_target_now[b].nan_to_num()))
+            for b, view in enumerate(views)
+        )
+        return [(view, *each) for view, each in zip(views, found, strict=True)]
 
     @torch.no_grad()
     def judge(self, batches: Sequence[Batch]) -> dict[str, float]:

@@ -82,7 +82,7 @@ def where_delays_show(entries: Sequence[Entry], tracks: dict[str, PoseTrack], co
         shifted = delayed_motions(entry, tracks, (-1e-9 * _LATE_NS, 0.0, 1e-9 * _LATE_NS))
         if shifted is not None:
             as_it_is = shifted[1]
-            changes[k] = min(_change(shifted[way], as_it_is) for way in (0, 2))
+            changes[k] = np.mean([_change(shifted[way], as_it_is) for way in (0, 2)])
     chosen = np.argsort(-changes, kind="stable")[:count]
     return sorted(int(k) for k in chosen if changes[k] >= least)
 

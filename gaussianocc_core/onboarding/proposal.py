@@ -158,13 +158,14 @@ def propose(
         "data": {**data, "semantics": False},
         "gsp": gsp,
     }
-    # Where voxels are those of the shipped occupancy, stage 2 goes on from it (docs/your_robot.md#what-to-expect).
+    # Where voxels are those of the shipped occupancy, stage 2 goes on from it (docs/your_robot.md#5-measure).
     shipped = load_model(_OCCUPANCY).config
+    steps2 = steps // 2
     if (shipped.grid.voxel_size, shipped.lattice.shape) == (voxel, defaults.lattice.shape):
-        gsv["decoder_from"] = _OCCUPANCY
+        gsv["decoder_from"], steps2 = _OCCUPANCY, steps // 4
     stage2 = {
         "stage": "gsv",
-        "steps": steps // 2,
+        "steps": steps2,
         "learning_rate": 2e-3,
         "encoder_learning_rate": 2e-4,
         "model": occupied,

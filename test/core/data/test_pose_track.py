@@ -56,7 +56,7 @@ def test_delays_show_where_a_turn_begins():
     made = entries() + entries(scene="b")
     places = where_delays_show(made, pose_tracks(made), 4, least=1e-3)
     assert len(places) == 4 and places == sorted(places)
-    assert all(abs(1e-9 * made[place].frame.camera_stamps_ns[0] - 2.0) <= 0.15 for place in places)
+    assert all(abs(1e-9 * made[place].frame.camera_stamps_ns[0] - 2.0) <= 0.25 for place in places)
     assert {made[place].scene for place in places} == {"a", "b"}
     straight = made[:12]
     assert where_delays_show(straight, pose_tracks(straight), 4, least=1e-3) == []

@@ -183,6 +183,9 @@ class TrainConfig:
     precision: str = "fp32"  # of the networks; geometry and losses are always fp32
     # Stage 1: a run whose depth and motion shrink together, or leave what cameras and odometry measure, ends at once.
     stop_on_collapse: bool = True
+    # Stage 1 that goes on from weights, with `data.left_out`: where they were better on what was left out,
+    # model.safetensors holds them at the end, and trained.safetensors what was learnt.
+    keep_better: bool = True
     save_every: int = 250  # steps between checkpoints
     pictures_every: int = 250  # steps between TensorBoard pictures; 0: none
     half_weights: bool = True  # 16 bits in the model file

@@ -28,6 +28,7 @@ from gaussianocc_core.training.board import Board
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.distributed import Processes, process_group, was_restarted
 from gaussianocc_core.training.interrupt import Interrupt
+from gaussianocc_core.training.judging import DECIDES, compare, describe, means, pair_up
 from gaussianocc_core.training.loader import Batch, TrainingSet, load_batches
 from gaussianocc_core.training.odometry import DELAYS_S, LEAST_SHOWN, Shifted
 from gaussianocc_core.training.pictures import training_pictures
@@ -42,6 +43,7 @@ from gaussianocc_core.training.watch import TrainingCollapsed
 _log = logging.getLogger(__name__)
 _LINE_EVERY = 50  # steps, where there is no terminal for a bar
 _LOOKED_AT = 12  # samples, before a run starts
+_WAY_BACK = 3.0  # voxels, to the sample that one that was left out is compared with
 _DROP_AT = 10 / 12  # share of the run, of the schedule `step`; published: after 10 of 12 epochs
 
 
@@ -172,19 +174,37 @@ class Run:
         return found
 
     def _measure(self, when: str) -> None:
-        """The measures that need no truth, now and at the start of the run, into the log and measures.json."""
+        """The measures that need no truth, now and at the start of the run, into the log and measures.json; at the end
+        what was better is kept."""
         if not (self.left_out and self.processes.first):
             return
-        data = TrainingSet(
-            self.left_out, _as_recorded(self.config.data), Preprocessor.of(self.config.model), self.config.seed
-        )
-        places = np.unique(np.linspace(0, len(data) - 1, _LOOKED_AT).round().astype(int))
-        found = self.folder.add_measures(when, self.stage.judge([data[(0, int(k))].to(self.device) for k in places]))
-        if when == "end" and found[when]:
-            _log.info("on %d of the samples that were left out: start -> now", len(places))
-            for name, value in found[when].items():
-                before = found.get("start", {}).get(name)
-                _log.info("  %s: %s%.3f", name, "" if before is None else f"{before:.3f} -> ", value)
+        config = self.config
+        data = TrainingSet(self.left_out, _as_recorded(config.data), Preprocessor.of(config.model), config.seed)
+        way = _WAY_BACK * config.model.grid.voxel_size
+        samples = pair_up(self.left_out, data, way, self.device)
+        values = self.stage.judge(samples)
+        if when == "start":
+            self.folder.add_measures({"start": means(values), "start_samples": values})
+            if config.keep_better and config.first_stage and set(values) & set(DECIDES):
+                self.folder.save_start(self.stage)
+            return
+        start, at_start = self.folder.measured_at_start()
+        end, verdict = means(values), compare(at_start, values)
+        self.folder.add_measures({"end": end, "end_samples": values, "better": verdict.better})
+        if end:
+            _log.info("on %d of the samples that were left out: start -> now", len(samples))
+        for name, value in end.items():
+            _log.info("  %s: %s%.3f", name, f"{start[name]:.3f} -> " if name in start else "", value)
+        if verdict.better == "start":
+            kept = self.folder.keep_start() if config.keep_better else ""
+            _log.warning(
+                "the run made its weights worse on what was left out: %s (%+.0f %% +- %.0f, where less is better); %s. "
+                "To do: a fifth of both learning rates, more recordings, or keep the weights that it began with",
+                describe(start, end),
+                100 * math.expm1(verdict.change),
+                100 * verdict.error,
+                kept or f"{self.folder.model} holds them all the same",
+            )
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.pose_net import PoseNet
+from gaussianocc_core.training.judging import Seen, Values
 from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.odometry import Shifted
 from gaussianocc_core.training.watch import Watch
@@ -63,8 +64,8 @@ class Stage(nn.Module, ABC):
         """
         return []
 
-    def judge(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Measures that need no truth, by what they are called in the log, on samples that training leaves out."""
+    def judge(self, samples: Sequence[Seen]) -> Values:
+        """Measures that need no truth, by what they are called in the log, of each sample that training leaves out."""
         return {}
 
     def before_step(self, batches: Sequence[Batch], step: int, steps: int, all_reduce: Callable[[Tensor], None]) -> str:

@@ -72,6 +72,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def train(recording: Recording, way: str, seed: int, steps: int, work: Path) -> dict[str, Any]:
     output = work / f"{recording.name}_{way.replace(' ', '_')}_{seed}"
     overrides = [f"seed={seed}", f"steps={steps}", f"output={output}", "gsp.ego_motion=learned", "pictures_every=0"]
+    overrides += ["keep_better=false"]  # what was learnt is measured, even where it is worse than what was there
     resume = ["--resume"] if (output / "last.pt").is_file() else []
     done = run("gaussianocc_core.train", *settings(recording, way, work), *overrides, *resume)
     entry: dict[str, Any] = {"recording": recording.name, "way": way, "seed": seed, "steps": steps, "commit": COMMIT}

@@ -36,6 +36,7 @@ from gaussianocc_core.training.hints import find_hints, hint_error, hinted_pixel
 from gaussianocc_core.training.judging import (
     AGREES,
     EXPLAINS,
+    FOLLOWED,
     FROM_AFAR,
     GROUND,
     LENGTH,
@@ -43,6 +44,7 @@ from gaussianocc_core.training.judging import (
     WITH_ITSELF,
     Seen,
     Values,
+    against_points,
     disagreement,
 )
 from gaussianocc_core.training.loader import Batch
@@ -375,7 +377,9 @@ class Gsp(Stage):
         """Agreement between cameras, over time, with odometry and with the ground."""
         training = self.training
         self.eval()
-        values: Values = {name: [] for name in (AGREES, SCALE, FROM_AFAR, WITH_ITSELF, EXPLAINS, LENGTH, GROUND)}
+        values: Values = {
+            name: [] for name in (AGREES, SCALE, FOLLOWED, FROM_AFAR, WITH_ITSELF, EXPLAINS, LENGTH, GROUND)
+        }
         for seen in samples:
             found = self._judge(seen)
             for name, each in values.items():
@@ -406,8 +410,10 @@ class Gsp(Stage):
             before = self.predict_depth(
                 seen.before.colors(), seen.before.cameras, self._best_motion(seen.before)[0]
             ).depth[0]
-            T_before_cam = neighbour_motions(T, view.cameras.T_ego_cam)[0]
-            found[WITH_ITSELF] = disagreement(depth, before, view.cameras.intrinsics, T_before_cam, view.valid)
+            T_before_cam, K = neighbour_motions(T, view.cameras.T_ego_cam)[0], view.cameras.intrinsics
+            found[WITH_ITSELF] = disagreement(depth, before, K, T_before_cam, view.valid)
+            then = seen.before.images[0, 0]
+            found[FOLLOWED] = against_points(depth, batch.images[0, 0], then, K, T_before_cam, view.valid)
         return found
 
     def _best_motion(self, batch: Batch) -> tuple[Float[Tensor, "B S 4 4"], Float[Tensor, "B S 4 4"]]:

@@ -2,9 +2,10 @@
 """Whether a run made its weights better, by measures that need no truth, on samples that it never saw.
 
 The photometric error that training minimises does not tell: between neighbouring frames of a slow drive it falls while
-depth gets worse (measured 2026-11, docs/history.md). What does tell, on synthetic and on real drives, is how a
-sample looks from where the rig was some way before: whether depth explains that image, and whether it agrees with the
-depth of that image. And what overlapping cameras measure of each other, where they look the same way.
+depth gets worse (docs/history.md). What tells is depth that is measured without a network: by cameras that look the
+same way, and by recorded motion, of points that are followed to where the rig was some way before. And where nothing
+can be followed, whether depth there and here agree, and whether it explains the image there: a plane agrees with itself
+everywhere.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from gaussianocc_core.data.history import with_history
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.geometry.transforms import invert_matrix
+from gaussianocc_core.geometry.triangulate import triangulate
 from gaussianocc_core.geometry.warp import reproject, sample_pixels
 from gaussianocc_core.training.loader import Batch, TrainingSet
 
 # Measures by what the log and measures.json call them. These decide; less is better.
 AGREES = "depth against what overlapping cameras measure, mean difference of logarithms (less is better)"
-FROM_AFAR = "error of the frames some way before, standing still being 1 (less is better)"
+FOLLOWED = "depth against points that recorded motion measures, mean difference of logarithms (less is better)"
 WITH_ITSELF = "depth against depth from some way before, median difference of logarithms (less is better)"
-DECIDES = (AGREES, FROM_AFAR, WITH_ITSELF)
+FROM_AFAR = "error of the frames some way before, standing still being 1 (less is better)"
+DECIDES = (AGREES, FOLLOWED, WITH_ITSELF, FROM_AFAR)
 # These are said only.
 SCALE = "what overlapping cameras measure / depth, median (1 is metric)"
 EXPLAINS = "error of the neighbouring frames, standing still being 1 (less is better)"
@@ -37,7 +40,9 @@ GROUND = "depth of the ground / where the base frame says it is (1 where that is
 
 _SAMPLES = 12
 _LEAST_SAMPLES = 4
-_NOTABLE = 0.02  # of the logarithm of the measures, their mean
+_NOTABLE = 0.05  # of the logarithm of the measures, their mean; truth and measures differ by as much
+_LEAST_POINTS = 20  # of a sample
+_MOST_OFF = 0.5  # difference of logarithms that a point may count with: some are followed wrongly
 _SURE = 2.0  # standard errors
 _NEAREST = 0.1  # m; what lies behind or in the other camera is not compared
 
@@ -95,6 +100,27 @@ def disagreement(
     return float((z[shared].log() - there[shared].log()).abs().median())
 
 
+def against_points(
+    depth: Float[Tensor, "N H W"],
+    now: UInt8[Tensor, "N 3 H W"],
+    before: UInt8[Tensor, "N 3 H W"],
+    intrinsics: Float[Tensor, "N 3 3"],
+    T_before_cam: Float[Tensor, "N 4 4"],
+    valid: Bool[Tensor, "N H W"],
+) -> float:
+    """Mean difference of the logarithms of z-depth and of what `triangulate` measures; NaN where that is too little."""
+    off: list[float] = []
+    images = [each.permute(0, 2, 3, 1).contiguous().cpu().numpy() for each in (now, before)]
+    K, T = (each.double().cpu().numpy() for each in (intrinsics, T_before_cam))
+    for n in range(len(depth)):
+        pixels, z = triangulate(images[0][n], images[1][n], K[n], T[n], valid[n].cpu().numpy())
+        if len(z):
+            places = torch.from_numpy(pixels).to(depth)[None, None]  # (1, 1, M, 2)
+            said = sample_pixels(depth[n][None, None], places)[0, 0, 0]
+            off += (said.log().cpu() - torch.from_numpy(z).log()).abs().clamp(max=_MOST_OFF).tolist()
+    return sum(off) / len(off) if len(off) >= _LEAST_POINTS else math.nan
+
+
 def means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Of the samples that have a value."""
     return {name: float(np.nanmean(each)) for name, each in values.items() if not np.isnan(each).all()}
@@ -137,6 +163,11 @@ def compare(start: Mapping[str, Sequence[float]], end: Mapping[str, Sequence[flo
 
 def describe(start: dict[str, float], end: dict[str, float]) -> str:
     """The measures that decide, for one line of the log."""
-    short = {AGREES: "against overlapping cameras", FROM_AFAR: "frames from afar", WITH_ITSELF: "agreement over time"}
+    short = {
+        AGREES: "depth against overlapping cameras",
+        FOLLOWED: "against points that motion measures",
+        WITH_ITSELF: "against itself from some way before",
+        FROM_AFAR: "frames from some way before",
+    }
     known = [(short[name], start[name], end[name]) for name in DECIDES if name in start and name in end]
     return ", ".join(f"{name} {before:.3f} -> {after:.3f}" for name, before, after in known)

@@ -21,7 +21,7 @@ from gaussianocc_core.geometry.ground_plane import ground_inv_depth
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.train import main as train_command
 from gaussianocc_core.training.config import TrainConfig
-from gaussianocc_core.training.judging import AGREES, FROM_AFAR, GROUND, WITH_ITSELF, compare, disagreement, pair_up
+from gaussianocc_core.training.judging import AGREES, EXPLAINS, FOLLOWED, GROUND, compare, disagreement, pair_up
 from gaussianocc_core.training.loader import TrainingSet
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def values(by=1.0, noise=0.05, count=10, seed=0):
     random = np.random.default_rng(seed)
     usual = random.uniform(0.1, 0.5, count)
-    return {name: list(by * usual * np.exp(noise * random.normal(size=count))) for name in (FROM_AFAR, WITH_ITSELF)}
+    return {name: list(by * usual * np.exp(noise * random.normal(size=count))) for name in (FOLLOWED, AGREES)}
 
 
 def test_worse_better_and_neither():
@@ -42,7 +42,7 @@ def test_worse_better_and_neither():
     assert compare(values(), values(0.8)).better == "end"
     assert compare(values(), values()).better == compare(values(), values(1.01)).better == ""
     start, noisy = values(), values(1.1, noise=0.0)
-    noisy[FROM_AFAR] = [value * (3.0 if k % 2 else 0.3) for k, value in enumerate(noisy[FROM_AFAR])]
+    noisy[FOLLOWED] = [value * (3.0 if k % 2 else 0.3) for k, value in enumerate(noisy[FOLLOWED])]
     assert compare(start, noisy).better == ""  # samples that contradict each other prove nothing
     assert compare(values(count=3), values(2.0, count=3)).better == ""
 
@@ -50,10 +50,11 @@ def test_worse_better_and_neither():
 def test_only_what_tells_decides_and_samples_without_a_value_do_not():
     start, end = values(), values(1.3)
     assert compare({**start, GROUND: [1.0] * 10}, {**end, GROUND: [0.1] * 10}).better == "start"
-    start[FROM_AFAR][3:6] = end[WITH_ITSELF][7:] = [math.nan] * 3
+    start[FOLLOWED][3:6] = end[AGREES][7:] = [math.nan] * 3
     assert compare(start, end).better == "start" and compare(start, end).samples == 10
     assert compare({AGREES: [math.nan] * 10}, {AGREES: [1.0] * 10}).samples == 0
     assert compare({}, end).better == "" and compare({GROUND: [1.0] * 10}, {GROUND: [2.0] * 10}).better == ""
+    assert compare({EXPLAINS: [0.1] * 10}, {EXPLAINS: [0.2] * 10}).better == ""
 
 
 def test_depth_agrees_with_itself_where_both_are_right():
@@ -103,14 +104,14 @@ def test_pairs_are_metres_apart(street):
 
 @pytest.mark.medium
 def test_weights_that_a_run_made_worse_are_not_what_it_leaves(street, tmp_path, caplog):
-    rates = ("learning_rate=0.01", "encoder_learning_rate=0.01", "stop_on_collapse=false")
-    assert run(street, tmp_path / "run", "steps=10", *rates) == 0
+    rates = ("learning_rate=0.02", "encoder_learning_rate=0.02", "stop_on_collapse=false")
+    assert run(street, tmp_path / "run", "steps=12", *rates) == 0
     said = [each.getMessage() for each in caplog.records if "made its weights worse" in each.getMessage()]
     assert len(said) == 1 and "To do: a fifth of both learning rates" in said[0]
     assert "model.safetensors holds those that it began with, trained.safetensors the trained ones" in said[0]
-    assert "agreement over time 0." in said[0]
+    assert "against points that motion measures 0." in said[0]
     measures = json.loads((tmp_path / "run" / "measures.json").read_text())
-    assert measures["better"] == "start" and measures["end"][WITH_ITSELF] > measures["start"][WITH_ITSELF]
+    assert measures["better"] == "start" and measures["end"][FOLLOWED] > measures["start"][FOLLOWED]
     kept, trained = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("model", "trained"))
     shipped = load_file(find_weights("tiny_matching"))
     assert kept.keys() == trained.keys()
@@ -120,20 +121,20 @@ def test_weights_that_a_run_made_worse_are_not_what_it_leaves(street, tmp_path, 
     assert "kept as they were: training went on and made them worse" in provenance.training
     assert (
         "occupancy" not in provenance.training
-        and load_depth_net(tmp_path / "run" / "trained.safetensors").provenance.steps == 10
+        and load_depth_net(tmp_path / "run" / "trained.safetensors").provenance.steps == 12
     )
     # A longer run goes on with what was learnt, and is measured against the same start.
-    assert run(street, tmp_path / "run", "steps=11", *rates, "--resume") == 0
+    assert run(street, tmp_path / "run", "steps=13", *rates, "--resume") == 0
     assert json.loads((tmp_path / "run" / "measures.json").read_text())["start"] == measures["start"]
-    assert load_depth_net(tmp_path / "run" / "trained.safetensors").provenance.steps == 11
+    assert load_depth_net(tmp_path / "run" / "trained.safetensors").provenance.steps == 13
 
 
 @pytest.mark.medium
 def test_keep_better_false_leaves_what_was_learnt_and_says_so(street, tmp_path, caplog):
-    rates = ("learning_rate=0.01", "encoder_learning_rate=0.01", "stop_on_collapse=false")
-    assert run(street, tmp_path / "run", "steps=10", *rates, "keep_better=false") == 0
+    rates = ("learning_rate=0.02", "encoder_learning_rate=0.02", "stop_on_collapse=false")
+    assert run(street, tmp_path / "run", "steps=12", *rates, "keep_better=false") == 0
     assert "model.safetensors holds them all the same" in caplog.text
-    assert load_depth_net(tmp_path / "run" / "model.safetensors").provenance.steps == 10
+    assert load_depth_net(tmp_path / "run" / "model.safetensors").provenance.steps == 12
     assert not (tmp_path / "run" / "start.safetensors").exists()
 
 

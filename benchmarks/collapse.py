@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from report import COMMIT
 
 from gaussianocc_core.evaluation import evaluate
@@ -52,9 +53,11 @@ def settings(recording: Recording, way: str, work: Path) -> list[str]:
             run("tools/inspect_bag.py", str(recording.path), "--no-timing", "--write-config", str(proposal))
         if way == "proposal":
             return [str(proposal)]
-        # Where the recording is and how it is read; the rest is the recipe's.
-        lines = ("data.bag.path={path}", "model.image_width=320", "model.image_height=96", "data.max_gap=0.7")
-        return ["config/train/gsp_tiny_more.yaml", *(line.format(path=recording.path) for line in lines), START]
+        # Where the recording is, how it is read and at which size; the rest is the recipe's.
+        proposed = yaml.safe_load(proposal.read_text(encoding="utf-8"))
+        size = [f"model.{side}={proposed['model'][side]}" for side in ("image_width", "image_height")]
+        data = [f"data.bag.path={recording.path}", f"data.max_gap={proposed['data']['max_gap']}"]
+        return ["config/train/gsp_tiny_more.yaml", *data, *size, START]
     name = "gsp_tiny" if way == "proposal" else "gsp_tiny_more"
     schema = ["data.schema=ddad"] if recording.kind == "ddad" else []
     return [f"config/train/{name}.yaml", f"data.dataroot={recording.path}", "data.max_gap=1.0", START, *schema]
@@ -69,6 +72,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def train(recording: Recording, way: str, seed: int, steps: int, work: Path) -> dict[str, Any]:
     output = work / f"{recording.name}_{way.replace(' ', '_')}_{seed}"
     overrides = [f"seed={seed}", f"steps={steps}", f"output={output}", "gsp.ego_motion=learned", "pictures_every=0"]
+    overrides += ["keep_better=false"]  # what was learnt is measured, even where it is worse than what was there
     resume = ["--resume"] if (output / "last.pt").is_file() else []
     done = run("gaussianocc_core.train", *settings(recording, way, work), *overrides, *resume)
     entry: dict[str, Any] = {"recording": recording.name, "way": way, "seed": seed, "steps": steps, "commit": COMMIT}

@@ -39,6 +39,10 @@ EXAMPLES = """examples:
   # your own bag: tools/inspect_bag.py BAG --write-config config/my_robot.yaml, then
   python -m gaussianocc_core.train config/my_robot.yaml
 
+  # stage 2 goes on from the occupancy that ships, with your carved labels
+  python -m gaussianocc_core.train config/train/gsv_carved_more.yaml data.dataroot=data/street \\
+      data.occupancy=data/street_labels
+
   # first look: samples, memory and time, on two steps that nobody keeps
   python -m gaussianocc_core.train config/my_robot.yaml --dry-run
 

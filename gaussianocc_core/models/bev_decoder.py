@@ -62,6 +62,11 @@ class BevDecoder(nn.Module):
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)
 
+    def outputs(self) -> dict[str, int]:
+        """Entries of the state that go over classes, and then details, in their first dimension; entries of each."""
+        of_points = {"pointwise.2.weight": 1, "pointwise.2.bias": 1, "class_offset": 1}
+        return {"leave.weight": self.heights, "leave.bias": self.heights, **of_points}
+
     def forward(self, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B KF X Y Z"]:
         """Of a volume with channels innermost in memory, as `GaussianOcc.lift` leaves it, the logits are so as well."""
         return self.read(volume.permute(0, 2, 3, 4, 1), self.arrange()).permute(0, 4, 1, 2, 3)

@@ -74,6 +74,12 @@ class VoxelDecoder(nn.Module):
             if isinstance(module, nn.Conv3d):
                 nn.init.normal_(module.weight, std=(2.0 / (27 * module.out_channels)) ** 0.5)
 
+    def outputs(self) -> dict[str, int]:
+        """Entries of the state that go over the classes in their first dimension; entries of each class."""
+        last = f"head.{len(self.head) - 1}"
+        of_norm = ("weight", "bias", "running_mean", "running_var")
+        return dict.fromkeys((f"{last}.0.weight", *(f"{last}.1.{name}" for name in of_norm)), 1)
+
     @property
     def class_offset(self) -> Tensor:
         """(K,) the constant part of the logits: the bias of the batch norm behind the class layer."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import yaml
 
-from gaussianocc_core.checkpoint import load_depth_net
+from gaussianocc_core.checkpoint import load_depth_net, load_model
 from gaussianocc_core.config import from_dict
 from gaussianocc_core.data.bag import BagEntry, BagSource
 from gaussianocc_core.errors import ConfigError
@@ -35,6 +35,7 @@ _HEIGHTS = 16
 _VOXEL_SIZES = ((1.5, 0.4), (0.8, 0.3), (0.4, 0.2), (0.0, 0.1))
 _FAST = 3.0  # m/s; what drives so fast must see as far as a car
 _START = "tiny_matching"  # of the shipped weights: what training on a robot goes on from
+_OCCUPANCY = "tiny"  # of them: what stage 2 goes on from
 _PIXELS = 96 * 176  # of a network's input, about
 _LEAST_HEIGHT, _MOST_WIDTH, _STRIDE = 96, 384, 16
 _RATE, _GENTLE_RATE = 1.0e-3, 2.0e-4  # of stage 1
@@ -157,9 +158,14 @@ def propose(
         "data": {**data, "semantics": False},
         "gsp": gsp,
     }
+    # Where voxels are those of the shipped occupancy, stage 2 goes on from it (docs/your_robot.md#5-measure).
+    shipped = load_model(_OCCUPANCY).config
+    steps2 = steps // 2
+    if (shipped.grid.voxel_size, shipped.lattice.shape) == (voxel, defaults.lattice.shape):
+        gsv["decoder_from"], steps2 = _OCCUPANCY, steps // 4
     stage2 = {
         "stage": "gsv",
-        "steps": steps // 2,
+        "steps": steps2,
         "learning_rate": 2e-3,
         "encoder_learning_rate": 2e-4,
         "model": occupied,

@@ -88,10 +88,14 @@ class GsvConfig:
     # Where the depth head is the first stage's, it says how far the learnt motion went.
     length_search: MotionSearch = field(default_factory=MotionSearch)
     views: ViewDropout = field(default_factory=ViewDropout)  # of a network that matches
-    start_from_first_stage: bool = True  # image encoder and depth head begin with the first stage's weights
+    # Image encoder and depth head begin with the weights of `first_stage`, or of `decoder_from` where that has none.
+    start_from_first_stage: bool = True
     # And keep them: what a fresh decoder sends back undoes in hundreds of steps what depth learnt in thousands. Only
     # the projection of the features learns then, and the depth head needs no losses. Published: neither.
     freeze_first_stage: bool = True
+    # Model file whose occupancy network the decoder begins with: a path, or the bare name of weights that ship
+    # (`tiny`). "": that of `first_stage`, where it holds one that fits; else fresh weights.
+    decoder_from: str = ""
     cameras_per_step: int = 0  # rendered and compared, drawn anew for each sample; 0: all, as published
     render_height: int = 48  # of the rendered images, pixels; published: 180 of 384
     render_width: int = 88
@@ -155,8 +159,8 @@ class PretrainConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     stage: str = "gsp"  # "gsp": depth, ego motion, scale; "gsv": occupancy; "pretrain": depth, from truth
-    # gsv: model file of a gsp run, for ego motion and to start from; gsp: weights to go on from. A path, or the bare
-    # name of weights that ship with the package (`tiny_matching`).
+    # gsv: model file of a gsp run, for ego motion and to start from, or of a gsv run to go on from; gsp: weights to go
+    # on from. A path, or the bare name of weights that ship with the package (`tiny_matching`, `tiny`).
     first_stage: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -179,6 +183,9 @@ class TrainConfig:
     precision: str = "fp32"  # of the networks; geometry and losses are always fp32
     # Stage 1: a run whose depth and motion shrink together, or leave what cameras and odometry measure, ends at once.
     stop_on_collapse: bool = True
+    # Stage 1 that goes on from weights, with `data.left_out`: where they were better on what was left out,
+    # model.safetensors holds them at the end, and trained.safetensors what was learnt.
+    keep_better: bool = True
     save_every: int = 250  # steps between checkpoints
     pictures_every: int = 250  # steps between TensorBoard pictures; 0: none
     half_weights: bool = True  # 16 bits in the model file

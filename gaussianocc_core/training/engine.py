@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gaussianocc_core.data.sources import Entry, check_motion, open_split
+from gaussianocc_core.data.pose_track import delayed_motions, pose_tracks, where_delays_show
+from gaussianocc_core.data.sources import DataConfig, Entry, check_motion, open_split
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.mistakes import reading
 from gaussianocc_core.predictor import resolve_device
@@ -27,18 +28,22 @@ from gaussianocc_core.training.board import Board
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.distributed import Processes, process_group, was_restarted
 from gaussianocc_core.training.interrupt import Interrupt
+from gaussianocc_core.training.judging import DECIDES, compare, describe, means, pair_up
 from gaussianocc_core.training.loader import Batch, TrainingSet, load_batches
+from gaussianocc_core.training.odometry import DELAYS_S, LEAST_SHOWN, Shifted
 from gaussianocc_core.training.pictures import training_pictures
 from gaussianocc_core.training.pretrain import ClipSet
 from gaussianocc_core.training.run_folder import Logs, RunFolder, peak_memory_gb
 from gaussianocc_core.training.sampling import EpochSampler, Group, mix
-from gaussianocc_core.training.stages import build_stage, check_overlap, inherit_first_stage, parameter_groups
+from gaussianocc_core.training.stages import build_stage, check_overlap, parameter_groups
+from gaussianocc_core.training.start import inherit_first_stage
 from gaussianocc_core.training.state import LAST
 from gaussianocc_core.training.watch import TrainingCollapsed
 
 _log = logging.getLogger(__name__)
 _LINE_EVERY = 50  # steps, where there is no terminal for a bar
 _LOOKED_AT = 12  # samples, before a run starts
+_WAY_BACK = 3.0  # voxels, to the sample that one that was left out is compared with
 _DROP_AT = 10 / 12  # share of the run, of the schedule `step`; published: after 10 of 12 epochs
 
 
@@ -140,7 +145,7 @@ class Run:
         if state is not None:
             self._restore(state)
         elif isinstance(self.data, TrainingSet):
-            for line in self.stage.begin(self._some_samples()):
+            for line in self.stage.begin(self._some_samples(), self._shifted):
                 if processes.first:
                     _log.info("%s", line)
         if state is None:
@@ -154,19 +159,52 @@ class Run:
         places = np.unique(np.linspace(0, len(self.data) - 1, _LOOKED_AT).round().astype(int))
         return [self.data[(0, int(place))].to(self.device) for place in places]
 
+    def _shifted(self) -> list[Shifted]:
+        """Samples where it would show that stamps of poses are late."""
+        assert isinstance(self.data, TrainingSet)
+        entries = self.data.entries
+        tracks = pose_tracks(entries)
+        data = TrainingSet(entries, _as_recorded(self.config.data), Preprocessor.of(self.config.model), 0)
+        found = []
+        for place in where_delays_show(entries, tracks, _LOOKED_AT, LEAST_SHOWN):
+            motions = delayed_motions(entries[place], tracks, DELAYS_S.tolist())
+            batch = data[(0, place)]
+            if motions is not None and not batch.problems:  # else another sample is in its place
+                found.append(Shifted(batch.to(self.device), torch.from_numpy(motions).float().to(self.device)))
+        return found
+
     def _measure(self, when: str) -> None:
-        """The measures that need no truth, now and at the start of the run, into the log and measures.json."""
+        """The measures that need no truth, now and at the start of the run, into the log and measures.json; at the end
+        what was better is kept."""
         if not (self.left_out and self.processes.first):
             return
-        plain = replace(self.config.data, jitter=0.0, mirror=0.0, occupancy="")  # these have no labels in 3D
-        data = TrainingSet(self.left_out, plain, Preprocessor.of(self.config.model), self.config.seed)
-        places = np.unique(np.linspace(0, len(data) - 1, _LOOKED_AT).round().astype(int))
-        found = self.folder.add_measures(when, self.stage.judge([data[(0, int(k))].to(self.device) for k in places]))
-        if when == "end" and found[when]:
-            _log.info("on %d of the samples that were left out: start -> now", len(places))
-            for name, value in found[when].items():
-                before = found.get("start", {}).get(name)
-                _log.info("  %s: %s%.3f", name, "" if before is None else f"{before:.3f} -> ", value)
+        config = self.config
+        data = TrainingSet(self.left_out, _as_recorded(config.data), Preprocessor.of(config.model), config.seed)
+        way = _WAY_BACK * config.model.grid.voxel_size
+        samples = pair_up(self.left_out, data, way, self.device)
+        values = self.stage.judge(samples)
+        if when == "start":
+            self.folder.add_measures({"start": means(values), "start_samples": values})
+            if config.keep_better and config.first_stage and set(values) & set(DECIDES):
+                self.folder.save_start(self.stage)
+            return
+        start, at_start = self.folder.measured_at_start()
+        end, verdict = means(values), compare(at_start, values)
+        self.folder.add_measures({"end": end, "end_samples": values, "better": verdict.better})
+        if end:
+            _log.info("on %d of the samples that were left out: start -> now", len(samples))
+        for name, value in end.items():
+            _log.info("  %s: %s%.3f", name, f"{start[name]:.3f} -> " if name in start else "", value)
+        if verdict.better == "start":
+            kept = self.folder.keep_start() if config.keep_better else ""
+            _log.warning(
+                "the run made its weights worse on what was left out: %s (%+.0f %% +- %.0f, where less is better); %s. "
+                "To do: a fifth of both learning rates, more recordings, or keep the weights that it began with",
+                describe(start, end),
+                100 * math.expm1(verdict.change),
+                100 * verdict.error,
+                kept or f"{self.folder.model} holds them all the same",
+            )
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
@@ -341,6 +379,11 @@ class Run:
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
             self.saved = self.step
         self.problems = state["problems"] if self.processes.first else 0  # they are the first process' alone
+
+
+def _as_recorded(config: DataConfig) -> DataConfig:
+    """Without what training varies, and without labels in 3D, which what is left out has none of."""
+    return replace(config, jitter=0.0, mirror=0.0, occupancy="")
 
 
 def _repeat(micro: list[Batch]) -> Iterator[Batch]:

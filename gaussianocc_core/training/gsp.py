@@ -12,6 +12,7 @@ What is learnt when stands in `phases.py`, the search for the common factor in `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -32,10 +33,31 @@ from gaussianocc_core.training.cross_view import compare_everywhere, compare_ove
 from gaussianocc_core.training.ego import neighbour_motions, place_cameras, predict_ego_motion
 from gaussianocc_core.training.ground import compare_ground, plane_depth
 from gaussianocc_core.training.hints import find_hints, hint_error, hinted_pixels
+from gaussianocc_core.training.judging import (
+    AGREES,
+    EXPLAINS,
+    FOLLOWED,
+    FROM_AFAR,
+    GROUND,
+    LENGTH,
+    SCALE,
+    WITH_ITSELF,
+    Seen,
+    Values,
+    against_points,
+    disagreement,
+)
 from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.matched import ViewDropout, look_around
 from gaussianocc_core.training.motion_search import Guess, length_error, scale_length, search_length
-from gaussianocc_core.training.odometry import compare_lengths, judge_odometry, motion_error, try_odometry
+from gaussianocc_core.training.odometry import (
+    Shifted,
+    Witness,
+    compare_lengths,
+    examine,
+    find_witness,
+    motion_error,
+)
 from gaussianocc_core.training.phases import KNOWN_MOTION, Phase, phase_at, scale_search_began
 from gaussianocc_core.training.photometric import Photometric, temporal_error
 from gaussianocc_core.training.precision import network_precision
@@ -49,12 +71,6 @@ from gaussianocc_core.types import Cameras
 _TERMS = ("temporal", "smooth", "length", "anchor", "hints", "stereo", "cross", "motion")  # of the loss
 # Of their weight, while motion is still finding its length: wrong hints lead astray.
 _EARLY_HINTS = 0.15
-# Measures that need no truth, as the log calls them.
-_AGREES = "depth against what overlapping cameras measure, mean difference of logarithms (less is better)"
-_SCALE = "what overlapping cameras measure / depth, median (1 is metric)"
-_EXPLAINS = "error of the neighbouring frames, standing still being 1 (less is better)"
-_LENGTH = "learnt / recorded motion (1 is right)"
-_GROUND = "depth of the ground / where the base frame says it is (1 where that is the ground)"
 _GRACE = 20  # steps after motion is known, before a run is watched
 # How motion must explain the ground at its own depth: as it must explain the frames, on two levels.
 _ANCHOR = Photometric(ssim_weight=1.0, l1_weight=0.15, levels=2)
@@ -332,76 +348,100 @@ class Gsp(Stage):
     # ---- recorded motion -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def begin(self, batches: Sequence[Batch]) -> list[str]:
+    def begin(self, batches: Sequence[Batch], shifted: Callable[[], Sequence[Shifted]] = tuple) -> list[str]:
         """Whether the images agree with the recorded motion, and at which length; batches: in the recordings' order."""
         if self.config.ego_motion == "learned":
             return ["ego motion: learnt from the images (gsp.ego_motion=learned)"]
         training = self.training
         self.eval()
-        trials, witnesses, known, count = [], set(), 0, 0
-        for batch in batches:
-            recorded = self.recorded_motion(batch)
-            seen = None
-            for b, view in enumerate(views_of(batch, self.depth_net.head)):
-                count += 1
-                if not torch.isfinite(recorded[b]).all():
-                    continue
-                known += 1
-                measured = self.measure(view, recorded[b])
-                witness = ""
-                if measured is not None:
-                    guess, witness = Guess(measured.depth, measured.known), "what overlapping cameras measure"
-                else:
-                    seen = seen or self.predict_depth(batch.colors(), batch.cameras)
-                    guess = Guess(seen.depth[b], view.valid)
-                    if view.ground is not None and view.ground.says_scale():
-                        plane = plane_depth(view.ground.plane())
-                        guess = Guess(plane, view.valid & view.ground.is_shown(seen.depth[b], 1.0 / plane))
-                        witness = "the height of the cameras over the ground"
-                trial = try_odometry(view, guess, recorded[b])
-                if trial is not None:
-                    trials.append(trial)
-                    witnesses.add(witness)
+        required = "as gsp.ego_motion=sensor says" if self.config.ego_motion == "sensor" else ""
+        verdict = examine(batches, shifted(), self.recorded_motion, self._witnesses, required)
         self.train(training)
-        if not known:
-            self.odometry_factor.fill_(torch.nan)
-            return ["ego motion: none is recorded; it is learnt from the images"]
-        witness = witnesses.pop() if len(witnesses) == 1 else ""
-        verdict = judge_odometry(trials, witness, self.config.ego_motion == "sensor")
         self.odometry_factor.fill_(verdict.factor if verdict.used else torch.nan)
-        some = f"; {count - known} of {count} samples have no poses, their motion is learnt" if known < count else ""
-        return [verdict.line + some]
+        return [verdict.line]
+
+    def _witnesses(
+        self, batch: Batch, T_target_now: Float[Tensor, "B S 4 4"]
+    ) -> list[tuple[View, Guess, Witness | None]]:
+        """Of each sample, a depth that owes nothing to odometry."""
+        depth = self.predict_depth(batch.colors(), batch.cameras).depth
+        views = views_of(batch, self.depth_net.head)
+        found = (
+            find_witness(view, depth[b], self.measure(view, T_target_now[b].nan_to_num()))
+            for b, view in enumerate(views)
+        )
+        return [(view, *each) for view, each in zip(views, found, strict=True)]
 
     @torch.no_grad()
-    def judge(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Agreement between cameras, over time, with odometry and with the ground; means over the samples."""
+    def judge(self, samples: Sequence[Seen]) -> Values:
+        """Agreement between cameras, over time, with odometry and with the ground."""
         training = self.training
         self.eval()
-        found: dict[str, list[float]] = {}
-        for batch in batches:
-            frames = batch.colors()
-            recorded, learnt = self.recorded_motion(batch), self.ego_motion(frames)
-            known = torch.isfinite(recorded).flatten(1).all(dim=1)
-            motion = torch.where(known[:, None, None, None], recorded.nan_to_num(), learnt)
-            depth = self.predict_depth(frames, batch.cameras, motion).depth
-            for b, view in enumerate(views_of(batch, self.depth_net.head)):
-                measured = self.measure(view, motion[b])
-                if measured is not None:
-                    off = (depth[b].log() - measured.depth.log()).abs()[measured.known].mean()
-                    found.setdefault(_AGREES, []).append(float(off))
-                    found.setdefault(_SCALE, []).append(float(stereo_ratio(depth[b], measured)))
-                plain = replace(self.config.temporal, auto_mask=False)
-                still = torch.eye(4).to(motion).expand_as(motion[b])
-                errors = [self._temporal(view, depth[b], T, view.valid, plain)["temporal"] for T in (motion[b], still)]
-                found.setdefault(_EXPLAINS, []).append(float(errors[0] / errors[1].clamp(min=1e-6)))
-                if not self._distrusts_odometry() and (lengths := compare_lengths(learnt[b], batch.T_target_now[b])):
-                    found.setdefault(_LENGTH, []).append(float(lengths["motion_off"].exp()))
-                if view.ground is not None:
-                    plane = view.ground.plane(self.log_scale.exp())
-                    if ground := compare_ground(depth[b], plane, view.valid & view.ground.in_reach()):
-                        found.setdefault(_GROUND, []).append(float(ground["ground_off"].exp()))
+        values: Values = {
+            name: [] for name in (AGREES, SCALE, FOLLOWED, FROM_AFAR, WITH_ITSELF, EXPLAINS, LENGTH, GROUND)
+        }
+        for seen in samples:
+            found = self._judge(seen)
+            for name, each in values.items():
+                each.append(found.get(name, math.nan))
         self.train(training)
-        return {name: sum(values) / len(values) for name, values in found.items()}
+        return {name: each for name, each in values.items() if not all(map(math.isnan, each))}
+
+    def _judge(self, seen: Seen) -> dict[str, float]:
+        """Of one sample, by measure."""
+        batch, found = seen.batch, {}
+        motion, learnt = self._best_motion(batch)
+        depth = self.predict_depth(batch.colors(), batch.cameras, motion).depth[0]
+        (view,) = views_of(batch, self.depth_net.head)
+        measured = self.measure(view, motion[0])
+        if measured is not None:
+            found[AGREES] = float((depth.log() - measured.depth.log()).abs()[measured.known].mean())
+            found[SCALE] = float(stereo_ratio(depth, measured))
+        found[EXPLAINS] = self._against_rest(view, view.around, depth, motion[0])
+        if not self._distrusts_odometry() and (lengths := compare_lengths(learnt[0], batch.T_target_now[0])):
+            found[LENGTH] = float(lengths["motion_off"].exp())
+        if view.ground is not None:
+            plane = view.ground.plane(self.log_scale.exp())
+            if ground := compare_ground(depth, plane, view.valid & view.ground.in_reach()):
+                found[GROUND] = float(ground["ground_off"].exp())
+        if seen.before is not None and seen.T_before_now is not None and bool(torch.isfinite(self.odometry_factor)):
+            T = scale_length(seen.T_before_now[None], self.odometry_factor)
+            found[FROM_AFAR] = self._against_rest(view, seen.before.colors()[:, 0], depth, T)
+            before = self.predict_depth(
+                seen.before.colors(), seen.before.cameras, self._best_motion(seen.before)[0]
+            ).depth[0]
+            T_before_cam, K = neighbour_motions(T, view.cameras.T_ego_cam)[0], view.cameras.intrinsics
+            found[WITH_ITSELF] = disagreement(depth, before, K, T_before_cam, view.valid)
+            then = seen.before.images[0, 0]
+            found[FOLLOWED] = against_points(depth, batch.images[0, 0], then, K, T_before_cam, view.valid)
+        return found
+
+    def _best_motion(self, batch: Batch) -> tuple[Float[Tensor, "B S 4 4"], Float[Tensor, "B S 4 4"]]:
+        """Recorded where it is used, else learnt; and what is learnt."""
+        recorded, learnt = self.recorded_motion(batch), self.ego_motion(batch.colors())
+        known = torch.isfinite(recorded).flatten(1).all(dim=1)
+        return torch.where(known[:, None, None, None], recorded.nan_to_num(), learnt), learnt
+
+    def _against_rest(
+        self, view: View, others: Float[Tensor, "S N 3 H W"], depth: Float[Tensor, "N H W"], T: Float[Tensor, "S 4 4"]
+    ) -> float:
+        """Error of other frames that depth and motion carry over, by that of standing still."""
+        plain = replace(self.config.temporal, auto_mask=False)
+        seen = replace(view, colors=torch.cat([view.colors[:1], others]))
+        still = torch.eye(4).to(T).expand_as(T)
+        errors = [
+            temporal_error(
+                seen.now,
+                seen.around,
+                depth,
+                view.cameras.intrinsics,
+                neighbour_motions(each, view.cameras.T_ego_cam),
+                view.valid,
+                plain,
+            )[0]
+            for each in (T, still)
+        ]
+        return float(errors[0] / errors[1].clamp(min=1e-6))
 
     # ---- scale -----------------------------------------------------------------------------------------------------
 

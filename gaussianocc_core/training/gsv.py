@@ -8,7 +8,7 @@ the ego motion of the first stage, and the rendered classes must be those of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gaussianocc_core import losses
 from gaussianocc_core.errors import ConfigError, DatasetError
 from gaussianocc_core.geometry import cameras as camera_geometry
+from gaussianocc_core.geometry.overlap import OverlapSettings, overlap_masks
 from gaussianocc_core.geometry.warp import interpolate_depth, resize_depth
 from gaussianocc_core.labels import (
     CLASS_NAMES,
@@ -40,14 +41,16 @@ from gaussianocc_core.rendering.march import MarchSettings, draw_jitter
 from gaussianocc_core.rendering.volume import ray_regularizers, render_volume
 from gaussianocc_core.training.carved import class_error, opacity_error
 from gaussianocc_core.training.config import GsvConfig
-from gaussianocc_core.training.ego import neighbour_motions, predict_ego_motion
+from gaussianocc_core.training.ego import neighbour_motions, place_cameras, predict_ego_motion
 from gaussianocc_core.training.hints import find_hints, hint_error
 from gaussianocc_core.training.loader import Batch
 from gaussianocc_core.training.matched import look_around
 from gaussianocc_core.training.motion_search import Guess, as_long_as_depth_says
+from gaussianocc_core.training.odometry import Shifted, Witness, examine, find_witness
 from gaussianocc_core.training.photometric import temporal_error
 from gaussianocc_core.training.precision import network_precision
 from gaussianocc_core.training.stage import Look, Networks, Stage, mean_losses, total_loss
+from gaussianocc_core.training.stereo import measure, stereo_pairs
 from gaussianocc_core.training.surfaces import find_surfaces, plan_surfaces
 from gaussianocc_core.training.view import View, batch_element, views_of
 from gaussianocc_core.types import Cameras, OccupancyField, RenderedViews, VoxelGrid
@@ -89,6 +92,7 @@ class Gsv(Stage):
 
     reports = (*_TERMS, "total", "moved")
     class_weights: Tensor
+    odometry_factor: Tensor
     own_ids: Tensor  # of the model's classes, per Occ3D id
 
     def __init__(
@@ -125,6 +129,8 @@ class Gsv(Stage):
         weights = torch.from_numpy(class_weights(frequencies_of(class_names)))
         self.register_buffer("class_weights", weights, persistent=False)
         self.register_buffer("own_ids", torch.from_numpy(ids_from_occ3d(class_names)), persistent=False)
+        # On recorded translations; NaN: recorded motion is not used.
+        self.register_buffer("odometry_factor", torch.ones(()))
         self._plans: RigCache[_Plans] = RigCache(_RIGS_PLANNED)
 
     def train(self, mode: bool = True) -> Gsv:
@@ -140,7 +146,7 @@ class Gsv(Stage):
 
     def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
         """The names are those of docs/method.md#g."""
-        batch = self._in_own_classes(batch)
+        batch = self._with_recorded_motion(self._in_own_classes(batch))
         views = views_of(batch, self.model.depth_head if self._hints_head else None)
         plans = [self._plan(view) for view in views]
         frames = batch.jittered()  # (B, T, N, 3, H, W): what networks see
@@ -185,6 +191,47 @@ class Gsv(Stage):
             semantics=None if batch.semantics is None else self.own_ids[batch.semantics.long()],
             occupancy=None if batch.occupancy is None else self.own_ids[batch.occupancy.long()],
         )
+
+    def _with_recorded_motion(self, batch: Batch) -> Batch:
+        """The batch with recorded motion as `begin` found it to be."""
+        T_target_now, T_history_now = batch.T_target_now.clone(), batch.T_history_now
+        T_target_now[..., :3, 3] *= self.odometry_factor
+        if T_history_now is not None:
+            T_history_now = T_history_now.clone()
+            T_history_now[..., :3, 3] *= self.odometry_factor
+        return replace(batch, T_target_now=T_target_now, T_history_now=T_history_now)
+
+    @torch.no_grad()
+    def begin(self, batches: Sequence[Batch], shifted: Callable[[], Sequence[Shifted]] = tuple) -> list[str]:
+        """Whether the images agree with the recorded motion, and at which length; by the first stage's depth."""
+        if self.config.ego_motion not in ("sensor", "auto") or self.model.depth_head is None:
+            return []
+        training, required = self.training, ""
+        if self.config.ego_motion == "sensor":
+            required = "as gsv.ego_motion=sensor says"
+        elif self.pose_net is None:
+            required = "as no first stage learnt motion from images of this size"
+        self.eval()
+        verdict = examine(batches, shifted(), lambda batch: batch.T_target_now, self._witnesses, required)
+        self.train(training)
+        self.odometry_factor.fill_(verdict.factor if verdict.used or required else torch.nan)
+        return [verdict.line]
+
+    def _witnesses(
+        self, batch: Batch, T_target_now: Float[Tensor, "B S 4 4"]
+    ) -> list[tuple[View, Guess, Witness | None]]:
+        """Of each sample, a depth that owes nothing to odometry: of one image, or of what cameras see of each other."""
+        views = views_of(batch, self.model.depth_head)
+        colors = batch.colors()[:, 0]
+        inv_depth = self.model.encode(colors, [self._plan(view).lift for view in views])[1]
+        assert inv_depth is not None
+        found = []
+        for view, inverse, motion in zip(views, inv_depth, T_target_now, strict=True):
+            placed = view.cameras if view.lags is None else place_cameras(view.cameras, view.lags, motion.nan_to_num())
+            pairs = stereo_pairs(placed, overlap_masks(view.cameras, OverlapSettings()))
+            depth = interpolate_depth(1.0 / inverse, *view.now.shape[-2:])
+            found.append((view, *find_witness(view, depth, measure(view.now, view.valid, pairs))))
+        return found
 
     def predict_field(
         self,

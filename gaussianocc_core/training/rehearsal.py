@@ -14,7 +14,8 @@ from gaussianocc_core.training.distributed import process_group
 from gaussianocc_core.training.engine import make_sampler, open_data
 from gaussianocc_core.training.loader import TrainingSet, load_batches
 from gaussianocc_core.training.run_folder import RunFolder, peak_memory_gb
-from gaussianocc_core.training.stages import build_stage, inherit_first_stage, parameter_groups
+from gaussianocc_core.training.stages import build_stage, parameter_groups
+from gaussianocc_core.training.start import inherit_first_stage
 
 _STEPS = 2  # the first one also plans and compiles; the last one is measured
 

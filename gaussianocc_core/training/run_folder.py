@@ -10,9 +10,10 @@ import math
 import os
 import platform
 import resource
+import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 
 from gaussianocc_core import __version__
 from gaussianocc_core.bounded import read_json
-from gaussianocc_core.checkpoint import Provenance
+from gaussianocc_core.checkpoint import Provenance, load_depth_net
 from gaussianocc_core.config import drop_retired, to_dict
 from gaussianocc_core.errors import CheckpointError, ConfigError, GaussianOccError
 from gaussianocc_core.mistakes import reading
@@ -34,8 +35,9 @@ from gaussianocc_core.training.stages import save_stage
 from gaussianocc_core.training.state import LAST, load_state, save_state
 
 _log = logging.getLogger(__name__)
-ENVIRONMENT = "environment.json"
-_IN_PLACE = ("config.yaml", "environment.json", "metrics.jsonl", "measures.json")  # the other files are replaced
+ENVIRONMENT, MEASURES = "environment.json", "measures.json"
+START, TRAINED = "start.safetensors", "trained.safetensors"
+_IN_PLACE = ("config.yaml", ENVIRONMENT, "metrics.jsonl", MEASURES)  # the other files are replaced
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Logs:
 
 
 class RunFolder:
-    """config.yaml, environment.json, metrics.jsonl, last.pt, model.safetensors and TensorBoard events of one run."""
+    """config.yaml, environment.json, metrics.jsonl, measures.json, last.pt, model.safetensors and TensorBoard events of
+    one run; start.safetensors of one that goes on from weights, trained.safetensors where these were better."""
 
     def __init__(self, config: TrainConfig, samples_per_step: int) -> None:
         self.config, self.samples_per_step = config, samples_per_step
@@ -130,16 +133,49 @@ class RunFolder:
                 "space, then --resume"
             ) from error
 
-    def add_measures(self, when: str, found: dict[str, float]) -> dict[str, dict[str, float]]:
-        """Adds to measures.json what was measured at the start or end of the run; all that there is by then."""
-        path = self.path / "measures.json"
+    def measured_at_start(self) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """What measures.json holds of the start of the run: means, and the values of the samples."""
+        with reading(f"{self.path / MEASURES}: its measures", "remove it, then --resume", GaussianOccError):
+            found = self._measures()
+            means = {str(name): float(value) for name, value in found.get("start", {}).items()}
+            samples = {
+                str(name): [math.nan if value is None else float(value) for value in values]
+                for name, values in found.get("start_samples", {}).items()
+            }
+        return means, samples
+
+    def _measures(self) -> dict[str, Any]:
+        path = self.path / MEASURES
+        return dict(read_json(path)) if path.is_file() else {}
+
+    def add_measures(self, found: dict[str, Any]) -> None:
+        """Adds to measures.json what was measured at the start or end of the run; NaN becomes null."""
+        path = self.path / MEASURES
         try:
-            known = read_json(path) if path.is_file() else {}
-            known[when] = found
-            path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(_without_nan({**self._measures(), **found}), indent=1)
+            path.write_text(text + "\n", encoding="utf-8")
         except (OSError, ValueError) as error:
             raise GaussianOccError(f"{path}: cannot be written ({error}); free some space, then --resume") from error
-        return known
+
+    def save_start(self, stage: Stage) -> None:
+        """start.safetensors: the weights that the run begins with, for the case that it makes them worse."""
+        theirs = load_depth_net(self.config.first_stage).provenance
+        note = f"{theirs.training}; kept as they were: training went on and made them worse"
+        self._save_model(stage, self.path / START, replace(theirs, training=note))
+
+    def keep_start(self) -> str:
+        """Puts the weights that the run began with in the place of those that it made; what was done, for the log."""
+        start, trained = self.path / START, self.path / TRAINED
+        if not start.is_file():
+            return ""
+        try:
+            os.replace(self.model, trained)
+            shutil.copyfile(start, self.model)
+        except OSError as error:
+            raise GaussianOccError(
+                f"{self.model}: cannot be written ({error}); {start} holds what it should"
+            ) from error
+        return f"{self.model} holds those that it began with, {trained.name} the trained ones"
 
     def save(self, stage: Stage, state: dict[str, Any]) -> None:
         """last.pt, and the model file. state: of what else learns, and `step`."""
@@ -148,15 +184,26 @@ class RunFolder:
         provenance = Provenance(
             self.config.note or stage.note, commit=commit(), seed=self.config.seed, steps=state["step"]
         )
+        self._save_model(stage, self.model, provenance)
+
+    def _save_model(self, stage: Stage, path: Path, provenance: Provenance) -> None:
         try:
-            save_stage(stage, self.config, self.model, provenance)
+            save_stage(stage, self.config, path, provenance)
         except (OSError, SafetensorError) as error:
             raise GaussianOccError(f"{self.path}: the model cannot be written ({error}); free some space") from error
 
 
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must share with the one that it goes on with."""
-    free = ("device", "save_every", "pictures_every", "output", "note")
+    free = ("device", "save_every", "pictures_every", "output", "note", "keep_better")
     data = {key: value for key, value in config.items() if key not in free}
     data["data"] = {key: value for key, value in data["data"].items() if key != "workers"}
     if data["stage"] == "joint":  # another name of stage=gsv with gsv.ego_motion=joint, once

@@ -16,7 +16,9 @@ from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc
 from gaussianocc_core.models.pose_net import PoseNet
+from gaussianocc_core.training.judging import Seen, Values
 from gaussianocc_core.training.loader import Batch
+from gaussianocc_core.training.odometry import Shifted
 from gaussianocc_core.training.watch import Watch
 from gaussianocc_core.types import VoxelGrid
 
@@ -55,12 +57,15 @@ class Stage(nn.Module, ABC):
     def forward(self, batch: Batch, progress: float = 0.5) -> dict[str, Tensor]:
         """Named losses; `total` is what is minimised. progress: share of the run that is done, 0-1."""
 
-    def begin(self, batches: Sequence[Batch]) -> list[str]:
-        """Called once, before a run that starts anew, with a few samples from all over it; lines for the log."""
+    def begin(self, batches: Sequence[Batch], shifted: Callable[[], Sequence[Shifted]] = tuple) -> list[str]:
+        """Called once, before a run that starts anew, with a few samples from all over it; lines for the log.
+
+        shifted: gives those where late poses would show.
+        """
         return []
 
-    def judge(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Measures that need no truth, by what they are called in the log, on samples that training leaves out."""
+    def judge(self, samples: Sequence[Seen]) -> Values:
+        """Measures that need no truth, by what they are called in the log, of each sample that training leaves out."""
         return {}
 
     def before_step(self, batches: Sequence[Batch], step: int, steps: int, all_reduce: Callable[[Tensor], None]) -> str:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,7 @@ from torch import nn
 from gaussianocc_core.checkpoint import Provenance, load_depth_net, load_pose_net, networks_in, save_model
 from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.geometry.overlap import OverlapSettings, find_overlaps
-from gaussianocc_core.models.config import ModelConfig
-from gaussianocc_core.models.depth_net import DepthNet
-from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
+from gaussianocc_core.models.gaussianocc import build_depth_net, build_model, build_pose_net
 from gaussianocc_core.models.matching_net import MatchingHead
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.training.config import TrainConfig
@@ -24,6 +21,7 @@ from gaussianocc_core.training.gsv import Gsv
 from gaussianocc_core.training.phases import fit_to_run
 from gaussianocc_core.training.pretrain import Pretrain
 from gaussianocc_core.training.stage import Stage
+from gaussianocc_core.training.start import check_same_architecture, eyes_file, start_decoder, start_eyes
 from gaussianocc_core.types import Cameras
 
 _log = logging.getLogger(__name__)
@@ -46,7 +44,7 @@ def _build_gsp(config: TrainConfig) -> Gsp:
     depth_net, pose_net, path = build_depth_net(config.model), build_pose_net(config.model), config.first_stage
     if path:
         motion = "pose" in networks_in(path)
-        _check_same_architecture(load_depth_net(path).config, config.model, path, motion=motion)
+        check_same_architecture(load_depth_net(path).config, config.model, path, motion=motion)
         depth_net.load_state_dict(load_depth_net(path).depth_net.state_dict())
         if motion:
             pose_net.load_state_dict(load_pose_net(path).pose_net.state_dict())
@@ -58,7 +56,7 @@ def _build_pretrain(config: TrainConfig) -> Pretrain:
         raise ConfigError("model.matching.enabled: pretraining is of depth by matching; set it to true")
     depth_net, path = build_depth_net(config.model), config.first_stage
     if path:
-        _check_same_architecture(load_depth_net(path).config, config.model, path)
+        check_same_architecture(load_depth_net(path).config, config.model, path)
         depth_net.load_state_dict(load_depth_net(path).depth_net.state_dict())
     else:
         assert isinstance(depth_net.head, MatchingHead)
@@ -71,11 +69,11 @@ def _build_gsv(config: TrainConfig) -> Gsv:
     motion, path = config.gsv.ego_motion, config.first_stage
     if motion in ("learned", "auto") and not path:
         raise ConfigError(f"first_stage: gsv.ego_motion={motion} needs the model file of a gsp run, first_stage=FILE")
-    starts = bool(path) and config.gsv.start_from_first_stage and "depth" in networks_in(path)
-    frozen = starts and config.gsv.freeze_first_stage
-    if starts:
-        depth_net = load_depth_net(path)
-        model = _start_from(model, depth_net.depth_net, depth_net.config, config.model, path)
+    eyes = eyes_file(config)
+    frozen = bool(eyes) and config.gsv.freeze_first_stage
+    if eyes:
+        start_eyes(model, config.model, eyes)
+    start_decoder(model, config)
     pose_net = None
     if motion == "joint":
         pose_net = build_pose_net(config.model)
@@ -105,47 +103,6 @@ def _frozen_pose_net(config: TrainConfig) -> PoseNet | None:
         raise ConfigError(f"{fault}; train a first stage with this run's model")
     _log.info("%s: samples without poses cannot be used", fault)
     return None
-
-
-def _start_from(
-    model: GaussianOcc, depth_net: DepthNet, theirs: ModelConfig, ours: ModelConfig, path: str
-) -> GaussianOcc:
-    """The occupancy network with the depth network's encoder and head, which must be of one architecture."""
-    _check_same_architecture(theirs, ours, path, size=True)  # what stays frozen cannot get used to another
-    model.image_encoder.load_state_dict(depth_net.image_encoder.state_dict())
-    if model.depth_head is not None:
-        model.depth_head = depth_net.head
-    return model
-
-
-def _check_same_architecture(
-    theirs: ModelConfig, ours: ModelConfig, path: str, motion: bool = False, size: bool = False
-) -> None:
-    """ConfigError unless the image encoder, and with `motion` the ego-motion network, are of one kind.
-
-    Both are convolutions: weights of one image size are a start at any other. size: it must be the same too.
-    """
-    sizes = ("image_height", "image_width") if size else ()
-    for part in ("encoder", "matching", *sizes, *(("pose",) if motion else ())):
-        if getattr(theirs, part) != getattr(ours, part):
-            raise ConfigError(
-                f"first_stage: {path} was trained with model.{part}={getattr(theirs, part)}, this run has "
-                f"{getattr(ours, part)}; make them equal or, in stage 2, set gsv.start_from_first_stage=false"
-            )
-
-
-def inherit_first_stage(config: TrainConfig) -> TrainConfig:
-    """The configuration with what belongs to the weights that the run starts from: the depth range that they ended with
-    (they learnt the scale of it) and, unless the configuration has its own, how they match."""
-    path = config.first_stage
-    starts = config.stage == "gsp" or config.gsv.start_from_first_stage
-    if not (path and starts and "depth" in networks_in(path)):
-        return config
-    theirs = load_depth_net(path).config
-    # Whether the ground is where the base frame says is a matter of the robot, not of the weights.
-    depth = replace(theirs.depth, metric_ground=config.model.depth.metric_ground)
-    matching = config.model.matching if config.model.matching.enabled else theirs.matching
-    return replace(config, model=replace(config.model, depth=depth, matching=matching))
 
 
 def check_overlap(cameras: Cameras, settings: OverlapSettings, log: bool) -> None:

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from support.robot_bags import RobotBag, header, message
 
 from gaussianocc_core.bags.indexing import open_index
 from gaussianocc_core.bags.recover import recover
+from gaussianocc_core.checkpoint import load_model
 from gaussianocc_core.config import from_dict, load_config
 from gaussianocc_core.data.bag import BagSource, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
@@ -17,11 +19,13 @@ from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
 from gaussianocc_core.errors import BagError, ConfigError
 from gaussianocc_core.geometry.rectify import Rectifier
 from gaussianocc_core.geometry.rig_file import load_rig
+from gaussianocc_core.models.gaussianocc import build_model
 from gaussianocc_core.onboarding.doctor.ground import GroundOpinion
 from gaussianocc_core.onboarding.inspection import Inspection, describe, inspect
 from gaussianocc_core.onboarding.inspection_picture import inspection_picture
 from gaussianocc_core.onboarding.proposal import Runs, propose, propose_size, write_proposal
 from gaussianocc_core.training.config import TrainConfig
+from gaussianocc_core.training.start import start_decoder
 
 
 def inspected(path, **settings) -> tuple[BagSource, Inspection]:
@@ -159,6 +163,13 @@ def test_the_proposal_fits_robot_and_speed_and_is_a_configuration(tmp_path):
     assert propose(source, replace(found, labelled=5), 10).stage2["data"]["semantics"]
     assert "class_names" not in propose(source, replace(found, labelled=5), 10).stage2["model"]
     assert propose(source, found, 10, voxel_size=0.25).voxel_size == 0.25
+    # Where voxels are those of the shipped occupancy, its decoder is gone on from, and it does fit.
+    assert second.gsv.decoder_from == "" and second.steps == 2500
+    as_shipped = from_dict(TrainConfig, propose(source, found, 1000, voxel_size=0.4).stage2)
+    assert as_shipped.gsv.decoder_from == "tiny" and as_shipped.steps == 1250
+    ours, theirs = build_model(as_shipped.model), load_model("tiny").model
+    start_decoder(ours, as_shipped)
+    assert torch.equal(ours.voxel_decoder.level1[0].weight, theirs.voxel_decoder.level1[0].weight)
     stage1, stage2, rig, node = write_proposal(proposal, source, tmp_path / "out" / "mine.yaml")
     (parameters,) = (section["ros__parameters"] for section in yaml.safe_load(node.read_text()).values())
     assert parameters["cameras"] == ["front", "left"]

@@ -428,7 +428,8 @@ def test_a_run_that_is_over_goes_on_for_longer(root, tmp_path, caplog):
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
     measures = json.loads((tmp_path / "run" / "measures.json").read_text())
-    assert set(measures) == {"start", "end"} and set(measures["start"]) == set(measures["end"]) != set()
+    assert set(measures) == {"start", "end", "start_samples", "end_samples", "better"}
+    assert set(measures["start"]) == set(measures["end"]) == set(measures["end_samples"]) != set()
     assert "error of the neighbouring frames, standing still being 1 (less is better): " in caplog.text
     whole = replace(config, steps=4, output=str(tmp_path / "whole"))
     train(whole)

@@ -24,7 +24,7 @@ def _ended(t, depth, half):
 
 
 @cached_kernel(raymarch, error_model="numpy", nogil=True)
-def add_rays(T_grid_cam, lens, depth, half, weight, classes, low, size, per_voxel, wrap, counts, votes):
+def add_rays(T_grid_cam, lens, depth, half, weight, classes, low, size, per_voxel, wrap, counts, fresh, votes):
     """One image (h, w) of rays.
 
     T_grid_cam (4, 4): camera in the frame of the grid, m; lens: focal lengths and centre (fx, fy, cx, cy), px of this
@@ -32,10 +32,12 @@ def add_rays(T_grid_cam, lens, depth, half, weight, classes, low, size, per_voxe
     nowhere and passes everything up to depth. weight: of the ray, 0: it says nothing. classes: of what it ends on, at
     least votes.shape[-1]: none. low (3,), size (3,): of the cells, m; per_voxel: cells on top of each other in a voxel.
     wrap (3,): where the first cell lies in `counts`, which go on at 0 behind their end. counts (X, Y, Z per_voxel,
-    COUNTS) and votes (X, Y, Z, K; without a wrap only) are added to.
+    COUNTS), fresh (X, Y, Z, COUNTS; each ray counts 1; none: shape 0) and votes (X, Y, Z, K; without a wrap only) are
+    added to.
     """
     shape = counts.shape[:3]
     high = (low[0] + size[0] * shape[0], low[1] + size[1] * shape[1], low[2] + size[2] * shape[2])
+    keeps_fresh = fresh.shape[0] > 0
     ox, oy, oz = T_grid_cam[0, 3], T_grid_cam[1, 3], T_grid_cam[2, 3]
     for v in range(depth.shape[0]):
         y = (v + 0.5 - lens[3]) / lens[1]
@@ -65,10 +67,15 @@ def add_rays(T_grid_cam, lens, depth, half, weight, classes, low, size, per_voxe
                 i, j, k = i - shape[0] * (i >= shape[0]), j - shape[1] * (j >= shape[1]), k - shape[2] * (k >= shape[2])
                 if t_next <= first:
                     counts[i, j, k, PASSES] += share
+                    if keeps_fresh:
+                        fresh[i, j, k // per_voxel, PASSES] += 1.0
                 elif ends:
                     before, after = _ended(t, z, h), _ended(t_next, z, h)
                     counts[i, j, k, ENDS] += share * (after - before)
                     counts[i, j, k, PASSES] += share * (1.0 - after)
+                    if keeps_fresh:
+                        fresh[i, j, k // per_voxel, ENDS] += after - before
+                        fresh[i, j, k // per_voxel, PASSES] += 1.0 - after
                     if votes_too:
                         votes[i, j, k // per_voxel, label] += share * (after - before)
                 t = t_next

@@ -130,14 +130,14 @@ def carve(
     size = np.array([grid.voxel_size, grid.voxel_size, grid.voxel_size / layers])
     T_world_grid = moment.T_world_ego if T_ego_grid is None else moment.T_world_ego @ T_ego_grid
     T_grid_world = invert_matrix(T_world_grid)
-    no_wrap = np.zeros(3, dtype=np.int64)
+    no_wrap, no_fresh = np.zeros(3, dtype=np.int64), np.zeros((0, 0, 0, ray_counts.COUNTS), np.float32)
     for each in sets:
         T = T_grid_world @ each.T_world_ego @ each.T_ego_cam
         into = of_moment if abs(each.stamp_s - moment.stamp_s) <= settings.moment else counts
         for n in range(len(each.T_ego_cam)):
             ray_counts.add_rays(
                 T[n], each.lenses[n], each.depth[n], each.half[n], each.weight[n], each.classes[n],
-                low, size, layers, no_wrap, into, votes,
+                low, size, layers, no_wrap, into, no_fresh, votes,
             )  # fmt: skip
     counts += of_moment
     return CarvedLabels(moment.token, moment.stamp_s, decide(counts, votes, settings, of_moment), len(sets))

@@ -39,11 +39,12 @@ class MemorySettings:
     """What is remembered."""
 
     seconds: float = 1.5  # after which a ray counts 1/e
+    moment: float = 0.15  # the same for what is there now: by it what moves is where it is
     layers: int = 4  # cells on top of each other in a voxel
     ends: EndSettings = field(default_factory=EndSettings)
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0 or self.layers < 1:
+        if not min(self.seconds, self.moment) > 0 or self.layers < 1:
             raise ValueError(f"memory of rays: expected seconds above 0 and layers of at least 1, got {self}")
 
 
@@ -69,6 +70,7 @@ class RayMemory:
         from gaussianocc_core.geometry.ray_counts import COUNTS  # here: it imports Numba
 
         self._counts = np.zeros((*self._shape, settings.layers, COUNTS), dtype=np.float32)
+        self._fresh = np.zeros((*self._shape, COUNTS), dtype=np.float32)
         self._gain = 1.0  # of a ray of now; that of older ones stays, so that nothing needs to be faded
         self._stamp_s, self._run = 0.0, 0
         self.sets = 0  # that were added since all was forgotten
@@ -77,6 +79,7 @@ class RayMemory:
     def reset(self) -> None:
         """Forget all."""
         self._counts.fill(0.0)
+        self._fresh.fill(0.0)
         self._window.reset()
         self._gain, self.sets = 1.0, 0
 
@@ -109,11 +112,12 @@ class RayMemory:
             self.reset()
         if not self.is_empty:
             self._gain *= float(np.exp(elapsed / self.settings.seconds))
+            self._fresh *= np.float32(np.exp(-elapsed / self.settings.moment))
         if self._gain > _MOST_GAIN:
             self._counts *= np.float32(1.0 / self._gain)
             self._gain = 1.0
         self._stamp_s, self._run, self.sets = stamp_s, run, self.sets + 1
-        self._T = self._window.follow(T_world_ego, (self._counts,))
+        self._T = self._window.follow(T_world_ego, (self._counts, self._fresh))
         assert self._window.first is not None
         depth = 1.0 / as_array(inv_depth)
         known = np.ones(depth.shape, dtype=bool) if shows is None else shows
@@ -131,7 +135,7 @@ class RayMemory:
             lens = np.array([K[n, 0, 0] * sx, K[n, 1, 1] * sy, K[n, 0, 2] * sx, K[n, 1, 2] * sy])
             add_rays(
                 T[n], lens, ends.depth[n], ends.half[n], weight[n], no_classes,
-                self._window.first * edge, cells, layers, wrap, counts, no_votes,
+                self._window.first * edge, cells, layers, wrap, counts, self._fresh, no_votes,
             )  # fmt: skip
 
     def describe(self, opacity: Float[np.ndarray, "X Y Z"], where: Int64[np.ndarray, "P 3"]) -> Float[Tensor, "P F"]:
@@ -161,8 +165,8 @@ class RayMemory:
         return said
 
     def _place(self) -> tuple:
-        origin = np.array(self.grid.origin, dtype=np.float64)
-        return self._counts, np.float32(self._gain), self._window.first, self._T, origin, self.grid.voxel_size
+        origin, size = np.array(self.grid.origin, dtype=np.float64), self.grid.voxel_size
+        return self._counts, self._fresh, np.float32(self._gain), self._window.first, self._T, origin, size
 
 
 def load_head(path: str | Path = SHIPPED) -> MemoryHead:

@@ -12,8 +12,11 @@ from gaussianocc_core.kernels import JIT, exp32, log32
 from gaussianocc_core.labels import OCCLUDED, UNOBSERVED
 
 _LEAST_ENDS = np.float32(0.2)  # rays in a cell, below which their share says nothing
+_SURE_PASSES, _NO_RAY = np.float32(3.0), np.float32(0.01)  # as carving has them for the sets of a moment
+_SURE_SHARE = np.float32(0.25)
+_VETO_SHARE = np.float32(0.1)  # of the moment's rays that end in a voxel, from which on what came before has no veto
 _CERTAIN = np.float32(0.02)  # opacity below which a voxel in which no ray ended needs no weighing
-_CHUNK, _RAW = 256, 7
+_CHUNK, _RAW = 256, 8
 NEW = 253  # label of what is found and has no class yet
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
@@ -32,22 +35,32 @@ def _locate(u, v, w, T, first, shape, origin, size):
 
 
 @numba.njit(inline="always", error_model="numpy")
-def _rays_of(cells, gain):
-    """Of a voxel's cells (L, COUNTS): largest share of a cell's rays that end in it, most ends, all passes."""
+def _rays_of(cells, fresh, gain):
+    """Of a voxel's cells (L, COUNTS): largest share of a cell's rays that end in it, most ends, all passes.
+
+    fresh (COUNTS): of the voxel at the moment, which has the last word about what moves: what rays pass now and do not
+    end in has left, and what a good share of them ends in is there, though many passed before it came.
+    """
     share, ends, passes = _ZERO, _ZERO, _ZERO
+    now, passed = fresh[ENDS], fresh[PASSES]
+    left = passed >= _SURE_PASSES and now <= _NO_RAY * passed
     for layer in range(cells.shape[0]):
         e, p = cells[layer, ENDS] / gain, cells[layer, PASSES] / gain
         if e >= _LEAST_ENDS:
             share = max(share, e / (e + p))
         ends = max(ends, e)
         passes += p
+    if left:
+        return _ZERO, _ZERO, passes
+    if now >= _LEAST_ENDS and now >= _SURE_SHARE * (now + passed):
+        share = max(share, now / (now + passed))
     return share, ends, passes
 
 
 @numba.njit(**JIT)
 def _describe(count, raw, out):
     """Features of so many voxels, a row each (FEATURES, chunk); raw: opacity, x, y and z of the centre in the ego frame
-    (m), share, ends, passes."""
+    (m), share, ends, passes, and what the answer is at least (not read here)."""
     tenth, hundredth = np.float32(0.1), np.float32(0.01)
     for n in range(count):
         out[0, n] = log32(raw[0, n] + hundredth) - log32(_ONE + hundredth - raw[0, n])
@@ -59,7 +72,7 @@ def _describe(count, raw, out):
 
 
 @numba.njit(**JIT)
-def describe_all(where, opacity, counts, gain, first, T, origin, size, out):
+def describe_all(where, opacity, counts, fresh, gain, first, T, origin, size, out):
     """where (P, 3): voxels of the grid; out (P, FEATURES)."""
     shape = counts.shape[:3]
     raw, found = np.empty((_RAW, 1), np.float32), np.empty((out.shape[1], 1), np.float32)
@@ -68,7 +81,7 @@ def describe_all(where, opacity, counts, gain, first, T, origin, size, out):
         i, j, k = _locate(u, v, w, T, first, shape, origin, size)
         raw[4:, 0] = _ZERO
         if i >= 0:
-            raw[4, 0], raw[5, 0], raw[6, 0] = _rays_of(counts[i, j, k], gain)
+            raw[4, 0], raw[5, 0], raw[6, 0] = _rays_of(counts[i, j, k], fresh[i, j, k], gain)
         raw[0, 0], raw[1, 0] = opacity[u, v, w], origin[0] + (u + 0.5) * size
         raw[2, 0], raw[3, 0] = origin[1] + (v + 0.5) * size, origin[2] + (w + 0.5) * size
         _describe(1, raw, found)
@@ -77,8 +90,9 @@ def describe_all(where, opacity, counts, gain, first, T, origin, size, out):
 
 @numba.njit(**JIT)
 def weigh(
-    begin, end, opacity, observed, counts, gain, first, T, origin, size, weight, bias, last_weight, last_bias, said
-):
+    begin, end, opacity, observed, counts, fresh, gain, first, T, origin, size,
+    weight, bias, last_weight, last_bias, said,
+):  # fmt: skip
     """Rows begin to end of the grid; see `RayMemory.weigh`. Voxels are weighed in chunks, to fill vector registers."""
     shape = counts.shape[:3]
     raw, found = np.empty((_RAW, _CHUNK), np.float32), np.empty((weight.shape[1], _CHUNK), np.float32)
@@ -99,12 +113,15 @@ def weigh(
                 i, j, k = _locate(u, v, w, T, first, shape, origin, size)
                 if i < 0:
                     continue
-                share, ends, passes = _rays_of(counts[i, j, k], gain)
+                share, ends, passes = _rays_of(counts[i, j, k], fresh[i, j, k], gain)
                 if word < _CERTAIN and ends < _LEAST_ENDS:
                     continue
                 raw[0, waiting], raw[1, waiting], raw[2, waiting] = word, x, y
                 raw[3, waiting] = origin[2] + (w + 0.5) * size
                 raw[4, waiting], raw[5, waiting], raw[6, waiting] = share, ends, passes
+                now = fresh[i, j, k, ENDS]
+                comes = now >= _LEAST_ENDS and now >= _VETO_SHARE * (now + fresh[i, j, k, PASSES])
+                raw[7, waiting] = word if comes else _ZERO
                 places[waiting] = (u * ny + v) * nz + w
                 waiting += 1
                 if waiting == _CHUNK:
@@ -129,7 +146,7 @@ def _weigh_chunk(count, places, raw, found, weight, bias, last_weight, last_bias
         for n in range(count):
             total[n] += w * max(sums[n], _ZERO)
     for n in range(count):
-        total[n] = _ONE / (_ONE + exp32(-total[n]))
+        total[n] = max(_ONE / (_ONE + exp32(-total[n])), raw[7, n])
     for n in range(count):
         said[places[n]] = total[n]
 

@@ -49,9 +49,10 @@ def test_one_set_is_counted_as_carving_counts_it():
     rays = make_rays(placed, measure(placed, wall(8.1)))
     counts = np.zeros((*GRID.shape[:2], 4 * GRID.shape[2], 2), np.float32)
     no_votes, no_wrap = np.zeros((0, 0, 0, 0), np.float32), np.zeros(3, np.int64)
+    no_fresh = np.zeros((0, 0, 0, 2), np.float32)
     add_rays(
         rays.T_ego_cam[0], rays.lenses[0], rays.depth[0], rays.half[0], rays.weight[0], rays.classes[0],
-        np.array(GRID.origin), np.array([0.4, 0.4, 0.1]), 4, no_wrap, counts, no_votes,
+        np.array(GRID.origin), np.array([0.4, 0.4, 0.1]), 4, no_wrap, counts, no_fresh, no_votes,
     )  # fmt: skip
     ends, passes = np.moveaxis(counts.reshape(*GRID.shape, 4, 2), -1, 0)
     where = np.argwhere(passes.sum(axis=-1) + ends.sum(axis=-1) > 1.0)
@@ -130,6 +131,37 @@ def test_cells_that_do_not_show_the_world_say_nothing_and_a_pose_that_is_none_is
         MemorySettings(seconds=0.0)
 
 
+def probability(memory, at, word):
+    """Of one place, by the head that ships."""
+    opacity = np.full(GRID.shape, word, np.float32)
+    said = memory.weigh(load_head(), opacity, np.ones(GRID.shape, bool))
+    return said[tuple(np.floor((np.array(at) - GRID.origin) / GRID.voxel_size).astype(int))]
+
+
+@pytest.mark.parametrize("at", [4.0, 6.05, 10.05])
+@pytest.mark.parametrize("rate", [12.0, 5.0])
+def test_what_left_is_gone_within_a_second_however_long_it_stood_there(at, rate):
+    memory, place = RayMemory(GRID), (at + 0.1, 0.1, 1.1)
+    stood = int(10 * rate)
+    for n in range(stood):
+        add(memory, at, stamp_s=n / rate)
+    assert probability(memory, place, 0.8) > 0.9 and probability(memory, place, 0.3) > 0.55
+    for n in range(int(rate)):
+        add(memory, 20.0, stamp_s=(stood + n) / rate)
+    assert probability(memory, place, 0.3) < 0.25
+
+
+@pytest.mark.parametrize("at", [4.0, 6.05, 10.05])
+def test_what_comes_is_not_denied_because_nothing_was_there(at):
+    memory, place = RayMemory(GRID), (at + 0.1, 0.1, 1.1)
+    for n in range(60):
+        add(memory, 20.0, stamp_s=n / 12.0)
+    assert probability(memory, place, 0.7) < 0.55  # a ghost of one moment
+    add(memory, at, stamp_s=5.0)
+    add(memory, at, stamp_s=5.0 + 1 / 12.0)
+    assert probability(memory, place, 0.7) > 0.69
+
+
 def test_the_kernel_weighs_as_the_head_does():
     torch.manual_seed(1)
     memory, head = RayMemory(GRID), MemoryHead()
@@ -144,7 +176,8 @@ def test_the_kernel_weighs_as_the_head_does():
     with torch.no_grad():
         expected = torch.sigmoid(head(memory.describe(word, where))).numpy().reshape(GRID.shape)
     weighed = observed & (word > 0.02)
-    np.testing.assert_allclose(said[weighed], expected[weighed], atol=1e-4)
+    right = (said >= expected - 1e-4) & ((said <= expected + 1e-4) | (said == word))  # no veto where something comes
+    assert right[weighed].all() and np.isclose(said, expected, atol=1e-4)[weighed].mean() > 0.95
     np.testing.assert_array_equal(said[:, :3], word[:, :3])
     np.testing.assert_array_equal(said[:5], word[:5])
 

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     memory = parser.add_mutually_exclusive_group()
     memory.add_argument("--no-memory", action="store_true", help="without what rays of earlier sets found")
-    memory.add_argument("--memory-head", metavar="FILE", help="weigh it as tools/fit_memory.py found in your recording")
+    memory.add_argument("--memory-head", metavar="FILE", help="weigh it as tools/fit_memory.py found for your model")
     usual = RobotConfig()
     parser.add_argument(
         "--obstacle-heights",

@@ -33,7 +33,7 @@ from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.matching import plane_inv_depths
 from gaussianocc_core.models.matching_net import VIEW_STRIDES, MatchingHead
-from gaussianocc_core.models.ray_memory import RayMemory, load_head
+from gaussianocc_core.models.ray_memory import SHIPPED, RayMemory, load_head
 from gaussianocc_core.models.recall import Recall
 from gaussianocc_core.models.self_test import self_test
 from gaussianocc_core.models.view_ring import ViewRing, Views
@@ -139,7 +139,8 @@ class OccupancyPredictor:
     ) -> None:
         """device: as `backends.device.parse_device` reads it; caution: see the property, None: as the model's
         configuration says; memory: whether a model that matches remembers what the rays of the last seconds found, as
-        long as it is told where the rig is; a path: with the head of that file (tools/fit_memory.py)."""
+        long as it is told where the rig is. True: as its configuration says; a path: with the head of that file
+        (tools/fit_memory.py), whatever it says."""
         chosen = parse_device(device)
         self.device = chosen.torch
         self.caution = config.caution if caution is None else caution
@@ -160,9 +161,10 @@ class OccupancyPredictor:
         self._memory: RayMemory | None = None  # made with the first set that it serves: it takes 50 MB
         self._recall: Recall | None = None
         published = config.quirks.occupied_by_argmax or config.quirks.lattice_shift  # as the paper decides
-        if memory and self.trained and self.ring is not None and not published:
+        wanted = config.memory if memory is True else memory
+        if wanted and self.trained and self.ring is not None and not published:
             seen = (config.lattice, config.grid, config.class_names, self._beyond, self._ground_layers)
-            self._recall = Recall(load_head() if memory is True else load_head(memory), *seen)
+            self._recall = Recall(load_head(SHIPPED if memory is True else str(memory)), *seen)
         self._chosen = chosen
         self._folder: ExportFolder | None = None
         self._backend: Backend | None = None  # with the first set, whose cameras are counted

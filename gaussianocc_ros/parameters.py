@@ -114,10 +114,12 @@ class NodeParameters(SyncParameters):
     )
     memory: bool = parameter(
         True,
-        "What rays of the last seconds found counts too, with a model that matches and a motion (see motion): more "
-        "obstacles are found, and fewer that do not exist. ~/reset forgets.",
+        "What rays of the last seconds found counts too, with the shipped model (your own: see memory_head) and a "
+        "motion (see motion): more obstacles are found. ~/reset forgets.",
     )
-    memory_head: str = parameter("", "What weighs them, a file of tools/fit_memory.py; empty: the one that is shipped.")
+    memory_head: str = parameter(
+        "", "What weighs them, a file of tools/fit_memory.py; empty: what ships, for the shipped model."
+    )
     fusion: bool = parameter(
         False,
         "Accumulate results over time in fixed_frame: outputs then also hold what was seen before, with fewer errors "

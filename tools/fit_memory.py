@@ -6,8 +6,9 @@
     tools/fit_memory.py data/street --labels data/street_labels --output memory.safetensors
 
 Labels of a data set (DIR/<scene>/<token>/labels.npz, such as Occ3D's gts/) will do as well, if the grid is the model's.
-The head that ships serves any model that matches; one of your own may serve yours better. The node takes it with
-memory_head:=FILE, evaluate with --memory-head FILE. Recorded motion is needed: odometry in TF, or a data set's poses.
+The head that ships was fitted to tiny's word, and only tiny uses it; a model of your own remembers with a head of its
+own. The node takes it with memory_head:=FILE, evaluate with --memory-head FILE; compare with and without. Recorded
+motion is needed: odometry in TF, or a data set's poses.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def fit_memory(options: argparse.Namespace) -> int:
     from gaussianocc_core.errors import DatasetError
     from gaussianocc_core.files import complete_file
     from gaussianocc_core.mapping.entries import Recordings
-    from gaussianocc_core.models.ray_memory import save_head
+    from gaussianocc_core.models.ray_memory import SHIPPED, save_head
     from gaussianocc_core.predictor import OccupancyPredictor
     from gaussianocc_core.training.memory_fit import Examples, collect, fit
 
@@ -59,7 +60,7 @@ def fit_memory(options: argparse.Namespace) -> int:
     if not options.labels.is_dir():
         raise DatasetError(f"{options.labels}: no such folder; tools/carve_labels.py writes it")
     recordings = Recordings(options.source)
-    predictor = OccupancyPredictor.from_checkpoint(find_weights(options.checkpoint), device="cpu")
+    predictor = OccupancyPredictor.from_checkpoint(find_weights(options.checkpoint), device="cpu", memory=SHIPPED)
     if not predictor.remembers:
         raise DatasetError(f"{options.checkpoint}: looks at each image alone, so that nothing is remembered")
     rng, examples = np.random.default_rng(options.seed), list[Examples]()

@@ -20,6 +20,7 @@ from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.models.config import DecoderConfig, EncoderConfig, ModelConfig
 from gaussianocc_core.models.gaussianocc import build_model
 from gaussianocc_core.models.matching import MatchingConfig
+from gaussianocc_core.models.ray_memory import SHIPPED
 from gaussianocc_core.types import Lattice, VoxelGrid
 from gaussianocc_ros.parameters import NodeParameters
 from gaussianocc_ros.stamps import stamp_ns
@@ -81,7 +82,7 @@ def camera_values(rig, camera):
 
 
 def test_diagnostics_name_views_and_the_motion_of_tf(matching, make):
-    robot = matching().start()
+    robot = matching(memory_head=str(SHIPPED)).start()
     robot.place()
     for k in range(4):
         drive(robot, make, k)
@@ -118,6 +119,7 @@ def test_without_odometry_in_tf_the_images_tell_the_motion(matching, make):
         robot.outputs(k + 1)
     values, _ = robot.values()
     assert values["motion"] == "images" and values["odometry from images"] == "ok"
+    assert values["memory"] == "not used"  # what weighs it was not fitted to this model
 
 
 def test_motion_none_matches_images_of_one_moment_alone(matching, make):

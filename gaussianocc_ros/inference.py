@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -111,13 +111,16 @@ class Inference:
         found = self._fusion.snapshot() if self._fusion is not None else None
         if found is None or self.newest is None:
             return self.newest
-        observed = found.labels != UNOBSERVED
-        prediction = replace(
-            self.newest.prediction,
+        newest = self.newest.prediction
+        prediction = OccupancyPrediction(  # and no more: what else a set's prediction holds is of its own grid
             labels=found.labels,
             confidence=found.confidence,
-            observed=observed,
+            observed=found.labels != UNOBSERVED,
             grid=found.grid,
+            class_names=newest.class_names,
+            trained=newest.trained,
+            cameras=newest.cameras,
+            model=newest.model,
         )
         return Known(prediction, found.stamp_ns, True)
 

@@ -27,9 +27,8 @@ from gaussianocc_core.models.ray_ends import EndSettings, place_ends
 from gaussianocc_core.types import Cameras, VoxelGrid
 
 FEATURES = 6  # of a voxel: see `ray_memory_cpu.describe`
-SHIPPED = (
-    Path(__file__).resolve().parents[1] / "weights" / "ray_memory.head"
-)  # a safetensors file, but no model: it has no name among these
+# A safetensors file by another name, because those of its folder are models.
+SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "ray_memory.head"
 _WIDTH = 16
 _MOST_GAIN = 1e4  # of the weight of new rays against that of the oldest, before all counts are divided by it
 _FORGOTTEN = 10.0  # times `seconds` after which nothing is left

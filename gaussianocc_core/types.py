@@ -234,6 +234,18 @@ class OccupancyPrediction:
     cameras: tuple[str, ...]  # names of the cameras that were used
     model: str  # "untrained", or the checkpoint's name
 
+    def over(
+        self,
+        grid: VoxelGrid,
+        labels: UInt8[np.ndarray, "X2 Y2 Z2"],
+        confidence: Float[np.ndarray, "X2 Y2 Z2"],
+        observed: Bool[np.ndarray, "X2 Y2 Z2"],
+    ) -> OccupancyPrediction:
+        """Of the same cameras and model over another grid; what a predictor's answer holds beside is of its own."""
+        return OccupancyPrediction(
+            labels, confidence, observed, grid, self.class_names, self.trained, self.cameras, self.model
+        )
+
 
 __all__ = [
     "CAMERA_MODELS",

@@ -111,17 +111,8 @@ class Inference:
         found = self._fusion.snapshot() if self._fusion is not None else None
         if found is None or self.newest is None:
             return self.newest
-        newest = self.newest.prediction
-        prediction = OccupancyPrediction(  # and no more: what else a set's prediction holds is of its own grid
-            labels=found.labels,
-            confidence=found.confidence,
-            observed=found.labels != UNOBSERVED,
-            grid=found.grid,
-            class_names=newest.class_names,
-            trained=newest.trained,
-            cameras=newest.cameras,
-            model=newest.model,
-        )
+        observed = found.labels != UNOBSERVED
+        prediction = self.newest.prediction.over(found.grid, found.labels, found.confidence, observed)
         return Known(prediction, found.stamp_ns, True)
 
     def close(self) -> None:

@@ -116,12 +116,11 @@ def crop(prediction: OccupancyPrediction, low: np.ndarray, high: np.ndarray) -> 
         raise ValueError(f"the box lies outside of the grid, which goes from {grid.origin} to {grid.upper} m")
     part = tuple(slice(a, b) for a, b in zip(first, end, strict=True))
     x, y, z = (float(value) for value in origin + first * size)
-    return replace(
-        prediction,
-        labels=np.ascontiguousarray(prediction.labels[part]),
-        confidence=np.ascontiguousarray(prediction.confidence[part]),
-        observed=np.ascontiguousarray(prediction.observed[part]),
-        grid=replace(grid, origin=(x, y, z), shape=tuple(int(n) for n in end - first)),
+    return prediction.over(
+        replace(grid, origin=(x, y, z), shape=tuple(int(n) for n in end - first)),
+        np.ascontiguousarray(prediction.labels[part]),
+        np.ascontiguousarray(prediction.confidence[part]),
+        np.ascontiguousarray(prediction.observed[part]),
     )
 
 

@@ -457,7 +457,7 @@ def test_with_fusion_results_of_a_moment_add_up_in_the_odometry_frame_until_rese
     rig.send(600)
     (*_, third) = rig.outputs(3)
     assert (np.array(third.labels) != 255).sum() == (first != 255).sum()
-    rig.send(100)
+    rig.send(0)
     rig.outputs(4)
     rig.graph.until(lambda: rig.logged("clock or odometry jumped"), what="a warning")
 

@@ -113,7 +113,8 @@ def test_ctrl_c_of_the_node_while_a_set_is_in_work_ends_node_and_replay(
     )
     bag = record_drive(tmp_path / "drive", make, sets=50)
     player = spawn("-m", "gaussianocc_ros.bag_player", bag, "--step", "--rate", 0, "--wait", 180)
-    graph.until(lambda: len(outputs) >= 2, 240, "outputs")
+    graph.until(lambda: len(outputs) >= 2 or player.popen.poll() is not None, 240, "outputs, or the player's end")
+    assert len(outputs) >= 2, f"{player.output}\nthe node:\n{node.output}"
     assert node.stop(60) == 0
     assert [line for line in node.output.splitlines() if "[INFO]" not in line] == []
     assert player.wait(60) == 3

@@ -412,10 +412,19 @@ class OccupancyPredictor:
         if T_world_ego is None or field.inv_depth is None:
             return decided
         if self._memory is None:
-            self._memory = RayMemory(self.grid)
+            try:
+                self._memory = RayMemory(self.grid)
+            except PredictionError as error:  # a grid that is too large for it
+                _log.warning("%s: results are of one moment", error)
+                self._recall = None
+                return decided
         size = (self.config.image_width, self.config.image_height)
         shows = None if view.looks is None else view.looks[:, 0].bool().cpu().numpy()
-        self._memory.add(field.inv_depth[0], field.log_error[0], shows, pinhole, size, T_world_ego, stamp_s, run)
+        try:
+            self._memory.add(field.inv_depth[0], field.log_error[0], shows, pinhole, size, T_world_ego, stamp_s, run)
+        except PredictionError:  # a pose that is no place on Earth
+            self._memory.reset()
+            return decided
         if self._memory.sets < 2:  # the network has seen this set's rays itself
             return decided
         probability = self._memory.weigh(self._recall.head, decided.opacity, decided.observed)

@@ -103,6 +103,8 @@ class CheckpointNetworks:
         if "occupancy" in self.kinds or not loaded:  # an empty file is the loader's to refuse
             self.predictor = OccupancyPredictor.from_checkpoint(path, device, caution, memory)
             loaded.append((self.predictor.config, self.predictor.provenance))
+            if motion == "images" and not self.predictor.sees_depth:
+                raise DatasetError(f"{path}: motion is found in images by a model with a depth head, and this has none")
         self.config, self.provenance = loaded[-1]
         self._odometry: VisualOdometry | None = None
         self._driving = ""  # the recording of the newest set that was shown

@@ -177,6 +177,8 @@ def _checkpoint(path: str | Path, networks: CheckpointNetworks) -> dict[str, Any
         "networks": list(networks.kinds),
         "provenance": to_dict(networks.provenance) if networks.provenance else None,
         "caution": None if networks.predictor is None else networks.predictor.caution,
+        "motion": networks.motion,
+        "memory": networks.remembers,
     }
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gaussianocc_core.errors import CheckpointError
-from gaussianocc_core.geometry.rolling_window import RollingWindow
+from gaussianocc_core.geometry.rolling_window import RollingWindow, checked_pose
 from gaussianocc_core.kernels import as_array, run_in_threads
 from gaussianocc_core.models.ray_ends import EndSettings, place_ends
 from gaussianocc_core.types import Cameras, VoxelGrid
@@ -32,6 +32,8 @@ SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "ray_memory.head"
 _WIDTH = 16
 _MOST_GAIN = 1e4  # of the weight of new rays against that of the oldest, before all counts are divided by it
 _FORGOTTEN = 10.0  # times `seconds` after which nothing is left
+_TOP_SPEED, _TOP_TURN = 60.0, 180.0  # m/s, degrees/s: more is a jump of odometry, as `RingSettings` has it
+_STEADY, _ACCELERATION = 3.0, 15.0  # m/s, m/s^2, by which the velocity may change
 _SLAB = 8  # voxels along x that one call of a kernel takes
 
 
@@ -74,6 +76,8 @@ class RayMemory:
         self._fresh = np.zeros((*self._shape, COUNTS), dtype=np.float32)
         self._gain = 1.0  # of a ray of now; that of older ones stays, so that nothing needs to be faded
         self._stamp_s, self._run = 0.0, 0
+        self._pose = np.eye(4)  # of the last set
+        self._velocity: np.ndarray | None = None  # m/s
         self.sets = 0  # that were added since all was forgotten
         self._T = np.eye(4)  # of the robot as the window counts
 
@@ -82,7 +86,7 @@ class RayMemory:
         self._counts.fill(0.0)
         self._fresh.fill(0.0)
         self._window.reset()
-        self._gain, self.sets = 1.0, 0
+        self._gain, self.sets, self._velocity = 1.0, 0, None
 
     @property
     def is_empty(self) -> bool:
@@ -108,9 +112,13 @@ class RayMemory:
         """
         from gaussianocc_core.geometry.ray_counts import add_rays
 
-        elapsed = stamp_s - self._stamp_s
-        if not self.is_empty and (run != self._run or not 0.0 <= elapsed <= _FORGOTTEN * self.settings.seconds):
+        pose, elapsed = checked_pose(T_world_ego), stamp_s - self._stamp_s
+        too_long = not 0.0 <= elapsed <= _FORGOTTEN * self.settings.seconds
+        if not self.is_empty and (run != self._run or too_long or self._jumps(pose, elapsed)):
             self.reset()
+        if not self.is_empty and elapsed > 0:
+            self._velocity = (pose[:3, 3] - self._pose[:3, 3]) / elapsed
+        self._pose = pose
         if not self.is_empty:
             self._gain *= float(np.exp(elapsed / self.settings.seconds))
             self._fresh *= np.float32(np.exp(-elapsed / self.settings.moment))
@@ -138,6 +146,15 @@ class RayMemory:
                 T[n], lens, ends.depth[n], ends.half[n], weight[n], no_classes,
                 self._window.first * edge, cells, layers, wrap, counts, self._fresh, no_votes,
             )  # fmt: skip
+
+    def _jumps(self, pose: Float[np.ndarray, "4 4"], elapsed: float) -> bool:
+        """Whether no robot moves so from the last set that was added, however many came without a motion since."""
+        way = pose[:3, 3] - self._pose[:3, 3]
+        turn = np.degrees(np.arccos(np.clip((np.trace(self._pose[:3, :3].T @ pose[:3, :3]) - 1.0) / 2.0, -1.0, 1.0)))
+        if turn > _TOP_TURN * elapsed + 3.0 or np.linalg.norm(way) > _TOP_SPEED * elapsed + 0.3:
+            return True
+        change = 0.0 if self._velocity is None else float(np.linalg.norm(way - self._velocity * elapsed))
+        return change > 0.3 + (_STEADY + _ACCELERATION * elapsed) * elapsed
 
     def describe(self, opacity: Float[np.ndarray, "X Y Z"], where: Int64[np.ndarray, "P 3"]) -> Float[Tensor, "P F"]:
         """What the head is given of some voxels of the grid around the newest set; opacity: the network's word."""

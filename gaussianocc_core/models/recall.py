@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from gaussianocc_core.geometry import lattice as lattice_geometry
-from gaussianocc_core.labels import UNOBSERVED, free_label, has_one_class
+from gaussianocc_core.labels import OCCLUDED, UNOBSERVED, free_label, has_one_class
 from gaussianocc_core.models.decision_cpu import Decided
 from gaussianocc_core.models.ray_memory import MemoryHead
 from gaussianocc_core.models.visibility import stands_on_ground
@@ -74,6 +74,8 @@ class Recall:
                 observed = observed.copy()
                 i, j, k = places[stands & ~placed].T
                 labels[i, j, k], confidence[i, j, k], observed[i, j, k] = UNOBSERVED, 0.0, False
+            back = new & (labels == self._free)  # what is likely to be occupied is never free
+            labels[back], confidence[back] = OCCLUDED, 0.0
         return replace(decided, labels=labels, confidence=confidence, observed=observed, opacity=probability)
 
     def _classes_at(

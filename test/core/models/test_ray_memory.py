@@ -78,7 +78,7 @@ def test_a_wall_stays_where_it_is_while_the_robot_drives_and_turns_for_long():
     turned = RayMemory(GRID)
     add(turned, 8.1)
     moved = make_transform(T, np.zeros(3))
-    add(turned, 1000.0, stamp_s=0.01, pose=moved, shows=np.zeros((1, HEIGHT, WIDTH), bool))  # only where it is now
+    add(turned, 1000.0, stamp_s=0.5, pose=moved, shows=np.zeros((1, HEIGHT, WIDTH), bool))  # only where it is now
     x, y, _ = T.T @ (8.2, 0.1, 1.1)
     assert look(turned, (x, y, 1.1))[0, SHARE] > np.log(0.5)
 
@@ -103,6 +103,25 @@ def test_an_earlier_stamp_another_run_and_a_long_pause_forget(then):
     np.testing.assert_array_equal(look(memory, *places), look(fresh, *places))
     memory.reset()
     assert memory.is_empty
+
+
+def turned(degrees, x=0.0):
+    a = np.radians(degrees)
+    return make_transform(
+        np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]), np.array([x, 0, 0])
+    )
+
+
+@pytest.mark.parametrize("pose", [turned(90.0), turned(0.0, 8.0)])
+def test_a_jump_of_odometry_forgets_also_after_sets_without_a_motion(pose):
+    """Within one run: the ring compares with the newest set, which may have had no pose."""
+    memory = RayMemory(GRID)
+    for n in range(6):
+        add(memory, 6.0, stamp_s=0.1 * n)
+    add(memory, 6.0, stamp_s=0.55, pose=turned(2.0, 0.1))
+    assert memory.sets == 7
+    add(memory, 6.0, stamp_s=0.75, pose=pose)
+    assert memory.sets == 1
 
 
 def test_what_was_seen_long_ago_counts_less_and_numbers_stay_small():
@@ -247,7 +266,9 @@ def test_beyond_the_models_reach_nothing_is_claimed_and_ground_nowhere():
     car = recall(beyond)(decided_free(), probability, field_of("car"), 0.5)
     assert car.labels[29, 10, 3] == CAR and car.labels[30, 10, 3] == UNOBSERVED and not car.observed[30, 10, 3]
     road = recall(beyond)(decided_free(), probability, field_of("driveable_surface"), 0.5)
-    assert (road.labels[29:31, 10, 3] == FREE).all() and road.observed[30, 10, 3]  # that is the network's to say
+    assert (road.labels[29:31, 10, 3] == OCCLUDED).all() and road.observed[
+        30, 10, 3
+    ]  # the network's to say, never free
     with_road = decided_free()
     with_road.labels[5, 5, 0], with_road.opacity[5, 5, 0], probability[5, 5, 0] = ROAD, 0.9, 0.8
     assert recall()(with_road, probability, field_of("driveable_surface"), 0.5).labels[5, 5, 0] == ROAD

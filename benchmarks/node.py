@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node over real DDS: images in, results out, for long, and with everything that goes wrong on a robot.
 
-python benchmarks/node.py images|outputs|isolation|stream|sync|faults|all [--minutes 10] [--json FILE]
+python benchmarks/node.py images|outputs|isolation|stream|rates|sync|faults|all [--minutes 10] [--json FILE]
 
 images   CPU a set of six 1600 x 900 JPEGs: decode, rectify and pack, at the size of two models, against full decoding
 outputs  encoding and publishing a result of 200 x 200 x 16 voxels, a tenth of them occupied
 isolation  eight 1920 x 1080 JPEG streams at 30 Hz, for --minutes: the same, with the period of the network
 stream   six 1600 x 900 JPEG streams at 12 Hz into the node, for --minutes: rate, age, memory at the begin and the end
+rates    results a second of each way of computing, with the memory of rays and without: 15 Hz, half a minute each
 sync     share of possible sets formed with 50 ms stagger and 5 ms jitter, and what becomes of a camera at half rate
 faults   each fault in turn while the cameras run: results before, during and after, and what the node said
 """
@@ -35,6 +36,7 @@ from gaussianocc_ros.isolation import isolated_graph
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 12.0  # Hz
+FAST, RATES_S = 15.0, 30.0  # Hz, s: faster than most settings can follow
 
 
 def main() -> None:
@@ -44,6 +46,7 @@ def main() -> None:
         "outputs": time_outputs,
         "isolation": run_isolation,
         "stream": run_stream,
+        "rates": run_rates,
         "sync": run_sync,
         "faults": run_faults,
     }
@@ -52,6 +55,7 @@ def main() -> None:
     parser.add_argument("--restarts", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--checkpoint", default="", help="model file (default: the shipped one)")
+    parser.add_argument("--device", default="auto", help="the node's parameter, of the streams (default: auto)")
     parser.add_argument("--dataroot", default="", help="nuScenes with images of full size: compares decodings on it")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -63,7 +67,7 @@ def main() -> None:
                 results.append({"part": name, **row})
                 print(results[-1], flush=True)
     if options.json:
-        shapes = {"cameras": 6, "image": [1600, 900], "rate_hz": RATE}
+        shapes = {"cameras": 6, "image": [1600, 900], "rate_hz": RATE, "device": options.device}
         if options.part == "isolation":
             shapes = {"cameras": 8, "image": [1920, 1080], "rate_hz": 30.0}
         write_report(options.json, shapes, results)
@@ -175,13 +179,19 @@ def _ms(seconds: list[float]) -> dict[str, float]:
 
 def run_stream(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Memory and age in ten parts of the time, after a first part in which caches and pools fill."""
-    with robot_and_node(RATE, checkpoint=options.checkpoint) as (robot, node):
+    settings: dict[str, Any] = {"device": options.device, "checkpoint": options.checkpoint}
+    with robot_and_node(RATE, **settings) as (robot, node):
         return _stream(robot, node, options)
 
 
 def run_isolation(options: argparse.Namespace) -> list[dict[str, Any]]:
     """More than the node can use, and on few cores more than it can decode: ages in periods of its results."""
-    settings: dict[str, Any] = {"checkpoint": options.checkpoint, "size": (1920, 1080), "cameras": 8}
+    settings: dict[str, Any] = {
+        "checkpoint": options.checkpoint,
+        "size": (1920, 1080),
+        "cameras": 8,
+        "device": options.device,
+    }
     with robot_and_node(30.0, stagger=0.01, jitter=0.002, **settings) as (robot, node):
         rows = _stream(robot, node, options)
     for row in rows:
@@ -218,6 +228,32 @@ def _stream(robot: Robot, node: Any, options: argparse.Namespace) -> list[dict[s
             "age_growth": round(last["age_s"] / first["age_s"] - 1, 3) if first["age_s"] else None,
         }
     )
+    return rows
+
+
+def run_rates(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The cameras' process runs on the same cores. cpu_ms: of the node, for a result, with decoding and publishing."""
+    rows = []
+    for device in ("cpu", "openvino", "openvino:bf16"):
+        for memory in (True, False):
+            settings: dict[str, Any] = {"device": device, "memory": memory, "checkpoint": options.checkpoint}
+            with robot_and_node(FAST, **settings) as (robot, node):
+                robot.placed(6.0)
+                since, cpu, before = time.time(), node.cpu_s(), len(robot.results)
+                robot.drive(RATES_S)
+                took, count = time.time() - since, len(robot.results) - before
+                ages = robot.ages(since)
+                rows.append(
+                    {
+                        "device": device,
+                        "memory": memory,
+                        "rate_hz": FAST,
+                        "results_per_s": round(count / took, 2),
+                        "age_s": round(float(np.median(ages)), 3) if ages else None,
+                        "cpu_cores": round((node.cpu_s() - cpu) / took, 2),
+                        "cpu_ms": round(1e3 * (node.cpu_s() - cpu) / max(count, 1), 1),
+                    }
+                )
     return rows
 
 

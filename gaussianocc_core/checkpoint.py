@@ -2,7 +2,8 @@
 """One model file: a `.safetensors` whose metadata hold the configuration, the class list and the provenance.
 
 A file may hold three networks, each complete or absent: the occupancy network and, under `pose_net.` and `depth_net.`,
-those of the first training stage, which only training needs.
+those of the first training stage, which only training needs. Beside an occupancy network it may hold the head that
+weighs rays of earlier sets and this network's word, under `memory.`.
 
 safetensors holds arrays and strings only, so an untrusted file can be read without running anything in it.
 """
@@ -31,6 +32,7 @@ from gaussianocc_core.models.depth_net import DepthNet
 from gaussianocc_core.models.gaussianocc import GaussianOcc, build_depth_net, build_model, build_pose_net
 from gaussianocc_core.models.limits import check_limits
 from gaussianocc_core.models.pose_net import PoseNet
+from gaussianocc_core.models.ray_memory import MemoryHead
 
 FORMAT = "gaussianocc-model/2"
 SIZE_STEP = 16  # px: the encoder halves its images four times
@@ -39,7 +41,7 @@ _WEIGHTS = Path(__file__).parent / "weights"  # that ship with the package
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NEVER_NEGATIVE = ("running_var", "num_batches_tracked")
 _MOST_HEADER_BYTES = 1 << 22  # ours have 23 kB
-_POSE_PREFIX, _DEPTH_PREFIX = "pose_net.", "depth_net."
+_POSE_PREFIX, _DEPTH_PREFIX, _MEMORY_PREFIX = "pose_net.", "depth_net.", "memory."
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class LoadedModel:
     model: GaussianOcc
     config: ModelConfig
     provenance: Provenance
+    memory: MemoryHead | None = None
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,14 @@ def save_model(
     half: bool = False,
     pose_net: PoseNet | None = None,
     depth_net: DepthNet | None = None,
+    memory: MemoryHead | None = None,
 ) -> None:
     """Write a model file atomically; `half` stores floating point weights in 16 bits.
 
     Any network may be left out: a first training stage leaves depth and ego motion, most files the occupancy alone.
     """
     path = Path(path)
-    networks = (("", model), (_POSE_PREFIX, pose_net), (_DEPTH_PREFIX, depth_net))
+    networks = (("", model), (_POSE_PREFIX, pose_net), (_DEPTH_PREFIX, depth_net), (_MEMORY_PREFIX, memory))
     state = {
         f"{prefix}{name}": value
         for prefix, network in networks
@@ -137,10 +141,25 @@ def copy_with_image_size(source: str | Path, output: Path, width: int, height: i
     changed = f"images of {width}x{height}, trained with {before.image_width}x{before.image_height}"
     # Without what was measured: that was of the former size.
     provenance = replace(content.provenance, training=f"{content.provenance.training}; {changed}", metrics={})
-    with safe_open(source, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    _write(output, tensors, config, provenance)
+    _write(output, _all_tensors(source), config, provenance)
     return f"{output}: {config.name} ({', '.join(kinds)}) with {changed}"
+
+
+def copy_with_memory(source: str | Path, output: Path, memory: MemoryHead, fitted_to: str) -> None:
+    """The model file again, with this head of a memory of rays in place of its own; the provenance says what it was
+    fitted to. CheckpointError where the file is no model's."""
+    source = find_weights(source)
+    content = _read(source, "")
+    tensors = {name: value for name, value in _all_tensors(source).items() if _prefix_of(name) != _MEMORY_PREFIX}
+    tensors |= {f"{_MEMORY_PREFIX}{name}": value.contiguous() for name, value in memory.state_dict().items()}
+    before = content.provenance.training.partition("; memory fitted to")[0]
+    provenance = replace(content.provenance, training=f"{before}; memory fitted to {fitted_to}")
+    _write(output, tensors, content.config, provenance)
+
+
+def _all_tensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
 
 
 def _write(path: Path, tensors: dict[str, Tensor], config: ModelConfig, provenance: Provenance) -> None:
@@ -171,7 +190,12 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> LoadedMo
         )
     model = _build(path, lambda: build_model(content.config))
     _load_strict(path, model, content.tensors)
-    return LoadedModel(model.to(device).eval(), content.config, content.provenance)
+    memory, weights = None, _read(path, _MEMORY_PREFIX).tensors
+    if weights:
+        memory = MemoryHead()
+        _load_strict(path, memory, weights)
+        memory.eval()
+    return LoadedModel(model.to(device).eval(), content.config, content.provenance, memory)
 
 
 def load_pose_net(path: str | Path, device: torch.device | str = "cpu") -> LoadedPoseNet:
@@ -206,7 +230,7 @@ def networks_in(path: str | Path) -> tuple[str, ...]:
 class _Content:
     config: ModelConfig
     provenance: Provenance
-    tensors: dict[str, Tensor]  # of one of the two networks, by its own names
+    tensors: dict[str, Tensor]  # of one of the networks, by its own names
 
 
 def _read(path: Path, prefix: str) -> _Content:
@@ -247,7 +271,7 @@ def _check_header(path: Path) -> None:
 
 
 def _prefix_of(name: str) -> str:
-    return next((prefix for prefix in (_POSE_PREFIX, _DEPTH_PREFIX) if name.startswith(prefix)), "")
+    return next((prefix for prefix in (_POSE_PREFIX, _DEPTH_PREFIX, _MEMORY_PREFIX) if name.startswith(prefix)), "")
 
 
 T = TypeVar("T", bound=nn.Module)

@@ -122,9 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="recorded",
         help="what tells occupancy where the robot is: recorded poses, its images, or nothing (default: recorded)",
     )
-    memory = parser.add_mutually_exclusive_group()
-    memory.add_argument("--no-memory", action="store_true", help="without what rays of earlier sets found")
-    memory.add_argument("--memory-head", metavar="FILE", help="weigh it as tools/fit_memory.py found for your model")
+    parser.add_argument("--no-memory", action="store_true", help="without what rays of earlier sets found")
     usual = RobotConfig()
     parser.add_argument(
         "--obstacle-heights",
@@ -173,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "begin_ns": begin_ns,
             "past": options.past,
             "motion": options.motion,
-            "memory": options.memory_head or not options.no_memory,
+            "memory": not options.no_memory,
         }
         if options.shard:
             choose = partial(choose_shard, shard=options.shard)

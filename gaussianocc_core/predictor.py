@@ -20,7 +20,7 @@ from gaussianocc_core.backends.backend import Backend, fastest, open_backend
 from gaussianocc_core.backends.device import parse_device
 from gaussianocc_core.backends.folder import ExportFolder, is_export, read_folder
 from gaussianocc_core.checkpoint import Provenance, load_model
-from gaussianocc_core.errors import CheckpointError, PredictionError
+from gaussianocc_core.errors import CheckpointError, ConfigError, PredictionError
 from gaussianocc_core.finite import check_finite
 from gaussianocc_core.geometry.voxels import near_ground
 from gaussianocc_core.labels import free_label
@@ -33,7 +33,7 @@ from gaussianocc_core.models.gaussianocc import GaussianOcc, build_model
 from gaussianocc_core.models.lifting import LiftPlan
 from gaussianocc_core.models.matching import plane_inv_depths
 from gaussianocc_core.models.matching_net import VIEW_STRIDES, MatchingHead
-from gaussianocc_core.models.ray_memory import SHIPPED, RayMemory, load_head
+from gaussianocc_core.models.ray_memory import MemoryHead, RayMemory
 from gaussianocc_core.models.recall import Recall
 from gaussianocc_core.models.self_test import self_test
 from gaussianocc_core.models.view_ring import ViewRing, Views
@@ -135,12 +135,11 @@ class OccupancyPredictor:
         provenance: Provenance | None,
         device: str = "auto",
         caution: float | None = None,
-        memory: bool | str | Path = True,
+        memory: MemoryHead | None = None,
     ) -> None:
         """device: as `backends.device.parse_device` reads it; caution: see the property, None: as the model's
-        configuration says; memory: whether a model that matches remembers what the rays of the last seconds found, as
-        long as it is told where the rig is. True: as its configuration says; a path: with the head of that file
-        (tools/fit_memory.py), whatever it says."""
+        configuration says; memory: by which a model that matches remembers what the rays of the last seconds found, as
+        long as it is told where the rig is; None: it does not. ConfigError where the model cannot."""
         chosen = parse_device(device)
         self.device = chosen.torch
         self.caution = config.caution if caution is None else caution
@@ -161,10 +160,11 @@ class OccupancyPredictor:
         self._memory: RayMemory | None = None  # made with the first set that it serves: it takes 50 MB
         self._recall: Recall | None = None
         published = config.quirks.occupied_by_argmax or config.quirks.lattice_shift  # as the paper decides
-        wanted = config.memory if memory is True else memory
-        if wanted and self.trained and self.ring is not None and not published:
+        if memory is not None:
+            if self.ring is None or published:
+                raise ConfigError(f"{config.name}: looks at each image alone, so that no ray is remembered")
             seen = (config.lattice, config.grid, config.class_names, self._beyond, self._ground_layers)
-            self._recall = Recall(load_head(SHIPPED if memory is True else str(memory)), *seen)
+            self._recall = Recall(memory, *seen)
         self._chosen = chosen
         self._folder: ExportFolder | None = None
         self._backend: Backend | None = None  # with the first set, whose cameras are counted
@@ -172,17 +172,22 @@ class OccupancyPredictor:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, device: str = "auto", caution: float | None = None, memory: bool | str | Path = True
+        cls, path: str | Path, device: str = "auto", caution: float | None = None, memory: bool = True
     ) -> OccupancyPredictor:
         """A predictor with the weights, architecture, grid and classes of a model file, or of a folder of exported
         networks (tools/export_model.py): a device with another runtime than torch runs these then.
 
-        caution: see the property; None: as the file says; memory: as the constructor has it. CheckpointError where it
+        caution: see the property; None: as the file says; memory: whether rays of earlier sets count, where
+        the file has a head for them. CheckpointError where it
         cannot be read, or fails its self-test: weights that cannot be right.
         """
         folder = read_folder(path) if is_export(path) else None
         loaded = load_model(path if folder is None else folder.model)
-        predictor = cls(loaded.model, loaded.config, loaded.provenance, device, caution, memory)
+        try:
+            head = loaded.memory if memory else None
+            predictor = cls(loaded.model, loaded.config, loaded.provenance, device, caution, head)
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: {error}") from error
         predictor._folder = folder
         try:
             self_test(predictor.model, loaded.config.image_width, loaded.config.image_height, predictor.trained)

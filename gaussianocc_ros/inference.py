@@ -124,9 +124,8 @@ class Inference:
         parameters, cameras = self._parameters, self._parameters.camera_names
         path = parameters.checkpoint or default_checkpoint()
         caution = parameters.caution or None
-        memory = parameters.memory and (parameters.memory_head or True)
         if path:
-            predictor = OccupancyPredictor.from_checkpoint(path, parameters.device, caution, memory)
+            predictor = OccupancyPredictor.from_checkpoint(path, parameters.device, caution, parameters.memory)
         else:
             predictor = OccupancyPredictor.untrained(device=parameters.device, caution=caution)
             self._node.get_logger().warning("no checkpoint is shipped or given: UNTRAINED, the occupancy means nothing")

@@ -114,11 +114,8 @@ class NodeParameters(SyncParameters):
     )
     memory: bool = parameter(
         True,
-        "What rays of the last seconds found counts too, with the shipped model (your own: see memory_head) and a "
-        "motion (see motion): more obstacles are found. ~/reset forgets.",
-    )
-    memory_head: str = parameter(
-        "", "What weighs them, a file of tools/fit_memory.py; empty: what ships, for the shipped model."
+        "What rays of the last seconds found counts too, with a model that has learnt to weigh it (the shipped one; "
+        "your own by tools/fit_memory.py) and a motion (see motion): more obstacles are found. ~/reset forgets.",
     )
     fusion: bool = parameter(
         False,

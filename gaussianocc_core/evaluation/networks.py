@@ -79,7 +79,7 @@ class CheckpointNetworks:
         device: str = "auto",
         caution: float | None = None,
         motion: str = "recorded",
-        memory: bool | str | Path = True,
+        memory: bool = True,
     ) -> None:
         """caution: see `OccupancyPredictor`, None: as the file says; memory: see there. motion: what places the sets of
         an occupancy network that matches: "recorded", by the poses of the recording; "images", found in the images;

@@ -54,7 +54,7 @@ def evaluate(
     begin_ns: Mapping[str, int] | None = None,
     past: float = PAST,
     motion: str = "recorded",
-    memory: bool | str | Path = True,
+    memory: bool = True,
 ) -> dict[str, Any]:
     """All that the networks of a model file can be measured by on these scenes (None: all).
 
@@ -101,7 +101,7 @@ def evaluate_share(
     device: str = "auto",
     caution: float | None = None,
     motion: str = "recorded",
-    memory: bool | str | Path = True,
+    memory: bool = True,
     **settings: Any,
 ) -> None:
     """`evaluate` of a part of the scenes: what was counted of each goes to `file`, for `merge_shares`.

@@ -99,9 +99,6 @@ class ModelConfig:
     # 0-1, higher misses fewer obstacles and shows more ghosts: the probability of free above which a voxel is free.
     # A default that whoever runs the model may change; 0.5: what is more likely (published).
     caution: float = 0.5
-    # Whether the head of the memory of rays that ships was fitted to this model's word (docs/method.md#o.13). It needs
-    # matching; a head of one's own needs no leave.
-    memory: bool = False
     fisheye_fov_deg: float = DEFAULT_FISHEYE_FOV_DEG  # of the rectified view of equidistant lenses
     depth: DepthConfig = field(default_factory=DepthConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)

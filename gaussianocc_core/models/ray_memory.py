@@ -12,23 +12,18 @@ several voxels that hold ground before it ends in one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.geometry.rolling_window import RollingWindow, checked_pose
 from gaussianocc_core.kernels import as_array, run_in_threads
 from gaussianocc_core.models.ray_ends import EndSettings, place_ends
 from gaussianocc_core.types import Cameras, VoxelGrid
 
 FEATURES = 6  # of a voxel: see `ray_memory_cpu.describe`
-# A safetensors file by another name, because those of its folder are models.
-SHIPPED = Path(__file__).resolve().parents[1] / "weights" / "ray_memory.head"
 _WIDTH = 16
 _MOST_GAIN = 1e4  # of the weight of new rays against that of the oldest, before all counts are divided by it
 _FORGOTTEN = 10.0  # times `seconds` after which nothing is left
@@ -187,22 +182,4 @@ class RayMemory:
         return self._counts, self._fresh, np.float32(self._gain), self._window.first, self._T, origin, size
 
 
-def load_head(path: str | Path = SHIPPED) -> MemoryHead:
-    """CheckpointError where the file holds no such head."""
-    head = MemoryHead()
-    try:
-        weights = load_file(str(path))
-        head.load_state_dict(weights)
-    except Exception as error:  # what safetensors and torch raise has no common class
-        raise CheckpointError(f"{path}: not the head of a memory of rays: {error}") from error
-    if not all(torch.isfinite(each).all() for each in weights.values()):
-        raise CheckpointError(f"{path}: its weights are not all numbers")
-    return head.eval()
-
-
-def save_head(head: MemoryHead, path: str | Path, about: dict[str, str]) -> None:
-    """about: where it comes from, in words."""
-    save_file({name: each.contiguous() for name, each in head.state_dict().items()}, str(path), metadata=about)
-
-
-__all__ = ["FEATURES", "SHIPPED", "MemoryHead", "MemorySettings", "RayMemory", "load_head", "save_head"]
+__all__ = ["FEATURES", "MemoryHead", "MemorySettings", "RayMemory"]

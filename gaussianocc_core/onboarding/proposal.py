@@ -263,6 +263,12 @@ class Runs:
         return f"python -m gaussianocc_core.train {self.config_gsv} first_stage={self.first}"
 
     @property
+    def remember(self) -> str:
+        return (
+            f"python tools/fit_memory.py --config {self.config_gsv} --labels {self.labels} --checkpoint {self.second}"
+        )
+
+    @property
     def evaluate(self) -> str:
         return f"python -m gaussianocc_core.evaluate {self.second} --config {self.config_gsv} --left-out"
 
@@ -272,6 +278,7 @@ class Runs:
             (self.train_first, "depth, motion, scale"),
             (self.carve, "labels in 3D from that depth, pictures and a video of them"),
             (self.train_second, "occupancy"),
+            (self.remember, "what weighs the rays of the last seconds, added to the model file"),
             (self.evaluate, "how good it is where it was not trained; with lidar what is missed and invented"),
         )
         return "next:\n" + "\n".join(f"  {command}  # {what}" for command, what in steps)
@@ -308,7 +315,7 @@ def write_proposal(proposal: Proposal, source: BagSource, path: Path) -> tuple[P
     parameters = {"/**": {"ros__parameters": values}}
     for target, content, command in (
         (path, proposal.stage1, runs.train_first),
-        (second, stage2, f"{runs.carve}\n#   {runs.train_second}\n#   {runs.evaluate}"),
+        (second, stage2, f"{runs.carve}\n#   {runs.train_second}\n#   {runs.remember}\n#   {runs.evaluate}"),
         (node, parameters, f"ros2 launch gaussianocc_ros occ.launch.py params_file:={node}"),
     ):
         text = f"{head}#   {command}\n{yaml.safe_dump(content, sort_keys=False, default_flow_style=None)}"

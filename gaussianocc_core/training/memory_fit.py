@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gaussianocc_core.data.entries import labels_path, load_occupancy
+from gaussianocc_core.data.entries import SampleEntry, labels_path, load_occupancy
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry.cameras import relocate
 from gaussianocc_core.labels import FREE, UNOBSERVED
+from gaussianocc_core.models.ego_motion import VisualOdometry
 from gaussianocc_core.models.ray_memory import FEATURES, MemoryHead
 from gaussianocc_core.predictor import OccupancyPredictor
 
@@ -39,26 +40,40 @@ class Examples:
 
 
 def collect(
-    predictor: OccupancyPredictor, entries: Sequence[Entry], labels: str | Path, rng: np.random.Generator
+    predictor: OccupancyPredictor,
+    entries: Sequence[Entry],
+    labels: str | Path,
+    rng: np.random.Generator,
+    in_label_frame: bool = False,
 ) -> Iterator[Examples]:
-    """Of the moments of one recording that have labels, some. The predictor must remember (`memory`).
+    """Of the moments of one recording that have labels, some. The predictor must have a memory, with any head.
+    in_label_frame: whether labels lie in the frame of the data set's own, centimetres from that of the images; else in
+    the latter.
 
-    DatasetError where poses are missing, or the grid of the labels is not the predictor's.
+    A recording without poses is followed by its images. DatasetError where the model cannot, or the grid of the labels
+    is not the predictor's.
     """
     predictor.reset()
     stride = int(rng.choice(_STRIDES))
-    driven = entries[int(rng.integers(stride)) :: stride]
-    labelled = [k for k, each in enumerate(driven) if labels_path(labels, each.scene, each.token).is_file()]
+    labelled = [k for k, each in enumerate(entries) if labels_path(labels, each.scene, each.token).is_file()]
+    odometry: VisualOdometry | None = None
     chosen = set(rng.permutation(labelled)[:_MOMENTS].tolist())
-    for k, entry in enumerate(driven):
+    for k in sorted(chosen.union(range(int(rng.integers(stride)), len(entries), stride))):
+        entry = entries[k]
         sample = entry.load()
-        T_world_ego = sample.T_world_ego
-        if T_world_ego is None or sample.T_world_ego_per_camera is None:
-            raise DatasetError(f"{entry.scene}: has no recorded poses, by which rays of several moments are placed")
-        cameras = relocate(
-            sample.cameras, torch.from_numpy(sample.T_world_ego_per_camera), torch.from_numpy(T_world_ego)
-        )
-        prediction = predictor(sample.images, cameras, T_world_ego, 1e-9 * sample.stamp_ns)
+        masks = sample.static_masks or ()
+        predictor.use_masks(dict(zip(sample.cameras.names, masks, strict=bool(masks))))
+        cameras, T_world_ego = sample.cameras, sample.T_world_ego
+        if in_label_frame and isinstance(entry, SampleEntry) and entry.T_world_labels is not None:
+            T_world_ego = entry.T_world_labels
+        if T_world_ego is not None and sample.T_world_ego_per_camera is not None:
+            there = torch.from_numpy(sample.T_world_ego_per_camera)
+            cameras = relocate(cameras, there, torch.from_numpy(T_world_ego))
+        elif not predictor.sees_depth:
+            raise DatasetError(f"{entry.scene}: has no recorded poses, and the model has no depth to find motion by")
+        elif odometry is None:
+            odometry = VisualOdometry()
+        prediction = predictor(sample.images, cameras, T_world_ego, 1e-9 * sample.stamp_ns, odometry)
         if k not in chosen or not predictor.knows_the_past:
             continue
         path = labels_path(labels, entry.scene, entry.token)

@@ -2,6 +2,7 @@
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from support.small_model import SMALL
 from gaussianocc_core.checkpoint import (
     Provenance,
     copy_with_image_size,
+    copy_with_memory,
     default_checkpoint,
     find_weights,
     load_depth_net,
@@ -27,6 +29,8 @@ from gaussianocc_core.config import to_dict
 from gaussianocc_core.errors import CheckpointError
 from gaussianocc_core.models.gaussianocc import build_model, build_pose_net
 from gaussianocc_core.models.lifting import POSITION_CHANNELS, SURFACE_CHANNELS
+from gaussianocc_core.models.matching import MatchingConfig
+from gaussianocc_core.models.ray_memory import FEATURES, MemoryHead
 from gaussianocc_core.predictor import OccupancyPredictor
 
 PROVENANCE = Provenance("random, for a test", commit="abc", seed=1, steps=0, metrics={"iou": 0.5})
@@ -200,3 +204,43 @@ def test_shipped_weights_have_a_name(tmp_path, monkeypatch):
     assert find_weights("tiny_matching") == Path("tiny_matching")
     with pytest.raises(CheckpointError, match=r"the name of shipped weights \(tiny, tiny_matching, tiny_stage1\)"):
         load_depth_net("tiny_maching")
+
+
+# ---- the memory of rays --------------------------------------------------------------------------------------------
+
+MATCHING = replace(SMALL, matching=MatchingConfig(enabled=True, depths=8, channels=8, hidden=8))
+
+
+def test_a_memory_is_added_to_a_model_file_and_comes_back_with_it(tmp_path):
+    torch.manual_seed(0)
+    path, other, resized = (tmp_path / f"{name}.safetensors" for name in "abc")
+    save_model(path, build_model(MATCHING), MATCHING, PROVENANCE)
+    assert load_model(path).memory is None and not OccupancyPredictor.from_checkpoint(path, "cpu").remembers
+    head = MemoryHead()
+    copy_with_memory(path, other, head, "labels of 7 moments")
+    copy_with_memory(other, other, head, "labels of 8 moments")  # in place of the one before
+    loaded = load_model(other)
+    assert loaded.provenance.training == "random, for a test; memory fitted to labels of 8 moments"
+    features = torch.randn(5, FEATURES)
+    assert torch.equal(loaded.memory(features), head(features))
+    for name, value in load_model(path).model.state_dict().items():
+        assert torch.equal(value, loaded.model.state_dict()[name]), name
+    assert networks_in(other) == ("occupancy",)
+    assert OccupancyPredictor.from_checkpoint(other, "cpu").remembers
+    assert not OccupancyPredictor.from_checkpoint(other, "cpu", memory=False).remembers
+    copy_with_image_size(other, resized, 128, 96)
+    assert torch.equal(load_model(resized).memory(features), head(features))
+
+
+def test_a_memory_that_cannot_be_is_one_line(tmp_path, model):
+    path = tmp_path / "model.safetensors"
+    save_model(path, model, SMALL, PROVENANCE, memory=MemoryHead())
+    with pytest.raises(CheckpointError, match="looks at each image alone"):
+        OccupancyPredictor.from_checkpoint(path, "cpu")
+    save_model(path, build_model(MATCHING), MATCHING, PROVENANCE, memory=MemoryHead())
+    rewrite(path, lambda old: {name: value for name, value in old.items() if name != "memory.last.bias"})
+    with pytest.raises(CheckpointError, match="1 weights missing"):
+        load_model(path)
+    rewrite(path, lambda old: {**old, "memory.last.bias": torch.full((1,), torch.nan)})
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_model(path)

@@ -20,7 +20,7 @@ from gaussianocc_core.errors import ConfigError
 from gaussianocc_core.models.config import DecoderConfig, EncoderConfig, ModelConfig
 from gaussianocc_core.models.gaussianocc import build_model
 from gaussianocc_core.models.matching import MatchingConfig
-from gaussianocc_core.models.ray_memory import SHIPPED
+from gaussianocc_core.models.ray_memory import MemoryHead
 from gaussianocc_core.types import Lattice, VoxelGrid
 from gaussianocc_ros.parameters import NodeParameters
 from gaussianocc_ros.stamps import stamp_ns
@@ -42,13 +42,15 @@ def matching_checkpoint(tmp_path_factory):
     )
     torch.manual_seed(3)
     path = tmp_path_factory.mktemp("model") / "matching.safetensors"
-    save_model(path, build_model(config), config, Provenance("random weights, for tests of the wiring"))
+    model, about = build_model(config), Provenance("random weights, for tests of the wiring")
+    save_model(path, model, config, about)
+    save_model(path.with_name("remembers.safetensors"), model, config, about, memory=MemoryHead())
     return str(path)
 
 
 @pytest.fixture
 def matching(rig, matching_checkpoint):
-    return lambda **parameters: rig(checkpoint=matching_checkpoint, **parameters)
+    return lambda **parameters: rig(**{"checkpoint": matching_checkpoint, **parameters})
 
 
 def picture(number, size=(96, 64)):
@@ -81,8 +83,8 @@ def camera_values(rig, camera):
     return {item.key: item.value for item in status.values}, status
 
 
-def test_diagnostics_name_views_and_the_motion_of_tf(matching, make):
-    robot = matching(memory_head=str(SHIPPED)).start()
+def test_diagnostics_name_views_and_the_motion_of_tf(matching, matching_checkpoint, make):
+    robot = matching(checkpoint=matching_checkpoint.replace("matching.safe", "remembers.safe")).start()
     robot.place()
     for k in range(4):
         drive(robot, make, k)
@@ -119,7 +121,7 @@ def test_without_odometry_in_tf_the_images_tell_the_motion(matching, make):
         robot.outputs(k + 1)
     values, _ = robot.values()
     assert values["motion"] == "images" and values["odometry from images"] == "ok"
-    assert values["memory"] == "not used"  # what weighs it was not fitted to this model
+    assert values["memory"] == "not used"  # nothing was fitted that would weigh it
 
 
 def test_motion_none_matches_images_of_one_moment_alone(matching, make):

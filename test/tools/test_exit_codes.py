@@ -13,7 +13,7 @@ MISTAKES = {
     "tools/ddad_to_rosbag.py": ["--dataroot", "{none}", "--output", "{new}"],
     "tools/export_depth.py": ["--dataroot", "{none}"],
     "tools/export_model.py": ["{none}", "--output", "{new}"],
-    "tools/fit_memory.py": ["{none}", "--labels", "{none}", "--output", "{new}"],
+    "tools/fit_memory.py": ["{none}", "--labels", "{none}", "--checkpoint", "{none}", "--output", "{new}"],
     "tools/import_reference_checkpoint.py": ["{none}", "{new}.safetensors"],
     "tools/inspect_bag.py": ["{none}"],
     "tools/label_semantics.py": ["--bag", "{none}", "--model", "{none}"],

@@ -13,7 +13,7 @@ ARGUMENTS = {
     "ddad_to_rosbag.py": ["--dataroot", "data", "--output", "bags"],
     "export_depth.py": ["--dataroot", "data"],
     "export_model.py": ["model.safetensors", "--output", "exported"],
-    "fit_memory.py": ["data", "--labels", "labels", "--output", "head.safetensors"],
+    "fit_memory.py": ["data", "--labels", "labels", "--checkpoint", "a.safetensors", "--output", "b.safetensors"],
     "import_reference_checkpoint.py": ["released", "model.safetensors"],
     "inspect_bag.py": ["bag"],
     "label_semantics.py": ["--bag", "bag", "--model", "model"],

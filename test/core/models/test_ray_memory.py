@@ -8,13 +8,14 @@ import pytest
 import torch
 from support.carving import GRID, HEIGHT, SURE, WIDTH, measure, place, wall
 
-from gaussianocc_core.errors import CheckpointError, PredictionError
+from gaussianocc_core.checkpoint import default_checkpoint, load_model
+from gaussianocc_core.errors import PredictionError
 from gaussianocc_core.geometry.ray_counts import add_rays
 from gaussianocc_core.geometry.transforms import make_transform
 from gaussianocc_core.labels import CLASS_ID, CLASS_NAMES, FREE, OCCLUDED, UNOBSERVED
 from gaussianocc_core.mapping.carving import make_rays
 from gaussianocc_core.models.decision_cpu import Decided
-from gaussianocc_core.models.ray_memory import FEATURES, MemoryHead, MemorySettings, RayMemory, load_head, save_head
+from gaussianocc_core.models.ray_memory import FEATURES, MemoryHead, MemorySettings, RayMemory
 from gaussianocc_core.models.recall import Recall
 from gaussianocc_core.types import Lattice, OccupancyField
 
@@ -153,7 +154,7 @@ def test_cells_that_do_not_show_the_world_say_nothing_and_a_pose_that_is_none_is
 def probability(memory, at, word):
     """Of one place, by the head that ships."""
     opacity = np.full(GRID.shape, word, np.float32)
-    said = memory.weigh(load_head(), opacity, np.ones(GRID.shape, bool))
+    said = memory.weigh(load_model(default_checkpoint()).memory, opacity, np.ones(GRID.shape, bool))
     return said[tuple(np.floor((np.array(at) - GRID.origin) / GRID.voxel_size).astype(int))]
 
 
@@ -199,22 +200,6 @@ def test_the_kernel_weighs_as_the_head_does():
     assert right[weighed].all() and np.isclose(said, expected, atol=1e-4)[weighed].mean() > 0.95
     np.testing.assert_array_equal(said[:, :3], word[:, :3])
     np.testing.assert_array_equal(said[:5], word[:5])
-
-
-def test_a_head_comes_back_from_its_file_and_what_is_none_is_refused(tmp_path):
-    torch.manual_seed(0)
-    head, path = MemoryHead(), tmp_path / "head.safetensors"
-    save_head(head, path, {"about": "a test"})
-    features = torch.randn(5, FEATURES)
-    assert torch.equal(load_head(path)(features), head(features))
-    with torch.no_grad():
-        head.last.bias.fill_(float("nan"))
-    save_head(head, path, {})
-    with pytest.raises(CheckpointError, match="not all numbers"):
-        load_head(path)
-    path.write_bytes(b"no head")
-    with pytest.raises(CheckpointError, match="not the head of a memory"):
-        load_head(path)
 
 
 # ---- the decision, taken again -------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ def test_the_proposal_fits_robot_and_speed_and_is_a_configuration(tmp_path):
     assert stage1.name == "mine.yaml" and stage2.name == "mine_gsv.yaml"
     runs = Runs.of(stage1)
     assert load_config(stage2, TrainConfig).data.occupancy == str(runs.labels) == "labels/mine"
-    for command in (runs.carve, runs.train_second, runs.evaluate):
+    for command in (runs.carve, runs.train_second, runs.remember, runs.evaluate):
         assert command in stage2.read_text() and command in runs.describe()
     np.testing.assert_allclose(load_rig(rig).T_ego_cam, source.cameras.T_ego_cam, atol=1e-5)
     with pytest.raises(ConfigError, match="exists already"):

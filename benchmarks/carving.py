@@ -13,6 +13,7 @@ unknown; of the columns called occupied at that height in a camera's view, the s
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from report import write_report
 
-from gaussianocc_core.checkpoint import default_checkpoint
+from gaussianocc_core.checkpoint import default_checkpoint, parse_image_size
 from gaussianocc_core.data.bag import BagEntry, open_bags
 from gaussianocc_core.data.bag_cameras import BagConfig
 from gaussianocc_core.data.bag_lidar import lidar_depths, lidar_topics
@@ -36,10 +37,11 @@ from gaussianocc_core.types import Cameras, VoxelGrid
 RINGS = ((0.0, 10.0), (10.0, 20.0), (20.0, 40.0), (0.0, 40.0))  # m, of the larger of |x| and |y|
 LOW, HIGH = 0.5, 3.0  # m above the ground
 NEAR = 0.8  # m
+Size = tuple[int, int] | None  # of the images that depth is matched in, px; None: as the network was trained
 
 
-def against_truth(root: Path, motion: str, checkpoint: Path, scenes: int | None) -> list[dict[str, Any]]:
-    loaded, recordings = load_matching(checkpoint), Recordings(root)
+def against_truth(root: Path, motion: str, checkpoint: Path, scenes: int | None, size: Size) -> list[dict[str, Any]]:
+    loaded, recordings = load_matching(checkpoint, size), Recordings(root)
     grid = loaded.config.grid
     place = centers(grid).numpy()
     distance = np.abs(place[..., :2]).max(axis=-1)
@@ -95,8 +97,8 @@ def _is_obstacle(labels: np.ndarray) -> np.ndarray:
     return (labels != FREE) & ~np.isin(labels, GROUND_CLASSES)
 
 
-def against_lidar(path: Path, motion: str, checkpoint: Path, every: int) -> list[dict[str, Any]]:
-    loaded, recordings = load_matching(checkpoint), Recordings(path)
+def against_lidar(path: Path, motion: str, checkpoint: Path, every: int, size: Size) -> list[dict[str, Any]]:
+    loaded, recordings = load_matching(checkpoint, size), Recordings(path)
     grid, preprocess = loaded.config.grid, Preprocessor.of(loaded.config)
     sources = {each.index.name: each for each in open_bags(BagConfig(path=str(path)))}
     edges = (0.0, 5.0, 10.0, 20.0)
@@ -207,16 +209,19 @@ def main() -> None:
     weights = None if default is None else default.parent / "tiny_matching.safetensors"
     parser.add_argument("--checkpoint", type=Path, default=weights, help="first stage that matches (%(default)s)")
     parser.add_argument("--motion", nargs="+", choices=("recorded", "images"), default=["recorded", "images"])
+    parser.add_argument("--size", nargs="+", default=[""], metavar="WxH", help="of images (default: the network's)")
     parser.add_argument("--scenes", type=int, help="data set: only so many")
     parser.add_argument("--every", type=int, default=5, help="bag: only each Nth moment (%(default)s)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for motion in options.motion:
+    for text, motion in itertools.product(options.size, options.motion):
+        size = parse_image_size(text, "--size") if text else None
         if options.bag:
-            rows += against_lidar(options.bag, motion, options.checkpoint, options.every)
+            found = against_lidar(options.bag, motion, options.checkpoint, options.every, size)
         else:
-            rows += against_truth(options.dataroot, motion, options.checkpoint, options.scenes)
+            found = against_truth(options.dataroot, motion, options.checkpoint, options.scenes, size)
+        rows += [{"size": text or "as trained", **row} for row in found]
     for row in rows:
         print(
             " ".join(

@@ -129,20 +129,35 @@ def copy_with_image_size(source: str | Path, output: Path, width: int, height: i
     kinds = networks_in(source)
     content = _read(source, "")
     before = content.config
-    if width % SIZE_STEP or height % SIZE_STEP or not (width and height):
-        raise CheckpointError(
-            f"{source}: images of {width}x{height} pixels are impossible; both must be multiples of {SIZE_STEP}"
-        )
-    config = replace(before, image_width=width, image_height=height)
-    try:
-        check_limits(config)
-    except ValueError as error:
-        raise CheckpointError(f"{source}: {error}") from None
+    config = with_image_size(before, width, height, source)
     changed = f"images of {width}x{height}, trained with {before.image_width}x{before.image_height}"
     # Without what was measured: that was of the former size.
     provenance = replace(content.provenance, training=f"{content.provenance.training}; {changed}", metrics={})
     _write(output, _all_tensors(source), config, provenance)
     return f"{output}: {config.name} ({', '.join(kinds)}) with {changed}"
+
+
+def with_image_size(config: ModelConfig, width: int, height: int, source: str | Path) -> ModelConfig:
+    """For input images of another size, px: the networks are convolutional. CheckpointError names the source where the
+    size is impossible."""
+    if width % SIZE_STEP or height % SIZE_STEP or not (width and height):
+        raise CheckpointError(
+            f"{source}: images of {width}x{height} pixels are impossible; both must be multiples of {SIZE_STEP}"
+        )
+    resized = replace(config, image_width=width, image_height=height)
+    try:
+        check_limits(resized)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    return resized
+
+
+def parse_image_size(text: str, option: str) -> tuple[int, int]:
+    """Width and height from "240x128"; CheckpointError names the option."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise CheckpointError(f"{option}: expected WIDTHxHEIGHT in pixels, such as 240x128, got {text[:40]}")
+    return int(width), int(height)
 
 
 def copy_with_memory(source: str | Path, output: Path, memory: MemoryHead, fitted_to: str) -> None:

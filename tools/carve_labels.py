@@ -42,6 +42,7 @@ def carve_labels(arguments: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    from gaussianocc_core.checkpoint import parse_image_size
     from gaussianocc_core.config import load_config
     from gaussianocc_core.data.bag_cameras import BagConfig
     from gaussianocc_core.errors import ConfigError
@@ -72,7 +73,8 @@ def carve_labels(arguments: argparse.Namespace) -> int:
         arguments.follow_outside, bag,
     )  # fmt: skip
     depth = DepthFolder(arguments.depth, arguments.depth_error, arguments.follow_outside) if arguments.depth else None
-    settings = RecordingSettings(motion=arguments.motion, depth=depth)
+    size = parse_image_size(arguments.size, "--size") if arguments.size else None
+    settings = RecordingSettings(motion=arguments.motion, depth=depth, size=size)
     if arguments.config:
         data = load_config(arguments.config, TrainConfig).data
         recordings = recordings_of(data)
@@ -111,6 +113,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="first stage that matches")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the labels")
     add("--motion", choices=("auto", "recorded", "images"), default="auto", help="where the rig was (%(default)s)")
+    add("--size", metavar="WxH", help="of the images that depth is matched in, px, multiples of 16 and of their shape: "
+        "twice the model's or more finds more and takes longer in proportion (default: the model's)")  # fmt: skip
     add("--scene", nargs="+", metavar="NAME", help="scenes or bags (default: all)")
     add("--jobs", type=int, default=1, metavar="N", help="processes (%(default)s)")
     add_shard_option(parser)

@@ -32,15 +32,13 @@ def main() -> int:
 
 
 def set_image_size(options: argparse.Namespace) -> int:
-    from gaussianocc_core.checkpoint import copy_with_image_size
+    from gaussianocc_core.checkpoint import copy_with_image_size, parse_image_size
     from gaussianocc_core.errors import CheckpointError
 
-    width, _, height = options.size.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise CheckpointError(f"--size: expected WIDTHxHEIGHT in pixels, such as 240x128, got {options.size[:40]}")
+    width, height = parse_image_size(options.size, "--size")
     if options.output.exists() and not options.overwrite:
         raise CheckpointError(f"{options.output}: exists already; give another name or --overwrite")
-    print(copy_with_image_size(options.checkpoint, options.output, int(width), int(height)))
+    print(copy_with_image_size(options.checkpoint, options.output, width, height))
     return 0
 
 

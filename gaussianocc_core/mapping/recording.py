@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from gaussianocc_core.checkpoint import LoadedDepthNet, load_depth_net
+from gaussianocc_core.checkpoint import LoadedDepthNet, load_depth_net, with_image_size
 from gaussianocc_core.data.sources import Entry
 from gaussianocc_core.errors import BagError, CheckpointError, DatasetError
 from gaussianocc_core.mapping.carving import CarvedLabels, CarveSettings, carve, choose_sets, make_rays
@@ -35,6 +35,9 @@ class RecordingSettings:
 
     motion: str = AUTO  # "recorded", "images", or "auto": recorded where the recording has it
     depth: DepthFolder | None = None  # in place of matched depth
+    # Width and height of the images that depth is matched in, px; None: as the network was trained. Nobody waits for
+    # carving, and larger images find more and miss less.
+    size: tuple[int, int] | None = None
     least_sets: int = 3  # in a moment's window
     least_way: float = 0.3  # m between the farthest sets in it, of matched depth: things are seen from several places
     match: MatchSettings = field(default_factory=MatchSettings)
@@ -45,16 +48,16 @@ class RecordingSettings:
             raise ValueError(f"motion: expected auto, recorded or images, got {self.motion!r}")
 
 
-def load_matching(path: str | Path) -> LoadedDepthNet:
+def load_matching(path: str | Path, size: tuple[int, int] | None = None) -> LoadedDepthNet:
     """The depth network of a first stage; CheckpointError where it does not match, and so does not say how far off its
-    depth may be."""
+    depth may be. size: width and height of the images that it is shown, px; None: as it was trained."""
     loaded = load_depth_net(path)
     if not loaded.depth_net.matches:
         raise CheckpointError(
             f"{path}: its depth network looks at each image alone and does not say how sure it is; give a first stage "
             "that matches, such as gaussianocc_core/weights/tiny_matching.safetensors"
         )
-    return loaded
+    return loaded if size is None else replace(loaded, config=with_image_size(loaded.config, *size, path))
 
 
 def choose_motion(wanted: str, entries: Sequence[Entry], scene: str) -> str:

@@ -41,7 +41,7 @@ def carve_recording(task: CarveTask, on_step: Callable[[int], object]) -> SceneC
         import torch
 
         torch.set_num_threads(task.threads)
-    loaded = load_matching(task.checkpoint)
+    loaded = load_matching(task.checkpoint, task.settings.size)
     if task.fresh:
         shutil.rmtree(task.output / task.scene, ignore_errors=True)
     done = frozenset(
@@ -73,7 +73,7 @@ def carve_all(
 
     on_total: told of the number of sets, once. ConfigError where the folder holds labels of other settings.
     """
-    loaded = load_matching(checkpoint)
+    loaded = load_matching(checkpoint, settings.size)
     folder = LabelFolder(output, loaded.config.grid, describe(recordings, checkpoint, settings), overwrite)
     waiting = [name for name in scenes if name not in folder.scenes]
     found = {name: recordings.entries(name) for name in waiting}
@@ -109,6 +109,7 @@ def describe(recordings: Recordings, checkpoint: str | Path, settings: Recording
         "checkpoint": {"name": weights.name, "sha256": digest.hexdigest()},
         "source": {"schema": recordings.schema, "moments": recordings.options.moments},
         "motion": settings.motion,
+        **({"size": list(settings.size)} if settings.size else {}),
         "depth": "matched" if depth is None else {"folder": depth.path.name, "error": depth.error},
         "settings": {
             "least_sets": settings.least_sets,

@@ -165,6 +165,12 @@ class MatchingHead(nn.Module):
         assert self.grounded.bias is not None
         nn.init.zeros_(self.grounded.bias)
 
+    @torch.no_grad()
+    def widen_errors(self, factor: float) -> None:
+        """From now on it expects errors that are so many times as large."""
+        assert self.fine.bias is not None
+        self.fine.bias[1] += math.log(factor)
+
     def forward(
         self,
         maps: Float[Tensor, "N C h w"],

@@ -22,16 +22,33 @@ _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
 @numba.njit(inline="always", error_model="numpy")
-def _locate(u, v, w, T, first, shape, origin, size):
-    """The cell of the window that the centre of a voxel of the grid lies in: its index, or -1 in front."""
-    x, y, z = origin[0] + (u + 0.5) * size, origin[1] + (v + 0.5) * size, origin[2] + (w + 0.5) * size
-    i = int(np.floor((T[0, 0] * x + T[0, 1] * y + T[0, 2] * z + T[0, 3]) / size)) - first[0]
-    j = int(np.floor((T[1, 0] * x + T[1, 1] * y + T[1, 2] * z + T[1, 3]) / size)) - first[1]
-    k = int(np.floor((T[2, 0] * x + T[2, 1] * y + T[2, 2] * z + T[2, 3]) / size)) - first[2]
+def _start(u, v, T, first, origin, size):
+    """Where the centre of a voxel of the grid's lowest layer lies in the window, and one layer's way up, in voxels."""
+    x, y, z = origin[0] + (u + 0.5) * size, origin[1] + (v + 0.5) * size, origin[2] + 0.5 * size
+    i = (T[0, 0] * x + T[0, 1] * y + T[0, 2] * z + T[0, 3]) / size - first[0]
+    j = (T[1, 0] * x + T[1, 1] * y + T[1, 2] * z + T[1, 3]) / size - first[1]
+    k = (T[2, 0] * x + T[2, 1] * y + T[2, 2] * z + T[2, 3]) / size - first[2]
+    return (i, j, k), (T[0, 2], T[1, 2], T[2, 2])
+
+
+@numba.njit(inline="always", error_model="numpy")
+def _locate(w, start, up, wrap, shape):
+    """The cell of the window that the centre of a voxel of layer w lies in: its index, or -1 in front."""
+    i = int(np.floor(start[0] + w * up[0]))
+    j = int(np.floor(start[1] + w * up[1]))
+    k = int(np.floor(start[2] + w * up[2]))
     if i < 0 or j < 0 or k < 0 or i >= shape[0] or j >= shape[1] or k >= shape[2]:
         return -1, -1, -1
-    i, j, k = i + first[0] % shape[0], j + first[1] % shape[1], k + first[2] % shape[2]
+    i, j, k = i + wrap[0], j + wrap[1], k + wrap[2]
     return i - shape[0] * (i >= shape[0]), j - shape[1] * (j >= shape[1]), k - shape[2] * (k >= shape[2])
+
+
+@numba.njit(inline="always", error_model="numpy")
+def _most_ends(cells):
+    most = _ZERO
+    for layer in range(cells.shape[0]):
+        most = max(most, cells[layer, ENDS])
+    return most
 
 
 @numba.njit(inline="always", error_model="numpy")
@@ -75,10 +92,12 @@ def _describe(count, raw, out):
 def describe_all(where, opacity, counts, fresh, gain, first, T, origin, size, out):
     """where (P, 3): voxels of the grid; out (P, FEATURES)."""
     shape = counts.shape[:3]
+    wrap = (first[0] % shape[0], first[1] % shape[1], first[2] % shape[2])
     raw, found = np.empty((_RAW, 1), np.float32), np.empty((out.shape[1], 1), np.float32)
     for n in range(len(where)):
         u, v, w = where[n]
-        i, j, k = _locate(u, v, w, T, first, shape, origin, size)
+        start, up = _start(u, v, T, first, origin, size)
+        i, j, k = _locate(w, start, up, wrap, shape)
         raw[4:, 0] = _ZERO
         if i >= 0:
             raw[4, 0], raw[5, 0], raw[6, 0] = _rays_of(counts[i, j, k], fresh[i, j, k], gain)
@@ -100,18 +119,21 @@ def weigh(
     total, sums = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.float32)
     ny, nz = opacity.shape[1], opacity.shape[2]
     flat = said.reshape(-1)
+    wrap = (first[0] % shape[0], first[1] % shape[1], first[2] % shape[2])
+    least_ends = _LEAST_ENDS * gain
     waiting = 0
     for u in range(begin, end):
         x = origin[0] + (u + 0.5) * size
         for v in range(ny):
             y = origin[1] + (v + 0.5) * size
+            start, up = _start(u, v, T, first, origin, size)
             for w in range(nz):
                 word = opacity[u, v, w]
                 said[u, v, w] = word
                 if not observed[u, v, w]:
                     continue
-                i, j, k = _locate(u, v, w, T, first, shape, origin, size)
-                if i < 0:
+                i, j, k = _locate(w, start, up, wrap, shape)
+                if i < 0 or (word < _CERTAIN and _most_ends(counts[i, j, k]) < least_ends):  # most of what is free
                     continue
                 share, ends, passes = _rays_of(counts[i, j, k], fresh[i, j, k], gain)
                 if word < _CERTAIN and ends < _LEAST_ENDS:

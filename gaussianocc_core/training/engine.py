@@ -28,7 +28,7 @@ from gaussianocc_core.training.board import Board
 from gaussianocc_core.training.config import TrainConfig
 from gaussianocc_core.training.distributed import Processes, process_group, was_restarted
 from gaussianocc_core.training.interrupt import Interrupt
-from gaussianocc_core.training.judging import DECIDES, compare, describe, means, pair_up
+from gaussianocc_core.training.judging import DECIDES, compare, describe, means, overconfidence, pair_up
 from gaussianocc_core.training.loader import Batch, TrainingSet, load_batches
 from gaussianocc_core.training.odometry import DELAYS_S, LEAST_SHOWN, Shifted
 from gaussianocc_core.training.pictures import training_pictures
@@ -43,6 +43,7 @@ from gaussianocc_core.training.watch import TrainingCollapsed
 _log = logging.getLogger(__name__)
 _LINE_EVERY = 50  # steps, where there is no terminal for a bar
 _LOOKED_AT = 12  # samples, before a run starts
+_TOO_SURE = 1.15  # times as wrong as expected, above which the expected errors are widened
 _WAY_BACK = 3.0  # voxels, to the sample that one that was left out is compared with
 _DROP_AT = 10 / 12  # share of the run, of the schedule `step`; published: after 10 of 12 epochs
 
@@ -195,6 +196,8 @@ class Run:
             _log.info("on %d of the samples that were left out: start -> now", len(samples))
         for name, value in end.items():
             _log.info("  %s: %s%.3f", name, f"{start[name]:.3f} -> " if name in start else "", value)
+        if not (verdict.better == "start" and config.keep_better and config.first_stage):
+            self._mend_confidence(overconfidence(at_start if config.first_stage else {}, values))
         if verdict.better == "start":
             kept = self.folder.keep_start() if config.keep_better else ""
             _log.warning(
@@ -205,6 +208,14 @@ class Run:
                 100 * verdict.error,
                 kept or f"{self.folder.model} holds them all the same",
             )
+
+    def _mend_confidence(self, factor: float) -> None:
+        """Carving takes a ray's word to the length of its expected error, and so publishes as free what is not where
+        that error is too small. No loss of this stage teaches it."""
+        if factor > _TOO_SURE and self.stage.widen_errors(factor):
+            self.folder.add_measures({"errors_widened": factor})
+            self._save()
+            _log.info("  depth is %.1f times as wrong as the network expected; it expects that much more now", factor)
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 

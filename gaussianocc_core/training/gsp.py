@@ -26,6 +26,7 @@ from gaussianocc_core.errors import DatasetError
 from gaussianocc_core.geometry.overlap import overlap_masks, overlapping_pairs
 from gaussianocc_core.models.config import ModelConfig
 from gaussianocc_core.models.depth_net import DepthNet, DepthPrediction, depth_prediction, predict_depth
+from gaussianocc_core.models.matching_net import MatchingHead
 from gaussianocc_core.models.pose_net import PoseNet
 from gaussianocc_core.preprocess import RigCache, rig_key
 from gaussianocc_core.training.config import GspConfig
@@ -35,6 +36,8 @@ from gaussianocc_core.training.ground import compare_ground, plane_depth
 from gaussianocc_core.training.hints import find_hints, hint_error, hinted_pixels
 from gaussianocc_core.training.judging import (
     AGREES,
+    EXPECTED,
+    EXPECTED_FOLLOWED,
     EXPLAINS,
     FOLLOWED,
     FROM_AFAR,
@@ -378,8 +381,11 @@ class Gsp(Stage):
         training = self.training
         self.eval()
         values: Values = {
-            name: [] for name in (AGREES, SCALE, FOLLOWED, FROM_AFAR, WITH_ITSELF, EXPLAINS, LENGTH, GROUND)
-        }
+            name: []
+            for name in (
+                AGREES, SCALE, FOLLOWED, FROM_AFAR, WITH_ITSELF, EXPLAINS, EXPECTED, EXPECTED_FOLLOWED, LENGTH, GROUND,
+            )
+        }  # fmt: skip
         for seen in samples:
             found = self._judge(seen)
             for name, each in values.items():
@@ -391,11 +397,15 @@ class Gsp(Stage):
         """Of one sample, by measure."""
         batch, found = seen.batch, {}
         motion, learnt = self._best_motion(batch)
-        depth = self.predict_depth(batch.colors(), batch.cameras, motion).depth[0]
+        predicted = self.predict_depth(batch.colors(), batch.cameras, motion)
+        depth, log_error = predicted.depth[0], None if predicted.log_error is None else predicted.log_error[0]
         (view,) = views_of(batch, self.depth_net.head)
         measured = self.measure(view, motion[0])
         if measured is not None:
-            found[AGREES] = float((depth.log() - measured.depth.log()).abs()[measured.known].mean())
+            off = (depth.log() - measured.depth.log()).abs()[measured.known].mean()
+            found[AGREES] = float(off)
+            if log_error is not None:
+                found[EXPECTED] = float(log_error.exp()[measured.known].mean() / off)
             found[SCALE] = float(stereo_ratio(depth, measured))
         found[EXPLAINS] = self._against_rest(view, view.around, depth, motion[0])
         if not self._distrusts_odometry() and (lengths := compare_lengths(learnt[0], batch.T_target_now[0])):
@@ -413,8 +423,17 @@ class Gsp(Stage):
             T_before_cam, K = neighbour_motions(T, view.cameras.T_ego_cam)[0], view.cameras.intrinsics
             found[WITH_ITSELF] = disagreement(depth, before, K, T_before_cam, view.valid)
             then = seen.before.images[0, 0]
-            found[FOLLOWED] = against_points(depth, batch.images[0, 0], then, K, T_before_cam, view.valid)
+            found[FOLLOWED], found[EXPECTED_FOLLOWED] = against_points(
+                depth, log_error, batch.images[0, 0], then, K, T_before_cam, view.valid
+            )
         return found
+
+    @torch.no_grad()
+    def widen_errors(self, factor: float) -> bool:
+        if isinstance(self.depth_net.head, MatchingHead):
+            self.depth_net.head.widen_errors(factor)
+            return True
+        return False
 
     def _best_motion(self, batch: Batch) -> tuple[Float[Tensor, "B S 4 4"], Float[Tensor, "B S 4 4"]]:
         """Recorded where it is used, else learnt; and what is learnt."""

@@ -35,6 +35,8 @@ DECIDES = (AGREES, FOLLOWED, WITH_ITSELF, FROM_AFAR)
 # These are said only.
 SCALE = "what overlapping cameras measure / depth, median (1 is metric)"
 EXPLAINS = "error of the neighbouring frames, standing still being 1 (less is better)"
+EXPECTED = "error that the network expects / found by overlapping cameras (1 is right, less is too sure)"
+EXPECTED_FOLLOWED = "error that the network expects / found by points that recorded motion measures (1 is right)"
 LENGTH = "learnt / recorded motion (1 is right)"
 GROUND = "depth of the ground / where the base frame says it is (1 where that is the ground)"
 
@@ -44,6 +46,7 @@ _NOTABLE = 0.05  # of the logarithm of the measures, their mean; truth and measu
 _LEAST_POINTS = 20  # of a sample
 _MOST_OFF = 0.5  # difference of logarithms that a point may count with: some are followed wrongly
 _SURE = 2.0  # standard errors
+_MOST_TOO_SURE = 4.0
 _NEAREST = 0.1  # m; what lies behind or in the other camera is not compared
 
 Values = dict[str, list[float]]  # measure -> value of each sample; NaN where a sample has none
@@ -102,14 +105,17 @@ def disagreement(
 
 def against_points(
     depth: Float[Tensor, "N H W"],
+    log_error: Float[Tensor, "N H W"] | None,
     now: UInt8[Tensor, "N 3 H W"],
     before: UInt8[Tensor, "N 3 H W"],
     intrinsics: Float[Tensor, "N 3 3"],
     T_before_cam: Float[Tensor, "N 4 4"],
     valid: Bool[Tensor, "N H W"],
-) -> float:
-    """Mean difference of the logarithms of z-depth and of what `triangulate` measures; NaN where that is too little."""
+) -> tuple[float, float]:
+    """Mean difference of the logarithms of z-depth and of what `triangulate` measures, and what the network expected it
+    to be (log_error), as a share of it; NaN where too little is measured, or nothing was expected."""
     off: list[float] = []
+    expected: list[float] = []
     images = [each.permute(0, 2, 3, 1).contiguous().cpu().numpy() for each in (now, before)]
     K, T = (each.double().cpu().numpy() for each in (intrinsics, T_before_cam))
     for n in range(len(depth)):
@@ -118,7 +124,11 @@ def against_points(
             places = torch.from_numpy(pixels).to(depth)[None, None]  # (1, 1, M, 2)
             said = sample_pixels(depth[n][None, None], places)[0, 0, 0]
             off += (said.log().cpu() - torch.from_numpy(z).log()).abs().clamp(max=_MOST_OFF).tolist()
-    return sum(off) / len(off) if len(off) >= _LEAST_POINTS else math.nan
+            if log_error is not None:
+                expected += sample_pixels(log_error[n].exp()[None, None], places)[0, 0, 0].cpu().tolist()
+    if len(off) < _LEAST_POINTS:
+        return math.nan, math.nan
+    return sum(off) / len(off), sum(expected) / sum(off) if expected and sum(off) else math.nan
 
 
 def means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -159,6 +169,21 @@ def compare(start: Mapping[str, Sequence[float]], end: Mapping[str, Sequence[flo
     if len(changes) < 2:
         return Comparison(0.0, math.inf, len(changes))
     return Comparison(float(changes.mean()), float(changes.std(ddof=1)) / len(changes) ** 0.5, len(changes))
+
+
+def overconfidence(start: Mapping[str, Sequence[float]], end: Mapping[str, Sequence[float]]) -> float:
+    """How many times as wrong as the network expects its depth is; 1: as expected, or nobody can tell.
+
+    start: of the weights that the run began with, whose expectation is taken to be right, so that the errors of what
+    measures count in neither; empty: of fresh weights, for which these errors count as the network's.
+    """
+    told = []
+    for name in (EXPECTED, EXPECTED_FOLLOWED):
+        before, after = (np.array(values.get(name, ()), np.float64) for values in (start, end))
+        before, after = (np.log(each[each > 0]) for each in (before, after))  # NaN is not
+        if len(after) >= _LEAST_SAMPLES and (len(before) >= _LEAST_SAMPLES or not start):
+            told.append((before.mean() if start else 0.0) - after.mean())
+    return float(np.exp(np.clip(np.mean(told), 0.0, math.log(_MOST_TOO_SURE)))) if told else 1.0
 
 
 def describe(start: dict[str, float], end: dict[str, float]) -> str:

@@ -68,6 +68,10 @@ class Stage(nn.Module, ABC):
         """Measures that need no truth, by what they are called in the log, of each sample that training leaves out."""
         return {}
 
+    def widen_errors(self, factor: float) -> bool:
+        """Makes the errors that its depth is expected to have so much larger; whether it expects any."""
+        return False
+
     def before_step(self, batches: Sequence[Batch], step: int, steps: int, all_reduce: Callable[[Tensor], None]) -> str:
         """Called before each step with its batches; what it returns, if anything, is a line for the log.
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from support.rigs import ring
 from support.synthetic_bags import make_dataset
 
-from gaussianocc_core.checkpoint import find_weights, load_depth_net
+from gaussianocc_core.checkpoint import find_weights, load_depth_net, load_pose_net, save_model
 from gaussianocc_core.config import load_config
 from gaussianocc_core.data.sources import open_split
 from gaussianocc_core.geometry import cameras as camera_geometry
@@ -21,7 +21,18 @@ from gaussianocc_core.geometry.ground_plane import ground_inv_depth
 from gaussianocc_core.preprocess import Preprocessor
 from gaussianocc_core.train import main as train_command
 from gaussianocc_core.training.config import TrainConfig
-from gaussianocc_core.training.judging import AGREES, EXPLAINS, FOLLOWED, GROUND, compare, disagreement, pair_up
+from gaussianocc_core.training.judging import (
+    AGREES,
+    EXPECTED,
+    EXPECTED_FOLLOWED,
+    EXPLAINS,
+    FOLLOWED,
+    GROUND,
+    compare,
+    disagreement,
+    overconfidence,
+    pair_up,
+)
 from gaussianocc_core.training.loader import TrainingSet
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -55,6 +66,19 @@ def test_only_what_tells_decides_and_samples_without_a_value_do_not():
     assert compare({AGREES: [math.nan] * 10}, {AGREES: [1.0] * 10}).samples == 0
     assert compare({}, end).better == "" and compare({GROUND: [1.0] * 10}, {GROUND: [2.0] * 10}).better == ""
     assert compare({EXPLAINS: [0.1] * 10}, {EXPLAINS: [0.2] * 10}).better == ""
+
+
+def test_who_expects_less_than_is_found_is_too_sure():
+    right, short = {EXPECTED: [0.9, 1.1] * 4, EXPECTED_FOLLOWED: [0.8] * 8}, {EXPECTED: [0.45, 0.55] * 4}
+    assert overconfidence(right, short) == pytest.approx(2.0)
+    assert overconfidence(right, {**short, EXPECTED_FOLLOWED: [0.8] * 8}) == pytest.approx(
+        2.0**0.5
+    )  # one says, one not
+    assert overconfidence({}, {EXPECTED: [0.5] * 8}) == pytest.approx(2.0)  # of fresh weights
+    assert overconfidence(right, {EXPECTED: [0.5] * 3 + [math.nan] * 5}) == 1.0  # three samples tell nothing
+    assert overconfidence(right, {EXPECTED: [3.0] * 8}) == overconfidence(right, {}) == overconfidence({}, {}) == 1.0
+    assert overconfidence(right, {EXPECTED: [1e-3] * 8}) == 4.0
+    assert overconfidence({EXPECTED: [math.nan] * 8}, short) == 1.0  # nobody knows what was right
 
 
 def test_depth_agrees_with_itself_where_both_are_right():
@@ -146,6 +170,30 @@ def test_a_run_that_did_no_harm_leaves_what_it_learnt(street, tmp_path, caplog):
     assert json.loads((tmp_path / "run" / "measures.json").read_text())["better"] != "start"
     assert load_depth_net(tmp_path / "run" / "model.safetensors").provenance.steps == 3
     assert not (tmp_path / "run" / "trained.safetensors").exists()
+
+
+@pytest.mark.medium
+def test_weights_that_became_too_sure_of_themselves_expect_larger_errors(street, tmp_path):
+    """Only what is expected is wrong in them: nothing of depth changes, and carving is told the truth."""
+    loaded = load_depth_net("tiny_matching")
+    gentle = ("learning_rate=1e-7", "encoder_learning_rate=1e-7", "norm_momentum=0.0001", "steps=3")
+    assert run(street, tmp_path / "right", *gentle) == 0
+    loaded.depth_net.head.widen_errors(1 / 3)
+    short = tmp_path / "short.safetensors"
+    pose = load_pose_net("tiny_matching").pose_net
+    save_model(short, None, loaded.config, loaded.provenance, pose_net=pose, depth_net=loaded.depth_net)
+    # As if the run had made it so: it is measured against what the shipped weights expect.
+    measures = json.loads((tmp_path / "right" / "measures.json").read_text())
+    assert "errors_widened" not in measures
+    assert run(street, tmp_path / "short", *gentle, f"first_stage={short}", "steps=2") == 0
+    path = tmp_path / "short" / "measures.json"
+    path.write_text(json.dumps({name: measures[name] for name in ("start", "start_samples")}))
+    assert run(street, tmp_path / "short", *gentle, f"first_stage={short}", "--resume") == 0
+    factor = json.loads(path.read_text())["errors_widened"]
+    assert factor == pytest.approx(3.0, rel=0.05)
+    trained = tmp_path / "short" / "model.safetensors"
+    after, before = (load_depth_net(each).depth_net.state_dict()["head.fine.bias"] for each in (trained, short))
+    assert (after - before).tolist() == pytest.approx([0.0, math.log(factor), 0.0], abs=2e-3)
 
 
 def test_damaged_measures_are_one_line(street, tmp_path, capsys):

@@ -88,7 +88,8 @@ def _header(result: dict[str, Any]) -> str:
         training = f"{origin['training']}; {origin['steps']} steps" if origin else "untrained"
         lines.append(f"{checkpoint['path']}: {checkpoint['model']} ({', '.join(checkpoint['networks'])}; {training})")
     where = result["data"].get("dataroot") or result["data"]["bag"]
-    lines.append(f"{result['keyframes']} moments of {len(result['scenes'])} scenes, {where}")
+    count = len(result["scenes"])
+    lines.append(f"{result['keyframes']} moments of {count} {'scene' if count == 1 else 'scenes'}, {where}")
     return "\n".join(lines)
 
 

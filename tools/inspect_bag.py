@@ -123,7 +123,7 @@ def look(arguments: argparse.Namespace) -> int:
     if arguments.write_config:
         for written in write_proposal(proposal, source, arguments.write_config):
             print(f"wrote {written}")
-        print(Runs.of(arguments.write_config).describe())
+        print(Runs.of(arguments.write_config).describe(arguments.bag))
     return 0
 
 

@@ -25,7 +25,7 @@ _MOTION_NOTES = """\
 Lengths are those that fit the depth network best (training/motion_search.py), with which stage 2 trains; "as the
 network says": before that search. Without a depth network in the file there is none.
 length ratio: median of learnt / true length; 1 is metric. length error: mean |learnt - true| / true.
-true rotation: mean turn between the images, the error of who says "straight on"."""
+true rotation: mean turn between the images, which is the error of a network that always says "straight on"."""
 _OCCUPANCY_NOTES = """\
 IoU: voxels occupied in truth and estimate, of those occupied in either. Off the ground: not road, pavement, terrain.
 mIoU: mean of the IoU of the 17 classes, of those that occur. mIoU*: without `others` and `other_flat`.

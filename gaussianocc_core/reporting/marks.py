@@ -213,10 +213,14 @@ def verdict(marks: Sequence[Mark]) -> Mark:
     if not colors:
         return Mark("verdict", "nothing could be measured", GREY, "", "", "")
     if red:
-        return Mark("verdict", f"do not drive by it yet: {red} of {len(colors)} measures are red", RED, "", "", "")
+        return Mark("verdict", f"do not drive by it yet: {red} of {len(colors)} {_are(red)} red", RED, "", "", "")
     if yellow:
-        return Mark("verdict", f"usable with care: {yellow} of {len(colors)} measures are yellow", YELLOW, "", "", "")
+        return Mark("verdict", f"usable with care: {yellow} of {len(colors)} {_are(yellow)} yellow", YELLOW, "", "", "")
     return Mark("verdict", f"all {len(colors)} measures are green", GREEN, "", "", "")
+
+
+def _are(count: int) -> str:
+    return "measures is" if count == 1 else "measures are"
 
 
 def _limits(limit: Limit) -> str:

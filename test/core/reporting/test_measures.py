@@ -120,7 +120,7 @@ def test_marks_turn_from_green_to_red_at_their_limits(key):
 
 def test_the_worst_mark_decides():
     green, yellow, red, grey = mark("overlap", 0.0), mark("overlap", 0.2), mark("overlap", 1.0), mark("overlap", None)
-    assert verdict([green, yellow, red, grey]).value == "do not drive by it yet: 1 of 3 measures are red"
+    assert verdict([green, yellow, red, grey]).value == "do not drive by it yet: 1 of 3 measures is red"
     assert (
         verdict([green, yellow]).color == YELLOW and verdict([green]).color == GREEN and verdict([grey]).color == GREY
     )

@@ -36,8 +36,8 @@ flat ground: a road at the height of the wheels and nothing else, whatever the i
 
 
 _RELIABILITY_NOTES = """\
-Of the seen voxels that the model says are occupied with such a probability, the share that is. error: their mean
-distance; 0: probabilities mean what they say. `--caution` is held against 1 - said."""
+Row by row: the seen voxels with such a probability of being occupied, and the share of them that is occupied. error:
+mean difference of the two; 0 is best. A voxel is published as occupied if its probability is above 1 - caution."""
 _ROBOT_NOTES = """\
 Obstacle points are those between the two heights. missed: in voxels published as free. unknown: in voxels of which
 nothing is known, or outside the grid. found: in occupied voxels. ghosts: of the published obstacle columns that the

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where.add_argument("--dataroot", help="data set in the nuScenes schema, or another --schema")
     where.add_argument("--bag", help="rosbag2, or a folder of them, with calibrated cameras and lidar")
     where.add_argument("--config", type=Path, metavar="FILE", help="training configuration: what its `data:` names")
-    where.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="what --shard wrote, of all shares")
+    where.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="the files of --shard, of all shares")
     parser.add_argument(
         "--left-out", action="store_true", help="with --config: only the end of each recording that training left out"
     )
@@ -99,30 +99,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--caution",
         type=float,
         metavar="C",
-        help="between 0 and 1; higher misses fewer obstacles and shows more ghosts (default: as the model says, 0.5)",
+        help="between 0 and 1; higher misses fewer obstacles and shows more ghosts (default: as in the model's file)",
     )
     parser.add_argument(
         "--past",
         type=float,
         metavar="S",
         default=PAST,
-        help="a model that remembers sees every set of so many seconds before each moment, as on a robot; 0: only the "
-        "few that matching needs, which is faster (default: %(default)g)",
+        help="a model with memory sees every set of the S seconds before each moment, as on a robot; 0: only the few "
+        "sets that matching needs, which is faster (default: %(default)g)",
     )
     parser.add_argument(
         "--skip",
         type=float,
         metavar="S",
         default=0.0,
-        help="leave out the first S seconds of each recording, in which nothing has a past; they are seen (default: 0)",
+        help="do not measure in the first S seconds of each recording, where few earlier sets are known (default: 0)",
     )
     parser.add_argument(
         "--motion",
         choices=MOTIONS,
         default="recorded",
-        help="what tells occupancy where the robot is: recorded poses, its images, or nothing (default: recorded)",
+        help="where the robot's motion comes from: recorded poses, the images, or nowhere (default: %(default)s)",
     )
-    parser.add_argument("--no-memory", action="store_true", help="without what rays of earlier sets found")
+    parser.add_argument("--no-memory", action="store_true", help="do not use the rays of earlier sets")
     usual = RobotConfig()
     parser.add_argument(
         "--obstacle-heights",
@@ -130,10 +130,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs=2,
         metavar=("LOW", "HIGH"),
         default=(usual.low, usual.high),
-        help="m above the base frame between which things are obstacles (default: %(default)s)",
+        help="heights above the base frame, in m, between which things are obstacles (default: %(default)s)",
     )
     parser.add_argument(
-        "--robot-width", type=float, metavar="M", default=usual.width, help="m, of its path (default: %(default)s)"
+        "--robot-width",
+        type=float,
+        metavar="M",
+        default=usual.width,
+        help="width of the robot's path, in m (default: %(default)s)",
     )
     options = parser.parse_intermixed_args(arguments)
     if not (options.checkpoint or options.merge):

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--every", type=int, metavar="N", help=f"only each Nth moment (default: at most {_MOST_MOMENTS} are seen)"
     )
-    parser.add_argument("--no-video", action="store_true", help="the page alone, in half the time")
+    parser.add_argument("--no-video", action="store_true", help="only the page, in less than half the time")
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, openvino ..., see deploy.md (default: %(default)s)"
     )

@@ -33,7 +33,7 @@ EXAMPLES = """examples:
       first_stage=runs/gsp_tiny/model.safetensors
 
   # nuScenes, on a GPU of 8 GB
-  python -m gaussianocc_core.train config/train/gsp_tiny.yaml model=8gb data.dataroot=/data/nuscenes \
+  python -m gaussianocc_core.train config/train/gsp_tiny.yaml model=8gb data.dataroot=/data/nuscenes \\
       data.version=v1.0-trainval data.split=train steps=60000
 
   # your own bag: tools/inspect_bag.py BAG --write-config config/my_robot.yaml, then
@@ -43,7 +43,7 @@ EXAMPLES = """examples:
   python -m gaussianocc_core.train config/train/gsv_carved_more.yaml data.dataroot=data/street \\
       data.occupancy=data/street_labels
 
-  # first look: samples, memory and time, on two steps that nobody keeps
+  # first look: two trial steps; prints samples, memory and time, writes nothing
   python -m gaussianocc_core.train config/my_robot.yaml --dry-run
 
   # go on after Ctrl-C, a crash or a reboot: the same command and

@@ -27,17 +27,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", help="bag or folder of bags, nuScenes or DDAD folder, or the word synthetic")
-    parser.add_argument("--checkpoint", help="model file (default: the shipped one)")
+    parser.add_argument("--checkpoint", help="model file of the second stage (default: tiny, which ships)")
     parser.add_argument("--scene", help="the scene or bag to begin with (default: the first)")
     parser.add_argument("--version", default="", help="nuScenes' version folder (default: the one that is there)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0: all (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s; 0: any)")
-    parser.add_argument("--viewers", type=int, default=8, help="most that may look at once (default: %(default)s)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to serve at; 0.0.0.0 lets the whole network look (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8080, help="of the page; 0: any that is free (default: %(default)s)"
+    )
+    parser.add_argument("--viewers", type=int, default=8, help="how many may look at once (default: %(default)s)")
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, openvino ..., see deploy.md (default: %(default)s)"
     )
-    parser.add_argument("--caution", type=float, metavar="C", help="0 to 1: see docs/node.md (default: the model's)")
-    parser.add_argument("--made", type=Path, default=Path("out/synthetic"), help="where a synthetic street is kept")
+    parser.add_argument(
+        "--caution",
+        type=float,
+        metavar="C",
+        help="0 to 1; higher misses fewer obstacles and shows more ghosts (default: the model's)",
+    )
+    parser.add_argument(
+        "--made", type=Path, default=Path("out/synthetic"), help="folder of the synthetic street (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     return run_command(lambda: view(options), "stopped")
 
@@ -68,11 +81,14 @@ def view(options: argparse.Namespace) -> int:
     scenes = source.scene_names()
     page = Page(f"GaussianOcc · {Path(options.source).name or options.source}", where, timeline_of(drive, scenes))
     player = Player(page, lambda name: Drive(source, name, predictor), scenes, drive)
-    sys.stdout.write(f"{predictor.summary}\n{len(drive)} moments of {scene}, {len(scenes)} scenes\n")
-    sys.stdout.write(f"look at {page.url}   (Ctrl-C ends it)\n")
-    sys.stdout.flush()
+    others = f"; {len(scenes)} scenes, to be chosen on the page" if len(scenes) > 1 else ""
+    sys.stdout.write(f"{predictor.summary}\n{len(drive)} moments of {scene}{others}\n")
     try:
+        sys.stdout.write(f"look at {page.url}   (Ctrl-C ends it)\n")
+        sys.stdout.flush()
         page.wait()
+    except KeyboardInterrupt:  # how it is meant to end
+        sys.stdout.write("stopped\n")
     finally:
         player.close()
         page.close()

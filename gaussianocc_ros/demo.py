@@ -28,12 +28,13 @@ from gaussianocc_ros.startup import INTERRUPTED, USER_MISTAKE, raise_on_interrup
 
 # Name -> what it does, and why it takes long.
 STAGES = {
-    "street world": "ten seconds past houses, cars and people, rendered by six cameras; once, later runs use it again. "
-    "Meanwhile the node loads the shipped weights and compiles its kernels (a minute, once)",
+    "street world": "renders a drive past houses, cars and people, with six cameras at 12 Hz. Later runs use it again. "
+    "The first run compiles the renderer and, in another process, the node's kernels: about a minute, once",
     "rosbag2": "images, calibration, TF and truth as a rosbag, as a robot would have recorded them",
-    "node and replay over DDS": "once the node is up, the player hands it one set of images after the other",
-    "pictures": "every answer that arrived, beside images and truth, becomes a frame of the video",
+    "node and replay over DDS": "the player sends one set of images after the other, and the node answers each",
+    "pictures": "draws the answers beside images and truth, and makes the video of them",
 }
+SCORES = {"iou": "IoU", "non_ground_iou": "IoU without the ground", "miou": "mIoU, mean over the classes"}
 
 
 def run(output: Path, keyframes: int, seed: int, checkpoint: str, every: int) -> dict[str, Any]:
@@ -142,12 +143,13 @@ def main(arguments: list[str] | None = None) -> int:
     print("\nnode, median ms: " + ", ".join(f"{name} {value:g}" for name, value in result["node_stage_ms"].items()))
     print(f"{result['sets']} sets at {result['sets_per_second']:g} a second; model {result['model']}")
     model, flat = result["scores"]["mask_camera"], result["scores"]["flat_ground"]
-    print("\nof the voxels that cameras see      model   a flat road and nothing else")
-    for name, value in model.items():
-        print(f"  {name:30} {value:8.3f}   {flat[name]:.3f}")
-    share = round(100 * model["non_ground_iou"])
-    print(f"Of what stands on the road, {share} % lies in the very voxel of 0.4 m (IoU); the rest is off by a voxel,")
-    print("hidden, or unknown. Around the car no camera sees the ground: that is the hole in the picture.\n")
+    print("\nover the voxels that cameras see         model   a flat road and nothing else")
+    for key, name in SCORES.items():
+        print(f"  {name:36} {model[key]:8.2f}   {flat[key]:.2f}")
+    found, missed, unknown, right = (round(100 * share) for share in result["scores"]["standing"].values())
+    print(f"Of the voxels in which something stands, the model finds {found} %, leaves {unknown} % unknown and calls")
+    print(f"{missed} % free. Of those in which it says that something stands, {right} % hold something.")
+    print("The dark hole around the car in the picture is real: no camera sees the ground there.\n")
     for name in ("demo.mp4", "demo.png", "report.json"):
         print(options.output / name)
     bag = options.output / "bag"

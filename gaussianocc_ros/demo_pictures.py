@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from gaussianocc_core import metrics, viz
 from gaussianocc_core.data.nuscenes import NuScenesSource
 from gaussianocc_core.geometry import voxels
-from gaussianocc_core.labels import FREE, has_one_class, ids_to_occ3d
+from gaussianocc_core.labels import FREE, GROUND_CLASSES, has_one_class, ids_to_occ3d
 from gaussianocc_core.metrics.occupancy import flat_ground
 from gaussianocc_core.models.gaussian_head import label_gaussians
 from gaussianocc_core.rendering.rasterize import rasterize
@@ -25,40 +26,84 @@ RENDER_WIDTH = 240  # pixels of the rendered depth and semantics of each camera
 VIDEO_SIZE = (1600, 900)
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What becomes of the voxels that cameras see and in which something stands (not ground), and of published ones."""
+
+    true: int = 0
+    found: int = 0  # published as occupied, whatever the class
+    missed: int = 0  # published as free; the rest is unknown
+    published: int = 0  # voxels in which the model says that something stands, where cameras see
+    right: int = 0  # of these, those in which something is: ground, too
+
+    def __add__(self, other: Standing) -> Standing:
+        return Standing(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def shares(self) -> dict[str, float]:
+        """Shares of 0 to 1: found, missed, unknown (of what stands), and right (of what is published)."""
+        found, missed = (count / max(self.true, 1) for count in (self.found, self.missed))
+        unknown = (self.true - self.found - self.missed) / max(self.true, 1)
+        return {"found": found, "missed": missed, "unknown": unknown, "right": self.right / max(self.published, 1)}
+
+
+def count_standing(truth: OccupancyLabels, labels: np.ndarray) -> Standing:
+    """labels: (X, Y, Z) uint8, Occ3D ids; above FREE: unknown."""
+    seen, true = truth.mask_camera, truth.semantics
+    stands, said = (seen & (each < FREE) & ~np.isin(each, GROUND_CLASSES) for each in (true, labels))
+    return Standing(
+        int(stands.sum()),
+        int((stands & (labels < FREE)).sum()),
+        int((stands & (labels == FREE)).sum()),
+        int(said.sum()),
+        int((said & (true < FREE)).sum()),
+    )
+
+
 def draw(
     output: Path, source: NuScenesSource, scene: str, recording: Recording, seed: int, every: int
 ) -> dict[str, dict[str, float]]:
     """Write demo.mp4 and demo.png of every n-th set; the scores over all voxels, over those that cameras see, and there
-    those of a flat road and nothing else."""
+    those of a flat road and nothing else; and `standing`, the shares of `Standing`."""
     images = _images_by_stamp(output / "bag" / scene)
     cameras = source.rig(scene).cameras
     truths = _Truth(source, scene, seed)
     confusion = np.zeros((FREE + 1, FREE + 1), dtype=np.int64)
     seen, flat = np.zeros_like(confusion), np.zeros_like(confusion)
+    standing = Standing()
     shown = recording.occupancy[::every]
+    began_ns = _stamp_ns(recording.occupancy[0])
     middle = len(shown) // 2
 
     def frames() -> Iterator[np.ndarray]:
-        nonlocal confusion, seen, flat
+        nonlocal confusion, seen, flat, standing
         for number, message in enumerate(tqdm(shown, unit="frame", disable=None)):
-            stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            stamp_ns = _stamp_ns(message)
             truth = truths.at(stamp_ns)
             labels, grid = decode(message)
             confusion += metrics.confusion_matrix(truth.semantics, labels, np.ones(grid.shape, dtype=bool))
             this = metrics.confusion_matrix(truth.semantics, labels, truth.mask_camera)
             seen += this
             flat += metrics.confusion_matrix(truth.semantics, flat_ground(grid), truth.mask_camera)
-            frame = _demo_frame(message, labels, grid, truth, cameras, images, stamp_ns, this, recording.stage_ms)
+            standing += count_standing(truth, labels)
+            frame = _demo_frame(
+                message, labels, grid, truth, cameras, images, stamp_ns - began_ns, this, recording.stage_ms
+            )
             picture = viz.compose_frame(frame, *VIDEO_SIZE)
             if number == middle:
                 viz.write_png(output / "demo.png", viz.compose_frame(frame))
             yield picture
 
     viz.write_video(output / "demo.mp4", frames(), CAMERA_HZ / every)
-    return {
-        mask: {name: round(value, 4) for name, value in metrics.occupancy_summary(counts).items()}
+    scores = {
+        mask: metrics.occupancy_summary(counts)
         for mask, counts in (("whole_grid", confusion), ("mask_camera", seen), ("flat_ground", flat))
     }
+    scores["standing"] = standing.shares()
+    return {what: {name: round(value, 4) for name, value in each.items()} for what, each in scores.items()}
+
+
+def _stamp_ns(message: Any) -> int:
+    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
 
 
 def _demo_frame(
@@ -68,7 +113,7 @@ def _demo_frame(
     truth: OccupancyLabels,
     cameras: Cameras,
     images: dict[str, dict[int, bytes]],
-    stamp_ns: int,
+    since_start_ns: int,
     confusion: np.ndarray,
     stage_ms: dict[str, float],
 ) -> viz.DemoFrame:
@@ -80,7 +125,7 @@ def _demo_frame(
     semantics = np.where(solid, views.features.argmax(dim=1).numpy(), FREE).astype(np.uint8)
     scores = metrics.occupancy_summary(confusion)
     return viz.DemoFrame(
-        images={name: _nearest(images[name], stamp_ns) for name in cameras.names},
+        images={name: _nearest(images[name], _stamp_ns(message)) for name in cameras.names},
         cameras=cameras,
         prediction=labels,
         grid=grid,
@@ -90,7 +135,7 @@ def _demo_frame(
         model=message.model,
         trained=message.model != "untrained",
         classless=has_one_class(message.class_names),
-        stamp=f"{stamp_ns / 1e9:.3f} s",
+        stamp=f"{since_start_ns / 1e9:.2f} s of the drive",
         stage_ms=stage_ms,
         # Of the voxels that cameras can see: the true picture also has what is inside and behind houses.
         scores={"seen voxels: IoU": 100 * scores["iou"], "off the ground": 100 * scores["non_ground_iou"]},

@@ -45,8 +45,8 @@ class NodeParameters(SyncParameters):
     )
     caution: float = parameter(
         0.0,
-        "Trades missed obstacles against ghosts: the probability that free needs. Higher misses fewer obstacles and "
-        "shows more ghosts. 0: as the model's file says.",
+        "Higher misses fewer obstacles and shows more ghosts: a voxel is occupied if its probability is above 1 - "
+        "caution. 0: the value in the model's file.",
         range=(0.0, 0.999),
         dynamic=True,
     )
@@ -67,11 +67,11 @@ class NodeParameters(SyncParameters):
     )
     publish_markers: bool = parameter(True, "Offer ~/markers, computed while somebody subscribes.")
     markers_exposed_only: bool = parameter(
-        True, "Leave out of ~/markers what occupied voxels cover on all six sides: unseen, and most of the message."
+        True, "Leave voxels out of ~/markers that others cover on all six sides: nobody sees them, and they are most."
     )
     markers_most: int = parameter(
         20_000,
-        "Cubes in ~/markers: where there would be more, those far from the robot become larger. 0: any number.",
+        "Most cubes in ~/markers: if there are more, cubes far from the robot become larger. 0: any number.",
         range=(0, 10_000_000),
     )
     publish_obstacles: bool = parameter(True, "Offer ~/obstacles, computed while somebody subscribes.")
@@ -81,8 +81,8 @@ class NodeParameters(SyncParameters):
     publish_grid: bool = parameter(True, "Offer ~/grid in fixed_frame, computed while somebody subscribes.")
     mask_values: tuple[str, ...] = parameter(
         (),
-        "What ~/filter_mask says by class, such as sidewalk=30 (1 to 100), for Nav2's costmap filters. Empty: there is "
-        "no such topic.",
+        "Values of ~/filter_mask by class, such as sidewalk=30 (1 to 100), for Nav2's costmap filters. Empty: the "
+        "topic is not offered.",
     )
     publish_scenery: bool = parameter(
         True, "Offer ~/rig (robot, frusta, axes) and ~/legend for viewers: latched, and again every 5 s."
@@ -98,9 +98,9 @@ class NodeParameters(SyncParameters):
     )
     motion: str = parameter(
         "auto",
-        "What a model that matches images with earlier ones is told of the robot's motion. tf: fixed_frame <- "
-        "ego_frame; images: what ~/odometry says; auto: tf where it has fixed_frame, else images; none: nothing, only "
-        "images of one moment are matched.",
+        "Where a model that matches images over time gets the robot's motion from. tf: fixed_frame <- ego_frame; "
+        "images: found in the images, as ~/odometry; auto: tf where it has fixed_frame, else images; none: only images "
+        "of one moment are matched.",
         choices=("auto", "tf", "images", "none"),
     )
     publish_odometry: bool = parameter(
@@ -114,32 +114,34 @@ class NodeParameters(SyncParameters):
     )
     memory: bool = parameter(
         True,
-        "What rays of the last seconds found counts too, with a model that has learnt to weigh it (the shipped one; "
-        "your own by tools/fit_memory.py) and a motion (see motion): more obstacles are found. ~/reset forgets.",
+        "Also use what camera rays of the last 1.5 s found, so that more obstacles are found. Needs a motion (see "
+        "motion) and a model with a memory: the shipped one, or yours after tools/fit_memory.py. ~/reset forgets.",
     )
     fusion: bool = parameter(
         False,
-        "Accumulate results over time in fixed_frame: outputs then also hold what was seen before, with fewer errors "
-        "of a single moment. ~/reset forgets. Needs odometry.",
+        "Accumulate results over time in fixed_frame: outputs then also hold what was seen before, and errors of "
+        "single moments are outvoted. ~/reset forgets. Needs odometry.",
     )
     fusion_hit: float = parameter(
-        0.7, "With fusion: probability that one sight of something means occupied.", range=(0.55, 0.99)
+        0.7, "With fusion: probability that a voxel is occupied after it was seen occupied once.", range=(0.55, 0.99)
     )
     fusion_miss: float = parameter(
-        0.3, "With fusion: probability that something is there after rays passed it once.", range=(0.01, 0.45)
+        0.3, "With fusion: probability that a voxel is occupied after rays passed it once.", range=(0.01, 0.45)
     )
     fusion_doubt: float = parameter(
         0.8,
-        "With fusion: probability that something has moved in where it was free, after one set in which that is "
-        "hidden; it becomes unknown. 0.5: it stays free until it decays.",
+        "With fusion: probability that something moved into a free voxel while it was hidden in one set; the voxel "
+        "becomes unknown. 0.5: it stays free until it decays.",
         range=(0.5, 0.99),
     )
     fusion_decay: float = parameter(
-        5.0, "With fusion: seconds after which what is not seen again counts a third; 0: for ever.", range=(0.0, 3600.0)
+        5.0,
+        "With fusion: seconds after which a voxel that is not seen again counts a third; 0: for ever.",
+        range=(0.0, 3600.0),
     )
     traversable_classes: tuple[str, ...] = parameter(
         Traversability.classes,
-        "Classes that are no obstacles and count as ground in ~/grid; [] for none, as after training without labels.",
+        "Classes that are ground in ~/grid and no obstacles; [] for none, as after training without 2D labels.",
         dynamic=True,
     )
     obstacle_low: float = parameter(
@@ -148,18 +150,18 @@ class NodeParameters(SyncParameters):
     obstacle_high: float = parameter(
         Traversability.high, "Voxels above are no obstacles, m above ego_frame.", range=(-10.0, 10.0), dynamic=True
     )
-    map_dir: str = parameter("", "Folder that ~/save_map writes to. Empty: there is no such service.")
+    map_dir: str = parameter("", "Folder that ~/save_map writes to. Empty: the service is not offered.")
     autostart: bool = parameter(True, "Configure and activate at start; false leaves that to a lifecycle manager.")
     warm_up: bool = parameter(
         True,
-        "Run everything once at configure, so that neither the first set nor the first subscriber of an output waits.",
+        "Run everything once at configure, so that the first set and the first subscriber of an output need not wait.",
     )
     warn_age: float = parameter(
-        1.0, "Age of results from which on /diagnostics says WARN, s; 0: never.", range=(0.0, 3600.0), dynamic=True
+        1.0, "/diagnostics says WARN when results are older, s; 0: never.", range=(0.0, 3600.0), dynamic=True
     )
     error_age: float = parameter(
         5.0,
-        "Age of results, or time without one, from which on /diagnostics says ERROR, s; 0: never.",
+        "/diagnostics says ERROR when results are older, or when none came for so long, s; 0: never.",
         range=(0.0, 3600.0),
         dynamic=True,
     )

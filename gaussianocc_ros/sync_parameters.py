@@ -47,8 +47,8 @@ class SyncParameters:
     )
     image_transport: str = parameter(
         "auto",
-        "As image_transport has it: the topics of images end in the transport's name, whatever image_topic ends in. "
-        "auto: each camera's by the end of its topic, raw where it names none.",
+        "Transport of all cameras: their topics end in its name, as in image_transport, whatever image_topic ends in. "
+        "auto: for each camera by the end of its topic; raw if that names no transport.",
         choices=("auto", *TRANSPORTS),
     )
     rig_file: str = parameter("", "YAML rig with intrinsics and extrinsics, used instead of CameraInfo and TF.")
@@ -56,18 +56,18 @@ class SyncParameters:
     slop: float = parameter(0.05, "Largest time between the anchor's image and the others, s.", range=(0.0, 1.0))
     sync_policy: str = parameter(
         "wait",
-        "What becomes of a set that lacks a camera. wait: for `patience`, then it is dropped; skip: dropped at once; "
-        "degrade: wait, then predict with the cameras that are there; what only the missing one sees is unobserved.",
+        "What to do with a set that lacks a camera. wait: wait for `patience`, then drop it; skip: drop it at once; "
+        "degrade: wait, then predict with the other cameras; what only the missing one sees is unobserved.",
         choices=POLICIES,
     )
     patience: float = parameter(0.1, "How long sync_policy waits for a late camera, s.", range=(0.0, 10.0))
     reliable: bool = parameter(
         False,
-        "For lossless replay: reliable image subscriptions, a short queue of sets instead of the newest only, and "
-        "each set's outputs delivered before the next is begun; both timeouts are at least 5 s.",
+        "For a replay without losses: reliable image subscriptions, a short queue of sets instead of the newest only, "
+        "and all outputs of a set before the next set; both timeouts are at least 5 s.",
     )
     reliable_cameras: tuple[str, ...] = parameter(
-        (), "Cameras whose images alone are subscribed to reliably, such as over a bad link; others by best effort."
+        (), "Cameras with a reliable image subscription, such as over a bad link; the others use best effort."
     )
 
     def __post_init__(self) -> None:

@@ -110,7 +110,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("source", type=Path, nargs="?", metavar="SOURCE", help="data set, or rosbag2, or a folder of bags")
     add("--config", type=Path, metavar="FILE", help="training whose recordings are used, in place of SOURCE")
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="first stage that matches")
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="first stage, such as tiny_matching")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the labels")
     add("--motion", choices=("auto", "recorded", "images"), default="auto", help="where the rig was (%(default)s)")
     add("--size", metavar="WxH", help="of the images that depth is matched in, px, multiples of 16 and of their shape: "

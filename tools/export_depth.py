@@ -75,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--scene", nargs="+", metavar="NAME", help="scenes to export (default: all)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="another place than the data root, same layout")
     parser.add_argument("--follow-outside", action="store_true", help="follow links that lead out of the data root")
-    parser.add_argument("--overwrite", action="store_true", help="write anew what is there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     return parser.parse_args()
 
 

@@ -114,16 +114,17 @@ def look(arguments: argparse.Namespace) -> int:
     visit = visits.get(id(source))
     ground = judge_grounds(source.cameras.names, visit.grounds) if visit is not None else None
     proposal = propose(source, found, samples, str(arguments.masks or ""), arguments.voxel_size, ground)
-    print(f"proposed: voxels of {proposal.voxel_size} m, {proposal.steps} steps of stage 1, half as many of stage 2")
+    steps = proposal.stage1["steps"], proposal.stage2["steps"]
+    print(f"proposed: voxels of {proposal.voxel_size} m, {steps[0]} steps of stage 1, {steps[1]} of stage 2")
     print(proposal.ground)
     if not arguments.no_timing:
         seconds = measure_step(proposal, complete[len(complete) // 2])
-        hours = 1.75 * proposal.steps * seconds / 3600  # a step of stage 2 takes about 1.5 times as long
+        hours = (steps[0] + 1.5 * steps[1]) * seconds / 3600  # a step of stage 2 takes about 1.5 times as long
         print(f"training: {seconds:.1f} s a step on this machine, about {hours:.1f} h for both stages")
     if arguments.write_config:
         for written in write_proposal(proposal, source, arguments.write_config):
             print(f"wrote {written}")
-        print(Runs.of(arguments.write_config).describe())
+        print(Runs.of(arguments.write_config).describe(arguments.bag))
     return 0
 
 

@@ -6,7 +6,7 @@
     ros2 launch gaussianocc_ros occ.launch.py checkpoint:=tiny_240.safetensors
 
 The networks are convolutional, so that no training is needed; voxels stay as they are. What it gives and costs with the
-shipped model stands in docs/deploy.md. Keep the shape of the images, and check the result by `evaluate`.
+shipped model is in docs/deploy.md. Keep the shape of the images, and check the result with `evaluate`.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def require(package: str, purpose: str) -> None:
 
     if find_spec(package) is None:
         raise BackendError(
-            f"the package {package} is not installed, {purpose}: pip install {package}, or pip install "
-            "'gaussianocc-ros[deploy]' for all of them"
+            f"the package {package} is not installed, {purpose}: pip install {package}; for all of them, "
+            "in the repository: pip install '.[deploy]'"
         )
 
 

@@ -25,7 +25,7 @@ _MOTION_NOTES = """\
 Lengths are those that fit the depth network best (training/motion_search.py), with which stage 2 trains; "as the
 network says": before that search. Without a depth network in the file there is none.
 length ratio: median of learnt / true length; 1 is metric. length error: mean |learnt - true| / true.
-true rotation: mean turn between the images, the error of who says "straight on"."""
+true rotation: mean turn between the images, which is the error of a network that always says "straight on"."""
 _OCCUPANCY_NOTES = """\
 IoU: voxels occupied in truth and estimate, of those occupied in either. Off the ground: not road, pavement, terrain.
 mIoU: mean of the IoU of the 17 classes, of those that occur. mIoU*: without `others` and `other_flat`.
@@ -36,8 +36,8 @@ flat ground: a road at the height of the wheels and nothing else, whatever the i
 
 
 _RELIABILITY_NOTES = """\
-Of the seen voxels that the model says are occupied with such a probability, the share that is. error: their mean
-distance; 0: probabilities mean what they say. `--caution` is held against 1 - said."""
+Row by row: the seen voxels with such a probability of being occupied, and the share of them that is occupied. error:
+mean difference of the two; 0 is best. A voxel is published as occupied if its probability is above 1 - caution."""
 _ROBOT_NOTES = """\
 Obstacle points are those between the two heights. missed: in voxels published as free. unknown: in voxels of which
 nothing is known, or outside the grid. found: in occupied voxels. ghosts: of the published obstacle columns that the
@@ -88,7 +88,8 @@ def _header(result: dict[str, Any]) -> str:
         training = f"{origin['training']}; {origin['steps']} steps" if origin else "untrained"
         lines.append(f"{checkpoint['path']}: {checkpoint['model']} ({', '.join(checkpoint['networks'])}; {training})")
     where = result["data"].get("dataroot") or result["data"]["bag"]
-    lines.append(f"{result['keyframes']} moments of {len(result['scenes'])} scenes, {where}")
+    count = len(result["scenes"])
+    lines.append(f"{result['keyframes']} moments of {count} {'scene' if count == 1 else 'scenes'}, {where}")
     return "\n".join(lines)
 
 

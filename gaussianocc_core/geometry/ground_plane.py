@@ -31,7 +31,7 @@ def ground_inv_depth(
 def flat_ground_depth(cameras: Cameras, index: int, width: int, height: int, far: float) -> Float[Tensor, "H W"]:
     """z-depth (m) at which the pixels of a camera meet the plane z = 0 of the ego frame; `far` beyond and above it.
 
-    cameras: pinhole. What someone knows who knows the calibration and has seen no image.
+    cameras: pinhole. This is what the calibration alone says, without any image.
     """
     one = resize(cameras.select((cameras.names[index],)), width, height)
     inv_depth = ground_inv_depth(one.intrinsics.double(), one.T_ego_cam.double(), width, height)[0]

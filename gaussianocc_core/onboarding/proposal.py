@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -272,14 +273,20 @@ class Runs:
     def evaluate(self) -> str:
         return f"python -m gaussianocc_core.evaluate {self.second} --config {self.config_gsv} --left-out"
 
-    def describe(self) -> str:
+    def report(self, recording: Path) -> str:
+        """recording: the bag, or the folder of bags."""
+        source = shlex.quote(str(recording))
+        return f"python -m gaussianocc_core.report {source} {self.second} --output out/report_{self.config.stem}"
+
+    def describe(self, recording: Path) -> str:
         """A command a line, with what it makes."""
         steps = (
             (self.train_first, "depth, motion, scale"),
             (self.carve, "labels in 3D from that depth, pictures and a video of them"),
             (self.train_second, "occupancy"),
-            (self.remember, "what weighs the rays of the last seconds, added to the model file"),
-            (self.evaluate, "how good it is where it was not trained; with lidar what is missed and invented"),
+            (self.remember, "memory, into the same file: uses the rays of the last 1.5 s"),
+            (self.evaluate, "how good it is on what training left out; needs a lidar or labels in the bag"),
+            (self.report(recording), "marks, pictures and a video; needs no lidar and no labels"),
         )
         return "next:\n" + "\n".join(f"  {command}  # {what}" for command, what in steps)
 

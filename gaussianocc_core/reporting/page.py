@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from gaussianocc_core.evaluation.report import format_report
 from gaussianocc_core.reporting.marks import GREEN, GREY, RED, YELLOW, Mark, verdict
-from gaussianocc_core.reporting.run import Findings, Shown
+from gaussianocc_core.reporting.run import Findings, Shown, ring_that_tells
 
 _COLORS = {GREEN: "#2e9e5b", YELLOW: "#d99a1c", RED: "#d13f3f", GREY: "#7d8794"}
 _STYLE = """
@@ -49,14 +49,18 @@ def write_page(findings: Findings) -> str:
         "driving</p>",
         f'<div class="verdict" style="border-color:{_COLORS[whole.color]}">{html.escape(whole.value)}</div>',
         "<h2>Marks</h2>",
-        '<p class="muted">Without truth, each measure finds one way of being wrong; none of them proves that the model '
-        "is right. Red: see to it before you drive. Grey: could not be measured.</p>",
+        '<p class="muted">Every figure says how much is wrong: lower is better. Red: mend it before you drive. '
+        "Grey: not measured. A measure without truth finds one kind of error; green does not prove that the model is "
+        "right.</p>",
         _marks(findings.marks),
         "<h2>Against the truth</h2>",
         *_truth(findings),
     ]
     if findings.video:
-        parts += ["<h2>The drive</h2>", f'<video controls muted loop src="{html.escape(findings.video)}"></video>']
+        parts += [
+            "<h2>The drive</h2>",
+            f'<video controls muted loop preload="auto" src="{html.escape(findings.video)}"></video>',
+        ]
     parts += ["<h2>Worst and best moments</h2>", *map(_shown, findings.shown)]
     parts += ["<h2>Over the drive</h2>", *(_curve(name, values) for name, values in findings.curves.items())]
     body = "\n".join(part for part in parts if part)
@@ -84,14 +88,14 @@ def _truth(findings: Findings) -> list[str]:
         return [f"<p>Not measured: {html.escape(findings.why_no_truth)}</p>"]
     tables = html.escape(format_report(findings.truth))
     return [
-        _beside_flat_ground(findings.truth),
+        beside_flat_ground(findings.truth),
         _stereo(findings.stereo),
         f"<details><summary>All tables, and what each figure means</summary><pre>{tables}</pre></details>",
     ]
 
 
-def _beside_flat_ground(truth: dict[str, Any]) -> str:
-    """The figures that matter, beside those of who looks at no image."""
+def beside_flat_ground(truth: dict[str, Any]) -> str:
+    """HTML table of a result of `evaluate`: the main figures beside those of flat ground, which looks at no image."""
     rows: list[tuple[str, float | None, float | None, str]] = []
     if depth := truth["depth"]:
         way, table = next(iter(depth["ways"].items()))
@@ -103,14 +107,16 @@ def _beside_flat_ground(truth: dict[str, Any]) -> str:
             rows.append((name, masked["model"][key], masked["flat_ground"][key], "higher"))
     if (robot := truth["robot"]) and robot["truths"]:
         what, rings = next(iter(robot["truths"].items()))
-        near, flat_near = rings["model"]["0-10"], rings["flat_ground"]["0-10"]
+        ring = ring_that_tells(rings["model"]) or "0-10"
+        near, flat_near = rings["model"][ring], rings["flat_ground"][ring]
+        where = "within 10 m" if ring == "0-10" else f"at {ring} m"
         for key, name, better in (
             ("missed", "published as free", "lower"),
             ("unknown", "published as unknown", "lower"),
             ("found", "found", "higher"),
         ):
-            rows.append((f"obstacles within 10 m, {name} ({what})", near[key], flat_near[key], better))
-        rows.append(("ghosts within 10 m", near["ghosts"], None, "lower"))
+            rows.append((f"obstacles {where}, {name} ({what})", near[key], flat_near[key], better))
+        rows.append((f"ghosts {where}", near["ghosts"], None, "lower"))
     cells = "".join(
         f'<tr><td>{html.escape(name)}</td><td class="value">{_number(own)}</td><td class="value">{_number(flat)}</td>'
         f'<td class="muted">{better} is better</td></tr>'
@@ -124,9 +130,9 @@ def _stereo(stereo: dict[str, float] | None) -> str:
     if stereo is None:
         return '<p class="muted">Classical stereo: no two cameras look the same way where the truth is known.</p>'
     return (
-        f"<p>Classical stereo (semi-global matching), where it finds anything, {stereo['share']:.0%} of the pixels "
-        f"with truth: Abs Rel {stereo['stereo']:.3f}. The model's depth network on the same pixels: "
-        f"{stereo['model']:.3f}.</p>"
+        f"<p>OpenCV's stereo matching has Abs Rel {stereo['stereo']:.3f} where it finds a depth: at "
+        f"{stereo['share']:.0%} of the pixels with truth. The model's depth network has {stereo['model']:.3f} on the "
+        "same pixels.</p>"
     )
 
 
@@ -134,7 +140,7 @@ def _shown(shown: Shown) -> str:
     figure = f"; {html.escape(shown.figure)}" if shown.figure else ""
     return (
         f'<figure><figcaption><b>{html.escape(shown.title)}</b> <span class="muted">{html.escape(shown.scene)}, moment '
-        f"{shown.number}{figure}. Right: from above, forward up; light where it was seen to be free</span></figcaption>"
+        f"{shown.number}{figure}. Right: from above, forward is up; dark where nothing is occupied</span></figcaption>"
         f'<div class="pair"><img alt="cameras, depth, voxels" src="{_jpeg(shown.picture)}">'
         f'<img alt="from above" src="{_jpeg(shown.above)}"></div></figure>'
     )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -322,12 +322,19 @@ def _score(moment: Moment) -> float | None:
     return float(occupancy_summary(counts)["non_ground_iou"])
 
 
+def ring_that_tells(rings: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The range, in m, whose obstacles say how good the model is; None where hardly an obstacle stands.
+
+    Where nothing stands near the robot, what is farther away has to do; a few points at the border say nothing.
+    """
+    return next((name for name in _RINGS if name in rings and rings[name]["points"] >= _LEAST_POINTS), None)
+
+
 def truth_marks(truth: dict[str, Any]) -> Iterator[Mark]:
     """Of a result of `evaluate`: obstacles, then depth."""
     robot, depth = truth["robot"], truth["depth"]
     rings = next(iter(robot["truths"].values()))["model"] if robot and robot["truths"] else {}
-    # Where nothing stands near the robot, what is farther away has to do; a few points at the border say nothing.
-    ring = next((name for name in _RINGS if name in rings and rings[name]["points"] >= _LEAST_POINTS), None)
+    ring = ring_that_tells(rings)
     row = {} if ring is None else rings[ring]
     found = row.get("found")
     values = {

@@ -262,8 +262,18 @@ def _progress(total: int, show: bool):
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="frame", desc="rendering", smoothing=0.1) as bar:
-        yield lambda: bar.update(1)
+    # The first frame waits for the kernels, up to a minute: its time says nothing about the others'.
+    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}"
+    with tqdm(total=total, unit="frame", desc="compiling the renderer (once)", bar_format=bar_format) as bar:
+
+        def step() -> None:
+            if not bar.n:
+                bar.reset()
+                bar.bar_format, bar.smoothing = None, 0.1
+                bar.set_description("rendering")
+            bar.update(1)
+
+        yield step
 
 
 def _write_notes(

@@ -29,7 +29,7 @@ class Ground:
     inv_depth: Float[Tensor, "N H W"]  # of z = 0, 1/m; 0: above the horizon
     factor: float  # on its depth, in what fresh weights say
     metric: bool  # whether the ground is there, so that it has the scale
-    first_inv_depth: float  # of the farthest that fresh weights say, 1/m
+    first_inv_depth: float  # of the largest depth that untrained weights predict, 1/m
 
     def plane(self, scale: Tensor | float = 1.0) -> Float[Tensor, "N H W"]:
         """Inverse depth of the ground, 1/m.

@@ -51,7 +51,7 @@ class Rehearsal:
 
 
 def rehearse(config: TrainConfig) -> Rehearsal:
-    """Opens the data, builds the networks and makes two steps that nobody keeps.
+    """Opens the data, builds the networks and makes two steps that are not kept.
 
     GaussianOccError wherever the run itself would stop before its first step, a run folder that is taken included.
     """

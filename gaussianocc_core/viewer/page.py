@@ -88,7 +88,7 @@ class Page:
             import viser  # here: only the page needs it
         except ModuleNotFoundError as error:
             raise GaussianOccError(
-                f"{error.name} is not installed; run `make setup`, or: pip install 'gaussianocc-ros[viewer]'"
+                f"{error.name} is not installed; run `make setup`, or in the repository: pip install '.[viewer]'"
             ) from None
         self._robot = robot or RobotConfig()
         _check_port(where)

@@ -40,6 +40,7 @@ class DemoFrame:
     depth_range: tuple[float | int, float | int] = (1.0, 60.0)  # m, of the colours
     viewpoint: Viewpoint | None = None
     classless: bool = False  # the model says that something is there, not what: all voxels are coloured by height
+    hole_note: str = "dark: seen by no camera, as around the robot"  # beside the prediction's title, where it fits
 
 
 def compose_frame(frame: DemoFrame, width: int = 1920, height: int = 1080) -> UInt8[np.ndarray, "height width 3"]:
@@ -106,6 +107,10 @@ def compose_frame(frame: DemoFrame, width: int = 1920, height: int = 1080) -> UI
         )
     scores = "     ".join(f"{name} {value:.1f} %" for name, value in frame.scores.items())
     labels.append(Label(scores, width - margin, top, round(17 * unit), TEXT, align="right"))
+    after_title = x + text_width(views[0][0], round(17 * unit)) + round(18 * unit)
+    ends = after_title + text_width(frame.hole_note, round(15 * unit)) + round(18 * unit)
+    if ends < width - margin - text_width(scores, round(17 * unit)):
+        labels.append(Label(frame.hole_note, after_title, top + round(2 * unit), round(15 * unit), MUTED))
     return draw_labels(canvas, labels)
 
 

@@ -39,6 +39,20 @@ def test_demo_reads_messages_as_they_are_documented():
     assert decoded_grid == grid
 
 
+def test_demo_counts_what_becomes_of_the_voxels_in_which_something_stands():
+    from gaussianocc_core.labels import CLASS_ID, FREE, OCCLUDED
+    from gaussianocc_core.types import OccupancyLabels
+    from gaussianocc_ros.demo_pictures import count_standing
+
+    car, road = CLASS_ID["car"], CLASS_ID["driveable_surface"]
+    truth = np.array([car, car, car, car, road, FREE, FREE, car], np.uint8).reshape(8, 1, 1)
+    said = np.array([car, road, FREE, OCCLUDED, car, car, FREE, FREE], np.uint8).reshape(8, 1, 1)
+    seen = np.array([1, 1, 1, 1, 1, 1, 1, 0], bool).reshape(8, 1, 1)
+    counted = count_standing(OccupancyLabels(truth, seen, seen), said)
+    assert counted.shares() == {"found": 0.5, "missed": 0.25, "unknown": 0.25, "right": pytest.approx(2 / 3)}
+    assert (counted + counted).shares() == counted.shares()
+
+
 @pytest.mark.parametrize("distro, variable", [("humble", "ROS_LOCALHOST_ONLY"), ("", "ROS_AUTOMATIC_DISCOVERY_RANGE")])
 def test_demo_keeps_to_this_machine_in_every_distribution(monkeypatch, distro, variable):
     from gaussianocc_ros.isolation import isolated_graph

@@ -356,7 +356,7 @@ def test_first_stage_is_measured_in_depth_and_motion_and_has_no_occupancy(street
     assert result["checkpoint"]["networks"] == ["pose", "depth"] and result["checkpoint"]["provenance"]["steps"] == 7
     text = capsys.readouterr().out
     assert "DEPTH" in text and "EGO MOTION" in text and "OCCUPANCY" not in text
-    assert "2 moments of 1 scenes" in text
+    assert "2 moments of 1 scene," in text
 
 
 @pytest.mark.medium

@@ -2,6 +2,7 @@
 """What inspection says of bags whose contents are known, and what it proposes to train on them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,8 +179,10 @@ def test_the_proposal_fits_robot_and_speed_and_is_a_configuration(tmp_path):
     assert stage1.name == "mine.yaml" and stage2.name == "mine_gsv.yaml"
     runs = Runs.of(stage1)
     assert load_config(stage2, TrainConfig).data.occupancy == str(runs.labels) == "labels/mine"
+    printed = runs.describe(Path("my recordings"))
     for command in (runs.carve, runs.train_second, runs.remember, runs.evaluate):
-        assert command in stage2.read_text() and command in runs.describe()
+        assert command in stage2.read_text() and command in printed
+    assert "gaussianocc_core.report 'my recordings' runs/mine_gsv/model.safetensors" in printed
     np.testing.assert_allclose(load_rig(rig).T_ego_cam, source.cameras.T_ego_cam, atol=1e-5)
     with pytest.raises(ConfigError, match="exists already"):
         write_proposal(proposal, source, tmp_path / "out" / "mine.yaml")

@@ -120,7 +120,7 @@ def test_marks_turn_from_green_to_red_at_their_limits(key):
 
 def test_the_worst_mark_decides():
     green, yellow, red, grey = mark("overlap", 0.0), mark("overlap", 0.2), mark("overlap", 1.0), mark("overlap", None)
-    assert verdict([green, yellow, red, grey]).value == "not to be driven by yet: 1 of 3 measures are red"
+    assert verdict([green, yellow, red, grey]).value == "do not drive by it yet: 1 of 3 measures is red"
     assert (
         verdict([green, yellow]).color == YELLOW and verdict([green]).color == GREEN and verdict([grey]).color == GREY
     )
@@ -136,3 +136,15 @@ def test_obstacles_that_are_few_say_nothing_and_farther_ones_are_taken(near, far
     }
     marks = list(truth_marks({"robot": {"truths": {"lidar": {"model": rings}}}, "depth": None}))
     assert marks[0].value == expected and len(marks) == 5
+
+
+def test_the_table_beside_flat_ground_is_of_the_range_that_the_marks_are_of():
+    from gaussianocc_core.reporting.page import beside_flat_ground
+
+    rings = {
+        "0-10": {"points": 100, "missed": 0.0, "unknown": 1.0, "found": 0.0, "ghosts": None},
+        "10-20": {"points": 5000, "missed": 0.1, "unknown": 0.5, "found": 0.4, "ghosts": 0.2},
+    }
+    robot = {"truths": {"lidar": {"model": rings, "flat_ground": rings}}}
+    table = beside_flat_ground({"robot": robot, "depth": None, "mask_camera": None})
+    assert "obstacles at 10-20 m, found (lidar)" in table and "0.400" in table and "within 10 m" not in table

@@ -24,9 +24,7 @@ def test_a_bag_gets_a_page_that_needs_nothing_from_outside(street, tmp_path, cap
     assert report.main([str(bag), "tiny", "--output", str(tmp_path / "out"), "--every", "4"]) == 0
     said = capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text()
-    assert str(tmp_path / "out" / "report.html") in said and re.search(
-        r"^grey +depth agrees with classical", said, re.M
-    )
+    assert str(tmp_path / "out" / "report.html") in said and re.search(r"^grey +depth against classical", said, re.M)
     assert set(re.findall(r'src="([^"]{10})', page)) == {"report.mp4", "data:image"}
     assert re.findall(r"(?:href|url)[=(]", page) == []
     assert page.count("data:image/jpeg") >= 4 and "Worst and best moments" in page

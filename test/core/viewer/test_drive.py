@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recording as the page sees it: moments in order, jumps, scenes; and the player that runs it."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,3 +162,21 @@ def test_the_timeline_is_in_seconds(street, predictor):
     drive = Drive(source, source.scene_names()[0], predictor)
     timeline = timeline_of(drive, source.scene_names())
     assert timeline.seconds[0] == 0.0 and timeline.seconds[-1] == pytest.approx(1.0, abs=0.15)
+
+
+def test_ctrl_c_is_how_the_page_is_meant_to_end(street):
+    pytest.importorskip("viser")
+    command = [sys.executable, "-m", "gaussianocc_core.view", str(street), "--port", "0"]
+    with subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        said = next((line for line in iter(process.stdout.readline, "") if "look at" in line), "")
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert said and rest == "stopped\n" and process.returncode == 0  # `make view` ends without an error

@@ -140,7 +140,7 @@ def test_without_viser_the_page_says_what_to_install(monkeypatch):
     from gaussianocc_core.viewer.page import Page, Where
 
     monkeypatch.setitem(sys.modules, "viser", None)
-    with pytest.raises(GaussianOccError, match=r"viser is not installed; run `make setup`, or: pip install .*viewer"):
+    with pytest.raises(GaussianOccError, match="viser is not installed; run `make setup`, or .*: pip install .*viewer"):
         Page("test", Where(port=0))
 
 

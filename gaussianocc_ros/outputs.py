@@ -70,6 +70,7 @@ class Outputs:
         """ego_at: odometry, for what is published in the fixed frame."""
         self._node, self._lossless = node, parameters.reliable
         self._ego_at = ego_at
+        self._known_place: np.ndarray | None = None  # T_fixed_ego of the set that is published
         self.problem = ""  # why a topic with subscribers got nothing for the last set
         self._topics: list[tuple[Any, Encode]] = []
         frame = parameters.ego_frame
@@ -131,8 +132,10 @@ class Outputs:
         qos = qos or QoSProfile(depth=_DEPTH)
         self._topics.append((self._node.create_lifecycle_publisher(kind, topic, qos), encode))
 
-    def publish(self, prediction: OccupancyPrediction, stamp_ns: int) -> None:
-        self.problem = ""
+    def publish(self, prediction: OccupancyPrediction, stamp_ns: int, T_fixed_ego: np.ndarray | None = None) -> None:
+        """T_fixed_ego: what odometry said when the set was begun; None: it is asked again. It forgets the past where a
+        recording starts over."""
+        self.problem, self._known_place = "", T_fixed_ego
         for publisher, encode in self._topics:
             if publisher.get_subscription_count():
                 message = encode(prediction, stamp_ns)
@@ -194,7 +197,7 @@ class Outputs:
         parameters = self.parameters
         frame, T_frame_ego = parameters.fixed_frame or parameters.ego_frame, np.eye(4)
         if parameters.fixed_frame:
-            found = self._ego_at(stamp_ns)
+            found = self._ego_at(stamp_ns) if self._known_place is None else self._known_place
             if found is None:
                 self.problem = (
                     f"{topic}: TF has no {frame} <- {parameters.ego_frame} at the image's time; an empty fixed_frame "

@@ -32,6 +32,7 @@ from gaussianocc_ros.parameters import NodeParameters
 from gaussianocc_ros.reporting import Reporter
 
 _REPLAY_QUEUE = 8  # sets; one image can complete several
+_PAST = "before a step back"  # why a set was dropped
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,11 @@ class Inference:
 
     def _predict_and_publish(self, newest: SynchronizedSet, completed: float) -> None:
         reporter, predictor, outputs = self._reporter, self.predictor, self._outputs
+        if self._is_of_the_past(newest):
+            return
         gathered = self._gatherer.gather(newest)
+        if gathered.motion_problem and self._is_of_the_past(newest):  # while it waited for TF that will never come
+            return
         reporter.set_gathered(gathered)
         self._forget_if_asked(gathered)
         motion = self._motion.of(gathered)
@@ -203,7 +208,7 @@ class Inference:
             raise ExternalShutdownException
         self.newest = Known(prediction, gathered.stamp_ns)  # first: who hears of a result may ask for it at once
         with reporter.statistics.timed("encode"):
-            outputs.publish(prediction, gathered.stamp_ns)
+            outputs.publish(prediction, gathered.stamp_ns, gathered.T_fixed_ego)
             outputs.publish_clearing(gathered, seen)
             outputs.publish_scenery(self._gatherer.mounted, seen, gathered.continues)
         reporter.set_published(gathered.stamp_ns, completed)
@@ -215,15 +220,24 @@ class Inference:
         if (topics := outputs.undelivered(self._motion.publishers)) and self._node.context.ok():
             reporter.warn("delivery", f"a subscriber does not take {', '.join(topics)} and may lose messages")
 
+    def _is_of_the_past(self, waiting: SynchronizedSet) -> bool:
+        """Whether stamps have stepped back since the set was formed, as where a recording loops. It is then dropped:
+        TF has forgotten its time, and its results would come among those of the new run."""
+        if waiting.rewinds == self._reporter.rewinds:
+            return False
+        self._reporter.statistics.count_drop(_PAST)
+        return True
+
     def _forget_if_asked(self, gathered: Gathered) -> None:
         asked = self._forget.is_set()
         self._forget.clear()
-        if asked and self._fusion is not None:
-            self._fusion.reset()
-            self.newest = None
         if asked or not gathered.continues:
             self.predictor.reset()
             self._motion.reset()
+            if self._fusion is not None:
+                self._fusion.reset()
+        if asked and self._fusion is not None:
+            self.newest = None
 
     def _fuse(self, fusion: TemporalFusion, prediction: OccupancyPrediction, gathered: Gathered) -> OccupancyPrediction:
         T_fixed_ego = gathered.T_fixed_ego
@@ -236,5 +250,5 @@ class Inference:
         fused = fusion.add(prediction, T_fixed_ego, gathered.stamp_ns)
         if fusion.resets > self._fusion_resets:
             self._fusion_resets = fusion.resets
-            self._reporter.warn("fusion reset", "clock or odometry jumped: what was seen before is forgotten")
+            self._reporter.warn("fusion reset", "odometry jumped: what was seen before is forgotten")
         return fused

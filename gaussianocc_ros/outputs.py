@@ -70,6 +70,7 @@ class Outputs:
         """ego_at: odometry, for what is published in the fixed frame."""
         self._node, self._lossless = node, parameters.reliable
         self._ego_at = ego_at
+        self._known_place: np.ndarray | None = None  # T_fixed_ego of the set that is published
         self.problem = ""  # why a topic with subscribers got nothing for the last set
         self._topics: list[tuple[Any, Encode]] = []
         frame = parameters.ego_frame
@@ -131,8 +132,10 @@ class Outputs:
         qos = qos or QoSProfile(depth=_DEPTH)
         self._topics.append((self._node.create_lifecycle_publisher(kind, topic, qos), encode))
 
-    def publish(self, prediction: OccupancyPrediction, stamp_ns: int) -> None:
-        self.problem = ""
+    def publish(self, prediction: OccupancyPrediction, stamp_ns: int, T_fixed_ego: np.ndarray | None = None) -> None:
+        """T_fixed_ego: what odometry said when the set was begun; None: it is asked again. It forgets the past where a
+        recording starts over."""
+        self.problem, self._known_place = "", T_fixed_ego
         for publisher, encode in self._topics:
             if publisher.get_subscription_count():
                 message = encode(prediction, stamp_ns)
@@ -188,20 +191,19 @@ class Outputs:
         mask = make_mask(prediction, self._mask_values, self.parameters.obstacle_high, T_frame_ego)
         return conversions.encode_ground_map(mask, stamp_ns, frame)
 
-    def _map_place(self, stamp_ns: int, topic: str) -> tuple[str, np.ndarray] | None:
-        """Frame of maps and T_frame_ego: the fixed frame, or the robot's own where there is to be none. None: odometry
-        is late."""
-        parameters = self.parameters
-        frame, T_frame_ego = parameters.fixed_frame or parameters.ego_frame, np.eye(4)
-        if parameters.fixed_frame:
-            found = self._ego_at(stamp_ns)
-            if found is None:
-                self.problem = (
-                    f"{topic}: TF has no {frame} <- {parameters.ego_frame} at the image's time; an empty fixed_frame "
-                    "maps around the robot instead"
-                )
-                return None
-            T_frame_ego = found
+    def _map_place(self, stamp_ns: int, topic: str) -> tuple[str, np.ndarray | None] | None:
+        """Frame of maps and T_frame_ego: the fixed frame, or, where there is none, the robot's own and None. None:
+        odometry is late."""
+        frame, ego = self.parameters.fixed_frame, self.parameters.ego_frame
+        if not frame:
+            return ego, None
+        T_frame_ego = self._ego_at(stamp_ns) if self._known_place is None else self._known_place
+        if T_frame_ego is None:
+            self.problem = (
+                f"{topic}: TF has no {frame} <- {ego} at the image's time; an empty fixed_frame maps around the robot "
+                "instead"
+            )
+            return None
         return frame, T_frame_ego
 
     def undelivered(self, others: Sequence[Any] = ()) -> list[str]:

@@ -128,6 +128,11 @@ class Reporter:
         self._images[camera].arrived(self._seconds_since(stamp_ns) if stamp_ns else None)
 
     @property
+    def rewinds(self) -> int:
+        """How often stamps have stepped back."""
+        return self._sets.rewinds
+
+    @property
     def works(self) -> bool:
         """Whether a set is in work."""
         return self._at_work

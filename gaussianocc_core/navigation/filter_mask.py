@@ -47,8 +47,8 @@ def make_mask(
     prediction: OccupancyPrediction,
     values: Mapping[str, int],
     high: float,
-    T_map_ego: Float[np.ndarray, "4 4"],
+    T_map_ego: Float[np.ndarray, "4 4"] | None,
 ) -> GroundMap:
-    """`map_values` on the raster of the map's frame, without unknown cells: filters call these an error."""
+    """`map_values` on the raster of `align_map`, without unknown cells: filters call these an error."""
     mask = align_map(map_values(prediction, values, high), prediction, T_map_ego)
     return GroundMap(np.where(mask.cells == UNKNOWN, np.int8(NO_LIMIT), mask.cells), mask.resolution, mask.origin)

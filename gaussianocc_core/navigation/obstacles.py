@@ -14,6 +14,7 @@ from gaussianocc_core.navigation.traversability import Traversability, traversab
 from gaussianocc_core.types import OccupancyPrediction
 
 UNKNOWN, FREE_CELL, OBSTACLE_CELL = -1, 0, 100  # nav_msgs/OccupancyGrid
+_STEP = 10  # cells in which a map's origin moves
 
 
 @dataclass(frozen=True)
@@ -58,24 +59,29 @@ def _between(prediction: OccupancyPrediction, rule: Traversability) -> Bool[np.n
 
 
 def align_map(
-    columns: Int8[np.ndarray, "X Y"], prediction: OccupancyPrediction, T_map_ego: Float[np.ndarray, "4 4"]
+    columns: Int8[np.ndarray, "X Y"], prediction: OccupancyPrediction, T_map_ego: Float[np.ndarray, "4 4"] | None
 ) -> GroundMap:
     """The columns on a raster that stands still: axes of the map's frame, cell borders at multiples of the voxel size.
 
-    Each cell takes the column under its centre. The map covers what the turned grid covers.
+    Each cell takes the column under its centre. The map is a square that holds the grid at every yaw, so that its size
+    never changes, and its origin moves in steps of ten cells: who shows or keeps it need not make it anew each time.
+    None is the ego frame, in which the grid itself stands still.
     """
     grid, size = prediction.grid, prediction.grid.voxel_size
+    if T_map_ego is None:
+        return GroundMap(np.ascontiguousarray(columns.T), size, (float(grid.origin[0]), float(grid.origin[1])))
     low, high = np.array(grid.origin[:2]), np.array(grid.upper[:2])
-    corners = np.array([(x, y, 0.0) for x in (low[0], high[0]) for y in (low[1], high[1])])
-    moved = (corners @ T_map_ego[:3, :3].T + T_map_ego[:3, 3])[:, :2]
-    first = np.floor(moved.min(axis=0) / size + 1e-6).astype(int)
-    last = np.ceil(moved.max(axis=0) / size - 1e-6).astype(int)
-    width, height = (last - first).tolist()
+    # The ground is taken as level: yaw and place in the plane are what matters, as in every 2D map.
+    yaw = np.arctan2(T_map_ego[1, 0], T_map_ego[0, 0])
+    turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
+    centre = turn @ ((low + high) / 2) + T_map_ego[:2, 3]
+    diagonal = np.linalg.norm(high - low)
+    side = int(np.ceil(diagonal / size - 1e-6)) + _STEP
+    first = (np.floor((centre - diagonal / 2) / (_STEP * size) + 1e-6) * _STEP).astype(int)
+    width = height = side
     x, y = np.meshgrid(
         (first[0] + np.arange(width) + 0.5) * size, (first[1] + np.arange(height) + 0.5) * size
     )  # (H, W), map frame
-    # The ground is taken as level: yaw and place in the plane are what matters, as in every 2D map.
-    yaw = np.arctan2(T_map_ego[1, 0], T_map_ego[0, 0])
     dx, dy = x - T_map_ego[0, 3], y - T_map_ego[1, 3]
     i = np.floor((np.cos(yaw) * dx + np.sin(yaw) * dy - low[0]) / size + 1e-6).astype(int)
     j = np.floor((-np.sin(yaw) * dx + np.cos(yaw) * dy - low[1]) / size + 1e-6).astype(int)
@@ -85,8 +91,7 @@ def align_map(
     # Between turned rasters a column can lie under no cell's centre: an obstacle must not fall through.
     index = np.argwhere(columns == OBSTACLE_CELL)
     centres = low + (index + 0.5) * size
-    turned = centres @ np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]]) + T_map_ego[:2, 3]
+    turned = centres @ turn.T + T_map_ego[:2, 3]
     at = np.floor(turned / size + 1e-6).astype(int) - first
-    at = at[((at >= 0) & (at < (width, height))).all(axis=1)]
     cells[at[:, 1], at[:, 0]] = OBSTACLE_CELL
     return GroundMap(cells, size, (float(first[0] * size), float(first[1] * size)))

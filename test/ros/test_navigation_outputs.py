@@ -79,12 +79,23 @@ def test_obstacles_and_map_say_what_the_occupancy_says_where_the_robot_is(publis
 
     assert (stamp_ns(ground.header), ground.header.frame_id) == (STAMP, "odom")
     info = ground.info
-    assert (info.width, info.height, info.resolution) == (16, 16, 0.5)
-    assert (info.origin.position.x, info.origin.position.y, info.origin.orientation.w) == (6.0, -7.0, 1.0)
+    assert (info.width, info.height, info.resolution) == (33, 33, 0.5)
+    assert (info.origin.position.x, info.origin.position.y, info.origin.orientation.w) == (0.0, -10.0, 1.0)
     cells = np.array(ground.data, dtype=np.int8).reshape(info.height, info.width)
     # The car lies at odom x = 10 - 0.75, y = -3 + 3.25.
-    assert np.argwhere(cells == 100).tolist() == [[int((0.25 + 7.0) / 0.5), int((9.25 - 6.0) / 0.5)]]
+    assert np.argwhere(cells == 100).tolist() == [[int((0.25 + 10.0) / 0.5), int(9.25 / 0.5)]]
     assert (cells == 0).sum() == 16 * 16 - 1
+
+
+def test_the_map_keeps_its_size_while_the_robot_turns(published):
+    """Nav2's layers and RViz make theirs anew for another size."""
+    sizes = set()
+    for number, degrees in enumerate((0, 17, 45, 90)):
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        turned = make_transform(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]), np.array([10.0, -3.0, 0.0]))
+        _, _, maps = published(turned, wanted=2 * (number + 1))
+        sizes.add((maps[-1].info.width, maps[-1].info.height, maps[-1].info.origin.position.x))
+    assert sizes == {(33, 33, 0.0)}
 
 
 def test_without_odometry_there_is_no_map_rather_than_a_wrong_one(published):

@@ -457,9 +457,16 @@ def test_with_fusion_results_of_a_moment_add_up_in_the_odometry_frame_until_rese
     rig.send(600)
     (*_, third) = rig.outputs(3)
     assert (np.array(third.labels) != 255).sum() == (first != 255).sum()
-    rig.send(0)
-    rig.outputs(4)
-    rig.graph.until(lambda: rig.logged("clock or odometry jumped"), what="a warning")
+    rig.send(0)  # a recording that loops
+    (*_, fourth) = rig.outputs(4)
+    assert (np.array(fourth.labels) != 255).sum() == (first != 255).sum()
+    far = make.START_NS + 2000 * MS
+    for ns in (far, far + 50 * MS):
+        rig.motion.publish(TFMessage(transforms=[make.transform("odom", "base_link", make.translation(x=500.0), ns)]))
+    rig.send(2010)
+    (*_, fifth) = rig.outputs(5)
+    assert (np.array(fifth.labels) != 255).sum() == (first != 255).sum()
+    rig.graph.until(lambda: rig.logged("odometry jumped: what was seen before is forgotten"), what="a warning")
 
 
 def test_without_odometry_a_set_is_published_unfused_and_said(rig, make):

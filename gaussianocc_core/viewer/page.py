@@ -213,7 +213,7 @@ class Page:
         with gui.add_folder("Not occupied"):
             for name, text in (
                 ("free", "rays were seen to pass"),
-                ("hidden", "in view, but behind a surface: nobody can know"),
+                ("hidden", "in view, but behind a surface, or in doubt"),
                 ("unseen", "no camera looks there, or it is too far away"),
             ):
                 self._checkbox(name, False, ("states", "words"), text)

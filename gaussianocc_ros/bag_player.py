@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -32,6 +31,7 @@ from rosgraph_msgs.msg import Clock
 from gaussianocc_core.bags.opened import OpenBag, is_static_tf, open_bag
 from gaussianocc_core.errors import BagError, GaussianOccError
 from gaussianocc_core.mistakes import one_line
+from gaussianocc_ros.delivery import wait_until_delivered
 from gaussianocc_ros.stamps import time_message
 from gaussianocc_ros.startup import USER_MISTAKE, ignore_interrupt, leave_interrupt_to_ros
 from gaussianocc_ros.step_gate import LINGER, StepGate, Unanswered, pause
@@ -39,6 +39,7 @@ from gaussianocc_ros.step_gate import LINGER, StepGate, Unanswered, pause
 _UNANSWERED = 3  # exit status: sets of a lossless replay got no result
 _RESULT = "gaussianocc_ros/msg/SemanticOccupancy"
 _TYPE = re.compile(r"(?P<package>[a-z][a-z0-9_]*)/(msg/)?(?P<kind>[A-Z][A-Za-z0-9]*)")
+_DELIVERY_TIMEOUT = 5.0  # s at the end, for each topic
 _SETTLE = 0.5  # s without a new subscriber until a plain replay begins
 
 
@@ -106,7 +107,7 @@ class BagPlayer(Node):
             if not options.loop:
                 break
         for publisher in self._publishers_by_topic.values():
-            publisher.wait_for_all_acked(Duration(seconds=5))
+            wait_until_delivered(publisher, self.context, _DELIVERY_TIMEOUT)
         if self.step and not options.step:
             self.step.linger()
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from nav_msgs.msg import OccupancyGrid
-from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, PointCloud2
@@ -27,6 +26,7 @@ from gaussianocc_core.types import Cameras, OccupancyPrediction
 from gaussianocc_core.viz.legend import draw_legend
 from gaussianocc_ros import conversions
 from gaussianocc_ros.clearing import ClearingOutputs
+from gaussianocc_ros.delivery import wait_until_delivered
 from gaussianocc_ros.gather import Gathered
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.parameters import NodeParameters
@@ -220,11 +220,7 @@ class Outputs:
         return [publisher.topic_name for publisher in publishers if not self._delivered(publisher, deadline)]
 
     def _delivered(self, publisher: Any, deadline: float) -> bool:
-        """Waits in short steps, to notice Ctrl-C."""
-        while self._node.context.ok() and time.monotonic() < deadline:
-            if publisher.wait_for_all_acked(Duration(seconds=0.1)):
-                return True
-        return False
+        return wait_until_delivered(publisher, self._node.context, deadline - time.monotonic())
 
     def close(self) -> None:
         while self._topics:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections import Counter
@@ -12,18 +13,19 @@ from typing import Any
 
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import GetParameters, GetParameterTypes
-from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 
 from gaussianocc_core.errors import ConfigError, GaussianOccError
+from gaussianocc_ros.delivery import wait_until_delivered
 from gaussianocc_ros.msg import SemanticOccupancy
 from gaussianocc_ros.stamps import cdr_stamp_ns
 from gaussianocc_ros.sync_parameters import SyncParameters
 
 LINGER = 2.0  # s without a new result after which no more are expected of a replay that does not wait
+_SILENT_FOR = 10.0  # s of waiting until the player says for what
 _GIVE_UP_AFTER = 3  # unanswered sets in a row: the node is gone, or can do nothing with this bag
 
 
@@ -153,9 +155,14 @@ class StepGate:
         return [topic for topic in topics if not self._publishers[topic].get_subscription_count()]
 
     def _until(self, deadline: float, condition: Callable[[], Any], complaint: Callable[[], str]) -> Any:
+        speak = time.monotonic() + _SILENT_FOR
         while not (result := condition()):
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 raise ReplayError(complaint())
+            if now > speak:
+                self._say(f"waits: {complaint()}")
+                speak = math.inf
             pause(self._node)
         return result
 
@@ -180,7 +187,7 @@ class StepGate:
         """
         if topic not in self._camera_of or not self._order_matters:
             return
-        self._publishers[topic].wait_for_all_acked(Duration(seconds=self._timeout))
+        wait_until_delivered(self._publishers[topic], self._node.context, self._timeout)
         # The image has arrived. The node's executor takes what has arrived before it answers a later request.
         complaint = f"gave up: {self.node} does not react to what is played"
         try:

@@ -146,3 +146,4 @@ def test_launch_of_something_impossible_ends_with_status_1_and_one_line_that_say
     assert process.wait(120) == 1
     assert process.output.count(complaint) == 1
     assert "Traceback" not in process.output
+    assert "; grid " not in process.output  # which the node says of a model that it has loaded

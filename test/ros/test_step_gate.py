@@ -3,6 +3,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 import yaml
@@ -112,9 +113,13 @@ def test_ctrl_c_of_the_node_while_a_set_is_in_work_ends_node_and_replay(
         "reliable:=true",
     )
     bag = record_drive(tmp_path / "drive", make, sets=50)
-    player = spawn("-m", "gaussianocc_ros.bag_player", bag, "--step", "--rate", 0, "--wait", 180)
-    graph.until(lambda: len(outputs) >= 2 or player.popen.poll() is not None, 240, "outputs, or the player's end")
-    assert len(outputs) >= 2, f"{player.output}\nthe node:\n{node.output}"
+    player = spawn("-m", "gaussianocc_ros.bag_player", bag, "--step", "--rate", 0, "--wait", 300)
+    node.wait_for("cameras front", 300)  # it compiles, which takes minutes where others need the processor too
+    begin = time.monotonic()
+    graph.until(
+        lambda: len(outputs) >= 2 or player.popen.poll() is not None or time.monotonic() > begin + 120, 130, "outputs"
+    )
+    assert len(outputs) >= 2, f"the player:\n{player.output}\nthe node:\n{node.output}"
     assert node.stop(60) == 0
     assert [line for line in node.output.splitlines() if "[INFO]" not in line] == []
     assert player.wait(60) == 3
@@ -196,6 +201,16 @@ def test_step_without_a_node_says_so(replay, make, tmp_path):
     assert str(run.error) == "nobody publishes /occupancy_node/occupancy; is the node active?"
 
 
+def test_a_player_that_waits_says_for_what(graph, replay, make, tmp_path, monkeypatch, capfd):
+    from gaussianocc_ros import step_gate
+
+    monkeypatch.setattr(step_gate, "_SILENT_FOR", 0.1)
+    run = replay(record_drive(tmp_path / "drive", make), "--step", "--wait", 1.0).run()
+    assert isinstance(run.error, ReplayError)
+    said = [line for line in capfd.readouterr().err.splitlines() if "waits" in line]
+    assert said == ["bag_player: waits: nobody publishes /occupancy_node/occupancy; is the node active?"]
+
+
 def test_step_with_a_bag_that_lacks_a_camera_names_its_topic(node, replay, make, tmp_path):
     bag = record_drive(tmp_path / "drive", make)
     topics = ("--topics", "/front/image_raw/compressed", "/left/image_raw/compressed")
@@ -212,6 +227,40 @@ def test_step_gives_up_when_the_node_dies(graph, node, replay, make, tmp_path):
     run._thread.join(0)
     graph.until(lambda: not run._thread.is_alive(), what="the player's end")
     assert "gave up: 3 sets in a row without a result" in str(run.error)
+
+
+LISTENER = """
+import rclpy
+from sensor_msgs.msg import CompressedImage
+rclpy.init()
+node = rclpy.create_node("listener")
+node.create_subscription(CompressedImage, "/front/image_raw/compressed", lambda message: None, 5)
+print("listening", flush=True)
+rclpy.spin(node)
+"""
+
+
+@pytest.mark.medium
+def test_a_subscriber_that_dies_without_a_word_does_not_stop_the_threads_of_the_player(
+    graph, start, replay, spawn, make, tmp_path
+):
+    """DDS knows of its death after 20 s, and waits for its answers until then. The node here is in the player's
+    process."""
+    start(sync_policy="degrade")
+    run = replay(record_drive(tmp_path / "drive", make, sets=3), "--step", "--rate", 0, "--wait", 40)
+    listener = spawn("-c", LISTENER)
+    listener.wait_for("listening")
+    graph.until(lambda: graph.probe.count_subscribers("/front/image_raw/compressed") == 2, what="the listener")
+    listener.popen.kill()
+    run._thread.start()
+    begin = last = time.monotonic()
+    longest = 0.0
+    while run._thread.is_alive() and last - begin < 60:
+        graph.executor.spin_once(timeout_sec=0.02)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    assert run.error is None and (run.player.step.formed, run.player.step.answered) == (3, 3)
+    assert last - begin > 5  # it has waited
+    assert longest < 5
 
 
 # ---- the node's parameters -----------------------------------------------------------------------------------------

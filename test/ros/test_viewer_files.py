@@ -17,6 +17,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 from gaussianocc_core.labels import PALETTE
+from gaussianocc_ros.conversions import POINT_TYPE
 from gaussianocc_ros.outputs import Outputs
 from gaussianocc_ros.parameters import NodeParameters
 
@@ -172,6 +173,79 @@ def test_foxglove_layout_matches_the_node(offered):
         if "/depth/" in topic:
             assert (mode["minValue"], mode["maxValue"]) == (0, 40)
     assert {name.split("!")[0] for name in panels} == {"3D", "Image", "DiagnosticSummary"}
+    parameters = NodeParameters(cameras=shipped_cameras())
+    calibrations = {f"/{parameters.camera_info_topic_of(camera)}" for camera in shipped_cameras()}
+    for mode in images:
+        assert mode.get("calibrationTopic") in {None, *calibrations}
+        assert ("minValue" in mode) == ("/depth/" in mode["imageTopic"])
+    (summary,) = [each for name, each in panels.items() if name.startswith("DiagnosticSummary!")]
+    assert summary["topicToRender"] == "/diagnostics"
+
+
+# What Foxglove reads of a layout: panels as foxglove.layouts of its SDK names them (2026), the settings of topics as
+# the open fork Lichtblick has them. What it does not know it passes over without a word.
+_COLOR = re.compile(r"#[0-9a-f]{6}([0-9a-f]{2})?")
+_PANELS = {
+    "3D": {"cameraState", "followMode", "followTf", "scene", "transforms", "topics", "layers", "imageMode"},
+    "Image": {"imageMode", "topics"},
+    "DiagnosticSummary": {"minLevel", "pinnedIds", "topicToRender", "hardwareIdFilter", "sortByLevel"},
+}
+_CAMERA = {
+    *("distance", "perspective", "phi", "target", "targetOffset", "targetOrientation", "thetaOffset"),
+    *("fovy", "near", "far", "logDepth"),
+}
+_IMAGE = {"imageTopic", "calibrationTopic", "synchronize", "rotation", "minValue", "maxValue"}
+_GRID = {
+    *("instanceId", "layerId", "label", "visible", "frameId", "size", "divisions", "lineWidth", "color"),
+    *("position", "rotation", "order", "frameLocked"),
+}
+_TOPICS = {  # type -> settings, and what each may be where it is one of a few
+    "Map": {"visible": None, "colorMode": {"custom", "costmap", "map", "raw"}, "alpha": None, "frameLocked": None},
+    "MarkerArray": {"visible": None, "color": None, "showOutlines": None, "namespaces": None},
+    "PointCloud2": {
+        "visible": None,
+        "colorMode": {"flat", "gradient", "colormap", "rgb", "rgba", "rgba-fields"},
+        "colorField": None,
+        "flatColor": None,
+        "pointShape": {"circle", "square", "cube"},
+        "pointSize": None,
+    },
+}
+
+
+def test_foxglove_layout_says_only_what_foxglove_reads(offered):
+    layout = json.loads((ROOT / "config/foxglove/occ.json").read_text())
+    assert set(layout) == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
+
+    def check(node):
+        if isinstance(node, str):
+            return
+        assert set(node) == {"direction", "splitPercentage", "first", "second"}
+        assert node["direction"] in ("row", "column") and 0 < node["splitPercentage"] < 100
+        check(node["first"])
+        check(node["second"])
+
+    check(layout["layout"])
+    for name, panel in layout["configById"].items():
+        kind = name.split("!")[0]
+        assert set(panel) <= _PANELS[kind], name
+        if kind == "Image":
+            assert set(panel["imageMode"]) <= _IMAGE, name
+    (scene,) = [each for name, each in layout["configById"].items() if name.startswith("3D!")]
+    assert scene["followMode"] in ("follow-pose", "follow-position", "follow-none")
+    assert set(scene["cameraState"]) <= _CAMERA
+    assert [len(scene["cameraState"][key]) for key in ("target", "targetOffset", "targetOrientation")] == [3, 3, 4]
+    names = {kind: name for name, kind in KINDS.items()}
+    for topic, settings in scene["topics"].items():
+        known = _TOPICS[names[offered[topic][0]]]
+        for key, value in settings.items():
+            assert key in known and (known[key] is None or value in known[key]), (topic, key)
+        # A colour of the points must be a field of them; the mode "rgb" reads the one that is packed as PCL does.
+        assert settings.get("colorField") in (None, *POINT_TYPE.names)
+        assert settings.get("colorMode") != "flat" or _COLOR.fullmatch(settings["flatColor"])
+    (grid,) = scene["layers"].values()
+    assert set(grid) <= _GRID and grid["layerId"] == "foxglove.Grid" and grid["frameId"] == NodeParameters.ego_frame
+    assert _COLOR.fullmatch(grid["color"]) and _COLOR.fullmatch(scene["scene"]["backgroundColor"])
 
 
 def test_the_launch_file_moves_every_topic_of_both_files_into_a_namespace():

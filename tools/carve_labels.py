@@ -113,8 +113,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="first stage, such as tiny_matching")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the labels")
     add("--motion", choices=("auto", "recorded", "images"), default="auto", help="where the rig was (%(default)s)")
-    add("--size", metavar="WxH", help="of the images that depth is matched in, px, multiples of 16 and of their shape: "
-        "twice the model's or more finds more and takes longer in proportion (default: the model's)")  # fmt: skip
+    add("--size", metavar="WxH", help="of the images that depth is matched in, px, multiples of 16 and of their shape; "
+        "with shipped weights twice their size finds more, in more time (default: the checkpoint's)")  # fmt: skip
     add("--scene", nargs="+", metavar="NAME", help="scenes or bags (default: all)")
     add("--jobs", type=int, default=1, metavar="N", help="processes (%(default)s)")
     add_shard_option(parser)

@@ -34,7 +34,8 @@ class CarveSettings:
 
     window: float = 2.0  # s before and after a moment, from which sets are used
     most_sets: int = 32  # of them, evenly over the window, the moment's own always
-    ends: EndSettings = field(default_factory=EndSettings)
+    # A wider spread than at run time: on real streets the network is surer of its depth than it should be.
+    ends: EndSettings = field(default_factory=lambda: EndSettings(spread=2.0))
     layers: int = 4  # cells on top of each other in a voxel
     least_share: float = 0.1  # of a cell's rays that end in it, against those that pass, for it to be occupied
     least_ends: float = 0.2  # rays

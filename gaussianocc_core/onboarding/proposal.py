@@ -39,7 +39,7 @@ _START = "tiny_matching"  # of the shipped weights: what training on a robot goe
 _OCCUPANCY = "tiny"  # of them: what stage 2 goes on from
 _PIXELS = 96 * 176  # of a network's input, about
 _LEAST_HEIGHT, _MOST_WIDTH, _STRIDE = 96, 384, 16
-_RATE, _GENTLE_RATE = 1.0e-3, 2.0e-4  # of stage 1
+_RATE = 1.0e-3  # of stage 1; gentler ones adapt its expected errors too little (docs/history.md)
 _LEFT_OUT = 0.1  # of each recording, to measure the end of a run on
 _STILL_CHANGE = 0.3  # of the usual change from image to image: with less, the robot stands
 _EPOCHS = 5.0
@@ -128,10 +128,7 @@ def propose(
         "max_gap": round(max(0.7, 1.5 * config.neighbour_time), 2),
     }
     steps = int(np.clip(_EPOCHS * samples, _LEAST_STEPS, _MOST_STEPS))
-    # Where motion is recorded only depth has to be adapted, and a gentle rate loses less of what the weights know of
-    # other places (docs/history.md). Motion that must be learnt anew needs the higher one.
-    rate = _GENTLE_RATE if found.motion is not None else _RATE
-    rates = {"learning_rate": rate, "encoder_learning_rate": rate}
+    rates = {"learning_rate": _RATE, "encoder_learning_rate": _RATE}
     hints = {"nearest": round(factor * HintSettings().nearest, 2)}
     # Depth is known, the motion of this robot is not: where it is not recorded it is learnt first, and used at once.
     gsp: dict[str, Any] = {"ego_motion": "auto", "search_at": GspConfig().motion_share, "overlap": overlap}

@@ -57,8 +57,8 @@ class DepthConfig:
     near: float = 0.5  # m
     # m; well beyond what counts: near its limits a sigmoid hardly moves. Published: 80.
     far: float = 200.0
-    # m, the largest depth of a network with random weights; without `ground` it is their depth everywhere. Ground beyond it starts too
-    # near, and what moves by a fraction of a pixel between frames stays where it started.
+    # m, the largest depth of a network with random weights; without `ground` it is their depth everywhere. Ground
+    # beyond it starts too near, and what moves by a fraction of a pixel between frames stays where it started.
     first: float = 50.0
     # Fresh weights say the plane z = 0 of the ego frame, this factor times as far; 0: without the plane. A robot's base
     # frame lies near the ground, so training starts from nearly the right scale. Published: 0.

@@ -34,18 +34,47 @@ def test_shipped_weights_see_more_than_flat_ground_on_held_out_scenes(street, tm
     assert ways["rendered"]["mean"]["abs_rel"] < 0.6 * ways["flat_ground"]["mean"]["abs_rel"]
 
 
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory):
+    """A second of driving, with the images between the keyframes."""
+    return write_dataset(tmp_path_factory.mktemp("drive") / "street", scenes=1, frames=3, seed=301, progress=False)
+
+
 @pytest.mark.medium
-def test_rays_of_the_last_second_find_more_and_miss_less(tmp_path):
+def test_rays_of_the_last_second_find_more_and_miss_less(drive):
     """The shipped model at the end of a drive of a second, seen as a robot sees it: every set in order."""
-    root = write_dataset(tmp_path / "drive", scenes=1, frames=3, seed=301, progress=False)
     found, at_once = (
-        evaluate_checkpoint(default_checkpoint(), root, every=2, memory=memory, ray_iou=False)
+        evaluate_checkpoint(default_checkpoint(), drive, every=2, memory=memory, ray_iou=False)
         for memory in (True, False)
     )
     for name in ("non_ground_iou", "iou"):
         assert found["mask_camera"]["model"][name] > 1.02 * at_once["mask_camera"]["model"][name], name
     near, alone = (each["robot"]["truths"]["lidar"]["model"]["0-10"] for each in (found, at_once))
     assert near["found"] > alone["found"] + 0.05 and near["missed"] < alone["missed"] + 0.02
+
+
+@pytest.mark.medium
+def test_what_is_shown_and_measured_of_a_drive_is_what_the_command_line_says(drive, tmp_path):
+    """Of the keyframes at 0, 0.5 and 1 s two are later than 0.4 s."""
+    reports = {}
+    for name, options in {
+        "as a robot": [],
+        "less past": ["--past", "0.2"],
+        "in the images": ["--motion", "images"],
+        "none": ["--motion", "none"],
+        "alone": ["--no-memory"],
+    }.items():
+        path = tmp_path / f"{name}.json"
+        command = ["tiny", "--dataroot", str(drive), "--skip", "0.4", "--no-ray-iou", "--json", str(path), *options]
+        assert evaluate.main(command) == 0
+        reports[name] = json.loads(path.read_text())
+    assert {each["keyframes"] for each in reports.values()} == {2}
+    told = {name: (each["checkpoint"]["motion"], each["checkpoint"]["memory"]) for name, each in reports.items()}
+    assert told["as a robot"] == told["less past"] == ("recorded", True)
+    assert told["in the images"] == ("images", True) and told["alone"] == ("recorded", False)
+    found = {name: each["mask_camera"]["model"]["non_ground_iou"] for name, each in reports.items()}
+    assert len(set(found.values())) == len(found)  # each sees something else
+    assert found["as a robot"] > found["none"]
 
 
 @pytest.mark.medium
